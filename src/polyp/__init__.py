@@ -1,0 +1,1 @@
+"""polyp: train, sweep and compare polyp segmentation networks."""

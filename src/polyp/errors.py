@@ -1,0 +1,34 @@
+"""What is said when the user's input cannot work: one line, with the key, the value and the way out."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """Something the user gave cannot work. The message is for the user: it names the file, key or value and the way out."""
+
+
+def nearest(value: str, choices: Iterable[str], n: int = 3) -> str:
+    """The choices most like `value`, as text for an error message: "did you mean a, b?", or all of them if none is like it."""
+    choices = sorted(choices)
+    close = get_close_matches(str(value), choices, n=n, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices)}"
+
+
+def pick(key: str, value: str, table: Mapping[str, T]) -> T:
+    """Look a name up in a closed set.
+
+    Args:
+        key: the configuration key that the name was given with, for the message.
+        value: the name.
+        table: the named things.
+
+    Raises:
+        InputError: the name is not in the table; the message has the nearest names.
+    """
+    if value not in table:
+        raise InputError(f"{key}={value} is unknown: {nearest(value, table)}")
+    return table[value]

@@ -1,0 +1,1 @@
+"""The model: networks, losses, optimisers, the Lightning module."""
