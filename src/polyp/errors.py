@@ -4,15 +4,20 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
+from hydra.errors import HydraException
+
 T = TypeVar("T")
 
 
-class InputError(ValueError):
-    """Something the user gave cannot work. The message is for the user: it names the file, key or value and the way out."""
+class InputError(HydraException, ValueError):
+    """Something the user gave cannot work. The message is theirs: it names the file, key or value and the way out.
+
+    Hydra prints its own kind of exception without a traceback.
+    """
 
 
 def nearest(value: str, choices: Iterable[str], n: int = 3) -> str:
-    """The choices most like `value`, as text for an error message: "did you mean a, b?", or all of them if none is like it."""
+    """The choices most like `value`, as the end of a message: "did you mean a, b?"; all of them if none is like it."""
     choices = sorted(choices)
     close = get_close_matches(str(value), choices, n=n, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices)}"

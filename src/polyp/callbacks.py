@@ -1,0 +1,124 @@
+"""What happens beside training: pictures for TensorBoard and the run's folder, and the checkpoint to continue from."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from polyp import pictures, runs
+
+Batch = dict[str, Any]
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Saves last.ckpt after each epoch and when the user or the machine interrupts the run.
+
+    Not when training fails: a NaN must not take the place of the last good weights.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = runs.last_checkpoint(folder)
+        super().__init__(
+            dirpath=path.parent,
+            filename=path.stem,
+            save_top_k=1,
+            save_on_train_epoch_end=False,  # but after validation, so that it knows the epoch's score
+            save_on_exception=True,
+            enable_version_counter=False,
+        )
+        self.folder = folder
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save where it makes sense, and say how to go on."""
+        if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            return
+        super().on_exception(trainer, pl_module, exception)
+        if runs.last_checkpoint(self.folder).is_file():
+            where = os.path.relpath(self.folder)
+            print(
+                f"\nInterrupted in epoch {trainer.current_epoch}. To continue: python train.py resume={where}",
+                flush=True,
+            )
+        else:
+            print("\nInterrupted before there was anything to save.", flush=True)
+
+
+class ValidationPictures(Callback):
+    """The same validation images over time, in TensorBoard."""
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        self.every_n_epochs = every_n_epochs
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Choose the images."""
+        if stage == "fit":
+            self.stems: list[str] = trainer.datamodule.showcase("val")  # type: ignore[attr-defined]
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: dict[str, Any],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the chosen images of the batch."""
+        logger = trainer.logger
+        if trainer.sanity_checking or not isinstance(logger, TensorBoardLogger):
+            return
+        for row, stem in enumerate(batch["stem"]):
+            if stem in self.stems:
+                picture = _panel(batch, outputs["probability"], row, pl_module)
+                tag = f"val_pictures/{self.stems.index(stem)}_{stem}"
+                logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")
+
+
+class TestRecord(Callback):
+    """per_image.csv, and pictures of a few test images."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the images."""
+        self.rows = []
+        self.panels: dict[str, Any] = {}
+        self.stems: list[str] = trainer.datamodule.showcase("test")  # type: ignore[attr-defined]
+
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: dict[str, Any],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores, draw the chosen images."""
+        for row, stem in enumerate(batch["stem"]):
+            self.rows.append({"stem": stem, **outputs["rows"][row]})
+            if stem in self.stems:
+                self.panels[stem] = _panel(batch, outputs["probability"], row, pl_module)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files."""
+        runs.write_per_image(self.folder, self.rows)
+        for number, stem in enumerate(self.stems):
+            pictures.save(self.folder / runs.PICTURES / f"{number}_{stem}.png", self.panels[stem])
+        overview = pictures.sheet([self.panels[stem] for stem in self.stems])
+        pictures.save(self.folder / runs.PICTURES / "overview.png", overview)
+
+
+def _panel(batch: Batch, probability: Sequence[torch.Tensor], row: int, module: pl.LightningModule) -> Any:
+    image = batch["image"][row].permute(1, 2, 0).cpu().numpy()
+    return pictures.panel(
+        image, batch["mask"][row].cpu().numpy(), probability[row].cpu().numpy(), module.hparams["threshold"]
+    )

@@ -1,0 +1,148 @@
+"""The data of a run: found, checked, split, cached and loaded."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from polyp.data.augment import Augmentation
+from polyp.data.cache import cache_folder, inspected, resized
+from polyp.data.dataset import EpochSampler, PolypDataset, as_lists
+from polyp.data.folder import Folder, Inspection, Pair, find_pairs
+from polyp.data.kvasir import KvasirSeg
+from polyp.data.splits import split_stems
+from polyp.data.synthetic import Synthetic
+from polyp.errors import InputError, pick
+from polyp.images import square
+
+log = logging.getLogger(__name__)
+
+DATASETS: dict[str, type[KvasirSeg] | type[Folder] | type[Synthetic]] = {
+    "kvasir_seg": KvasirSeg,
+    "folder": Folder,
+    "synthetic": Synthetic,
+}
+
+
+class PolypDataModule(pl.LightningDataModule):
+    """Training, validation and test data of one data set and one split.
+
+    Args:
+        dataset: kvasir_seg, folder or synthetic; `source` holds the keyword arguments of its class.
+        split: official, pranet, random, or the path of a CSV with the columns stem and subset.
+        image_size: height and width in pixels that the network works at, or one number for both.
+        batch_size: images in a training batch; evaluation takes as many at a time.
+        num_workers: processes that load and augment training images; 0 does it in the training process.
+        cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes every time.
+        allow_empty: whether an image without a polyp is data; if not, it is reported as a mistake.
+        augment: the training images' transforms, see `Augmentation`.
+        seed: of the random split, the order and the augmentation.
+
+    Raises:
+        InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with the data.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        split: str,
+        image_size: int | Sequence[int],
+        batch_size: int,
+        num_workers: int,
+        cache: bool | str,
+        allow_empty: bool,
+        augment: Sequence[Mapping[str, Any]],
+        seed: int,
+        **source: Any,
+    ) -> None:
+        super().__init__()
+        self.source = pick("data.dataset", dataset, DATASETS)(**source)
+        self.dataset = dataset
+        self.split = split
+        self.image_size = square(image_size)
+        for key, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.cache = cache
+        self.allow_empty = allow_empty
+        self.augmentation = Augmentation(augment) if augment else None
+        self.seed = seed
+        self.subsets: dict[str, list[str]] = {}
+
+    def prepare_data(self) -> None:
+        """Download, extract or draw what is not there yet."""
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Check every file, split and fill the cache; once, whatever the stage."""
+        if self.subsets:
+            return
+        root = self.source.prepare()
+        folder = cache_folder(self.cache)
+        pairs, problems = find_pairs(
+            root, getattr(self.source, "images", "images"), getattr(self.source, "masks", "masks")
+        )
+        self.inspection: Inspection = inspected(pairs, problems, folder, self.allow_empty)
+        subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.seed)
+        if (count := len(subsets["train"])) < self.batch_size:
+            raise InputError(f"data.batch_size={self.batch_size} is larger than the {count} training images: lower it")
+        self.pixels = resized(pairs, self.image_size, folder)
+        self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
+        self.pairs: list[Pair] = pairs
+        self.subsets = subsets
+        counts = ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
+        log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
+
+    def _dataset(self, subset: str, original: bool = False, augmentation: Augmentation | None = None) -> PolypDataset:
+        rows = [self.rows[stem] for stem in self.subsets[subset]]
+        return PolypDataset(
+            [self.pairs[row] for row in rows],
+            image_size=None if original else self.image_size,
+            pixels=None if original else self.pixels,
+            rows=rows,
+            sizes=self.inspection.sizes[rows],
+            augmentation=augmentation,
+            seed=self.seed,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Augmented images at network resolution, in a new order each epoch; an incomplete last batch is left out."""
+        dataset = self._dataset("train", augmentation=self.augmentation)
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=EpochSampler(len(dataset), self.seed),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            drop_last=True,
+            pin_memory=True,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Images at network resolution."""
+        return DataLoader(self._dataset("val"), self.batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        """Images and masks at their original sizes, so a batch holds lists."""
+        return DataLoader(self._dataset("test", original=True), self.batch_size, collate_fn=as_lists)
+
+    def showcase(self, subset: str, count: int = 6) -> list[str]:
+        """Stems of the images to show: always the same, from the smallest polyp of the subset to the largest."""
+        stems = sorted(self.subsets[subset], key=lambda stem: (self.inspection.shares[self.rows[stem]], stem))
+        places = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
+        return [stems[place] for place in places]
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's metrics.json says of its data."""
+        return {
+            "dataset": self.dataset,
+            "fingerprint": self.inspection.fingerprint,
+            "split": self.split,
+            "image_size": list(self.image_size),
+            "images": {name: len(stems) for name, stems in self.subsets.items()},
+        }

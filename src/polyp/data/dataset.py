@@ -1,0 +1,112 @@
+"""One sample: image, mask, stem and original size."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from polyp.data.augment import Augmentation
+from polyp.data.cache import resize_image, resize_mask
+from polyp.data.folder import Pair, read_image, read_mask
+
+Sample = dict[str, Any]
+
+
+class PolypDataset(Dataset[Sample]):
+    """Images and masks, either resized or as they are.
+
+    A sample is a dict: `image` (3, H, W) uint8 RGB in 0-255, `mask` (H, W) uint8 in {0, 1}, `stem`, and `size`, the
+    original height and width. It is asked for by its index or, where it is augmented, by (epoch, index): what is done
+    to it depends on the seed, the epoch and the index alone, whatever worker does it.
+
+    Args:
+        pairs: the files.
+        image_size: height and width to resize to; None leaves images and masks at their original size.
+        pixels: the cache's (N, H, W, 4) resized images and masks; None decodes the files each time.
+        rows: the pairs' places in `pixels`.
+        sizes: (n, 2) heights and widths of the original files; needed with `pixels`.
+        augmentation: applied to resized samples.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        image_size: tuple[int, int] | None = None,
+        pixels: np.ndarray | None = None,
+        rows: Sequence[int] = (),
+        sizes: np.ndarray | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.pairs = list(pairs)
+        self.image_size = image_size
+        self.pixels = pixels
+        self.rows = rows
+        self.sizes = sizes
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.pairs)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """One sample, by index or by (epoch, index)."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        image, mask, size = self._load(index)
+        if self.augmentation is not None:
+            seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
+            image, mask = self.augmentation(image, mask, seed)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+            "mask": torch.from_numpy(np.ascontiguousarray(mask)),
+            "stem": self.pairs[index].stem,
+            "size": torch.tensor(size),
+        }
+
+    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        if self.pixels is not None and self.sizes is not None:
+            pixels = self.pixels[self.rows[index]]
+            height, width = self.sizes[index]
+            return pixels[..., :3].copy(), pixels[..., 3].copy(), (int(height), int(width))
+        image, mask = read_image(self.pairs[index].image), read_mask(self.pairs[index].mask)
+        size = (mask.shape[0], mask.shape[1])
+        if self.image_size is not None:
+            image, mask = resize_image(image, self.image_size), resize_mask(mask, self.image_size)
+        return image, mask, size
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """The (epoch, index) of every image once, in an order that depends on seed and epoch alone."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """This epoch's keys."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        return ((self.epoch, int(index)) for index in order)
+
+
+def as_lists(samples: Sequence[Sample]) -> dict[str, list[Any]]:
+    """A batch of samples of different sizes: a list for each key."""
+    return {key: [sample[key] for sample in samples] for key in samples[0]}
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 as a (3, H, W) tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)

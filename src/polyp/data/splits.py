@@ -1,0 +1,124 @@
+"""Which images train, which choose the best epoch, and which are only for the final number.
+
+A split is a CSV with the columns `stem,subset`. Two are shipped, both of Kvasir-SEG: `official` (the owners' 880/120)
+and `pranet` (the literature's 900/100). Their test sets are as published; validation (80 and 90 images) was drawn from
+the rest with a fixed seed, spread evenly over the polyps' sizes, and without images that have a near-duplicate.
+"""
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from polyp.data.folder import Inspection
+from polyp.errors import InputError, nearest
+
+log = logging.getLogger(__name__)
+
+SUBSETS = ("train", "val", "test")
+SHIPPED = ("official", "pranet")
+SHARE = 0.1  # of the images, for each of val and test in a random split
+FEWEST = 10  # images that a random split can be made of
+
+
+def split_stems(split: str, pairs_stems: Sequence[str], inspection: Inspection, seed: int) -> dict[str, list[str]]:
+    """Divide a data set into train, val and test.
+
+    Args:
+        split: `official`, `pranet`, `random`, or the path of a CSV `stem,subset`.
+        pairs_stems: the stems of the data set.
+        inspection: the look at the same images in the same order.
+        seed: for `random`; the same seed and images give the same split.
+
+    Returns:
+        The stems of each of train, val and test; none is empty and no stem is in two.
+
+    Raises:
+        InputError: the split is unknown, its file is malformed, it names images that are not there, or the data set is
+            too small or too much of one kind to be divided.
+    """
+    if split == "random":
+        return _random(pairs_stems, inspection, seed)
+    shipped = split in SHIPPED
+    file = Path(__file__).with_name("splits") / f"kvasir-seg_{split}.csv" if shipped else Path(split).expanduser()
+    if not file.is_file():
+        raise InputError(f"data.split={split} is neither a file nor known: {nearest(split, [*SHIPPED, 'random'])}")
+    subsets = _read(file)
+    stems = [stem for subset in subsets.values() for stem in subset]
+    if absent := sorted(set(stems) - set(pairs_stems)):
+        some = f"{len(absent)} of its {len(stems)} images are not in the data ({', '.join(absent[:5])}"
+        some += ", ...)" if len(absent) > 5 else ")"
+        advice = " is a split of Kvasir-SEG: for other data give data.split=random;" if shipped else ":"
+        raise InputError(f"data.split={split}{advice} {some}")
+    if unused := len(pairs_stems) - len(stems):
+        log.info("data.split=%s uses %d images and leaves %d out", split, len(stems), unused)
+    return subsets
+
+
+def _read(file: Path) -> dict[str, list[str]]:
+    try:
+        text = file.read_text("utf-8-sig")  # spreadsheets begin a file with a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip() and not line.startswith("#")]
+    rows = [(n, [field.strip() for field in next(csv.reader([line]))]) for n, line in lines]
+    if not rows or rows[0][1] != ["stem", "subset"]:
+        raise InputError(f"{file}, line {rows[0][0] if rows else 1}: the first line must be stem,subset")
+    subsets: dict[str, list[str]] = {name: [] for name in SUBSETS}
+    line_of: dict[str, int] = {}
+    for n, row in rows[1:]:
+        if len(row) != 2:
+            raise InputError(f"{file}, line {n}: has {len(row)} columns instead of the two of stem,subset")
+        stem, subset = row
+        if subset not in subsets:
+            raise InputError(f"{file}, line {n}: the subset '{subset}' is unknown: {nearest(subset, SUBSETS)}")
+        if stem in line_of:
+            raise InputError(f"{file}, line {n}: {stem} was given in line {line_of[stem]} already")
+        line_of[stem] = n
+        subsets[subset].append(stem)
+    if empty := [name for name in SUBSETS if not subsets[name]]:
+        raise InputError(f"{file}: no image is given for {' and '.join(empty)}; all of {', '.join(SUBSETS)} are needed")
+    return subsets
+
+
+def _random(stems: Sequence[str], inspection: Inspection, seed: int) -> dict[str, list[str]]:
+    """80/10/10, near-duplicates in one subset."""
+    if len(stems) < FEWEST:
+        raise InputError(f"data.split=random needs {FEWEST} images or more, and the data has {len(stems)}")
+    groups = near_duplicates(inspection.thumbnails)
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+    room = dict.fromkeys(("test", "val"), round(len(stems) * SHARE))
+    chosen: dict[str, list[int]] = {name: [] for name in SUBSETS}
+    for group in np.random.default_rng(seed).permutation(len(members)):
+        subset = next((name for name in room if len(chosen[name]) + len(members[group]) <= room[name]), "train")
+        chosen[subset].extend(members[group])
+    if empty := [name for name in SUBSETS if not chosen[name]]:
+        raise InputError(
+            f"data.split=random leaves nothing for {' and '.join(empty)}: near-duplicates stay together, and the "
+            f"{len(stems)} images make {len(members)} such groups; give data.split=FILE.csv"
+        )
+    return {name: [stems[i] for i in sorted(chosen[name])] for name in SUBSETS}
+
+
+def near_duplicates(thumbnails: np.ndarray, threshold: float = 0.99) -> np.ndarray:
+    """Group images that look the same, as neighbouring frames of a video do.
+
+    Args:
+        thumbnails: (N, h, w) grey images of any dtype.
+        threshold: two images are linked if the correlation of their thumbnails is above it; links of links count too.
+
+    Returns:
+        (N,) int, the group of each image, numbered from 0.
+    """
+    rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)  # an even image is like no other
+    group = np.arange(len(rows))
+    for start in range(0, len(rows), 1024):  # the whole N x N matrix would not fit for a long video
+        for linked in rows[start : start + 1024] @ rows.T > threshold:
+            found = np.unique(group[linked])
+            if len(found) > 1:
+                group[np.isin(group, found)] = found[0]
+    return np.unique(group, return_inverse=True)[1]

@@ -1,0 +1,121 @@
+"""From a configuration to a trained model: the parts, built and put together, and the numbers at the end."""
+
+import math
+import resource
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from polyp import runs
+from polyp.callbacks import TestRecord
+from polyp.data.datamodule import PolypDataModule
+from polyp.metrics import DEFINITIONS, bootstrap_interval
+from polyp.model.segmenter import PolypSegmenter
+from polyp.trainer import build_trainer
+
+PACKAGES = ("polyp", "torch", "pytorch-lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
+
+
+def build(cfg: DictConfig, folder: Path) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
+    """Data, model and trainer of a configuration. Nothing is read or written yet but encoder weights.
+
+    Raises:
+        InputError: a value or a combination cannot work.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    pl.seed_everything(plain["seed"], workers=True, verbose=False)
+    data = PolypDataModule(**plain["data"], augment=plain["augment"]["transforms"], seed=plain["seed"])
+    optim = plain["optim"]
+    model = PolypSegmenter(**plain["model"], optim=optim)
+    trainer = build_trainer(folder, plain["monitor"], plain["patience"], optim["ema_decay"], plain["trainer"])
+    return data, model, trainer
+
+
+def parameters(model: PolypSegmenter) -> int:
+    """The number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def best_model(folder: Path) -> PolypSegmenter:
+    """The model of a run that validated best, with the averaged weights where the run averages them."""
+    # map_location: a checkpoint written on a GPU machine opens anywhere.
+    return PolypSegmenter.load_from_checkpoint(
+        runs.best_checkpoint(folder), map_location="cpu", weights_only=True, encoder_weights=None
+    )
+
+
+def record(
+    folder: Path, cfg: DictConfig, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, started: float
+) -> dict[str, Any]:
+    """Write metrics.json and TensorBoard's HPARAMS at the end of a run, and return the former.
+
+    Args:
+        folder: the run's.
+        cfg, data, model, trainer: its parts; the trainer has just tested the model.
+        started: when the run was, in the seconds of `time.time`.
+    """
+    rows = next(callback for callback in trainer.callbacks if isinstance(callback, TestRecord)).rows  # type: ignore[attr-defined]
+    test = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
+    intervals = {f"{name}_interval": _interval([row[name] for row in rows]) for name in ("dice", "iou")}
+    best: Any = trainer.checkpoint_callback
+    metrics = {
+        "test": test | intervals | {"n": len(rows)},
+        "best": {"monitor": best.monitor, "value": float(best.best_model_score), "epoch": _epoch(folder)},
+        "definitions": DEFINITIONS
+        | {
+            "test": "at original resolution, by the checkpoint that validated best; the test set is used once",
+            "best": "the monitored validation number of the best epoch (the first is 0), at network resolution",
+            "interval": "percentile bootstrap over the test images, 95 %: other images, not other seeds",
+        },
+        "seed": cfg.seed,
+        "data": data.describe(),
+        "parameters": parameters(model),
+        "epochs": trainer.current_epoch,
+        "seconds": round(time.time() - started, 1),
+        "peak_memory_mb": round(_peak_memory() / 2**20),
+        "device": _device(),
+        "precision": str(trainer.precision),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    _log_hyperparameters(trainer, cfg, metrics)
+    runs.write_metrics(folder, metrics)
+    return metrics
+
+
+def _log_hyperparameters(trainer: pl.Trainer, cfg: DictConfig, metrics: dict[str, Any]) -> None:
+    """TensorBoard's HPARAMS tab: the whole configuration beside the numbers that count."""
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    chosen = {key: cfg[key] for key in ("seed", "data", "model", "optim", "trainer")}
+    values = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
+    best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
+    plain: Any = OmegaConf.to_container(OmegaConf.create(chosen), resolve=True)
+    trainer.logger.log_hyperparams(plain, values | best, step=trainer.global_step)
+    trainer.logger.finalize("success")
+
+
+def _interval(values: list[float]) -> list[float] | None:
+    interval = bootstrap_interval(values)
+    return None if math.isnan(interval[0]) else list(interval)  # JSON knows no NaN
+
+
+def _epoch(folder: Path) -> int:
+    return torch.load(runs.best_checkpoint(folder), map_location="cpu", weights_only=True, mmap=True)["epoch"]
+
+
+def _peak_memory() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.cpu.get_capabilities().get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"

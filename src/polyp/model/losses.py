@@ -1,0 +1,117 @@
+"""What the network is trained to make small, by name: `build_loss("dice_bce")(logits, target)`.
+
+Below, p = sigmoid(logit) is a pixel's probability and t in {0, 1} its truth. Every formula takes logits, never
+probabilities. "Pooled" means that the sums run over all pixels of the batch together.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, TverskyLoss
+from torch import Tensor, nn
+
+from polyp.errors import pick
+
+
+def bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy: mean of -t log p - (1 - t) log(1 - p). An empty mask counts like any other."""
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice, pooled: 1 - 2 Σpt / (Σp + Σt) (Milletari et al., V-Net, 3DV 2016, without the squares).
+
+    No smoothing: an inverted mask costs 1, a perfect one 0. False alarms on an empty mask cost as long as another image
+    of the batch has a polyp; where the whole batch is empty, loss and gradient are 0.
+    """
+    return DiceLoss("binary")(logits, target)
+
+
+def dice_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice plus binary cross-entropy, both with weight 1. A batch of empty masks is left to the cross-entropy."""
+    return dice(logits, target) + bce(logits, target)
+
+
+def focal(logits: Tensor, target: Tensor) -> Tensor:
+    """Focal loss: mean of -(1 - q)² log q with q = p where t = 1, else 1 - p (Lin et al., ICCV 2017, equation 4).
+
+    γ = 2 as in the paper, without its class weight α. An empty mask counts like any other.
+    """
+    return FocalLoss("binary", alpha=None, gamma=2.0)(logits, target)
+
+
+def tversky(logits: Tensor, target: Tensor) -> Tensor:
+    """Tversky loss, pooled: 1 - TP / (TP + 0.3 FP + 0.7 FN) with TP = Σpt, FP = Σp(1 - t), FN = Σ(1 - p)t.
+
+    Missing a pixel costs more than inventing one (Salehi et al., MLMI 2017; their best weights). A batch of empty masks
+    costs 0, as with `dice`.
+    """
+    return TverskyLoss("binary", alpha=0.3, beta=0.7)(logits, target)
+
+
+def structure(logits: Tensor, target: Tensor) -> Tensor:
+    """Boundary-weighted cross-entropy plus boundary-weighted IoU (Wei et al., F3Net, AAAI 2020; the loss of PraNet).
+
+    With w = 1 + 5 |m - t|, where m is the mean of t in the 31 × 31 pixels around a pixel, per image:
+        Σ w·bce / Σ w   +   1 - (1 + Σ w·p·t) / (1 + Σ w·(p + t - p·t))
+
+    The weights count per pixel, as in the paper. In the code published with it they cancel out of the first term: its
+    `reduce="none"` makes the cross-entropy a single number before it is weighted. As in the paper, m is a mean over the
+    image's own pixels; that code pads with zeros, which draws a boundary where the frame cuts a polyp. As in the code,
+    the first term is divided by Σ w and the second has the + 1: the paper's formulas divide by 0 on an empty mask.
+
+    An empty mask has w = 1 and leaves the plain cross-entropy plus 1 - 1 / (1 + Σ p): false alarms cost.
+    """
+    around = F.avg_pool2d(target, kernel_size=31, stride=1, padding=15, count_include_pad=False)
+    weight = 1 + 5 * (around - target).abs()
+    pixels = (1, 2, 3)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    weighted_bce = (weight * cross_entropy).sum(pixels) / weight.sum(pixels)
+    probability = logits.sigmoid()
+    both = (weight * probability * target).sum(pixels)
+    either = (weight * (probability + target)).sum(pixels) - both
+    return (weighted_bce + 1 - (1 + both) / (1 + either)).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": bce,
+    "dice": dice,
+    "dice_bce": dice_bce,
+    "focal": focal,
+    "tversky": tversky,
+    "structure": structure,
+}
+
+
+class Loss(nn.Module):
+    """One of the formulas above as a module, with its inputs checked and in float32."""
+
+    def __init__(self, formula: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """`formula` takes float32 logits and targets (B, 1, H, W) and returns a scalar."""
+        super().__init__()
+        self.formula = formula
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Score a batch.
+
+        Args:
+            logits: (B, 1, H, W), any floating type; sums over pixels need more digits than autocast's bfloat16 has.
+            target: (B, 1, H, W), values 0 and 1, any type.
+
+        Returns:
+            A float32 scalar >= 0.
+
+        Raises:
+            ValueError: the shapes differ or have more than one channel, which smp's losses would score along unseen.
+        """
+        if logits.shape != target.shape or logits.ndim != 4 or logits.shape[1] != 1:
+            raise ValueError(
+                f"need logits and target (B, 1, H, W), got {tuple(logits.shape)} and {tuple(target.shape)}"
+            )
+        return self.formula(logits.to(torch.float32), target.to(torch.float32))
+
+
+def build_loss(name: str) -> nn.Module:
+    """The loss called `name`; InputError with the nearest names if there is none."""
+    return Loss(pick("model.loss", name, LOSSES))

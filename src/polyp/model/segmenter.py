@@ -1,0 +1,166 @@
+"""The Lightning module: a network, its loss and its numbers, trained and used."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polyp.errors import InputError
+from polyp.images import resize, square
+from polyp.metrics import SegmentationScores, image_scores
+from polyp.model.losses import build_loss
+from polyp.model.network import PolypNetwork
+from polyp.model.optim import Optim
+
+Batch = Mapping[str, Any]
+
+
+class PolypSegmenter(pl.LightningModule):
+    """Any smp network as a polyp segmenter.
+
+    Training and validation see images resized to `image_size`; `predict` takes images of any size and returns masks of
+    that size, with everything in between (resizing, normalisation, padding) inside the module.
+
+    Args:
+        arch: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt.
+        encoder: an encoder of smp (`mobilenet_v2`) or, with the prefix `tu-`, of timm.
+        encoder_weights: imagenet or another name that smp knows, the path of a .safetensors or .pt file, or None.
+        encoder_depth: 3, 4 or 5 halvings; None for the architecture's own.
+        decoder_channels: a number per level for unet, unetplusplus and manet, a single one for others; None derives them.
+        decoder_attention: scse or None; unet and unetplusplus.
+        stages: 2 stacks two networks, the second seeing the image gated by the first one's mask.
+        image_size: height and width in pixels that the network works at, or one number for both.
+        loss: bce, dice, dice_bce, focal, tversky or structure.
+        threshold: of the masks that are shown and written: polyp where the probability is at least this. Scores are
+            always at 0.5, which is their definition.
+        optim: the keyword arguments of `polyp.model.optim.Optim`; None for a module that is only used, not trained.
+
+    Raises:
+        InputError: a value or a combination cannot work.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        encoder: str,
+        encoder_weights: str | None,
+        encoder_depth: int | None,
+        decoder_channels: Sequence[int] | int | None,
+        decoder_attention: str | None,
+        stages: int,
+        image_size: int | Sequence[int],
+        loss: str,
+        threshold: float,
+        optim: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)  # all of them plain, so that a checkpoint loads with weights_only=True
+        if not 0 < threshold < 1:
+            raise InputError(f"model.threshold={threshold} must lie between 0 and 1")
+        self.image_size = square(image_size)
+        self.optim = Optim(**optim) if optim is not None else None
+        self.loss = build_loss(loss)
+        self.network = PolypNetwork(
+            arch,
+            encoder,
+            encoder_weights,
+            encoder_depth,
+            decoder_channels,
+            decoder_attention,
+            stages,
+            self.image_size,
+        )
+        self.scores = torch.nn.ModuleDict(
+            {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) of images (B, 3, H, W), uint8 in 0-255 or float in 0-1, at the images' own size."""
+        return self.network(image)[-1]
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Polyp probabilities of images of any sizes.
+
+        Args:
+            images: RGB, (3, H, W), uint8.
+
+        Returns:
+            For each image a float32 (H, W) tensor in 0-1.
+        """
+        batch = torch.stack([resize(image, self.image_size) for image in images])
+        logits = self(batch).float()
+        return [
+            torch.sigmoid(F.interpolate(one[None], size=image.shape[-2:], mode="bilinear"))[0, 0]
+            for one, image in zip(logits, images, strict=True)
+        ]
+
+    def step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        """Loss and scores of a batch at network resolution, for training and validation alike."""
+        logits = self.network(batch["image"])
+        target = batch["mask"][:, None]
+        loss = torch.stack([self.loss(one, target) for one in logits]).mean()
+        probability = torch.sigmoid(logits[-1].detach().float())
+        size = len(target)
+        self.log(
+            f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=size, prog_bar=stage == "train"
+        )
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"the {stage} loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); the last "
+                "good checkpoint is kept: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
+            )
+        self._scores(stage).update(probability, target)
+        return {"loss": loss, "probability": probability[:, 0]}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One optimisation step."""
+        return self.step(batch, "train")["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss and scores at network resolution; returns the probabilities (B, H, W)."""
+        return self.step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Scores at original resolution; returns probabilities and scores of each image."""
+        probabilities = self.predict(batch["image"])
+        rows = []
+        for probability, mask in zip(probabilities, batch["mask"], strict=True):
+            self._scores("test").update(probability, mask)
+            scores = image_scores(probability, mask)
+            rows.append({name: value.item() for name, value in scores.items()})
+        return {"probability": probabilities, "rows": rows}
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's scores."""
+        self._log_scores("train", ["dice"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's scores."""
+        self._log_scores("val", ["dice", "iou", "precision", "recall", "mae", "pooled_dice"])
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test set."""
+        self._log_scores("test", ["dice", "iou", "precision", "recall", "mae", "pooled_dice"])
+
+    def _log_scores(self, stage: str, names: Sequence[str]) -> None:
+        values = self._scores(stage).compute()
+        for name in names:
+            self.log(f"{stage}/{name}", values[name].float(), prog_bar=name == "dice")
+        self._scores(stage).reset()
+
+    def _scores(self, stage: str) -> SegmentationScores:
+        scores = self.scores[f"{stage}_scores"]  # a ModuleDict cannot hold the name "train"
+        assert isinstance(scores, SegmentationScores)
+        return scores
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser and schedule as conf/optim says."""
+        assert self.optim is not None, "made without optim: only for use, not for training"
+        steps = self.trainer.estimated_stepping_batches
+        network = self.network
+        monitor = getattr(self.trainer.checkpoint_callback, "monitor", None) or "val/dice"
+        return self.optim.build(network.encoder_parameters(), network.decoder_parameters(), steps, monitor)

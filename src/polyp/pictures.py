@@ -1,0 +1,69 @@
+"""Pictures for people: image | truth | prediction."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from polyp.errors import InputError
+
+TRUTH = (80, 220, 100)
+PREDICTION = (255, 200, 0)
+GAP = 4
+
+
+def contour(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """The image (H, W, 3) uint8 with the outline of a mask (H, W) drawn on it."""
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    thickness = max(1, round(min(mask.shape) / 120))
+    return cv2.drawContours(np.ascontiguousarray(image), outlines, -1, colour, thickness)
+
+
+def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
+    """Image | truth | prediction side by side.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) in {0, 1}.
+        probability: (H, W) in 0-1.
+        threshold: a pixel is predicted to be polyp from here on.
+
+    Returns:
+        (H, 3 W + gaps, 3) uint8 RGB: the image with the outlines of truth (green) and prediction (yellow), and both
+        masks.
+    """
+    predicted = probability >= threshold
+    outlined = contour(contour(image.copy(), truth, TRUTH), predicted, PREDICTION)
+    masks = [np.where(mask[..., None] > 0, np.uint8(255), np.uint8(0)).repeat(3, 2) for mask in (truth, predicted)]
+    gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
+    return np.hstack([outlined, gap, contour(masks[0], truth, TRUTH), gap, contour(masks[1], predicted, PREDICTION)])
+
+
+def sheet(panels: list[np.ndarray], height: int = 160, columns: int = 2) -> np.ndarray:
+    """Panels of any size in a grid, each scaled to the same height and centred in its cell."""
+    scaled = [
+        cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_AREA) for p in panels
+    ]
+    width = max(p.shape[1] for p in scaled) + 2 * GAP
+    cells = []
+    for picture in scaled:
+        cell = np.full((height + 2 * GAP, width, 3), 255, np.uint8)
+        left = (width - picture.shape[1]) // 2
+        cell[GAP : GAP + height, left : left + picture.shape[1]] = picture
+        cells.append(cell)
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    return np.vstack([np.hstack(cells[row : row + columns]) for row in range(0, len(cells), columns)])
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture as PNG.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+    try:
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,54 @@
+"""Many jobs from one command: their short labels, and the check of all of them before the first starts."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from polyp.errors import InputError
+
+LABEL_LENGTH = 60
+
+
+def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
+    """What sets a job apart from the others of its sweep, as part of a folder's name: `encoder-resnet34`.
+
+    Args:
+        overrides: the job's overrides, KEY=VALUE.
+        sweep_folder: where Hydra has written multirun.yaml, the sweep as it was given; an override that stands there as
+            it is does not vary.
+    """
+    given = Path(sweep_folder) / "multirun.yaml"
+    shared = set(OmegaConf.load(given).hydra.overrides.task) if given.is_file() else set()
+    parts = []
+    for override in overrides:
+        if override not in shared:
+            key, _, value = override.partition("=")
+            value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
+            parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
+    return "_".join(parts)[:LABEL_LENGTH] or "job"
+
+
+class CheckJobs(Callback):
+    """Composes every job of a grid and builds its model without weights, before the first job starts."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave with one line if a job cannot work."""
+        # Hydra turns exceptions of callbacks into warnings, but not SystemExit.
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+        jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+        from polyp.experiment import build  # imports torch
+
+        for number, job in enumerate(jobs):
+            try:
+                build(compose(config.hydra.job.config_name, overrides=job), Path(config.hydra.sweep.dir))
+            except InputError as error:
+                sys.exit(f"job {number} of the sweep ({' '.join(job)}) cannot work: {error}\nNo job was started.")

@@ -1,0 +1,111 @@
+"""Lightning's Trainer, with the callbacks and the logger that make a run's folder."""
+
+import inspect
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from polyp import runs
+from polyp.callbacks import LastCheckpoint, TestRecord, ValidationPictures
+from polyp.errors import InputError, nearest, pick
+
+OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary"}
+"""Arguments of the Trainer that are made here."""
+
+
+MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall", "pooled_dice")}
+"""What can decide which checkpoint is the best: the validation numbers of which more is better."""
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoard's events in the run's folder and nothing else: the hyperparameters are in config.yaml."""
+
+    def save(self) -> None:
+        """Write no hparams.yaml."""
+
+
+def build_trainer(
+    folder: Path, monitor: str, patience: int | None, ema_decay: float | None, settings: dict[str, Any]
+) -> pl.Trainer:
+    """A Trainer that leaves in `folder` what a run's folder holds.
+
+    Args:
+        folder: the run's.
+        monitor: the logged number that decides which checkpoint is the best; more is better.
+        patience: epochs without a better number after which training stops; None trains to the end.
+        ema_decay: of the running average of the weights that is validated and kept; None keeps the weights as they are.
+        settings: the arguments of Lightning's Trainer; precision may be "auto".
+
+    Raises:
+        InputError: an unknown or impossible argument.
+    """
+    known = set(inspect.signature(pl.Trainer).parameters) - OURS
+    for key in settings:
+        if key not in known:
+            raise InputError(f"trainer.{key} is no argument of Lightning's Trainer: {nearest(key, known)}")
+    pick("monitor", monitor, MONITORS)
+    _quieten()
+    best = runs.best_checkpoint(folder)
+    callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
+        TQDMProgressBar(leave=False),
+        LearningRateMonitor("step"),
+        ValidationPictures(),
+        TestRecord(folder),
+        ModelCheckpoint(
+            best.parent, best.stem, monitor, mode="max", save_on_train_epoch_end=False, enable_version_counter=False
+        ),
+        LastCheckpoint(folder),
+    ]
+    if ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=ema_decay))
+    if patience is not None:
+        callbacks.append(EarlyStopping(monitor, mode="max", patience=patience))
+    try:
+        return pl.Trainer(
+            **settings | {"precision": _precision(settings.get("precision"))},
+            default_root_dir=folder,
+            logger=RunLogger(folder, name="", version="", default_hp_metric=False),
+            callbacks=callbacks,
+            enable_model_summary=False,
+        )
+    except (TypeError, ValueError, RuntimeError) as error:  # the kinds that Lightning raises for its arguments
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _precision(wanted: Any) -> Any:
+    """bf16 where the hardware multiplies it faster than float32: CPUs with AMX or AVX-512-BF16, GPUs from Ampere on."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        gains = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif torch.backends.mps.is_available():
+        gains = False
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        gains = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return "bf16-mixed" if gains else "32-true"
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says about itself; what it says about the user's run stays."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # The cache makes validation cheap and testing is short: processes for them would cost more than they bring.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings(
+        "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
+    )
+    # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -1,0 +1,150 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polyp.errors import InputError
+from polyp.model.losses import LOSSES, build_loss
+
+LOGITS = [2.0, -1.0, 0.0, -3.0]
+TRUTH = [1.0, 0.0, 1.0, 0.0]
+P = [1 / (1 + math.exp(-x)) for x in LOGITS]
+
+
+def square(values: list[float]) -> Tensor:
+    return torch.tensor(values).reshape(1, 1, 2, 2)
+
+
+def disc(size: int = 64, radius: float = 12) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return ((y - size / 2) ** 2 + (x - size / 2) ** 2 < radius**2).float()[None, None]
+
+
+def structure_by_hand(logits: Tensor, truth: Tensor, weighted: bool = True) -> tuple[float, float]:
+    """The two terms for one image, pixel by pixel; not `weighted`: the first as in the code that was published."""
+    x, t = logits[0, 0].double().numpy(), truth[0, 0].double().numpy()
+    weight = np.empty_like(t)
+    for i, j in np.ndindex(t.shape):
+        around = t[max(0, i - 15) : i + 16, max(0, j - 15) : j + 16]
+        weight[i, j] = 1 + 5 * abs(around.mean() - t[i, j])
+    p = 1 / (1 + np.exp(-x))
+    cross_entropy = -t * np.log(p) - (1 - t) * np.log(1 - p)
+    both, either = (weight * p * t).sum(), (weight * (p + t - p * t)).sum()
+    first = (weight * cross_entropy).sum() / weight.sum() if weighted else cross_entropy.mean()
+    return first, 1 - (1 + both) / (1 + either)
+
+
+def hand_values() -> dict[str, float]:
+    own = [P[0], 1 - P[1], P[2], 1 - P[3]]  # the probability given to the truth
+    bce = sum(-math.log(q) for q in own) / 4
+    dice = 1 - 2 * (P[0] + P[2]) / (sum(P) + 2)
+    missed, invented = (1 - P[0]) + (1 - P[2]), P[1] + P[3]
+    # The window covers the whole square: m = 1/2 and w = 1 + 5/2 everywhere, which leaves the first term as it is.
+    w = 3.5
+    iou = 1 - (1 + w * (P[0] + P[2])) / (1 + w * (2 + P[1] + P[3]))
+    return {
+        "bce": bce,
+        "dice": dice,
+        "dice_bce": dice + bce,
+        "focal": sum(-((1 - q) ** 2) * math.log(q) for q in own) / 4,
+        "tversky": 1 - (P[0] + P[2]) / (P[0] + P[2] + 0.3 * invented + 0.7 * missed),
+        "structure": bce + iou,
+    }
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_by_hand(name: str) -> None:
+    assert build_loss(name)(square(LOGITS), square(TRUTH)).item() == pytest.approx(hand_values()[name], rel=1e-5)
+
+
+def test_structure_by_hand_where_the_window_is_smaller_than_the_image() -> None:
+    truth = disc()
+    truth[..., :20, :9] = 1  # a second polyp, cut by the frame
+    logits = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)) * 3
+    loss = build_loss("structure")(logits, truth).item()
+    assert loss == pytest.approx(sum(structure_by_hand(logits, truth)), rel=1e-5)
+
+
+def test_structure_weighs_boundary_errors_where_the_published_code_does_not() -> None:
+    truth = disc()
+    edge, far = truth.clone(), truth.clone()
+    edge[..., 32, 44:49] = 1  # five false alarms beside the polyp …
+    far[..., 2, 2:7] = 1  # … or in the corner
+    first = {}
+    for place, predicted in (("edge", edge), ("far", far)):
+        logits = 20 * predicted - 10
+        published, iou = structure_by_hand(logits, truth, weighted=False)
+        first[place] = build_loss("structure")(logits, truth).item() - iou
+        assert published == pytest.approx(F.binary_cross_entropy_with_logits(logits, truth).item(), rel=1e-3)
+        first[place + ", published"] = published
+    assert first["edge, published"] == pytest.approx(first["far, published"])
+    assert first["edge"] > 2 * first["far"]
+
+
+def test_structure_sees_no_boundary_in_a_full_mask() -> None:
+    logits, truth = torch.zeros(1, 1, 40, 40), torch.ones(1, 1, 40, 40)
+    assert build_loss("structure")(logits, truth).item() == pytest.approx(math.log(2) + 1 - 801 / 1601, rel=1e-5)
+
+
+def test_structure_is_a_mean_over_images_and_dice_pools() -> None:
+    logits = torch.cat([square(LOGITS), square([4.0, 4.0, -4.0, -4.0])])
+    truth = torch.cat([square(TRUTH), square([1.0, 1.0, 1.0, 1.0])])
+    structure, dice = build_loss("structure"), build_loss("dice")
+    alone = [structure(logits[i : i + 1], truth[i : i + 1]).item() for i in range(2)]
+    assert structure(logits, truth).item() == pytest.approx(sum(alone) / 2)
+    p = 1 / (1 + math.exp(-4))
+    both, total = P[0] + P[2] + 2 * p + 2 * (1 - p), sum(P) + 2 * p + 2 * (1 - p) + 6
+    assert dice(logits, truth).item() == pytest.approx(1 - 2 * both / total, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_perfect_prediction_costs_nothing_and_an_inverted_mask_much(name: str) -> None:
+    truth = disc()
+    loss, perfect = build_loss(name), 40 * truth - 20
+    assert 0 <= loss(perfect, truth).item() < 1e-3
+    assert loss(perfect, 1 - truth).item() > 0.99
+    assert loss(-perfect, truth).item() > 0.99
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("scale", [1, 100])
+def test_gradients_are_finite(name: str, empty: bool, scale: float) -> None:
+    truth = torch.zeros(2, 1, 64, 64) if empty else torch.cat([disc(), torch.zeros(1, 1, 64, 64)])
+    random = torch.Generator().manual_seed(0)
+    logits = (scale * (2 * torch.randint(0, 2, truth.shape, generator=random) - 1.0)).requires_grad_()
+    loss = build_loss(name)(logits, truth)
+    loss.backward()
+    assert loss.isfinite() and loss.ndim == 0
+    assert logits.grad is not None and logits.grad.isfinite().all()
+    if empty and name in ("dice", "tversky"):
+        assert loss == 0 and not logits.grad.any()  # as their docstrings say
+    elif scale == 1:
+        assert (logits.grad[truth == 0] > 0).all()  # every false alarm is pushed down, also in the image without polyp
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_bfloat16_logits_are_summed_in_float32(name: str) -> None:
+    truth = disc()
+    logits = (torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)) + 4 * truth - 2).bfloat16()
+    loss = build_loss(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(logits, truth)
+    assert value.dtype == torch.float32
+    assert value == loss(logits.float(), truth)
+    assert value == loss(logits.float(), truth.to(torch.uint8))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("shapes", [((2, 2, 8, 8), (2, 2, 8, 8)), ((2, 1, 8, 8), (2, 8, 8)), ((2, 8, 8), (2, 8, 8))])
+def test_only_one_channel(name: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match=r"need logits and target \(B, 1, H, W\)"):
+        build_loss(name)(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(InputError, match=r"model\.loss=dise is unknown: did you mean dice"):
+        build_loss("dise")

@@ -1,0 +1,218 @@
+"""Which image is in which subset."""
+
+import logging
+import os
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+
+from polyp.data.folder import Inspection, find_pairs, inspect
+from polyp.data.splits import SHIPPED, SUBSETS, near_duplicates, split_stems
+from polyp.errors import InputError
+
+DATA = Path(os.environ.get("POLYP_DATA", Path(__file__).parents[2] / "shared/data"))
+STEMS = [f"s{n:03}" for n in range(100)]
+
+
+def look(thumbnails: np.ndarray) -> Inspection:
+    count = len(thumbnails)
+    return Inspection(np.full((count, 2), 64, np.int32), np.full(count, 0.1, np.float32), thumbnails, "0" * 16)
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32), np.uint8)
+
+
+def twins(count: int, size: int) -> np.ndarray:
+    """`count` pictures in runs of `size` that hardly differ."""
+    frames = np.repeat(noise(-(-count // size)), size, axis=0)[:count].astype(int)
+    return np.clip(frames + np.random.default_rng(1).integers(-3, 4, frames.shape), 0, 255).astype(np.uint8)
+
+
+def whole(subsets: dict[str, list[str]], stems: list[str]) -> None:
+    assert list(subsets) == list(SUBSETS)
+    assert sorted(stem for subset in subsets.values() for stem in subset) == sorted(stems)
+
+
+def refused(text: str | bytes, path: Path, *parts: str) -> None:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(InputError) as caught:
+        split_stems(str(path), STEMS, look(noise(100)), 0)
+    assert "\n" not in str(caught.value)
+    assert all(part in str(caught.value) for part in (path.name, *parts)), caught.value
+
+
+# near_duplicates
+
+
+def test_groups_are_numbered_and_links_of_links_count() -> None:
+    a, b = noise(2).astype(float)
+    thumbnails = np.stack([a, b, a + 0.12 * b, a + 0.24 * b, 2 * b + 9])  # 0~2~3, but 0 and 3 are less alike
+    rows = (thumbnails - thumbnails.mean((1, 2), keepdims=True)).reshape(5, -1)
+    correlation = np.corrcoef(rows)
+    assert correlation[0, 3] < 0.99 < min(correlation[0, 2], correlation[2, 3])
+    assert near_duplicates(thumbnails).tolist() == [0, 1, 0, 0, 1]
+    assert near_duplicates(thumbnails, threshold=0.9999).tolist() == [0, 1, 2, 3, 1]
+
+
+def test_groups_span_chunks_and_even_images_are_like_no_other() -> None:
+    thumbnails = noise(2100)
+    thumbnails[2099] = thumbnails[1050] = thumbnails[3]
+    thumbnails[7:9] = 128
+    groups = near_duplicates(thumbnails)
+    assert groups[3] == groups[1050] == groups[2099]
+    assert len(np.unique(groups)) == groups.max() + 1 == 2098
+
+
+# random
+
+
+@pytest.mark.parametrize("count", [10, 11, 57, 100])
+def test_random_is_80_10_10(count: int) -> None:
+    subsets = split_stems("random", STEMS[:count], look(noise(count)), 0)
+    whole(subsets, STEMS[:count])
+    assert len(subsets["val"]) == len(subsets["test"]) == round(count / 10)
+
+
+def test_random_follows_the_seed() -> None:
+    first, again, other = (split_stems("random", STEMS, look(noise(100)), seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_random_keeps_near_duplicates_together(seed: int, size: int) -> None:
+    subsets = split_stems("random", STEMS, look(twins(100, size)), seed)
+    whole(subsets, STEMS)
+    subset_of = {stem: name for name, stems in subsets.items() for stem in stems}
+    for start in range(0, 100, size):
+        assert len({subset_of[stem] for stem in STEMS[start : start + size]}) == 1
+
+
+def test_random_needs_enough_images() -> None:
+    with pytest.raises(InputError, match=r"data.split=random needs 10 images or more, and the data has 9"):
+        split_stems("random", STEMS[:9], look(noise(9)), 0)
+    with pytest.raises(InputError, match=r"nothing for val and test: .* 2 such groups; give data.split=FILE.csv"):
+        split_stems("random", STEMS, look(twins(100, 50)), 0)
+
+
+# a CSV of the user's
+
+
+def test_csv(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes(
+        b'\xef\xbb\xbf# by patient\r\nstem,subset\r\ns001,test\r\n\r\n"s000", val\r\n# more\r\ns003,train\r\n'
+    )
+    with caplog.at_level(logging.INFO):
+        subsets = split_stems(str(path), STEMS, look(noise(100)), 0)
+    assert subsets == {"train": ["s003"], "val": ["s000"], "test": ["s001"]}
+    assert "uses 3 images and leaves 97 out" in caplog.text
+
+
+def test_malformed_csv_is_told_by_line(tmp_path: Path) -> None:
+    path, head = tmp_path / "mine.csv", "stem,subset\n"
+    refused("", path, "line 1", "stem,subset")
+    refused("# a\nimage,subset\ns000,train\n", path, "line 2", "stem,subset")
+    refused("stem;subset\ns000;train\n", path, "line 1", "stem,subset")
+    refused(head + "s000,train\n\ns001,tran\n", path, "line 4", "'tran'", "did you mean train?")
+    refused(head + "s000,train,val\n", path, "line 2", "3 columns")
+    refused(head + "s000,train\ns001,val\ns000,test\n", path, "line 4", "s000 was given in line 2")
+    refused(head + "s000,train\ns001,train\n", path, "no image is given for val and test")
+    refused(b"\xff\xfe\x00", path, "cannot be read")
+
+
+def test_stems_that_are_not_there_are_counted(tmp_path: Path) -> None:
+    absent = "".join(f"x{n},train\n" for n in range(7))
+    refused(
+        "stem,subset\ns000,train\ns001,val\ns002,test\n" + absent,
+        tmp_path / "mine.csv",
+        "7 of its 10",
+        "x0, x1",
+        "x4, ...",
+    )
+
+
+def test_unknown_split() -> None:
+    with pytest.raises(InputError, match=r"data.split=oficial is neither a file nor known: did you mean official"):
+        split_stems("oficial", STEMS, look(noise(100)), 0)
+    with pytest.raises(InputError, match=r"choose from official, pranet, random"):
+        split_stems("my/split.csv", STEMS, look(noise(100)), 0)
+
+
+# the shipped ones
+
+COUNTS = {"official": (800, 80, 120), "pranet": (810, 90, 100)}
+
+
+def shipped(name: str) -> dict[str, list[str]]:
+    path = Path(split_stems.__code__.co_filename).with_name("splits") / f"kvasir-seg_{name}.csv"
+    stems = [line.split(",")[0] for line in path.read_text().split()[1:]]
+    return split_stems(name, stems, look(noise(1)), 0)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_split_is_whole(name: str) -> None:
+    subsets = shipped(name)
+    stems = [stem for subset in subsets.values() for stem in subset]
+    assert len(stems) == len(set(stems)) == 1000
+    assert tuple(map(len, subsets.values())) == COUNTS[name]
+
+
+def test_shipped_splits_are_of_the_same_images() -> None:
+    official, pranet = ({s for subset in shipped(name).values() for s in subset} for name in SHIPPED)
+    assert official == pranet
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_split_is_for_kvasir_seg(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        split_stems(name, STEMS, look(noise(100)), 0)
+    text = str(caught.value)
+    assert "\n" not in text and f"data.split={name} is a split of Kvasir-SEG" in text
+    assert "data.split=random" in text and "1000 of its 1000 images are not in the data" in text
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not (DATA / "splits").is_dir(), reason=f"{DATA}/splits is not there (POLYP_DATA)")
+@pytest.mark.parametrize(("name", "listing"), [("official", "official_val"), ("pranet", "pranet_test100")])
+def test_shipped_test_set_is_the_published_one(name: str, listing: str) -> None:
+    assert sorted(shipped(name)["test"]) == sorted((DATA / f"splits/kvasir-seg_{listing}.txt").read_text().split())
+
+
+@pytest.fixture(scope="module")
+def kvasir(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Inspection]:
+    archive = DATA / "kvasir-seg.zip"
+    if not archive.is_file():
+        pytest.skip(f"{archive} is not there (POLYP_DATA)")
+    folder = tmp_path_factory.mktemp("kvasir")
+    with ZipFile(archive) as file:
+        file.extractall(folder)
+    pairs, problems = find_pairs(folder / "Kvasir-SEG", "images", "masks")
+    return [pair.stem for pair in pairs], inspect(pairs, problems)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", [*SHIPPED, "random"])
+def test_near_duplicates_of_kvasir_seg_never_straddle(name: str, kvasir: tuple[list[str], Inspection]) -> None:
+    stems, inspection = kvasir
+    subsets = split_stems(name, stems, inspection, 0)
+    whole(subsets, stems)
+    subset_of = {stem: subset for subset, names in subsets.items() for stem in names}
+    groups = near_duplicates(inspection.thumbnails)
+    assert groups.max() + 1 == 996
+    for group in np.flatnonzero(np.bincount(groups) > 1):
+        assert len({subset_of[stems[n]] for n in np.flatnonzero(groups == group)}) == 1
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_validation_is_like_training(name: str, kvasir: tuple[list[str], Inspection]) -> None:
+    stems, inspection = kvasir
+    share = dict(zip(stems, inspection.shares, strict=True))
+    quartiles = {
+        subset: np.quantile([share[s] for s in names], (0.25, 0.5, 0.75)) for subset, names in shipped(name).items()
+    }
+    np.testing.assert_allclose(quartiles["val"], quartiles["train"], atol=0.005)
