@@ -51,8 +51,8 @@ def test_folder_is_prepared_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(make(tmp_path / "home").parent / "home"))
-    assert Folder(root="~").prepare() == tmp_path / "home"
+    monkeypatch.setenv("HOME", str(make(tmp_path)))
+    assert Folder(root="~").prepare() == tmp_path
 
 
 @pytest.mark.parametrize("root", [None, ""])
@@ -144,7 +144,8 @@ def test_orientation_tag_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(
         data[:2] + b"\xff\xe1" + (8 + len(tiff)).to_bytes(2) + b"Exif\0\0" + tiff + data[2:]
     )
-    assert cv2.imread(str(tmp_path / "a.jpg")).shape == (32, 16, 3)
+    turned = cv2.imread(str(tmp_path / "a.jpg"))
+    assert turned is not None and turned.shape == (32, 16, 3)
     assert read_image(tmp_path / "a.jpg").shape == (16, 32, 3)
     assert read_mask(tmp_path / "a.jpg").shape == (16, 32)
 

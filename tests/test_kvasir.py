@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from polyp.data import kvasir
+from polyp.data import download, kvasir
 from polyp.data.kvasir import KvasirSeg
 from polyp.errors import InputError
 
@@ -368,7 +368,7 @@ def test_what_a_killed_process_left_is_not_taken_for_whole(
 SCRIPT = """
 import sys
 from pathlib import Path
-from polyp.data import kvasir
+from polyp.data import download, kvasir
 kvasir.MANIFEST, kvasir.ADDRESSES = Path(sys.argv[1]), {sys.argv[2]: None}
 root, archive, limit = sys.argv[3], sys.argv[4] or None, int(sys.argv[5])
 if limit:
@@ -486,7 +486,7 @@ def test_an_archive_left_by_a_killed_process_is_used(
 
 
 def test_a_stalled_connection_ends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kvasir, "READ_TIMEOUT", 1.0)
+    monkeypatch.setattr(download, "READ_TIMEOUT", 1.0)
     server.cuts, server.stall = [30_000], threading.Event()
     refused(KvasirSeg(root=str(tmp_path / "root")), "broke off at 30000 of", "timed out")
     server.stall.set()
@@ -528,11 +528,11 @@ def test_an_error_status_is_reported(server: Server) -> None:
 def test_an_unreachable_address_is_reported_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    assert kvasir.OPEN_TIMEOUT * 2 <= 10
+    assert download.OPEN_TIMEOUT * 2 <= 10
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
         addresses = [f"http://127.0.0.1:{port}{NAME}", f"https://127.0.0.1:{silent.getsockname()[1]}{NAME}"]
         monkeypatch.setattr(kvasir, "ADDRESSES", dict.fromkeys(addresses))
-        monkeypatch.setattr(kvasir, "OPEN_TIMEOUT", 0.5)
+        monkeypatch.setattr(download, "OPEN_TIMEOUT", 0.5)
         start = time.monotonic()
         text = refused(KvasirSeg(), "could not reach 127.0.0.1", "Connection refused", "no answer within 0.5 s")
         assert time.monotonic() - start < 5

@@ -86,7 +86,7 @@ def inspected(
         return inspect(pairs, problems, allow_empty)
 
     def read(file: Path) -> Inspection:
-        with np.load(file, allow_pickle=False) as kept:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             return Inspection(kept["sizes"], kept["shares"], kept["thumbnails"], str(kept["fingerprint"]))
 
     def build(stream: BinaryIO) -> None:

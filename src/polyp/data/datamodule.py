@@ -85,7 +85,7 @@ class PolypDataModule(pl.LightningDataModule):
         root = self.source.prepare()
         folder = cache_folder(self.cache)
         pairs, problems = find_pairs(
-            root, getattr(self.source, "images", "images"), getattr(self.source, "masks", "masks")
+            root, self.source.images, self.source.masks
         )
         self.inspection: Inspection = inspected(pairs, problems, folder, self.allow_empty)
         subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.seed)

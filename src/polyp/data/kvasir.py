@@ -5,30 +5,20 @@ import hashlib
 import logging
 import os
 import shutil
-import ssl
 import stat
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
-from urllib.error import HTTPError, URLError
+from typing import ClassVar
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 from zipfile import ZipFile, ZipInfo
 
-from aia_chaser import AiaChaser, AiaChaserError
-from cryptography.hazmat.primitives.serialization import Encoding
 from filelock import FileLock
-from tqdm import tqdm  # type: ignore[import-untyped]
 
+from polyp.data.download import DownloadError, fetch, reason
 from polyp.errors import InputError
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MANIFEST = Path(__file__).with_name("kvasir_seg.csv")  # stem,width,height,image_sha,mask_sha of the owners' files
 OWNERS = "https://datasets.simula.no/downloads/kvasir-seg.zip"
@@ -37,8 +27,6 @@ ADDRESSES: dict[str, str | None] = {  # in the order of trial, with the SHA-256 
     OWNERS: None,
     HYPER_KVASIR: "4463011f991dcdc74ec56399788b1a93822593f17ed18a662bdeb7392ffcdd9a",
 }
-OPEN_TIMEOUT = 4.0  # seconds, from the look-up of the name to the first byte
-READ_TIMEOUT = 30.0  # seconds without a byte
 MAX_BYTES = 50_000_000  # of one unpacked file; the biggest real one has half a million
 
 
@@ -54,6 +42,9 @@ class KvasirSeg:
 
     root: str | None = None
     archive: str | None = None
+
+    images: ClassVar[str] = "images"
+    masks: ClassVar[str] = "masks"
 
     def prepare(self) -> Path:
         """Find, unpack or download the data set. A whole one that is already there is only read.
@@ -72,7 +63,7 @@ class KvasirSeg:
             return _checked(_found(home) or home)
         except OSError as error:
             way_out = "give a folder that can be written, with 100 MiB free, as data.root=, a zip file as data.archive="
-            raise InputError(f"cannot use the folder {home} ({_reason(error)}): {way_out}") from error
+            raise InputError(f"cannot use the folder {home} ({reason(error)}): {way_out}") from error
 
     def _make(self, home: Path) -> None:
         if self.root and not self.archive and home.exists() and any(p.name[0] != "." for p in home.iterdir()):
@@ -91,12 +82,7 @@ class KvasirSeg:
 
 
 class _FailedError(Exception):
-    """One archive or address will not do. The message is a clause for an InputError."""
-
-
-def _reason(error: BaseException) -> str:
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-    return " ".join(str(reason).split()) or type(error).__name__
+    """An archive will not do. The message is a clause for an InputError."""
 
 
 # ---- what Kvasir-SEG is
@@ -151,7 +137,7 @@ def _unpack_given(archive: Path, home: Path) -> None:
         archive.open("rb").close()
     except OSError as error:
         way_out = "give the path of the zip file; a folder goes to data.root="
-        raise InputError(f"data.archive={archive} cannot be read ({_reason(error)}): {way_out}") from error
+        raise InputError(f"data.archive={archive} cannot be read ({reason(error)}): {way_out}") from error
     try:
         _unpack(archive, home)
     except _FailedError as error:
@@ -194,11 +180,11 @@ def _contents(archive: Path, sha256: str | None) -> Iterator[tuple[str, bytes]]:
     except _FailedError:
         raise
     except Exception as error:  # there is no end to what a damaged zip can raise
-        raise _FailedError(f"is cut short, damaged or not a zip file ({_reason(error)})") from error
+        raise _FailedError(f"is cut short, damaged or not a zip file ({reason(error)})") from error
 
 
 def _members(zipped: ZipFile) -> dict[str, ZipInfo]:
-    """The JPEGs by the last two parts of their names, such as images/x.jpg; nothing is ever written under other names."""
+    """The JPEGs by the last two parts of their names, such as images/x.jpg; nothing is written under other names."""
     members = {}
     for info in zipped.infolist():
         path = PurePosixPath(info.filename.replace("\\", "/"))
@@ -219,7 +205,7 @@ def _download_any(home: Path) -> None:
     for address, sha256 in ADDRESSES.items():
         try:
             return _download(address, sha256, home)
-        except _FailedError as error:
+        except (DownloadError, _FailedError) as error:
             log.info("%s", error)
             failures.append(str(error))
     way_out = f"download {next(iter(ADDRESSES))} in a browser and give it as data.archive=PATH.zip"
@@ -231,7 +217,7 @@ def _download(address: str, sha256: str | None, home: Path) -> None:
     part = archive.with_name(f"{archive.name}.part")
     fresh = not archive.exists() and not part.exists()
     if not archive.exists():
-        _fetch(address, part)
+        fetch(address, part)
         part.replace(archive)
     try:
         _unpack(archive, home, sha256)
@@ -242,91 +228,3 @@ def _download(address: str, sha256: str | None, home: Path) -> None:
         log.info("the continued download %s: once more from the start", error)
         return _download(address, sha256, home)
     archive.unlink()
-
-
-def _fetch(address: str, part: Path) -> None:
-    """Complete `part`, going on from what it holds where the server can."""
-    with (
-        _open(address, part.stat().st_size if part.exists() else 0) as response,
-        part.open("ab" if response.status == 206 else "wb") as file,
-    ):
-        start, length = file.tell(), response.headers["Content-Length"]
-        total = start + int(length) if length else None
-        bar = tqdm.wrapattr(file, "write", total, desc=part.name[1:-5], initial=start, mininterval=0.5)
-        with bar as out:
-            for block in _blocks(response, start, total):
-                out.write(block)
-
-
-def _blocks(response: HTTPResponse, done: int, total: int | None) -> Iterator[bytes]:
-    """The body. What goes wrong here is the network's doing, not the disk's: _FailedError."""
-    reason = "the connection was closed"
-    try:
-        while block := response.read1(1 << 17):
-            done += len(block)
-            yield block
-        if total is None or done == total:
-            return
-    except (OSError, HTTPException) as error:
-        reason = _reason(error)
-    state = f"{done} of {total or 'unknown'} bytes ({reason})"
-    raise _FailedError(f"the download of {response.url} broke off at {state}; run again to go on from there")
-
-
-def _open(address: str, start: int) -> HTTPResponse:
-    """Ask for the bytes from `start` on. The answer's status tells whether it has those (206) or all (200)."""
-    request = Request(address, headers={"User-Agent": "polyp"} | ({"Range": f"bytes={start}-"} if start else {}))
-    host, port = urlsplit(address).hostname or "", urlsplit(address).port or 443
-
-    def connect(context: ssl.SSLContext) -> HTTPResponse:
-        return _within(OPEN_TIMEOUT, lambda: urlopen(request, timeout=READ_TIMEOUT, context=context))
-
-    try:
-        try:
-            return connect(ssl.create_default_context())
-        except URLError as error:
-            if not isinstance(error.reason, ssl.SSLCertVerificationError):
-                raise
-            log.info("%s: %s; looking for the missing intermediate certificate", host, error.reason)
-            return connect(_within(OPEN_TIMEOUT, lambda: _completed_context(host, port)))
-    except HTTPError as error:
-        error.close()
-        if error.code == 416 and start:  # nothing left to go on with: it is whole, or another file
-            return _open(address, 0)
-        raise _FailedError(f"could not download from {host} ({error.code} {error.reason})") from error
-    except (OSError, HTTPException) as error:
-        raise _FailedError(f"could not reach {host} ({_reason(error)})") from error
-
-
-def _completed_context(host: str, port: int) -> ssl.SSLContext:
-    """A context that verifies in full and knows the intermediate certificates that the server omits.
-
-    They come from the addresses that the certificates themselves name (AIA). They are links, not anchors: the handshake
-    of the transfer still verifies the whole chain, up to a root that the system trusts.
-    """
-    try:
-        chain = list(islice(AiaChaser().aia_chase(host, port), 8))  # issuers in a loop would have no end
-        context = ssl.create_default_context()
-        # Python sets it since 3.13; the chain could then end at a certificate that was just fetched from anywhere.
-        context.verify_flags &= ~ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(cadata=b"".join(c.public_bytes(Encoding.DER) for c in chain[1:-1]))
-        return context
-    except (AiaChaserError, LookupError, ValueError) as error:
-        raise OSError(f"its certificate cannot be verified: {_reason(error)}") from error
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of `call`, awaited for so long: in a thread, since no socket's timeout covers the look-up of names."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except TimeoutError as error:
-        raise TimeoutError(_reason(error) if future.done() else f"no answer within {seconds:g} s") from error

@@ -14,7 +14,7 @@ import numpy as np
 from polyp.errors import InputError
 
 VERSION = 1  # a part of the folder's name: raise it when the drawing changes, so that an old set is not taken for new
-LEAST = {"count": 10, "size": 32, "seed": 0}  # fewer images cannot be split, and smaller ones show nothing
+LEAST = {"count": 10, "size": 32, "seed": 0}  # fewer images cannot be split, and in smaller ones nothing can be seen
 Array = np.ndarray
 
 
@@ -72,7 +72,8 @@ class _Scene:
         rows, cols = (math.ceil(side * n / (n - 2)) for side, n in zip(self.shape, grid, strict=True))
         small = self.rng.standard_normal(grid, dtype=np.float32)
         if cells < 20:  # cubic, but not to the full size, which takes much longer
-            small = cv2.resize(small, None, fx=6, fy=6, interpolation=cv2.INTER_CUBIC)
+            finer = max(3, round(48 / cells))
+            small = cv2.resize(small, None, fx=finer, fy=finer, interpolation=cv2.INTER_CUBIC)
         return cv2.resize(small, (cols, rows))[: self.shape[0], : self.shape[1]]
 
     def outline(self, direction: Array, strength: float) -> Array:
@@ -95,10 +96,9 @@ class _Scene:
         right, bottom = self.corner.real - rng.uniform(0.01, 0.06), self.corner.imag - 0.01
         cut = (x + y - (right + bottom - rng.uniform(0.4, 0.7))) * 0.7
         self.inside = _step(-np.maximum(cut, np.maximum(x - right, y - bottom)), 1.5 / self.unit)
-        self.box = (0, 0)
         if rng.random() < 0.5:
-            self.box = round(self.shape[0] * rng.uniform(0.24, 0.36)), round(self.shape[1] * rng.uniform(0.22, 0.33))
-            self.inside[-self.box[0] :, : self.box[1]] = 0
+            rows, cols = round(self.shape[0] * rng.uniform(0.24, 0.36)), round(self.shape[1] * rng.uniform(0.22, 0.33))
+            self.inside[-rows:, :cols] = 0
 
     def wall(self) -> None:
         """The mucosa and its light: bright nearby, dark down the lumen, with folds that hide what is behind them."""
@@ -154,7 +154,7 @@ class _Scene:
     def polyps(self) -> None:
         """One polyp, seldom two or three, each mostly inside the frame and beside the others."""
         for number in range(self.rng.choice([1, 2, 3], p=[0.86, 0.11, 0.03])):
-            share = float(np.clip(self.rng.lognormal(math.log(0.11), 0.9), 0.014, 0.36)) / (1 + 2 * number)
+            share = float(np.clip(self.rng.lognormal(math.log(0.11), 0.8), 0.018, 0.36)) / (1 + 2 * number)
             radius = math.sqrt(share * 4 * self.corner.real * self.corner.imag / math.pi)
             window = (round(radius * self.unit) | 1,) * 2
             room = cv2.boxFilter(self.inside - self.mask, -1, window, borderType=cv2.BORDER_CONSTANT)
@@ -173,22 +173,21 @@ class _Scene:
         solid = _step(1 - level, 2.5 / self.unit / radius)
 
         far = self.lumen - spot + self.lamp
-        side = (
-            offset * (far / abs(far)).conjugate()
-        ).real / radius  # 1 at the edge towards the lumen, -1 at the near one
+        # 1 at the edge towards the lumen, -1 at the near one
+        side = (offset * (far / abs(far)).conjugate()).real / radius
         lobes = self.noise(1.6 / radius) * rng.uniform(0, 0.16) + self.noise(5 / radius) * rng.uniform(0, 0.04)
         dome = radius * (rng.uniform(0.4, 1.0) * np.sqrt(np.clip(1 - level * level, 0.02, 1)) + lobes)
         near = float(self.light[solid > 0.5].mean())
         relief = 1 + (self.lit(dome) - 1) * np.clip(0.7 + 0.5 * side, 0.35, 1)  # the near edge goes over into the wall
-        own = max(near, 0.5) * rng.uniform(1.2, 2.1) * relief * (1 - 0.25 * np.clip(side, -1, 1) - 0.35 * level * level)
-        shadow = rng.uniform(0.3, 0.8) * np.clip(0.3 + 0.7 * side, 0.1, 1) * np.exp(np.minimum(1 - level, 0) * 5)
+        own = max(near, 0.5) * rng.uniform(1.3, 2.1) * relief * (1 - 0.25 * np.clip(side, -1, 1) - 0.35 * level * level)
+        shadow = rng.uniform(0.4, 0.8) * np.clip(0.4 + 0.6 * side, 0.25, 1) * np.exp(np.minimum(1 - level, 0) * 5)
         wall = self.light * (1 - shadow)
         self.light = wall + solid * (own - wall)
         self.gloss += solid * (own + 0.2 - self.gloss)
 
-        hue = self.tint * _rgb(1, rng.uniform(0.75, 1.08), rng.uniform(0.75, 1.15))
-        grain = 1 + rng.uniform(0.02, 0.09) * self.noise(24) + rng.uniform(0.02, 0.1) * self.noise(60)
-        skin = 0.25 * self.albedo + 0.75 * hue * grain
+        hue = self.tint * _rgb(1.04, rng.uniform(0.58, 0.92), rng.uniform(0.62, 1.05))
+        grain = 1 + rng.uniform(0.04, 0.1) * self.noise(24) + rng.uniform(0.05, 0.14) * self.noise(60)
+        skin = 0.15 * self.albedo + 0.85 * hue * grain
         self.albedo += solid * (skin - self.albedo)
         self.mask |= (solid > 0.5) & (self.inside > 0.5)
 
@@ -201,12 +200,12 @@ class _Scene:
             stain = _rgb(0.85, rng.uniform(0.42, 0.6), 0.15) * (1 + 0.2 * self.noise(30))
             self.albedo += cover * (stain - self.albedo)
             self.light *= 1 + cover * 0.3 * self.noise(10)
-        if rng.random() < 0.25:
+        if rng.random() < 0.15:
             centre = self.turn(rng.uniform(0, 0.9))
             for _ in range(rng.integers(5, 25)):
                 away = np.abs(self.z - centre - complex(*rng.normal(0, 0.13, 2)))
-                radius = rng.uniform(0.02, 0.06)
-                self.light *= 1 + 0.6 * np.exp(-(((away - radius) * (self.unit / 1.2)) ** 2))
+                radius = rng.uniform(0.015, 0.05)
+                self.light *= 1 + 0.5 * np.exp(-(((away - radius) * (self.unit / 1.2)) ** 2))
 
     def photograph(self) -> Array:
         """The picture that the lens takes, uint8 RGB: exposure, highlights, blur, noise, frame and text."""
@@ -219,14 +218,12 @@ class _Scene:
         image = cv2.GaussianBlur(cv2.merge(list(image)), (0, 0), 0.3 + rng.exponential(0.5) * self.unit / 120)
         image += cv2.merge([self.noise(1e4) * rng.uniform(0.004, 0.015)] * 3)
         picture = (np.clip(image, 0, 1) * cv2.merge([self.inside * 255] * 3)).astype(np.uint8)
-        if rng.random() < 0.6:  # the recorder's text, too small to read
-            dot = max(1, round(self.unit / 110))
-            for line in range(rng.integers(2, 7)):
-                text = rng.random((5, 4 * rng.integers(3, 11))) < 0.55
-                text[:, ::4] = False
-                glyphs = np.kron(text, np.ones((dot, dot), bool))
-                top = round((0.5 + 0.08 * line) * self.unit)
-                picture[top : top + 5 * dot, dot : dot + glyphs.shape[1]][glyphs] = 190
+        if rng.random() < 0.6:  # the recorder's text, too small to read: characters of 3 x 5 dots
+            dots = rng.random((7 * rng.integers(2, 7), 4 * rng.integers(5, 9))) < 0.55
+            dots &= (np.arange(dots.shape[0]) % 7 < 5)[:, None] & (np.arange(dots.shape[1]) % 4 < 3)
+            text = np.kron(dots, np.ones((max(1, round(self.unit / 110)),) * 2, bool))
+            place = picture[round(0.5 * self.unit) :][: text.shape[0], : text.shape[1]]
+            place[text[: place.shape[0], : place.shape[1]]] = 190
         return picture
 
 

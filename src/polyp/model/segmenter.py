@@ -29,7 +29,7 @@ class PolypSegmenter(pl.LightningModule):
         encoder: an encoder of smp (`mobilenet_v2`) or, with the prefix `tu-`, of timm.
         encoder_weights: imagenet or another name that smp knows, the path of a .safetensors or .pt file, or None.
         encoder_depth: 3, 4 or 5 halvings; None for the architecture's own.
-        decoder_channels: a number per level for unet, unetplusplus and manet, a single one for others; None derives them.
+        decoder_channels: a number per level for unet, unetplusplus and manet, one number for others; None derives.
         decoder_attention: scse or None; unet and unetplusplus.
         stages: 2 stacks two networks, the second seeing the image gated by the first one's mask.
         image_size: height and width in pixels that the network works at, or one number for both.
@@ -111,7 +111,7 @@ class PolypSegmenter(pl.LightningModule):
         if not torch.isfinite(loss):
             raise InputError(
                 f"the {stage} loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); the last "
-                "good checkpoint is kept: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
+                "good checkpoint stays: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
             )
         self._scores(stage).update(probability, target)
         return {"loss": loss, "probability": probability[:, 0]}

@@ -60,8 +60,8 @@ def load_encoder_weights(module: nn.Module, encoder: str, weights: str) -> None:
     if missing or other_shape:
         example = (missing + other_shape)[0]
         raise InputError(
-            f"model.encoder_weights={source} does not fit model.encoder={encoder}: of {len(own)} tensors {len(missing)} are "
-            f"missing and {len(other_shape)} have another shape, such as {example}; give this encoder's weights, or null"
+            f"model.encoder_weights={source} does not fit model.encoder={encoder}: of {len(own)} tensors "
+            f"{len(missing)} are missing, {len(other_shape)} have another shape ({example}); give its own, or null"
         )
     # A shallower encoder has fewer layers than the file: those it has are all filled, which was checked above.
     module.load_state_dict({name: state[name] for name in own})

@@ -1,0 +1,370 @@
+"""What is kept on disk: whole or not at all, never out of date, and never beside the data."""
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from ast import literal_eval
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from polyp.data import cache
+from polyp.data.cache import cache_folder, inspected, resize_image, resize_mask, resized
+from polyp.data.folder import Pair, find_pairs
+from polyp.errors import InputError
+
+SIZE = (24, 32)
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from polyp.data import cache
+from polyp.data.folder import find_pairs
+root, kept = map(Path, sys.argv[1:])
+pairs, problems = find_pairs(root, "images", "masks")
+read, seen = cache.read_image, []
+"""
+
+
+def write_pair(root: Path, stem: str, seed: int, white: int = 255) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(40, 90, 2)
+    mask = np.zeros((height, width), np.uint8)
+    mask[5:30, 10:35] = white
+    for folder, pixels in (("images", rng.integers(0, 256, (height, width, 3), np.uint8)), ("masks", mask)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / f"{stem}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for n in range(6):
+        write_pair(tmp_path / "data", f"frame{n}", n)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    (tmp_path / "kept").mkdir()
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The images that were decoded, by `resized` or by `inspected`."""
+    seen: list[Path] = []
+    read = cache.read_image
+
+    def watched(path: Path) -> np.ndarray:
+        seen.append(path)
+        return read(path)
+
+    for module in ("cache", "folder"):
+        monkeypatch.setattr(f"polyp.data.{module}.read_image", watched)
+    return seen
+
+
+def pairs_of(root: Path) -> list[Pair]:
+    pairs, problems = find_pairs(root, "images", "masks")
+    assert not problems
+    return pairs
+
+
+def pixels_of(root: Path, kept: Path, size: tuple[int, int] = SIZE) -> np.ndarray:
+    pixels = resized(pairs_of(root), size, kept)
+    assert isinstance(pixels, np.memmap)
+    return pixels
+
+
+def names(folder: Path, pattern: str = "*") -> list[str]:
+    return sorted(path.name for path in folder.glob(pattern))
+
+
+def start(script: str, root: Path, kept: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT + script, str(root), str(kept)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+# cache_folder
+
+
+def test_cache_is_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder(True) == tmp_path / "xdg/polyp/resized"
+    assert (tmp_path / "xdg/polyp/resized").is_dir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for unset in ("", "relative/is/invalid"):
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert cache_folder(True) == tmp_path / "home/.cache/polyp/resized"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder(True) == tmp_path / "home/.cache/polyp/resized"
+
+
+def test_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder("~/a/b") == tmp_path / "a/b"
+    assert cache_folder("c") == tmp_path / "c"
+    assert names(tmp_path / "c") == []
+    for off in (False, None, ""):
+        assert cache_folder(off) is None
+
+
+def test_users_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"data.cache=\S+/file/x cannot be written .* or data.cache=false") as caught:
+        cache_folder(str(tmp_path / "file/x"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_temporary_folder_is_the_fallback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with caplog.at_level(logging.WARNING):
+        folder = cache_folder(True)
+    assert folder == tmp_path / f"temporary/polyp-{os.getuid()}" and folder.is_dir()
+    assert "data.cache=true cannot be written" in caplog.text and f"using {folder} instead" in caplog.text
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    with pytest.raises(
+        InputError, match=r"data.cache=true cannot be written .* data.cache=FOLDER, or data.cache=false"
+    ):
+        cache_folder(True)
+
+
+# resize_image, resize_mask
+
+
+def test_images_are_averaged_and_masks_are_not() -> None:
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)  # a checkerboard, grey from afar
+    image = resize_image(np.dstack([board] * 3), (8, 16))
+    assert image.shape == (8, 16, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
+    assert np.abs(image.astype(int) - 127).max() <= 3
+    mask = resize_mask(board // 255, (8, 16))
+    assert mask.shape == (8, 16) and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
+
+
+def test_nothing_moves() -> None:
+    square = np.zeros((60, 90), np.uint8)
+    square[20:40, 30:60] = 1
+    expected = np.zeros((30, 30), np.uint8)
+    expected[10:20, 10:20] = 1
+    assert (resize_mask(square, (30, 30)) == expected).all()
+    image = resize_image(np.dstack([square * 255] * 3), (30, 30))
+    assert ((image[..., 0] > 127) == expected).all()
+    assert (resize_image(image, (30, 30)) == image).all()
+
+
+def test_pixels_do_not_depend_on_how_the_tensor_lies() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    planar = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
+    other = torch.nn.functional.interpolate(planar, SIZE, mode="bilinear", antialias=True, align_corners=False)
+    assert (other[0].permute(1, 2, 0).numpy() == resize_image(image, SIZE)).all()
+
+
+# inspected
+
+
+def test_inspection_is_kept(root: Path, kept: Path, decoded: list[Path]) -> None:
+    first = inspected(pairs_of(root), [], kept)
+    assert len(decoded) == 6
+    again = inspected(pairs_of(root), [], kept)
+    assert len(decoded) == 6
+    assert again.fingerprint == first.fingerprint and type(again.fingerprint) is str
+    for name in ("sizes", "shares", "thumbnails"):
+        before, after = getattr(first, name), getattr(again, name)
+        assert (before == after).all() and before.dtype == after.dtype
+
+
+@pytest.mark.parametrize("change", ["content", "time", "more", "fewer"])
+def test_changes_are_noticed(root: Path, kept: Path, decoded: list[Path], change: str) -> None:
+    before = inspected(pairs_of(root), [], kept)
+    pixels_of(root, kept)
+    decoded.clear()
+    path = root / "masks/frame3.png"
+    if change == "content":
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        write_pair(root, "frame3", 99)
+        for changed in (path, root / "images/frame3.png"):  # as a copy that keeps times does
+            os.utime(changed, ns=times)
+    elif change == "time":
+        os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+    elif change == "more":
+        write_pair(root, "frame9", 9)
+    else:
+        for folder in ("images", "masks"):
+            (root / folder / "frame3.png").unlink()
+    after = inspected(pairs_of(root), [], kept)
+    pixels = pixels_of(root, kept)
+    assert len(decoded) == 2 * len(pairs_of(root)) == 2 * len(pixels)
+    assert (after.fingerprint == before.fingerprint) == (change == "time")
+    assert (pixels == pixels_of(root, kept.parent)).all()
+    assert len(names(kept, "*.npy")) == len(names(kept, "*.npz")) == 1  # what was out of date is gone
+
+
+def test_failures_are_not_kept(root: Path, kept: Path) -> None:
+    write_pair(root, "frame1", 1, white=0)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"frame1.png: the mask is empty"):
+            inspected(pairs_of(root), [], kept)
+    assert names(kept, "*np*") == []
+    assert inspected(pairs_of(root), [], kept, allow_empty=True).shares[1] == 0
+    with pytest.raises(InputError, match=r"frame1.png: the mask is empty"):
+        inspected(pairs_of(root), [], kept)
+    with pytest.raises(InputError, match="one more"):
+        inspected(pairs_of(root), ["one more"], kept, allow_empty=True)
+
+
+# resized
+
+
+def test_pixels(root: Path, kept: Path, decoded: list[Path]) -> None:
+    pixels = pixels_of(root, kept)
+    assert pixels.shape == (6, *SIZE, 4) and pixels.dtype == np.uint8 and not pixels.flags.writeable
+    for row, pair in enumerate(pairs_of(root)):
+        assert (pixels[row, ..., :3] == resize_image(cache.read_image(pair.image), SIZE)).all()
+        assert (pixels[row, ..., 3] == resize_mask(cache.read_mask(pair.mask), SIZE)).all()
+    assert set(np.unique(pixels[..., 3])) == {0, 1}
+    decoded.clear()
+    assert (pixels_of(root, kept) == pixels).all() and not decoded
+
+
+def test_order_holds_beyond_a_batch(root: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = pixels_of(root, kept)
+    monkeypatch.setattr(cache, "BATCH", 4)
+    (kept / "other").mkdir()
+    assert (pixels_of(root, kept / "other") == pixels).all()
+
+
+def test_sizes_live_side_by_side(root: Path, kept: Path, decoded: list[Path]) -> None:
+    for size in (SIZE, (32, 24), SIZE, (32, 24)):
+        assert pixels_of(root, kept, size).shape == (6, *size, 4)
+    assert len(decoded) == 12 and len(names(kept, "*.npy")) == 2
+
+
+def test_a_relative_root_is_the_same_root(
+    root: Path, kept: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels_of(root, kept)
+    monkeypatch.chdir(root.parent)
+    pixels_of(Path("data"), kept)
+    assert len(decoded) == 6
+
+
+@pytest.mark.parametrize("length", [0, 3, 100, -1])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_a_damaged_file_is_made_again(root: Path, kept: Path, length: int, suffix: str) -> None:
+    pixels, look = np.array(pixels_of(root, kept)), inspected(pairs_of(root), [], kept)
+    (path,) = kept.glob(f"*.{suffix}")
+    content = path.read_bytes()
+    path.write_bytes(content[:length])
+    assert (pixels_of(root, kept) == pixels).all()
+    assert inspected(pairs_of(root), [], kept).fingerprint == look.fingerprint
+    assert path.read_bytes() == content or suffix == "npz"
+    with path.open("wb") as stream:
+        np.save(stream, pixels[:3])
+    assert (pixels_of(root, kept) == pixels).all()
+    path.write_bytes(b"\x93NUMPY\x01\x00 nonsense" + content[:length])
+    assert (pixels_of(root, kept) == pixels).all()
+    assert inspected(pairs_of(root), [], kept).fingerprint == look.fingerprint
+
+
+def test_without_a_cache_nothing_is_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    folder = cache_folder(False)
+    assert resized(pairs_of(root), SIZE, folder) is None
+    assert len(inspected(pairs_of(root), [], folder).shares) == 6
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_data_folder_is_only_read(root: Path, kept: Path) -> None:
+    def state() -> list[tuple[Path, int]]:
+        return [(path, path.stat().st_mtime_ns) for path in sorted([root, *root.rglob("*")])]
+
+    before = state()
+    folders = [root / "images", root / "masks", root]
+    for folder in folders:
+        folder.chmod(0o555)
+    pixels_of(root, kept)
+    inspected(pairs_of(root), [], kept)
+    for folder in folders:
+        folder.chmod(0o755)
+    assert state() == before
+
+
+def test_an_unreadable_image_leaves_nothing(root: Path, kept: Path) -> None:
+    (root / "images/frame5.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"frame5.png: not a readable image"):
+        resized(pairs_of(root), SIZE, kept)
+    assert names(kept, "*-*") == []
+
+
+# processes
+
+
+def test_one_of_four_processes_builds(root: Path, kept: Path) -> None:
+    script = """
+import hashlib
+from multiprocessing import get_context
+cache.read_image = lambda path: (seen.append(path), time.sleep(.05), read(path))[-1]
+def work(barrier, queue):
+    barrier.wait()
+    pixels = cache.resized(pairs, (24, 32), kept)
+    queue.put((len(seen), hashlib.sha256(pixels.tobytes()).hexdigest()))
+fork = get_context("fork")
+barrier, queue = fork.Barrier(4), fork.Queue()
+for _ in range(4): fork.Process(target=work, args=(barrier, queue)).start()
+print(sorted(queue.get(timeout=30) for _ in range(4)))
+"""
+    output, _ = start(script, root, kept).communicate(timeout=60)
+    answers = literal_eval(output)
+    assert [count for count, _ in answers] == [0, 0, 0, 6]
+    assert len({digest for _, digest in answers}) == 1
+    assert len(names(kept, "*-*")) == 1
+
+
+def test_a_killed_build_leaves_nothing_that_counts(root: Path, kept: Path, decoded: list[Path]) -> None:
+    script = """
+cache.BATCH = 1
+cache.read_image = lambda path: (seen.append(path), time.sleep(600 if len(seen) > 4 else 0), read(path))[-1]
+cache.resized(pairs, (24, 32), kept)
+"""
+    process = start(script, root, kept)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size > 4096 for path in kept.glob("*.part")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert names(kept, "*.npy") == [] and len(names(kept, "*.part")) == 1
+    write_pair(root, "frame9", 9)  # the data change too, so that the part is of another name
+    assert len(pixels_of(root, kept)) == 7 and len(decoded) == 7
+    assert len(names(kept, "*-*")) == 1
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(root: Path, kept: Path) -> None:
+    pairs, limits = pairs_of(root), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for make in (lambda: resized(pairs, SIZE, kept), lambda: inspected(pairs * 20, [], kept)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # Python ignores the signal: it is an OSError
+        try:
+            with pytest.raises(InputError) as caught:
+                make()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        text = str(caught.value)
+        assert text.startswith(f"cannot write {kept}/") and "(File too large): free some space" in text
+        assert text.endswith("data.cache=FOLDER elsewhere, or data.cache=false") and "\n" not in text
+        assert names(kept, "*-*") == []
