@@ -18,16 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from polyp import runs, sweeps
 from polyp.errors import InputError
 
-OmegaConf.register_new_resolver("run_folder", runs.run_folder)
-OmegaConf.register_new_resolver("job_label", sweeps.job_label)
+OmegaConf.register_new_resolver("run_folder", runs.run_folder, replace=True)
+OmegaConf.register_new_resolver("job_label", sweeps.job_label, replace=True)
 
 
 def train(cfg: DictConfig) -> float:
     """One run, from the data to metrics.json; returns the number that decided which checkpoint is the best."""
     started = time.time()
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = Path(cfg.resume or HydraConfig.get().runtime.output_dir)
     if cfg.resume is not None:
         cfg = runs.resumed_config(folder, HydraConfig.get().overrides.task)
+    elif (folder / runs.CONFIG).exists():
+        raise InputError(f"{folder} holds a run already: continue it with resume={folder}, or give another folder")
 
     from polyp import experiment, summary  # imports torch
 

@@ -83,7 +83,7 @@ def test_prepare_makes_a_whole_set_once(tmp_path: Path) -> None:
 
 
 def test_the_seed_names_and_makes_another_set(tmp_path: Path) -> None:
-    folders = [Synthetic(root=str(tmp_path), seed=seed, **SMALL).prepare() for seed in (0, 1)]
+    folders = [Synthetic(root=str(tmp_path), drawing_seed=seed, **SMALL).prepare() for seed in (0, 1)]
     bytes_of = [{path.read_bytes() for path in (folder / "images").iterdir()} for folder in folders]
     assert len(bytes_of[0]) == 10
     assert not bytes_of[0] & bytes_of[1]
@@ -137,7 +137,11 @@ def test_the_slower_of_two_keeps_the_set_of_the_faster(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [({"count": 3}, r"data\.count=3: "), ({"size": 31}, r"data\.size=31: "), ({"seed": -1}, r"data\.seed=-1: ")],
+    [
+        ({"count": 3}, r"data\.count=3: "),
+        ({"size": 31}, r"data\.size=31: "),
+        ({"drawing_seed": -1}, r"data\.drawing_seed=-1: "),
+    ],
 )
 def test_bad_values_are_refused(tmp_path: Path, values: dict[str, int], said: str) -> None:
     with pytest.raises(InputError, match=said):

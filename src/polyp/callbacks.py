@@ -12,26 +12,37 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from polyp import pictures, runs
+from polyp.errors import InputError
 
 Batch = dict[str, Any]
 
 
-class LastCheckpoint(ModelCheckpoint):
+class Checkpoint(ModelCheckpoint):
+    """One file that is written anew, in one piece, each time there is something better or later to keep."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        # After validation, so that last.ckpt knows the epoch's score.
+        options |= {"save_on_train_epoch_end": False, "enable_version_counter": False}
+        super().__init__(dirpath=path.parent, filename=path.stem, **options)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {filepath} ({error.strerror}): free some space, then continue with "
+                f"resume={os.path.relpath(Path(filepath).parents[1])}"
+            ) from error
+
+
+class LastCheckpoint(Checkpoint):
     """Saves last.ckpt after each epoch and when the user or the machine interrupts the run.
 
     Not when training fails: a NaN must not take the place of the last good weights.
     """
 
     def __init__(self, folder: Path) -> None:
-        path = runs.last_checkpoint(folder)
-        super().__init__(
-            dirpath=path.parent,
-            filename=path.stem,
-            save_top_k=1,
-            save_on_train_epoch_end=False,  # but after validation, so that it knows the epoch's score
-            save_on_exception=True,
-            enable_version_counter=False,
-        )
+        super().__init__(runs.last_checkpoint(folder), save_on_exception=True)
         self.folder = folder
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

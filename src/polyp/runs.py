@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def run_folder(resume: str | None, wanted: str) -> str:
     Made at once, so that nobody else takes it; asked again, this process gets the same answer.
     """
     if resume is not None:
+        if not (Path(resume) / CONFIG).is_file():  # said here, since Hydra would make the folder
+            sys.exit(f"resume={resume} is not the folder of a run: it has no {CONFIG}")
         return resume
     Path(wanted).parent.mkdir(parents=True, exist_ok=True)
     folder, number = wanted, 1
@@ -63,10 +66,8 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
         overrides: the command line, `resume=FOLDER` among it.
 
     Raises:
-        InputError: no run there, nothing to continue from, or an override that is not KEY=VALUE of a known key.
+        InputError: nothing is left to do, there is nothing to continue from, or an override that is not KEY=VALUE of a known key.
     """
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"resume={folder} is not the folder of a run: it has no {CONFIG}")
     if finished(folder):
         raise InputError(f"resume={folder} is finished, its numbers are in {folder / METRICS}: nothing to continue")
     if not last_checkpoint(folder).is_file():

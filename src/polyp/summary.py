@@ -1,6 +1,7 @@
 """What the terminal says before and after a run."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,5 +37,6 @@ def closing(metrics: dict[str, Any], folder: Path) -> None:
     )
     console.print(f"  the run    {where}")
     console.print(f"  pictures   {where}/{runs.PICTURES}/overview.png")
-    console.print("  curves     tensorboard --logdir outputs")
+    inside = not where.startswith("..")
+    console.print(f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}")
     console.print("  next       python train.py -m model.encoder=mobilenet_v2,resnet34   (compare encoders)")

@@ -12,13 +12,12 @@ from pytorch_lightning.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
     LearningRateMonitor,
-    ModelCheckpoint,
     TQDMProgressBar,
 )
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from polyp import runs
-from polyp.callbacks import LastCheckpoint, TestRecord, ValidationPictures
+from polyp.callbacks import Checkpoint, LastCheckpoint, TestRecord, ValidationPictures
 from polyp.errors import InputError, nearest, pick
 
 OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary"}
@@ -57,15 +56,12 @@ def build_trainer(
             raise InputError(f"trainer.{key} is no argument of Lightning's Trainer: {nearest(key, known)}")
     pick("monitor", monitor, MONITORS)
     _quieten()
-    best = runs.best_checkpoint(folder)
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
         TQDMProgressBar(leave=False),
         LearningRateMonitor("step"),
         ValidationPictures(),
         TestRecord(folder),
-        ModelCheckpoint(
-            best.parent, best.stem, monitor, mode="max", save_on_train_epoch_end=False, enable_version_counter=False
-        ),
+        Checkpoint(runs.best_checkpoint(folder), monitor=monitor, mode="max"),
         LastCheckpoint(folder),
     ]
     if ema_decay is not None:

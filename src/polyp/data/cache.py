@@ -117,9 +117,8 @@ def resized(pairs: Sequence[Pair], size: tuple[int, int], cache: Path | None) ->
             raise ValueError(f"{file} is damaged")
         return pixels
 
-    def build(
-        stream: BinaryIO,
-    ) -> None:  # ordinary writes: a full disk is an OSError here, in a memory map it is a crash
+    def build(stream: BinaryIO) -> None:
+        # Ordinary writes: a full disk is an OSError here, while in a writable memory map it would be a crash.
         np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
         progress = tqdm(_resize_all(pairs, (height, width)), "resizing", len(pairs), leave=False, disable=None, delay=3)
         for pixels in progress:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from polyp.data.augment import Augmentation
@@ -84,9 +85,7 @@ class PolypDataModule(pl.LightningDataModule):
             return
         root = self.source.prepare()
         folder = cache_folder(self.cache)
-        pairs, problems = find_pairs(
-            root, self.source.images, self.source.masks
-        )
+        pairs, problems = find_pairs(root, self.source.images, self.source.masks)
         self.inspection: Inspection = inspected(pairs, problems, folder, self.allow_empty)
         subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.seed)
         if (count := len(subsets["train"])) < self.batch_size:
@@ -120,7 +119,7 @@ class PolypDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             drop_last=True,
-            pin_memory=True,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader:

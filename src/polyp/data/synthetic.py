@@ -7,6 +7,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -14,7 +15,8 @@ import numpy as np
 from polyp.errors import InputError
 
 VERSION = 1  # a part of the folder's name: raise it when the drawing changes, so that an old set is not taken for new
-LEAST = {"count": 10, "size": 32, "seed": 0}  # fewer images cannot be split, and in smaller ones nothing can be seen
+# The least values that work: fewer images cannot be split, and in smaller ones nothing can be seen.
+LEAST = {"count": 10, "size": 32, "drawing_seed": 0}
 Array = np.ndarray
 
 
@@ -185,7 +187,7 @@ class _Scene:
         self.light = wall + solid * (own - wall)
         self.gloss += solid * (own + 0.2 - self.gloss)
 
-        hue = self.tint * _rgb(1.04, rng.uniform(0.58, 0.92), rng.uniform(0.62, 1.05))
+        hue = self.tint * _rgb(1.03, rng.uniform(0.62, 0.84), rng.uniform(0.62, 0.95))
         grain = 1 + rng.uniform(0.04, 0.1) * self.noise(24) + rng.uniform(0.05, 0.14) * self.noise(60)
         skin = 0.15 * self.albedo + 0.85 * hue * grain
         self.albedo += solid * (skin - self.albedo)
@@ -218,8 +220,8 @@ class _Scene:
         image = cv2.GaussianBlur(cv2.merge(list(image)), (0, 0), 0.3 + rng.exponential(0.5) * self.unit / 120)
         image += cv2.merge([self.noise(1e4) * rng.uniform(0.004, 0.015)] * 3)
         picture = (np.clip(image, 0, 1) * cv2.merge([self.inside * 255] * 3)).astype(np.uint8)
-        if rng.random() < 0.6:  # the recorder's text, too small to read: characters of 3 x 5 dots
-            dots = rng.random((7 * rng.integers(2, 7), 4 * rng.integers(5, 9))) < 0.55
+        if rng.random() < 0.5:  # the recorder's text, too small to read: characters of 3 x 5 dots
+            dots = rng.random((7 * rng.integers(2, 6), 4 * rng.integers(4, 8))) < 0.45
             dots &= (np.arange(dots.shape[0]) % 7 < 5)[:, None] & (np.arange(dots.shape[1]) % 4 < 3)
             text = np.kron(dots, np.ones((max(1, round(self.unit / 110)),) * 2, bool))
             place = picture[round(0.5 * self.unit) :][: text.shape[0], : text.shape[1]]
@@ -235,13 +237,16 @@ class Synthetic:
         root: the folder for drawn sets; None is `polyp/synthetic` in the user's cache folder.
         count: how many pictures, at least 10.
         size: heights are between `size` and 1.3 `size` pixels, widths between `size` and 1.5 `size`; at least 32.
-        seed: of the set; another seed gives other pictures.
+        drawing_seed: of the set; another seed gives other pictures.
     """
 
     root: str | None = None
     count: int = 300
     size: int = 160
-    seed: int = 0
+    drawing_seed: int = 0
+
+    images: ClassVar[str] = "images"
+    masks: ClassVar[str] = "masks"
 
     def prepare(self) -> Path:
         """Draw the set if it is not there yet.
@@ -258,7 +263,7 @@ class Synthetic:
                 raise InputError(f"data.{key}={value}: give a whole number, at least {least}")
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         root = Path(self.root).expanduser() if self.root else cache / "polyp" / "synthetic"
-        folder = root / f"{self.count}x{self.size}_seed{self.seed}_v{VERSION}"
+        folder = root / f"{self.count}x{self.size}_seed{self.drawing_seed}_v{VERSION}"
         try:
             if not folder.exists():
                 root.mkdir(parents=True, exist_ok=True)
@@ -282,7 +287,7 @@ class Synthetic:
         (folder / "masks").mkdir()
 
         def save(number: int) -> None:
-            rng = np.random.default_rng([self.seed, number])
+            rng = np.random.default_rng([self.drawing_seed, number])
             height, width = (int(self.size * rng.uniform(1, most)) for most in (1.3, 1.5))
             image, mask = draw(int(rng.integers(2**32)), height, width)
             # Not cv2.imwrite, which says nothing when the disk is full.
@@ -292,5 +297,5 @@ class Synthetic:
             ):
                 (folder / name).write_bytes(cv2.imencode(Path(name).suffix, pixels, options)[1].tobytes())
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             list(pool.map(save, range(self.count)))  # list: so that an error in a thread is raised here

@@ -1,0 +1,62 @@
+"""What all tests share: a cache folder of their own, no network, and `train.py` run in this process."""
+
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# What makes a run take seconds: few small drawn images, a small network, one epoch.
+SMALL = (
+    "data=synthetic",
+    "data.count=20",
+    "data.size=48",
+    "data.image_size=64",
+    "data.batch_size=4",
+    "model.arch=unet",
+    "model.encoder=mobilenet_v2",
+    "model.encoder_weights=null",
+    "model.decoder_channels=[16,16,8,8,8]",
+    "augment=light",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's cache is neither used nor filled; the drawn images are shared by all tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with the Kvasir-SEG archive and encoder weights."""
+    folder = Path(os.environ.get("POLYP_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "kvasir-seg.zip").is_file():
+        pytest.skip(f"no kvasir-seg.zip in {folder}: set POLYP_DATA to the folder that has it")
+    return folder
+
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Call `python train.py ARGUMENTS` in this process; returns outputs/. A non-zero exit is raised as SystemExit."""
+    outputs = tmp_path / "outputs"
+
+    def call(*arguments: str) -> Path:
+        resumed = any(argument.startswith("resume=") for argument in arguments)
+        folders = [] if resumed else [f"hydra.run.dir={outputs}/run", f"hydra.sweep.dir={outputs}/sweep"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *folders, *arguments])
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        return outputs
+
+    return call

@@ -1,0 +1,288 @@
+"""Every architecture from pixels to logits of the same size, and one line where a combination cannot work."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from polyp.errors import InputError
+from polyp.model.network import ARCHITECTURES, PolypNetwork
+
+VIT = "tu-vit_tiny_patch16_224"
+TINY = "tu-test_resnet"  # 0.5 M parameters
+ODD = (70, 93)
+ANY_DEPTH = [(arch, "mobilenet_v2", depth) for arch in ARCHITECTURES if arch != "dpt" for depth in (3, 4, 5)]
+
+
+def network(**changes: Any) -> PolypNetwork:
+    settings: dict[str, Any] = {
+        "arch": "unet",
+        "encoder": TINY,
+        "encoder_weights": None,
+        "encoder_depth": None,
+        "decoder_channels": None,
+        "decoder_attention": None,
+        "stages": 1,
+        "image_size": (64, 64),
+    }
+    return PolypNetwork(**settings | changes)
+
+
+def logits(net: PolypNetwork, height: int = ODD[0], width: int = ODD[1]) -> list[Tensor]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return net.eval()(torch.rand(2, 3, height, width))
+
+
+def refusal(*parts: str, **changes: Any) -> str:
+    """What is said, in one line, of a network that cannot be."""
+    with pytest.raises(InputError) as caught:
+        network(**changes)
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 600, text
+    assert all(part in text for part in parts), text
+    assert not re.search(r": ?;|choose *$|, $", text), f"something is left out: {text}"
+    return text
+
+
+def follow(text: str, **given: Any) -> None:
+    """Whoever changes only the one key that the message says gets a network."""
+    advice = re.findall(r"model\.(\w+)=([\w./-]+)", text.rpartition("; choose ")[2])
+    assert advice, text
+    for key, value in advice:
+        network(**given | {key: None if value == "null" else int(value) if value.isdigit() else value})
+
+
+# What works
+
+
+@pytest.mark.parametrize(("arch", "encoder", "depth"), [*ANY_DEPTH, ("dpt", VIT, None), ("dpt", VIT, 4)])
+def test_logits_have_the_size_of_the_image(arch: str, encoder: str, depth: int | None) -> None:
+    size = 128 if arch == "pan" else 64  # pan pools what the encoder leaves three times more
+    net = network(arch=arch, encoder=encoder, encoder_depth=depth, image_size=(size, size))
+    for height, width in (ODD, (64, 96)) if arch != "pan" else ((135, 158),):
+        (out,) = logits(net, height, width)
+        assert out.shape == (2, 1, height, width)
+        assert out.isfinite().all() and out.std() > 0
+        assert not torch.equal(out[0], out[1])  # it looks at the image
+
+
+def test_every_architecture_of_smp_was_tried() -> None:
+    assert len(ARCHITECTURES) == 12
+    assert {arch for arch, _, _ in ANY_DEPTH} | {"dpt"} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"encoder": "resnet18"},
+        {"encoder": "mit_b0", "encoder_depth": 4},
+        {"encoder_depth": 4, "decoder_channels": [32, 16, 8, 4]},
+        {"arch": "unetplusplus", "encoder_depth": 3, "decoder_channels": (16, 8, 8)},
+        {"arch": "deeplabv3", "decoder_channels": 32},
+        {"arch": "unet", "decoder_attention": "scse", "encoder_depth": 3},
+        {"image_size": (64, 96), "arch": "linknet"},
+        {"image_size": (70, 93), "arch": "fpn"},
+    ],
+)
+def test_settings_that_work(settings: dict[str, Any]) -> None:
+    (out,) = logits(network(**settings))
+    assert out.shape == (2, 1, *ODD)
+
+
+def test_settings_reach_the_decoder() -> None:
+    def count(**settings: Any) -> int:
+        return sum(parameter.numel() for parameter in network(**settings).decoder_parameters())
+
+    assert count(decoder_channels=[64, 48, 32, 24, 16]) < count() < count(decoder_attention="scse")
+    assert count(arch="upernet", decoder_channels=32) < count(arch="upernet")
+    assert count(encoder_depth=3) < count()
+
+
+# What it does with the pixels
+
+
+def test_bytes_and_floats_are_the_same_image() -> None:
+    net = network().eval()
+    image = torch.randint(0, 256, (1, 3, *ODD), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(net(image)[0], net(image.float() / 255)[0])
+
+
+def test_an_image_is_normalised_and_the_checkpoint_says_how() -> None:
+    net = network(encoder="resnet18")
+    state = net.state_dict()
+    assert state["mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert state["std"].flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+    seen: list[Tensor] = []
+    net.stages[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    net.eval()(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 64, 64) + 0.229)
+    assert seen[0].mean((0, 2, 3)).tolist() == pytest.approx([1, 0.229 / 0.224, 0.229 / 0.225], rel=1e-4)
+
+
+def test_padding_is_not_part_of_the_answer() -> None:
+    """A whole multiple of the stride needs none; the same pixels, cut there, give nearly the same answer."""
+    net = network().eval()
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 16, 16).repeat_interleave(8, 2).repeat_interleave(8, 3)  # 128 x 128, smooth
+    with torch.no_grad():
+        whole, cut = net(image)[0], net(image[..., :100, :120])[0]
+    assert cut.shape == (1, 1, 100, 120)
+    assert torch.allclose(whole[..., :16, :16], cut[..., :16, :16], atol=0.3 * float(whole.std()))
+
+
+# Two stages
+
+
+def test_two_stages_are_both_answers_and_both_learn() -> None:
+    net = network(stages=2)
+    outputs = net(torch.rand(2, 3, *ODD))
+    assert [out.shape for out in outputs] == [(2, 1, *ODD)] * 2
+    sum(out.square().mean() for out in outputs).backward()
+    for stage in net.stages:
+        assert all(parameter.grad is not None for parameter in stage.parameters())
+        assert sum(float(parameter.grad.abs().sum()) for parameter in stage.parameters()) > 0  # type: ignore[union-attr]
+
+
+def test_the_second_stage_sees_what_the_first_lets_through() -> None:
+    net = network(stages=2)
+    net(torch.rand(2, 3, 64, 64))[1].square().mean().backward()
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.stages[0].parameters())
+    seen: list[Tensor] = []
+    net.stages[1].register_forward_pre_hook(lambda module, args: seen.append(args[0] * net.std + net.mean))
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        first = net.eval()(image)[0]
+    assert torch.allclose(seen[0], image * torch.sigmoid(first), atol=1e-5)
+
+
+# Parameter groups
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_encoder_and_decoder_share_the_parameters_between_them(stages: int) -> None:
+    net = network(stages=stages)
+    encoder, decoder = list(net.encoder_parameters()), list(net.decoder_parameters())
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    assert sorted(names[id(p)] for p in encoder + decoder) == sorted(names.values())  # complete, none twice
+    assert all(".encoder." in names[id(p)] for p in encoder)
+    assert not any(".encoder." in names[id(p)] for p in decoder)
+    assert encoder and decoder
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("arch", "unett", "unet"),
+        ("arch", "deeplab", "deeplabv3"),
+        ("encoder", "mobilenetv2", "mobilenet_v2"),
+        ("encoder", "resnet19", "resnet18"),
+        ("encoder", "tu-convnxt_atto", "tu-convnext_atto"),
+        ("encoder", "tu-test_resnett", "tu-test_resnet"),
+    ],
+)
+def test_misspelled_names_are_answered_with_the_nearest(key: str, value: str, meant: str) -> None:
+    text = refusal(f"model.{key}={value}", "did you mean", meant, **{key: value})
+    for name in re.findall(r"[\w-]+", text.rpartition("did you mean ")[2]):
+        network(**{key: name})
+
+
+@pytest.mark.parametrize("value", ["zzqqww", "tu-zzqqww"])
+def test_a_name_like_no_other_is_not_answered_with_a_thousand(value: str) -> None:
+    refusal(f"model.encoder={value}", encoder=value)
+
+
+def test_a_timm_name_without_its_prefix() -> None:
+    refusal("model.encoder=convnext_atto", "tu-convnext_atto", encoder="convnext_atto")
+
+
+@pytest.mark.parametrize("depth", [0, 2, 6, 7])
+def test_depth(depth: int) -> None:
+    text = refusal(f"model.encoder_depth={depth}", "choose 3, 4 or 5", encoder_depth=depth)
+    for number in re.findall(r"\d", text.rpartition("choose")[2]):
+        network(encoder_depth=int(number))
+
+
+def test_stages() -> None:
+    refusal("model.stages=3", "1", "2", stages=3)
+
+
+@pytest.mark.parametrize(
+    ("arch", "depth", "channels"), [("unet", None, [64, 32, 16]), ("manet", 4, [64, 32, 16, 8, 8]), ("unet", 3, 64)]
+)
+def test_channels_of_the_wrong_length(arch: str, depth: int | None, channels: Any) -> None:
+    text = refusal(
+        f"model.decoder_channels={channels}",
+        f"list of {depth or 5} numbers",
+        arch=arch,
+        encoder_depth=depth,
+        decoder_channels=channels,
+    )
+    suggested = [int(number) for number in re.findall(r"\d+", re.findall(r"such as \[(.*?)\]", text)[0])]
+    network(arch=arch, encoder_depth=depth, decoder_channels=suggested)
+    network(arch=arch, encoder_depth=depth)  # "null derives it"
+
+
+@pytest.mark.parametrize("channels", [[64, 32, 16, 8, -8], [64, 32, 16, 8, 0], [64, 32, 16, 8, "x"]])
+def test_channels_that_are_no_numbers_of_channels(channels: list[Any]) -> None:
+    refusal("model.decoder_channels=", str(channels[-1]), decoder_channels=channels)
+
+
+@pytest.mark.parametrize("arch", ["linknet", "fpn", "pspnet", "segformer"])
+def test_channels_where_there_are_none(arch: str) -> None:
+    refusal("model.decoder_channels=64", f"model.arch={arch}", "leave it null", arch=arch, decoder_channels=64)
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3", "upernet"])
+def test_one_number_of_channels(arch: str) -> None:
+    channels = [64, 32, 16, 8, 8]
+    refusal(f"model.decoder_channels={channels}", "single number", f"={arch}", arch=arch, decoder_channels=channels)
+
+
+@pytest.mark.parametrize("arch", ["linknet", "deeplabv3"])
+def test_attention_where_there_is_none(arch: str) -> None:
+    text = refusal("model.decoder_attention=scse", f"model.arch={arch}", "null", arch=arch, decoder_attention="scse")
+    for able in re.findall(r"\w+", text.rpartition("choose model.arch=")[2].replace(" or ", " ")):
+        network(arch=able, decoder_attention="scse")
+
+
+def test_attention_misspelled() -> None:
+    refusal("model.decoder_attention=sces", "scse", decoder_attention="sces")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"arch": "unetplusplus", "encoder": "mit_b0"}, "mit_b0"),
+        (
+            {"arch": "unetplusplus", "encoder": "mit_b0", "encoder_depth": 3, "decoder_channels": [32, 16, 8]},
+            "model.encoder=mit_b0",
+        ),
+        ({"arch": "dpt", "encoder": "mobilenet_v2"}, "tu-"),
+        ({"arch": "dpt", "encoder": "tu-test_vit", "encoder_depth": 3}, "model.encoder_depth=3"),
+        ({"arch": "deeplabv3", "encoder": "densenet121"}, "dilated"),
+        ({"arch": "deeplabv3", "encoder": "tu-dla34"}, "model.encoder=tu-dla34"),
+        ({"arch": "pan", "encoder": TINY}, "at 64x64"),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_pairs_that_do_not_work_are_answered_with_pairs_that_do(given: dict[str, Any], reason: str) -> None:
+    text = refusal(f"model.arch={given['arch']}", f"model.encoder={given['encoder']}", reason, **given)
+    follow(text, **given)
+
+
+def test_dpt_at_its_default_image_size_says_how_deep_it_can_be() -> None:
+    given = {"arch": "dpt", "encoder": VIT, "encoder_depth": 5}
+    follow(refusal("model.encoder_depth=5", **given), **given)
+
+
+@pytest.mark.parametrize("broken", [lambda: network(encoder=None), lambda: network(arch=None)])
+def test_nothing_is_no_name(broken: Callable[[], PolypNetwork]) -> None:
+    with pytest.raises(InputError, match=r"model\.(arch|encoder)="):
+        broken()

@@ -1,0 +1,316 @@
+"""train.py as a user calls it: what a run leaves behind, sweeps, resuming, and what is said when it cannot work."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL, Train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from polyp.metrics import bootstrap_interval
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs, by the real command, in the folder that hydra.run.dir= says."""
+    folder = tmp_path_factory.mktemp("finished") / "a run"
+    command = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=2", f"hydra.run.dir='{folder}'"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    (folder / "stderr").write_text(done.stderr)
+    return folder
+
+
+def test_a_run_leaves_its_folder(finished: Path) -> None:
+    names = {str(path.relative_to(finished)) for path in finished.rglob("*") if ".hydra" not in path.parts}
+    events = {name for name in names if name.startswith("events.out.tfevents")}
+    assert events
+    pictures = {name for name in names if name.startswith("pictures/")}
+    assert len(pictures) == 1 + 2  # overview, and both test images of 20
+    rest = names - events - pictures - {"stdout", "stderr"}
+    assert rest == {
+        "config.yaml",
+        "checkpoints",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.json",
+        "per_image.csv",
+        "pictures",
+        "train.log",
+    }
+
+
+def test_the_numbers_agree_with_the_images(finished: Path) -> None:
+    metrics = read(finished)
+    with open(finished / "per_image.csv") as file:
+        rows = list(csv.DictReader(file))
+    dice = [float(row["dice"]) for row in rows]
+    assert metrics["test"]["n"] == len(rows) == 2
+    assert metrics["test"]["dice"] == pytest.approx(np.mean(dice), abs=1e-6)
+    assert metrics["test"]["dice_interval"] == pytest.approx(bootstrap_interval(dice))
+    for row in rows:
+        tp, fp, fn = (int(row[name]) for name in ("tp", "fp", "fn"))
+        assert float(row["dice"]) == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    tp, fp, fn = (sum(int(row[name]) for row in rows) for name in ("tp", "fp", "fn"))
+    assert metrics["test"]["pooled_dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
+
+
+def test_metrics_say_what_they_are(finished: Path) -> None:
+    metrics = read(finished)
+    assert metrics["data"]["images"] == {"train": 16, "val": 2, "test": 2}
+    assert metrics["best"]["monitor"] == "val/dice"
+    assert metrics["best"]["epoch"] in (0, 1)
+    assert set(metrics["test"]) - {"n", "dice_interval", "iou_interval"} <= set(metrics["definitions"])
+    for key in ("seed", "parameters", "seconds", "peak_memory_mb", "device", "precision", "versions"):
+        assert metrics[key] is not None
+
+
+def test_checkpoints_hold_no_code(finished: Path) -> None:
+    for name in ("best", "last"):
+        checkpoint = torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["hyper_parameters"]["arch"] == "unet"
+
+
+def test_the_terminal_says_what_came_out(finished: Path) -> None:
+    said = (finished / "stdout").read_text()
+    dice = read(finished)["test"]["dice"]
+    assert f"Test Dice {dice:.3f} (95 % interval" in said
+    assert "tensorboard --logdir '" in said
+    assert finished.name in said
+    assert "Warning" not in (finished / "stderr").read_text()
+
+
+def test_the_curves(finished: Path) -> None:
+    events = EventAccumulator(str(finished), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/dice", "val/loss", "val/dice", "val/iou", "epoch"} <= set(tags["scalars"])
+    assert {"lr-AdamW/encoder", "lr-AdamW/decoder"} <= set(tags["scalars"])
+    assert len(events.Scalars("val/dice")) == 2
+    assert len(tags["images"]) == 2  # both validation images
+    for tag in tags["images"]:
+        assert [image.step for image in events.Images(tag)] == [4, 8]  # at the end of both epochs
+
+
+def test_hparams_hold_the_numbers_in_a_real_tensorboard(finished: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", str(finished), "--port", "0", "--bind_all"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stderr is not None
+        address = next(word for line in server.stderr if "http://" in line for word in line.split() if "http://" in word)
+        port = address.rstrip("/").rpartition(":")[2]
+        ask = f"http://127.0.0.1:{port}/data/plugin/hparams"
+
+        def post(route: str, body: dict[str, Any]) -> dict[str, Any]:
+            request = urllib.request.Request(
+                f"{ask}/{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+
+        deadline = time.time() + 60
+        while not (experiment := post("experiment", {"experimentName": ""})).get("metricInfos"):
+            assert time.time() < deadline, experiment
+            time.sleep(0.5)
+        columns = {info["name"]["tag"] for info in experiment["metricInfos"]}
+        assert {"test/dice", "test/iou", "best/val/dice"} <= columns
+        wanted = {
+            "experimentName": "",
+            "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN"],
+            "colParams": [{"metric": {"tag": "test/dice", "group": ""}}],
+            "startIndex": 0,
+            "sliceSize": 10,
+        }
+        (group,) = post("session_groups", wanted)["sessionGroups"]
+        values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        assert values["test/dice"] == pytest.approx(read(finished)["test"]["dice"], abs=1e-6)
+        assert group["hparams"]["model/encoder"] == "mobilenet_v2"
+    finally:
+        server.terminate()
+        server.wait(10)
+        assert server.stderr is not None
+        server.stderr.close()
+
+
+def test_the_same_seed_gives_the_same_run(finished: Path, train: Train) -> None:
+    outputs = train(*SMALL, "trainer.max_epochs=2", "data.num_workers=2", "trainer.precision=auto")
+    assert read(outputs / "run")["test"] == read(finished)["test"]
+
+
+def test_a_finished_run_is_not_resumed(finished: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.*") if ".hydra" not in path.parts}
+    with pytest.raises(SystemExit, match="is finished"):
+        train(f"resume='{finished}'")
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert {path.name for path in before if before[path] != after[path]} <= {"train.log"}
+
+
+def test_resume_continues_in_the_same_folder(train: Train) -> None:
+    outputs = train(*SMALL)
+    run = outputs / "run"
+    (run / "metrics.json").unlink()  # as if it had been stopped at the end
+    train(f"resume={run}", "trainer.max_epochs=3")
+    assert [path.name for path in outputs.iterdir()] == ["run"]
+    assert read(run)["epochs"] == 3
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/dice")] == [4, 8, 12]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.arhc=unet", "model.arhc is no key"),
+        ("data=folder", "not with data=folder"),
+    ],
+)
+def test_resume_refuses_what_it_cannot_honour(train: Train, override: str, said: str) -> None:
+    outputs = train(*SMALL)
+    (outputs / "run" / "metrics.json").unlink()
+    with pytest.raises(SystemExit, match=said):
+        train(f"resume={outputs / 'run'}", override)
+
+
+def test_resume_of_no_run(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="is not the folder of a run"):
+        train(f"resume={tmp_path}")
+    with pytest.raises(SystemExit, match="is not the folder of a run"):
+        train(f"resume={tmp_path / 'nowhere'}")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_is_not_overwritten(finished: Path, train: Train) -> None:
+    before = (finished / "metrics.json").read_bytes(), (finished / "config.yaml").read_bytes()
+    with pytest.raises(SystemExit, match="holds a run already"):
+        train(*SMALL, f"hydra.run.dir='{finished}'")
+    assert before == ((finished / "metrics.json").read_bytes(), (finished / "config.yaml").read_bytes())
+
+
+def test_a_sweep_makes_a_folder_per_job_with_a_short_label(train: Train) -> None:
+    outputs = train("-m", *SMALL, "model.encoder=mobilenet_v2,resnet18", "seed=0,1", "+trainer.limit_train_batches=1")
+    jobs = sorted(path.name for path in (outputs / "sweep").iterdir() if path.is_dir())
+    assert jobs == [
+        "0_encoder-mobilenet_v2_seed-0",
+        "1_encoder-mobilenet_v2_seed-1",
+        "2_encoder-resnet18_seed-0",
+        "3_encoder-resnet18_seed-1",
+    ]
+    for job in jobs:
+        assert read(outputs / "sweep" / job)["seed"] == int(job[-1])
+
+
+def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"job 1 of the sweep .*mobilenet_v9.*did you mean.*\nNo job was started"):
+        train("-m", *SMALL, "model.encoder=mobilenet_v2,mobilenet_v9")
+    with pytest.raises(SystemExit):
+        train("-m", *SMALL, "optim.decoder_lr=1e-3,-1")
+
+
+def test_two_runs_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    from polyp.runs import run_folder
+
+    wanted = str(tmp_path / "runs" / "2026-01-01_00-00-00")
+    code = f"from polyp.runs import run_folder; print(run_folder(None, {wanted!r}))"
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    folders = {process.communicate()[0].strip() for process in started}
+    assert folders == {wanted, *(f"{wanted}_{number}" for number in (2, 3, 4))}
+    assert run_folder(None, wanted) == run_folder(None, wanted) == f"{wanted}_5"
+
+
+def one_line(error: pytest.ExceptionInfo[SystemExit]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.arch=unett"], "model.arch=unett is unknown: did you mean unet"),
+        (["model.encoder=resnet35"], "model.encoder=resnet35 is unknown: did you mean resnet"),
+        (["model.loss=dise"], "model.loss=dise is unknown: did you mean dice"),
+        (["model.encoder_weights=nowhere.safetensors"], "model.encoder_weights=nowhere.safetensors is not there"),
+        (["model.decoder_channels=[8,8]"], "must be a list of 5 numbers"),
+        (["model.encoder_depth=2", "model.decoder_channels=null"], "choose 3, 4 or 5"),
+        (["optim.optimizer=adamm"], "optim.optimizer=adamm is unknown: did you mean adam"),
+        (["optim.schedule=cosin"], "optim.schedule=cosin is unknown: did you mean cosine"),
+        (["data.batch_size=17"], "data.batch_size=17 is larger than the 16 training images"),
+        (["data.split=oficial"], "data.split=oficial is neither a file nor known: did you mean official"),
+        (["data.split=official"], "data.split=random"),
+        (["data.image_size=5"], "data.image_size=5"),
+        (["monitor=val/dise"], "monitor=val/dise is unknown: did you mean val/dice"),
+        (["+trainer.max_epoch=3"], "trainer.max_epoch is no argument of Lightning's Trainer: did you mean max_epochs"),
+        (["trainer.precision=bf17"], "trainer: "),
+    ],
+)
+def test_bad_input_gets_one_clear_line(train: Train, overrides: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        train(*SMALL, *overrides)
+    assert said in one_line(error)
+
+
+def test_a_misspelled_key_names_it() -> None:
+    command = [sys.executable, "train.py", "data.bach_size=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Could not override 'data.bach_size'" in done.stderr
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(train: Train, tmp_path: Path) -> None:
+    outputs = train(*SMALL, "seed=3")
+    run = outputs / "run"
+    (run / "metrics.json").unlink()
+    good = (run / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(SystemExit) as error:
+        train(f"resume={run}", "trainer.max_epochs=3", "optim.decoder_lr=1e30", "optim.encoder_lr=1e30")
+    assert "loss is nan at step" in one_line(error)
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == good
+    assert not (run / "metrics.json").exists()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=1000", f"hydra.run.dir={run}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "To continue: python train.py resume=" in said
+    assert "Traceback" not in errors
+    assert not (run / "metrics.json").exists()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] >= 0
+
+
+def test_a_full_disk_while_saving_a_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)); "  # no file may grow beyond 4 MB
+    limit += f"sys.path.insert(0, '.'); sys.argv = ['train.py', *{list(SMALL)}, 'hydra.run.dir={run}']; "
+    limit += "runpy.run_path('train.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", limit], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"cannot write {run}/checkpoints" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(run.glob("checkpoints/*.ckpt"))
