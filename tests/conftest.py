@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # small networks gain nothing from more, and pytest -n runs several at once
 
 # What makes a run take seconds: few small drawn images, a small network, one epoch.
 SMALL = (
@@ -53,9 +54,9 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     outputs = tmp_path / "outputs"
 
     def call(*arguments: str) -> Path:
-        resumed = any(argument.startswith("resume=") for argument in arguments)
-        folders = [] if resumed else [f"hydra.run.dir={outputs}/run", f"hydra.sweep.dir={outputs}/sweep"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *folders, *arguments])
+        placed = any(argument.startswith(("resume=", "hydra.run.dir=")) for argument in arguments)
+        folders = [] if placed else [f"hydra.run.dir={outputs}/run", f"hydra.sweep.dir={outputs}/sweep"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *folders])
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         return outputs
 

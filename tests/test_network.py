@@ -1,7 +1,6 @@
 """Every architecture from pixels to logits of the same size, and one line where a combination cannot work."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,11 @@ from polyp.model.network import ARCHITECTURES, PolypNetwork
 VIT = "tu-vit_tiny_patch16_224"
 TINY = "tu-test_resnet"  # 0.5 M parameters
 ODD = (70, 93)
-ANY_DEPTH = [(arch, "mobilenet_v2", depth) for arch in ARCHITECTURES if arch != "dpt" for depth in (3, 4, 5)]
+
+
+@pytest.fixture(autouse=True)
+def same_weights_each_time() -> None:
+    torch.manual_seed(0)
 
 
 def network(**changes: Any) -> PolypNetwork:
@@ -32,7 +35,6 @@ def network(**changes: Any) -> PolypNetwork:
 
 
 def logits(net: PolypNetwork, height: int = ODD[0], width: int = ODD[1]) -> list[Tensor]:
-    torch.manual_seed(0)
     with torch.no_grad():
         return net.eval()(torch.rand(2, 3, height, width))
 
@@ -59,20 +61,31 @@ def follow(text: str, **given: Any) -> None:
 # What works
 
 
-@pytest.mark.parametrize(("arch", "encoder", "depth"), [*ANY_DEPTH, ("dpt", VIT, None), ("dpt", VIT, 4)])
-def test_logits_have_the_size_of_the_image(arch: str, encoder: str, depth: int | None) -> None:
-    size = 128 if arch == "pan" else 64  # pan pools what the encoder leaves three times more
-    net = network(arch=arch, encoder=encoder, encoder_depth=depth, image_size=(size, size))
-    for height, width in (ODD, (64, 96)) if arch != "pan" else ((135, 158),):
-        (out,) = logits(net, height, width)
-        assert out.shape == (2, 1, height, width)
-        assert out.isfinite().all() and out.std() > 0
-        assert not torch.equal(out[0], out[1])  # it looks at the image
+@pytest.mark.parametrize("depth", [3, 4, 5])
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES.keys() - {"dpt"}))
+def test_any_depth_gives_logits_of_the_images_size(arch: str, depth: int) -> None:
+    size = (135, 158) if arch == "pan" else ODD  # pan halves what the encoder leaves three times more
+    out = logits(network(arch=arch, encoder_depth=depth, image_size=size), *size)[0]
+    assert out.shape == (2, 1, *size)
+    assert out.isfinite().all() and out.std() > 1e-4
+    assert (out[0] - out[1]).abs().max() > 1e-4  # it looks at the image
 
 
-def test_every_architecture_of_smp_was_tried() -> None:
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_every_architecture_with_an_encoder_that_people_use(arch: str) -> None:
+    size = (128, 128) if arch == "pan" else (64, 64)
+    out = logits(network(arch=arch, encoder=VIT if arch == "dpt" else "mobilenet_v2", image_size=size), *size)[0]
+    assert out.shape == (2, 1, *size) and out.isfinite().all()
+
+
+def test_a_vision_transformer_takes_any_size() -> None:
+    net = network(arch="dpt", encoder="tu-test_vit", encoder_depth=4)
+    for height, width in (ODD, (32, 160)):
+        assert logits(net, height, width)[0].shape == (2, 1, height, width)
+
+
+def test_these_are_the_twelve_architectures_of_smp() -> None:
     assert len(ARCHITECTURES) == 12
-    assert {arch for arch, _, _ in ANY_DEPTH} | {"dpt"} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +163,9 @@ def test_two_stages_are_both_answers_and_both_learn() -> None:
 def test_the_second_stage_sees_what_the_first_lets_through() -> None:
     net = network(stages=2)
     net(torch.rand(2, 3, 64, 64))[1].square().mean().backward()
-    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.stages[0].parameters())
+    assert any(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.stages[0].parameters()
+    )
     seen: list[Tensor] = []
     net.stages[1].register_forward_pre_hook(lambda module, args: seen.append(args[0] * net.std + net.mean))
     image = torch.rand(1, 3, 64, 64)
@@ -182,9 +197,7 @@ def test_encoder_and_decoder_share_the_parameters_between_them(stages: int) -> N
         ("arch", "unett", "unet"),
         ("arch", "deeplab", "deeplabv3"),
         ("encoder", "mobilenetv2", "mobilenet_v2"),
-        ("encoder", "resnet19", "resnet18"),
         ("encoder", "tu-convnxt_atto", "tu-convnext_atto"),
-        ("encoder", "tu-test_resnett", "tu-test_resnet"),
     ],
 )
 def test_misspelled_names_are_answered_with_the_nearest(key: str, value: str, meant: str) -> None:
@@ -265,8 +278,7 @@ def test_attention_misspelled() -> None:
             "model.encoder=mit_b0",
         ),
         ({"arch": "dpt", "encoder": "mobilenet_v2"}, "tu-"),
-        ({"arch": "dpt", "encoder": "tu-test_vit", "encoder_depth": 3}, "model.encoder_depth=3"),
-        ({"arch": "deeplabv3", "encoder": "densenet121"}, "dilated"),
+        ({"arch": "dpt", "encoder": VIT, "encoder_depth": 3}, "model.encoder_depth=3"),
         ({"arch": "deeplabv3", "encoder": "tu-dla34"}, "model.encoder=tu-dla34"),
         ({"arch": "pan", "encoder": TINY}, "at 64x64"),
     ],
@@ -277,12 +289,6 @@ def test_pairs_that_do_not_work_are_answered_with_pairs_that_do(given: dict[str,
     follow(text, **given)
 
 
-def test_dpt_at_its_default_image_size_says_how_deep_it_can_be() -> None:
-    given = {"arch": "dpt", "encoder": VIT, "encoder_depth": 5}
-    follow(refusal("model.encoder_depth=5", **given), **given)
-
-
-@pytest.mark.parametrize("broken", [lambda: network(encoder=None), lambda: network(arch=None)])
-def test_nothing_is_no_name(broken: Callable[[], PolypNetwork]) -> None:
-    with pytest.raises(InputError, match=r"model\.(arch|encoder)="):
-        broken()
+@pytest.mark.parametrize("key", ["arch", "encoder"])
+def test_nothing_is_no_name(key: str) -> None:
+    refusal(f"model.{key}=", **{key: None})

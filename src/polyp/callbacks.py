@@ -21,8 +21,8 @@ class Checkpoint(ModelCheckpoint):
     """One file that is written anew, in one piece, each time there is something better or later to keep."""
 
     def __init__(self, path: Path, **options: Any) -> None:
-        # After validation, so that last.ckpt knows the epoch's score.
-        options |= {"save_on_train_epoch_end": False, "enable_version_counter": False}
+        # At the very end of an epoch, which comes after validation: a run that is resumed begins with a whole epoch.
+        options |= {"save_on_train_epoch_end": True, "enable_version_counter": False}
         super().__init__(dirpath=path.parent, filename=path.stem, **options)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
@@ -88,7 +88,7 @@ class ValidationPictures(Callback):
             if stem in self.stems:
                 picture = _panel(batch, outputs["probability"], row, pl_module)
                 tag = f"val_pictures/{self.stems.index(stem)}_{stem}"
-                logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image(tag, picture, trainer.global_step - 1, dataformats="HWC")
 
 
 class TestRecord(Callback):
@@ -122,10 +122,11 @@ class TestRecord(Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
         runs.write_per_image(self.folder, self.rows)
-        for number, stem in enumerate(self.stems):
-            pictures.save(self.folder / runs.PICTURES / f"{number}_{stem}.png", self.panels[stem])
-        overview = pictures.sheet([self.panels[stem] for stem in self.stems])
-        pictures.save(self.folder / runs.PICTURES / "overview.png", overview)
+        drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]  # a test may be cut short
+        for number, (stem, panel) in enumerate(drawn):
+            pictures.save(self.folder / runs.PICTURES / f"{number}_{stem}.png", panel)
+        if drawn:
+            pictures.save(self.folder / runs.PICTURES / "overview.png", pictures.sheet([panel for _, panel in drawn]))
 
 
 def _panel(batch: Batch, probability: Sequence[torch.Tensor], row: int, module: pl.LightningModule) -> Any:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from polyp.errors import InputError
 
@@ -19,6 +18,10 @@ METRICS = "metrics.json"
 PER_IMAGE = "per_image.csv"
 PICTURES = "pictures"
 CHECKPOINTS = "checkpoints"
+
+
+CHANGEABLE = ("trainer.", "patience", "data.num_workers", "data.cache", "data.root", "data.archive")
+"""What may be given anew when a run is resumed: nothing that its checkpoint or its numbers depend on."""
 
 
 def best_checkpoint(folder: Path) -> Path:
@@ -66,7 +69,7 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
         overrides: the command line, `resume=FOLDER` among it.
 
     Raises:
-        InputError: nothing is left to do, there is nothing to continue from, or an override that is not KEY=VALUE of a known key.
+        InputError: nothing is left to do, there is nothing to continue from, or an override cannot be honoured.
     """
     if finished(folder):
         raise InputError(f"resume={folder} is finished, its numbers are in {folder / METRICS}: nothing to continue")
@@ -78,12 +81,9 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         key, _, value = override.partition("=")
         if key != "resume":
-            try:
-                if OmegaConf.is_config(OmegaConf.select(config, key)) or key.startswith(("+", "~")):
-                    raise InputError(f"resume= goes with values such as trainer.max_epochs=60, not with {override}")
-                OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value)
-            except OmegaConfBaseException as error:
-                raise InputError(f"{key} is no key of the run in {folder}: see {folder / CONFIG}") from error
+            if not key.startswith(CHANGEABLE):
+                raise InputError(f"resume= cannot change {key}, only {', '.join(CHANGEABLE)}: start a new run for that")
+            OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value)
     config.resume = str(folder)
     return config
 

@@ -39,4 +39,10 @@ def closing(metrics: dict[str, Any], folder: Path) -> None:
     console.print(f"  pictures   {where}/{runs.PICTURES}/overview.png")
     inside = not where.startswith("..")
     console.print(f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}")
-    console.print("  next       python train.py -m model.encoder=mobilenet_v2,resnet34   (compare encoders)")
+    if metrics["data"]["dataset"] == "synthetic":
+        console.print(
+            "  next       python train.py                                     UNet++ on Kvasir-SEG, downloaded once"
+        )
+        console.print("             python train.py data=folder data.root=FOLDER        your own images/ and masks/")
+    else:
+        console.print("  next       python train.py -m model.encoder=mobilenet_v2,resnet34     compare encoders")

@@ -26,11 +26,12 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
             it is does not vary.
     """
     given = Path(sweep_folder) / "multirun.yaml"
-    shared = set(OmegaConf.load(given).hydra.overrides.task) if given.is_file() else set()
+    task = OmegaConf.load(given).hydra.overrides.task if given.is_file() else []
+    shared = dict(override.split("=", 1) for override in task)  # of a key that is given twice, the last counts
     parts = []
     for override in overrides:
-        if override not in shared:
-            key, _, value = override.partition("=")
+        key, _, value = override.partition("=")
+        if shared.get(key) != value:
             value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
             parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
     return "_".join(parts)[:LABEL_LENGTH] or "job"

@@ -1,0 +1,88 @@
+"""Every configuration composes, its keys are what the code takes, and asking costs no heavy import."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from polyp.data.augment import Augmentation
+from polyp.data.datamodule import DATASETS, PolypDataModule
+from polyp.model.optim import Optim
+from polyp.model.segmenter import PolypSegmenter
+
+CONF = ROOT / "conf"
+GROUPS = {
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+}
+EVERY = [(group, name) for group, names in GROUPS.items() for name in names]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def arguments(made: Any) -> set[str]:
+    parameters = inspect.signature(made).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+
+
+@pytest.mark.parametrize(("group", "name"), EVERY)
+def test_every_config_composes(group: str, name: str) -> None:
+    cfg = composed(f"{group}={name}", *(["data.root=somewhere"] if name == "folder" else []))
+    assert OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("name", GROUPS["data"])
+def test_data_keys_are_the_constructors(name: str) -> None:
+    given = set(composed(f"data={name}").data)
+    assert given == (arguments(PolypDataModule) - {"augment", "seed"}) | arguments(DATASETS[name])
+
+
+def test_model_keys_are_the_constructors() -> None:
+    assert set(composed().model) == arguments(PolypSegmenter) - {"optim"}
+
+
+def test_optim_keys_are_the_constructors() -> None:
+    assert set(composed().optim) == arguments(Optim)
+
+
+@pytest.mark.parametrize("name", GROUPS["augment"])
+def test_augment_keys_are_the_constructors(name: str) -> None:
+    assert set(composed(f"augment={name}").augment) == arguments(Augmentation)
+
+
+@pytest.mark.parametrize("name", GROUPS["trainer"])
+def test_trainer_keys_are_lightnings(name: str) -> None:
+    assert set(composed(f"trainer={name}").trainer) <= arguments(pl.Trainer)
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_an_experiment_is_short_and_opens_with_its_command(name: str) -> None:
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].removeprefix("# ") in (
+        f"python train.py experiment={name}",
+        f"python train.py -m experiment={name}",
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=quickstart"]])
+def test_asking_imports_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import atexit, runpy, sys\n"
+        "heavy = {'torch', 'pytorch_lightning', 'albumentations', 'cv2', 'timm', 'pandas'}\n"
+        "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
+        f"sys.argv = ['train.py', *{arguments}]\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"

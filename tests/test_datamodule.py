@@ -1,0 +1,283 @@
+"""The data of a run: what a sample is, which samples a batch holds, and that nothing but the seed decides it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from polyp.data.datamodule import PolypDataModule
+from polyp.data.folder import read_image, read_mask
+from polyp.errors import InputError
+
+COUNT = 20  # 16 / 2 / 2
+FLIPS = [{"_target_": f"albumentations.{way}Flip", "p": 0.5} for way in ("Horizontal", "Vertical")]
+
+Batches = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("drawn")
+
+
+def module(root: Path, **changes: Any) -> PolypDataModule:
+    settings: dict[str, Any] = {
+        "dataset": "synthetic",
+        "split": "random",
+        "image_size": [48, 64],
+        "batch_size": 5,
+        "num_workers": 0,
+        "cache": True,
+        "allow_empty": False,
+        "augment": [],
+        "seed": 0,
+    }
+    if changes.get("dataset", "synthetic") == "synthetic":
+        settings |= {"count": COUNT, "size": 48}
+    return PolypDataModule(**settings | {"root": str(root)} | changes)
+
+
+def ready(root: Path, **changes: Any) -> PolypDataModule:
+    made = module(root, **changes)
+    made.prepare_data()
+    made.setup("fit")
+    return made
+
+
+def train_batches(dm: PolypDataModule, epoch: int) -> Batches:
+    loader = dm.train_dataloader()
+    loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]  # Lightning's part
+    return list(loader)
+
+
+def same(one: Batches, other: Batches) -> bool:
+    return len(one) == len(other) and all(
+        a["stem"] == b["stem"] and torch.equal(a["image"], b["image"]) and torch.equal(a["mask"], b["mask"])
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+# Samples and batches
+
+
+def test_a_training_batch(drawn: Path) -> None:
+    for batch in train_batches(ready(drawn, augment=FLIPS), 0):
+        assert batch["image"].shape == (5, 3, 48, 64) and batch["image"].dtype == torch.uint8
+        assert batch["mask"].shape == (5, 48, 64) and batch["mask"].dtype == torch.uint8
+        assert set(batch["mask"].unique().tolist()) == {0, 1}
+        assert batch["size"].shape == (5, 2) and len(set(batch["stem"])) == 5
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_samples_are_the_files(drawn: Path, cache: bool) -> None:
+    dm = ready(drawn, cache=cache)
+    root = dm.source.prepare()
+    resized = {}
+    for loader in (dm.train_dataloader(), dm.val_dataloader()):
+        for batch in loader:
+            for image, mask, stem, size in zip(*(batch[k] for k in ("image", "mask", "stem", "size")), strict=True):
+                resized[stem] = (image, mask, tuple(size.tolist()))
+    assert len(resized) == 15 + 2
+    for stem, (image, mask, size) in resized.items():
+        original = read_image(root / "images" / f"{stem}.jpg"), read_mask(root / "masks" / f"{stem}.png")
+        assert size == original[1].shape
+        # Red stays red and up stays up; cv2's resizing is another, so near is near enough.
+        near = cv2.resize(original[0], (64, 48), interpolation=cv2.INTER_AREA).astype(float)
+        assert np.abs(image.permute(1, 2, 0).numpy() - near).mean() < 8
+        assert (mask.numpy() != cv2.resize(original[1], (64, 48), interpolation=cv2.INTER_NEAREST)).mean() < 0.03
+        assert near[..., 0].mean() > near[..., 2].mean() + 8
+
+
+def test_test_images_are_the_files_at_their_own_sizes(drawn: Path) -> None:
+    dm = ready(drawn)
+    root = dm.source.prepare()
+    (batch,) = dm.test_dataloader()
+    assert all(isinstance(values, list) and len(values) == 2 for values in batch.values())
+    for image, mask, stem, size in zip(*(batch[key] for key in ("image", "mask", "stem", "size")), strict=True):
+        assert image.dtype == mask.dtype == torch.uint8
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), read_image(root / "images" / f"{stem}.jpg"))
+        assert np.array_equal(mask.numpy(), read_mask(root / "masks" / f"{stem}.png"))
+        assert tuple(size.tolist()) == tuple(mask.shape)
+
+
+def test_subsets_are_apart_and_complete(drawn: Path) -> None:
+    dm = ready(drawn)
+    seen = {
+        "train": [stem for batch in train_batches(dm, 0) for stem in batch["stem"]],
+        "val": [stem for batch in dm.val_dataloader() for stem in batch["stem"]],
+        "test": [stem for batch in dm.test_dataloader() for stem in batch["stem"]],
+    }
+    assert {name: len(stems) for name, stems in seen.items()} == {"train": 15, "val": 2, "test": 2}
+    everything = [stem for stems in seen.values() for stem in stems]
+    assert len(set(everything)) == len(everything)
+    assert dm.describe()["images"] == {"train": 16, "val": 2, "test": 2}
+    assert dm.describe()["image_size"] == [48, 64]
+
+
+@pytest.mark.parametrize(("batch_size", "train", "val"), [(1, 16, 2), (3, 5, 1), (16, 1, 1)])
+def test_an_incomplete_last_batch_is_for_scores_only(drawn: Path, batch_size: int, train: int, val: int) -> None:
+    dm = ready(drawn, batch_size=batch_size)
+    batches = train_batches(dm, 0)
+    assert [len(batch["stem"]) for batch in batches] == [batch_size] * train
+    assert len(dm.train_dataloader()) == train
+    for loader in (dm.val_dataloader(), dm.test_dataloader()):
+        assert [len(batch["stem"]) for batch in loader] == [min(batch_size, 2)] * val
+
+
+# What decides what is seen
+
+
+def test_seed_and_epoch_decide_and_workers_do_not(drawn: Path) -> None:
+    alone = ready(drawn, augment=FLIPS)
+    first, second = train_batches(alone, 0), train_batches(alone, 1)
+    assert same(first, train_batches(alone, 0))
+    assert not same(first, second)
+    np.random.seed(3)
+    torch.manual_seed(3)
+    helped = ready(drawn, augment=FLIPS, num_workers=2)
+    loader = helped.train_dataloader()
+    for epoch, expected in ((0, first), (1, second), (0, first)):  # the same workers, epoch after epoch
+        loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        assert same(list(loader), expected), epoch
+    # Another seed splits otherwise too; with the split of a file only order and augmentation change.
+    split = drawn / "split.csv"
+    split.write_text("\n".join(["stem,subset", *(f"{s},{k}" for k, stems in alone.subsets.items() for s in stems)]))
+    fixed = [train_batches(ready(drawn, augment=FLIPS, split=str(split), seed=seed), 0) for seed in (0, 1)]
+    assert same(fixed[0], first) and not same(*fixed)
+
+
+def test_epochs_differ_in_order_and_in_what_is_done(drawn: Path) -> None:
+    dm = ready(drawn, augment=FLIPS, batch_size=16)
+    epochs = []
+    for epoch in range(4):
+        (batch,) = train_batches(dm, epoch)
+        epochs.append(dict(zip(batch["stem"], batch["image"], strict=True)))
+    assert len({tuple(images) for images in epochs}) == 4
+    for stem, image in epochs[0].items():
+        flipped = [image.flip(dims) for dims in ((), (1,), (2,), (1, 2))]
+        assert all(any(torch.equal(other[stem], one) for one in flipped) for other in epochs)
+    assert any(not torch.equal(epochs[0][stem], epochs[1][stem]) for stem in epochs[0])
+
+
+def test_neighbours_in_a_batch_are_augmented_apart(drawn: Path) -> None:
+    plain, flipped = (train_batches(ready(drawn, augment=a, batch_size=16), 0)[0] for a in ([], FLIPS))
+    assert plain["stem"] == flipped["stem"]
+    same_image = [torch.equal(a, b) for a, b in zip(plain["image"], flipped["image"], strict=True)]
+    assert 0 < sum(same_image) < 16
+
+
+def test_validation_and_test_are_never_augmented(drawn: Path) -> None:
+    plain, augmented = ready(drawn), ready(drawn, augment=[FLIPS[0] | {"p": 1.0}])
+    assert same(list(plain.val_dataloader()), list(augmented.val_dataloader()))
+    for one, other in zip(plain.test_dataloader(), augmented.test_dataloader(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one["image"], other["image"], strict=True))
+    assert not same(train_batches(plain, 0), train_batches(augmented, 0))
+
+
+def test_the_cache_changes_nothing(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings: dict[str, Any] = {"augment": FLIPS}
+    without = ready(drawn, cache=False, **settings)
+    assert not list(tmp_path.rglob("*.npy"))
+    for cache in (True, True, str(tmp_path / "elsewhere")):  # built, read again, in another place
+        kept = ready(drawn, cache=cache, **settings)
+        for epoch in (0, 1):
+            assert same(train_batches(without, epoch), train_batches(kept, epoch))
+        assert same(list(without.val_dataloader()), list(kept.val_dataloader()))
+        assert without.describe() == kept.describe()
+    assert list((tmp_path / "cache").rglob("*.npy")) and list((tmp_path / "elsewhere").rglob("*.npy"))
+
+
+def test_showcase_goes_from_the_smallest_polyp_to_the_largest(drawn: Path) -> None:
+    dm = ready(drawn)
+    root = dm.source.prepare()
+    share = {stem: read_mask(root / "masks" / f"{stem}.png").mean() for stem in dm.subsets["train"]}
+    shown = dm.showcase("train")
+    assert len(shown) == 6 and shown == sorted(shown, key=share.__getitem__)
+    assert share[shown[0]] == min(share.values()) and share[shown[-1]] == max(share.values())
+    again = ready(drawn, image_size=32, batch_size=2, cache=False, augment=FLIPS)
+    assert again.showcase("train") == shown
+    assert len(dm.showcase("test")) == 2 and len(dm.showcase("train", count=99)) == 16
+    assert len(dm.showcase("train", count=1)) == 1
+
+
+# Folders
+
+
+def clinic(root: Path, count: int = 12) -> Path:
+    """As CVC-ClinicDB lies on a disk: numbered TIFFs in 'Original' and 'Ground Truth'."""
+    rng = np.random.default_rng(0)
+    for number in range(1, count + 1):
+        image = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (80, 60), interpolation=cv2.INTER_CUBIC)
+        mask = cv2.circle(np.zeros((60, 80), np.uint8), (20 + 3 * number, 30), 8 + number, 255, -1)
+        for folder, pixels in (("Original", image), ("Ground Truth", mask)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / folder / f"{number}.tif"), pixels)
+    return root
+
+
+def test_a_folder_like_clinicdb(tmp_path: Path) -> None:
+    root = clinic(tmp_path / "CVC ClinicDB")
+    with pytest.raises(InputError, match=r"'Ground Truth', 'Original': say which with data\.images= and data\.masks="):
+        ready(root, dataset="folder", batch_size=4)
+    dm = ready(root, dataset="folder", images="Original", masks="Ground Truth", batch_size=4)
+    assert [len(batch["stem"]) for batch in train_batches(dm, 0)] == [4, 4]
+    (batch,) = dm.test_dataloader()
+    assert [tuple(image.shape) for image in batch["image"]] == [(3, 60, 80)]
+    assert batch["mask"][0].sum() > 100
+    assert sorted(os.listdir(root)) == ["Ground Truth", "Original"]  # nothing is written beside the user's data
+
+
+def test_an_empty_mask_is_a_mistake_unless_it_is_meant(tmp_path: Path) -> None:
+    root = clinic(tmp_path)
+    cv2.imwrite(str(root / "Ground Truth" / "3.tif"), np.zeros((60, 80), np.uint8))
+    settings: dict[str, Any] = {"dataset": "folder", "images": "Original", "masks": "Ground Truth", "batch_size": 4}
+    with pytest.raises(InputError, match=r"3\.tif: the mask is empty \(data\.allow_empty=true"):
+        ready(root, **settings)
+    assert ready(root, **settings, allow_empty=True).describe()["images"] == {"train": 10, "val": 1, "test": 1}
+
+
+# What is refused
+
+
+def refusal(root: Path, *parts: str, **changes: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        module(root, **changes)
+    text = str(caught.value)
+    assert "\n" not in text and all(part in text for part in parts), text
+    return text
+
+
+def test_a_batch_larger_than_the_training_set(drawn: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        ready(drawn, batch_size=17)
+    text = str(caught.value)
+    assert "\n" not in text and "data.batch_size=17" in text and " 16 training images" in text
+    ready(drawn, batch_size=16)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "8", None])
+def test_batch_size(tmp_path: Path, value: Any) -> None:
+    refusal(tmp_path, f"data.batch_size={value}", "at least 1", batch_size=value)
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, "two", None])
+def test_num_workers(tmp_path: Path, value: Any) -> None:
+    refusal(tmp_path, f"data.num_workers={value}", "at least 0", num_workers=value)
+
+
+@pytest.mark.parametrize("value", [0, 31, -64, [64], [64, 31], [64, 64, 3], [64, 64.0], 64.5, "64", None, []])
+def test_image_size(tmp_path: Path, value: Any) -> None:
+    refusal(tmp_path, f"data.image_size={value}", "at least 32", image_size=value)
+
+
+def test_dataset(tmp_path: Path) -> None:
+    refusal(tmp_path, "data.dataset=kvasir", "did you mean kvasir_seg", dataset="kvasir")
+
+
+def test_augmentation(tmp_path: Path) -> None:
+    refusal(tmp_path, "augment.transforms", "albumentations.Flop", augment=[{"_target_": "albumentations.Flop"}])

@@ -1,0 +1,65 @@
+"""The README's commands run, each in small."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL, Train
+
+from polyp.data.synthetic import Synthetic
+
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+LINES = [part.strip() for block in BLOCKS for line in block.splitlines() for part in line.partition("#")[0].split("&&")]
+COMMANDS = [line.removeprefix("python train.py").strip() for line in LINES if line.startswith("python train.py")]
+OWN = ("data=folder", "experiment=quickstart", "resume=")
+SMALLER = [
+    "data.image_size=64",
+    "data.batch_size=2",
+    "model.encoder_weights=null",
+    "trainer.max_epochs=1",
+    "+trainer.limit_train_batches=1",
+    "+trainer.limit_test_batches=4",
+]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with what the README speaks of."""
+    monkeypatch.chdir(tmp_path)
+    drawn = Synthetic(root="drawn", count=20, size=48).prepare()
+    shutil.copytree(drawn, "my_polyps")
+    shutil.copytree(drawn / "images", "CVC-ClinicDB/Original")
+    shutil.copytree(drawn / "masks", "CVC-ClinicDB/Ground Truth")
+    subsets = ["train"] * 14 + ["val"] * 3 + ["test"] * 3
+    stems = sorted(path.stem for path in Path("my_polyps/images").iterdir())
+    Path("my_split.csv").write_text(
+        "stem,subset\n" + "\n".join(f"{stem},{subset}" for stem, subset in zip(stems, subsets, strict=True))
+    )
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 10
+    assert any("experiment=quickstart" in command for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(OWN)])
+def test_a_command_runs(command: str, desk: None, train: Train) -> None:
+    words = shlex.split(command)
+    if command.startswith("resume="):
+        folder = Path(command.removeprefix("resume="))
+        train(*SMALL, f"hydra.run.dir={folder}")
+        (folder / "metrics.json").unlink()
+        train(*words, "trainer.max_epochs=2")
+        assert (folder / "metrics.json").is_file()
+    else:
+        assert list(train(*words, *SMALLER).rglob("metrics.json"))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith(OWN)])
+def test_a_command_on_kvasir_runs(command: str, desk: None, train: Train, data_folder: Path) -> None:
+    Path("kvasir-seg.zip").symlink_to(data_folder / "kvasir-seg.zip")
+    outputs = train(*shlex.split(command), "data.archive=kvasir-seg.zip", *SMALLER)
+    assert list(outputs.rglob("metrics.json"))
