@@ -70,7 +70,7 @@ def build_trainer(
         callbacks.append(EarlyStopping(monitor, mode="max", patience=patience))
     try:
         return pl.Trainer(
-            **settings | {"precision": _precision(settings.get("precision"))},
+            **settings | {"precision": _precision(settings.get("precision"), settings.get("accelerator"))},
             default_root_dir=folder,
             logger=RunLogger(folder, name="", version="", default_hp_metric=False),
             callbacks=callbacks,
@@ -80,13 +80,13 @@ def build_trainer(
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def _precision(wanted: Any) -> Any:
+def _precision(wanted: Any, accelerator: Any) -> Any:
     """bf16 where the hardware multiplies it faster than float32: CPUs with AMX or AVX-512-BF16, GPUs from Ampere on."""
     if wanted != "auto":
         return wanted
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         gains = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif torch.backends.mps.is_available():
+    elif accelerator != "cpu" and torch.backends.mps.is_available():
         gains = False
     else:
         capabilities = torch.cpu.get_capabilities()

@@ -18,6 +18,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from polyp.data.folder import Inspection, Pair, inspect, read_image, read_mask
 from polyp.errors import InputError
+from polyp.images import resize
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -63,10 +64,8 @@ def _writable(folder: Path) -> Path:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to (*size, 3) uint8, bilinear with antialiasing, for training and prediction alike."""
-    chw = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = interpolate(chw, tuple(size), mode="bilinear", antialias=True, align_corners=False)
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
+    """Resize (H, W, 3) uint8 to (*size, 3) uint8, as the model does when it predicts."""
+    return resize(torch.from_numpy(image).permute(2, 0, 1), size).permute(1, 2, 0).contiguous().numpy()
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

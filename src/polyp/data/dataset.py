@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from polyp.data.augment import Augmentation
@@ -105,8 +104,3 @@ class EpochSampler(Sampler[tuple[int, int]]):
 def as_lists(samples: Sequence[Sample]) -> dict[str, list[Any]]:
     """A batch of samples of different sizes: a list for each key."""
     return {key: [sample[key] for sample in samples] for key in samples[0]}
-
-
-def to_tensor(image: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 as a (3, H, W) tensor."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
