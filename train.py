@@ -37,6 +37,8 @@ def train(cfg: DictConfig) -> float:
     summary.opening(data, model, trainer, folder)
     OmegaConf.save(cfg, folder / runs.CONFIG, resolve=True)
     trainer.fit(model, data, ckpt_path=runs.last_checkpoint(folder) if cfg.resume else None, weights_only=True)
+    if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
+        return float("nan")
 
     best = experiment.best_model(folder)
     trainer.test(best, data, verbose=False)

@@ -137,6 +137,7 @@ def test_transforms_of_transforms() -> None:
 # What is refused
 
 
+@pytest.mark.filterwarnings("default")  # as for users: albumentations only warns of an unknown argument
 @pytest.mark.parametrize(
     ("transform", "parts"),
     [

@@ -320,3 +320,56 @@ def test_a_full_disk_while_saving_a_checkpoint(tmp_path: Path) -> None:
     assert f"cannot write {run}/checkpoints" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(run.glob("checkpoints/*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optim.optimizer=sgd", "optim.schedule=poly", "model.loss=structure", "monitor=val/iou"],
+        ["optim.schedule=plateau", "optim.warmup=0", "optim.ema_decay=null", "data.cache=false", "augment=none"],
+        ["model.stages=2", "model.loss=tversky", "augment=strong", "data.image_size=[64,96]"],
+        ["model.arch=segformer", "model.decoder_channels=null", "model.encoder=mit_b0", "model.loss=focal"],
+    ],
+)
+def test_the_choices_train(train: Train, overrides: list[str]) -> None:
+    outputs = train(*SMALL, *overrides)
+    assert 0 <= read(outputs / "run")["test"]["dice"] <= 1
+
+
+def test_early_stopping(train: Train) -> None:
+    still = ("optim.encoder_lr=0", "optim.decoder_lr=1e-12", "optim.ema_decay=null")
+    outputs = train(*SMALL, *still, "patience=1", "trainer.max_epochs=30", "+trainer.limit_train_batches=1")
+    assert read(outputs / "run")["epochs"] < 10
+
+
+def test_accumulation_makes_fewer_steps(train: Train) -> None:
+    outputs = train(*SMALL, "trainer.accumulate_grad_batches=2")
+    assert torch.load(outputs / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_an_untrained_network_fails_the_quickstart(train: Train) -> None:
+    """.ci/run holds the trained one above .85."""
+    outputs = train("experiment=quickstart", "trainer.max_epochs=1", "+trainer.limit_train_batches=1")
+    assert read(outputs / "run")["test"]["dice"] < 0.5
+
+
+def test_a_trial_run_of_one_batch(train: Train) -> None:
+    outputs = train(*SMALL, "+trainer.fast_dev_run=true")
+    assert not (outputs / "run" / "metrics.json").exists()
+
+
+@pytest.mark.real_data
+def test_training_on_kvasir_learns(train: Train, data_folder: Path) -> None:
+    outputs = train(
+        "data.image_size=64",
+        f"data.archive={data_folder / 'kvasir-seg.zip'}",
+        f"model.encoder_weights={data_folder / 'weights' / 'mobilenet_v2.safetensors'}",
+        "model.arch=unet",
+        "augment=light",
+        "trainer.max_epochs=2",
+        "optim.ema_decay=0.95",
+    )
+    metrics = read(outputs / "run")
+    assert metrics["data"]["images"] == {"train": 800, "val": 80, "test": 120}
+    assert metrics["data"]["fingerprint"] == "1865507fb8f7e6f2"
+    assert metrics["test"]["dice"] > 0.5

@@ -210,7 +210,11 @@ def test_without_a_network_it_says_so_in_seconds(tmp_path: Path) -> None:
             processes.append(
                 subprocess.Popen(command, env=known | hub, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             )
-        answers = [process.communicate(timeout=120) for process in processes]
+        try:
+            answers = [process.communicate(timeout=60) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
     for encoders, (out, err) in zip(calls.values(), answers, strict=True):
         lines = out.splitlines()
         assert len(lines) == len(encoders), err

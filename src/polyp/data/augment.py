@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from hydra.utils import instantiate
 
+from polyp.data.cache import resize_image, resize_mask
 from polyp.errors import InputError
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the network at each import
@@ -40,4 +41,7 @@ class Augmentation:
         """Augment an image (H, W, 3) uint8 and its mask (H, W) uint8 in {0, 1}; the seed alone decides how."""
         self.compose.set_random_seed(seed)
         result = self.compose(image=image, mask=mask)
+        size = mask.shape
+        if result["mask"].shape != size:  # a quarter turn of an image that is not square
+            return resize_image(result["image"], size), resize_mask(result["mask"], size)
         return result["image"], result["mask"]
