@@ -260,6 +260,11 @@ def one_line(error: pytest.ExceptionInfo[SystemExit]) -> str:
         (["monitor=val/dise"], "monitor=val/dise is unknown: did you mean val/dice"),
         (["+trainer.max_epoch=3"], "trainer.max_epoch is no argument of Lightning's Trainer: did you mean max_epochs"),
         (["trainer.precision=bf17"], "trainer: "),
+        (["+trainer.enable_checkpointing=false"], "trainer: "),
+        (["+model.foo=1"], "unexpected keyword argument 'foo'"),
+        (["seed=-1"], "seed=-1 must be"),
+        (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves"),
+        (["+trainer.max_steps=1"], "no epoch was trained and validated to its end"),
     ],
 )
 def test_bad_input_gets_one_clear_line(train: Train, overrides: list[str], said: str) -> None:

@@ -68,7 +68,7 @@ class ValidationPictures(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose the images."""
-        if stage == "fit":
+        if stage in ("fit", "validate"):
             self.stems: list[str] = trainer.datamodule.showcase("val")  # type: ignore[attr-defined]
 
     def on_validation_batch_end(  # type: ignore[override]

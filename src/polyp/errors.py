@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra.errors import HydraException
 
 T = TypeVar("T")
+
+LISTED = 20  # choices that one message names
 
 
 class InputError(HydraException, ValueError):
@@ -20,10 +22,11 @@ def nearest(value: str, choices: Iterable[str], n: int = 3) -> str:
     """The choices most like `value`, as the end of a message: "did you mean a, b?"; all of them if none is like it."""
     choices = sorted(choices)
     close = get_close_matches(str(value), choices, n=n, cutoff=0.5)
-    return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices)}"
+    more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
+    return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices[:LISTED])}{more}"
 
 
-def pick(key: str, value: str, table: Mapping[str, T]) -> T:
+def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
     """Look a name up in a closed set.
 
     Args:

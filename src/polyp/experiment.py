@@ -16,10 +16,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from polyp import runs
 from polyp.callbacks import TestRecord
 from polyp.data.datamodule import PolypDataModule
+from polyp.errors import InputError
 from polyp.metrics import DEFINITIONS, bootstrap_interval
 from polyp.model.segmenter import PolypSegmenter
 from polyp.trainer import build_trainer
 
+UNIMPORTANT = ("allow_empty", "archive", "cache", "num_workers", "root")  # keys of data that change no result
 PACKAGES = ("polyp", "torch", "pytorch-lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
 
 
@@ -30,10 +32,15 @@ def build(cfg: DictConfig, folder: Path) -> tuple[PolypDataModule, PolypSegmente
         InputError: a value or a combination cannot work.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    pl.seed_everything(plain["seed"], workers=True, verbose=False)
-    data = PolypDataModule(**plain["data"], augment=plain["augment"]["transforms"], seed=plain["seed"])
-    optim = plain["optim"]
-    model = PolypSegmenter(**plain["model"], optim=optim)
+    seed, optim = plain["seed"], plain["optim"]
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed} must be a whole number from 0 on")
+    pl.seed_everything(seed, workers=True, verbose=False)
+    try:
+        data = PolypDataModule(**plain["data"], augment=plain["augment"]["transforms"], seed=seed)
+        model = PolypSegmenter(**plain["model"], optim=optim)
+    except TypeError as error:  # a key that was added with + is no argument of the class
+        raise InputError(f"the configuration has a key too many or too few: {error}") from error
     trainer = build_trainer(folder, plain["monitor"], plain["patience"], optim["ema_decay"], plain["trainer"])
     return data, model, trainer
 
@@ -45,6 +52,8 @@ def parameters(model: PolypSegmenter) -> int:
 
 def best_model(folder: Path) -> PolypSegmenter:
     """The model of a run that validated best, with the averaged weights where the run averages them."""
+    if not runs.best_checkpoint(folder).is_file():
+        raise InputError(f"{folder} has no {runs.CHECKPOINTS}/best.ckpt: no epoch was trained and validated to its end")
     # map_location: a checkpoint written on a GPU machine opens anywhere.
     return PolypSegmenter.load_from_checkpoint(
         runs.best_checkpoint(folder), map_location="cpu", weights_only=True, encoder_weights=None
@@ -92,10 +101,11 @@ def record(
 def _log_hyperparameters(trainer: pl.Trainer, cfg: DictConfig, metrics: dict[str, Any]) -> None:
     """TensorBoard's HPARAMS tab: the whole configuration beside the numbers that count."""
     assert isinstance(trainer.logger, TensorBoardLogger)
-    chosen = {key: cfg[key] for key in ("seed", "data", "model", "optim", "trainer")}
+    chosen = OmegaConf.masked_copy(cfg, ["seed", "data", "model", "optim", "trainer"])
+    chosen.data = {key: value for key, value in cfg.data.items() if key not in UNIMPORTANT}
     values = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
     best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
-    plain: Any = OmegaConf.to_container(OmegaConf.create(chosen), resolve=True)
+    plain: Any = OmegaConf.to_container(chosen, resolve=True)
     trainer.logger.log_hyperparams(plain, values | best, step=trainer.global_step)
     trainer.logger.finalize("success")
 

@@ -14,7 +14,7 @@ def square(image_size: int | Sequence[int]) -> tuple[int, int]:
     Raises:
         InputError: not one or two numbers of at least 32.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(size) != 2 or not all(isinstance(side, int) and side >= 32 for side in size):
         raise InputError(f"data.image_size={image_size} must be one number or [height, width], each at least 32 pixels")
     return size

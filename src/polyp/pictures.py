@@ -61,9 +61,9 @@ def save(path: Path, picture: np.ndarray) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error

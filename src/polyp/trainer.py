@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
 )
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from polyp import runs
 from polyp.callbacks import Checkpoint, LastCheckpoint, TestRecord, ValidationPictures
@@ -55,6 +56,8 @@ def build_trainer(
         if key not in known:
             raise InputError(f"trainer.{key} is no argument of Lightning's Trainer: {nearest(key, known)}")
     pick("monitor", monitor, MONITORS)
+    if settings.get("limit_val_batches") == 0:
+        raise InputError("trainer.limit_val_batches=0 leaves no number to choose the best checkpoint by")
     _quieten()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
         TQDMProgressBar(leave=False),
@@ -76,7 +79,7 @@ def build_trainer(
             callbacks=callbacks,
             enable_model_summary=False,
         )
-    except (TypeError, ValueError, RuntimeError) as error:  # the kinds that Lightning raises for its arguments
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # what Lightning raises
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 

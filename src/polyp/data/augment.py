@@ -1,47 +1,88 @@
 """Augmentation: the list in conf/augment, applied to image and mask together by albumentations, imported here only."""
 
 import os
+import random
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 
 from polyp.data.cache import resize_image, resize_mask
-from polyp.errors import InputError
+from polyp.errors import InputError, nearest
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the network at each import
 import albumentations as A
+
+TRANSFORMS: dict[str, type] = {
+    f"albumentations.{name}": value
+    for name, value in vars(A).items()
+    if isinstance(value, type) and issubclass(value, A.BasicTransform | A.BaseCompose)
+}
+TRIAL = 96, 128  # height and width in pixels that each transform is tried at
 
 
 class Augmentation:
     """A list of albumentations transforms, each given as in a configuration: `_target_` and its arguments.
 
+    Only transforms of albumentations are made, nested ones too: a configuration from a stranger runs no other code.
+
     Raises:
-        InputError: a transform does not exist or has no such argument (albumentations itself would only warn).
+        InputError: a transform does not exist or has no such argument (albumentations itself would only warn), or it
+            changes the size or the type of an image, which is the network's business.
     """
 
     def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
-        built = []
-        for transform in transforms:
-            target = str(transform.get("_target_"))
-            if not target.startswith("albumentations."):
-                raise InputError(f"augment.transforms: {target} is not a transform of albumentations")
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")
-                    built.append(instantiate(transform))
-            except Exception as error:  # whatever the transform's constructor raises
-                reason = " ".join(str(error.__cause__ or error).split())[:200]
-                raise InputError(f"augment.transforms: {target} cannot be made: {reason}") from error
-        self.compose = A.Compose(built)
+        self.compose = A.Compose([_built(transform) for transform in transforms])
+        for transform in self.compose.transforms:
+            _tried(transform)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Augment an image (H, W, 3) uint8 and its mask (H, W) uint8 in {0, 1}; the seed alone decides how."""
-        self.compose.set_random_seed(seed)
+        # Not set_random_seed: it gives every transform the same seed, so that two flips would always come together.
+        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         result = self.compose(image=image, mask=mask)
         size = mask.shape
         if result["mask"].shape != size:  # a quarter turn of an image that is not square
             return resize_image(result["image"], size), resize_mask(result["mask"], size)
         return result["image"], result["mask"]
+
+
+def _built(transform: Any) -> Any:
+    if not isinstance(transform, Mapping) or "_target_" not in transform:
+        raise InputError(f"augment.transforms: {str(transform)[:80]} is not a transform: it needs a _target_")
+    target = str(transform["_target_"])
+    if target not in TRANSFORMS:
+        raise InputError(
+            f"augment.transforms: {target[:80]} is no transform of albumentations: {nearest(target, TRANSFORMS)}"
+        )
+    settings = {key: value for key, value in transform.items() if key != "_target_"}
+    if "transforms" in settings:  # a choice or a sequence of others
+        settings["transforms"] = [_built(inner) for inner in settings["transforms"]]
+    try:
+        if any(isinstance(value, Mapping) for value in settings.values()):
+            raise TypeError("an argument must be a number, a text or a list")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return TRANSFORMS[target](**settings)
+    except Exception as error:  # whatever the transform's constructor raises
+        raise InputError(f"augment.transforms: {target} cannot be made: {_line(error)}") from error
+
+
+def _tried(transform: Any) -> None:
+    name = type(transform).__name__
+    image, mask = np.full((*TRIAL, 3), 128, np.uint8), np.ones(TRIAL, np.uint8)
+    probability, transform.p = transform.p, 1.0
+    try:
+        result = transform(image=image, mask=mask)
+    except Exception as error:  # whatever the transform raises
+        raise InputError(f"augment.transforms: {name} does not work: {_line(error)}") from error
+    finally:
+        transform.p = probability
+    sizes = {result["image"].shape[:2], result["mask"].shape}
+    if not sizes <= {TRIAL, TRIAL[::-1]} or result["image"].dtype != np.uint8 or result["mask"].dtype != np.uint8:
+        raise InputError(f"augment.transforms: {name} changes an image's size or type: leave that to data.image_size")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

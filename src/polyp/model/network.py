@@ -29,6 +29,10 @@ SAFE_ENCODERS = ("mobilenet_v2", "resnet34", "mit_b0", "tu-vit_tiny_patch16_224"
 """Small encoders of different kinds, one of which works with any architecture."""
 
 
+Given = tuple[int | None, Sequence[int] | int | None, str | None]
+"""The user's encoder_depth, decoder_channels and decoder_attention."""
+
+
 class PolypNetwork(nn.Module):
     """One or two encoder-decoders with everything around them that inference needs: normalisation, padding, cropping.
 
@@ -62,9 +66,9 @@ class PolypNetwork(nn.Module):
         _check_encoder_name(encoder)
         if stages not in (1, 2):
             raise InputError(f"model.stages={stages} is not possible: choose 1, or 2 for two stacked networks")
-        settings = _decoder_settings(arch, encoder_depth, decoder_channels, decoder_attention)
+        given = encoder_depth, decoder_channels, decoder_attention
         size = tuple(math.ceil(side / STRIDE) * STRIDE for side in image_size)
-        self.stages = nn.ModuleList(_build(arch, encoder, settings, size) for _ in range(stages))
+        self.stages = nn.ModuleList(_build(arch, encoder, given, size) for _ in range(stages))
         mean, std = normalisation(encoder, encoder_weights)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
@@ -104,7 +108,9 @@ class PolypNetwork(nn.Module):
         return (parameter for parameter in self.parameters() if id(parameter) not in encoder)
 
 
-def _check_encoder_name(encoder: str) -> None:
+def _check_encoder_name(encoder: Any) -> None:
+    if not isinstance(encoder, str):
+        raise InputError(f"model.encoder={encoder} must be a name such as mobilenet_v2 or resnet34")
     if encoder.startswith("tu-"):
         name = encoder.removeprefix("tu-")
         if not timm.is_model(name):
@@ -124,6 +130,9 @@ def _decoder_settings(
     if depth not in (3, 4, 5):
         raise InputError(f"model.encoder_depth={depth} is not possible: choose 3, 4 or 5")
     settings: dict[str, Any] = {"encoder_depth": depth}
+    numbers = channels if isinstance(channels, Sequence) else [1 if channels is None else channels]
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise InputError(f"model.decoder_channels={channels} must be whole numbers above 0")
     if channels is not None and "decoder_channels" not in accepted:
         raise InputError(f"model.decoder_channels={channels} has no meaning for model.arch={arch}: leave it null")
     if "decoder_channels" in accepted and isinstance(accepted["decoder_channels"].default, tuple):
@@ -152,19 +161,27 @@ def _arguments(cls: type) -> list[str]:
     return list(inspect.signature(cls.__init__).parameters)  # type: ignore[misc]
 
 
-def _build(arch: str, encoder: str, settings: dict[str, Any], size: tuple[int, ...]) -> nn.Module:
+def _build(arch: str, encoder: str, given: Given, size: tuple[int, ...]) -> nn.Module:
+    settings = _decoder_settings(arch, *given)
     try:
         return _try(arch, encoder, settings, size)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        archs = (f"model.arch={other}" for other in _like(arch, ARCHITECTURES) if _works(other, encoder, size))
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        archs = (f"model.arch={other}" for other in _like(arch, ARCHITECTURES) if _works(other, encoder, given, size))
         encoders = (
-            f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and _works(arch, other, size)
+            f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and _works(arch, other, given, size)
         )
-        choices = " or ".join([*islice(archs, 3), *islice(encoders, 2)])
+        depths = (
+            f"model.encoder_depth={depth}" for depth in (5, 4, 3) if _works(arch, encoder, (depth, *given[1:]), size)
+        )
+        choices = [*islice(archs, 3), *islice(encoders, 2), *islice(depths, 1)]
+        larger = math.ceil(max(size) / 256) * 256 or 256
+        if not choices and _works(arch, encoder, given, (larger, larger)):
+            choices = [f"data.image_size={larger}"]
         raise InputError(
             f"model.arch={arch} does not work with model.encoder={encoder} and model.encoder_depth="
-            f"{settings['encoder_depth']} at {size[0]}x{size[1]}: {reason}; choose {choices}"
+            f"{settings['encoder_depth']} at {size[0]}x{size[1]}: {reason}; "
+            f"choose {' or '.join(choices) or 'another model.arch and model.encoder'}"
         ) from error
 
 
@@ -173,11 +190,11 @@ def _like(arch: str, others: Iterable[str]) -> list[str]:
     return sorted(set(others) - {arch}, key=lambda other: -SequenceMatcher(None, arch, other).ratio())
 
 
-def _works(arch: str, encoder: str, size: tuple[int, ...]) -> bool:
+def _works(arch: str, encoder: str, given: Given, size: tuple[int, ...]) -> bool:
     # Parameters without substance cost no time, but Mix-Vision-Transformers read a value while being built.
     with torch.device("cpu" if encoder.startswith("mit_") else "meta"):
         try:
-            _try(arch, encoder, _decoder_settings(arch, None, None, None), size)
+            _try(arch, encoder, _decoder_settings(arch, *given), size)
         except Exception:  # whatever smp or timm raise, the answer is no
             return False
     return True

@@ -58,7 +58,7 @@ class PolypSegmenter(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # all of them plain, so that a checkpoint loads with weights_only=True
-        if not 0 < threshold < 1:
+        if not isinstance(threshold, int | float) or not 0 < threshold < 1:
             raise InputError(f"model.threshold={threshold} must lie between 0 and 1")
         self.image_size = square(image_size)
         self.optim = Optim(**optim) if optim is not None else None
@@ -91,10 +91,12 @@ class PolypSegmenter(pl.LightningModule):
         Returns:
             For each image a float32 (H, W) tensor in 0-1.
         """
-        batch = torch.stack([resize(image, self.image_size) for image in images])
-        logits = self(batch).float()
+        training = self.training
+        self.eval()
+        logits = self(torch.stack([resize(image, self.image_size) for image in images])).float()
+        self.train(training)
         return [
-            torch.sigmoid(F.interpolate(one[None], size=image.shape[-2:], mode="bilinear"))[0, 0]
+            torch.sigmoid(F.interpolate(one[None], size=image.shape[-2:], mode="bilinear")).reshape(image.shape[-2:])
             for one, image in zip(logits, images, strict=True)
         ]
 

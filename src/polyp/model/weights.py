@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants
@@ -48,7 +49,7 @@ def load_encoder_weights(module: nn.Module, encoder: str, weights: str) -> None:
     Raises:
         InputError: no such file or name, weights of another encoder, or the hub is out of reach.
     """
-    if weights.endswith(FILE_SUFFIXES) or Path(weights).expanduser().exists():
+    if weights.endswith(FILE_SUFFIXES) or (weights and Path(weights).expanduser().exists()):
         state = _read(Path(weights).expanduser())
         source = weights
     else:
@@ -68,24 +69,23 @@ def load_encoder_weights(module: nn.Module, encoder: str, weights: str) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+    if path.is_dir():
+        raise InputError(f"model.encoder_weights={path} is a folder: give a file in it")
+    if not path.exists():
         siblings = [str(file) for file in path.parent.glob("*") if file.suffix in FILE_SUFFIXES]
-        hint = (
-            nearest(str(path), siblings) if siblings else "give an existing .safetensors or .pt file, imagenet, or null"
+        existing = "give an existing .safetensors or .pt file, imagenet, or null"
+        raise InputError(
+            f"model.encoder_weights={path} is not there: {nearest(str(path), siblings) if siblings else existing}"
         )
-        raise InputError(f"model.encoder_weights={path} is not there: {hint}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-    ) as error:  # UnpicklingError is a ValueError here
-        reason = " ".join(str(error).split())[:120]
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(
+            f"model.encoder_weights={path} holds more than tensors and is not opened, since it could run code: "
+            "save the encoder's state dict instead"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120] or "it is empty or cut short"
         raise InputError(f"model.encoder_weights={path} cannot be read: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"model.encoder_weights={path} holds no state dict: it must map names to tensors")
@@ -93,27 +93,28 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _from_hub(encoder: str, weights: str) -> dict[str, Tensor]:
-    if encoder.startswith("tu-"):
-        if not timm.is_model_pretrained(encoder.removeprefix("tu-")):
-            raise InputError(
-                f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null"
-            )
-    elif weights not in (known := SMP_ENCODERS[encoder]["pretrained_settings"]):
+    timms = encoder.startswith("tu-")
+    if timms and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
+        raise InputError(f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null")
+    known = ["imagenet"] if timms else list(SMP_ENCODERS[encoder]["pretrained_settings"])
+    if weights not in known:
         raise InputError(
             f"model.encoder_weights={weights} is no file and no weights of model.encoder={encoder}: "
             f"{nearest(weights, [*known, 'null'])}"
         )
-    reachable = _hub_reachable()
+    # Without this the hub's client tries again for up to 47 seconds; with it, what its cache holds still loads.
+    offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = offline or not _hub_reachable()
     try:
-        # Without this the hub's client tries again for up to 47 seconds; with it, what its cache holds still loads.
-        huggingface_hub.constants.HF_HUB_OFFLINE = not reachable or huggingface_hub.constants.HF_HUB_OFFLINE
         # smp loads depth-5 weights only into a depth-5 encoder, so the weights are taken from a whole one.
-        whole = smp.encoders.get_encoder(encoder, weights=True if encoder.startswith("tu-") else weights)
+        whole = smp.encoders.get_encoder(encoder, weights=True if timms else weights)
     except OSError as error:  # the hub's errors are all of this kind
         raise InputError(
             f"model.encoder_weights={weights}: cannot reach {_hub_host()} and its cache has no weights for {encoder}; "
             f"give a file with model.encoder_weights=PATH.safetensors, or start from random weights with null"
         ) from error
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = offline
     return whole.state_dict()
 
 
