@@ -25,6 +25,11 @@ class Checkpoint(ModelCheckpoint):
         options |= {"save_on_train_epoch_end": True, "enable_version_counter": False}
         super().__init__(dirpath=path.parent, filename=path.stem, **options)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, unless the epoch was cut short (max_steps) before there was a number to go by."""
+        if self.monitor is None or self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         try:
             super()._save_checkpoint(trainer, filepath)
