@@ -31,12 +31,15 @@ def train(cfg: DictConfig) -> float:
     elif (folder / runs.CONFIG).exists():
         raise InputError(f"{folder} holds a run already: continue it with resume={folder}, or give another folder")
 
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     from polyp import experiment, summary  # imports torch
 
     data, model, trainer = experiment.build(cfg, folder)
     summary.opening(data, model, trainer, folder)
     OmegaConf.save(cfg, folder / runs.CONFIG, resolve=True)
-    trainer.fit(model, data, ckpt_path=runs.last_checkpoint(folder) if cfg.resume else None, weights_only=True)
+    with logging_redirect_tqdm():
+        trainer.fit(model, data, ckpt_path=runs.last_checkpoint(folder) if cfg.resume else None, weights_only=True)
     if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
         return float("nan")
 

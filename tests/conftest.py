@@ -48,16 +48,24 @@ def data_folder() -> Path:
 Train = Callable[..., Path]
 
 
+def run_script(*arguments: str) -> None:
+    """`python train.py ARGUMENTS` in this process, to spare the imports; a non-zero exit is raised as SystemExit."""
+    given, sys.argv = sys.argv, ["train.py", *arguments]
+    try:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    finally:
+        sys.argv = given
+
+
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """Call `python train.py ARGUMENTS` in this process; returns outputs/. A non-zero exit is raised as SystemExit."""
+def train(tmp_path: Path) -> Train:
+    """Call `run_script` with run folders under outputs/ of the test's own folder, which it returns."""
     outputs = tmp_path / "outputs"
 
     def call(*arguments: str) -> Path:
         placed = any(argument.startswith(("resume=", "hydra.run.dir=")) for argument in arguments)
         folders = [] if placed else [f"hydra.run.dir={outputs}/run", f"hydra.sweep.dir={outputs}/sweep"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *folders])
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        run_script(*arguments, *folders)
         return outputs
 
     return call

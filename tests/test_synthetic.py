@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from polyp.data.synthetic import VERSION, Synthetic, draw
+from polyp.data.drawing import draw
+from polyp.data.synthetic import VERSION, Synthetic
 from polyp.errors import InputError
 
 SMALL = {"count": 10, "size": 32}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, Train
+from conftest import ROOT, SMALL, Train, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polyp.metrics import bootstrap_interval
@@ -93,6 +93,8 @@ def test_the_terminal_says_what_came_out(finished: Path) -> None:
     assert "tensorboard --logdir '" in said
     assert finished.name in said
     assert "Warning" not in (finished / "stderr").read_text()
+    log = (finished / "train.log").read_text()
+    assert "epoch 1 of 2   train/loss" in log and "epoch 2 of 2" in log
 
 
 def test_the_curves(finished: Path) -> None:
@@ -216,6 +218,20 @@ def test_a_sweep_makes_a_folder_per_job_with_a_short_label(train: Train) -> None
     ]
     for job in jobs:
         assert read(outputs / "sweep" / job)["seed"] == int(job[-1])
+
+
+def test_the_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = (*SMALL, "name=mine", "+trainer.limit_train_batches=1")
+    run_script(*quick)
+    run_script("-m", *quick, "seed=1,2")
+    (run,) = Path("outputs/runs/mine").iterdir()
+    (sweep,) = Path("outputs/sweeps/mine").iterdir()
+    for folder in (run, sweep):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
+    finished = sorted(str(path.relative_to(sweep).parent) for path in sweep.rglob("metrics.json"))
+    assert finished == ["0_seed-1", "1_seed-2"]
+    assert (run / "metrics.json").exists()
 
 
 def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What happens beside training: pictures for TensorBoard and the run's folder, and the checkpoint to continue from."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from polyp import pictures, runs
 from polyp.errors import InputError
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -65,11 +68,19 @@ class LastCheckpoint(Checkpoint):
             print("\nInterrupted before there was anything to save.", flush=True)
 
 
+class EpochLine(Callback):
+    """A line for each epoch, on the terminal and in train.log."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write it; validation comes before the end of the epoch."""
+        numbers = trainer.callback_metrics
+        names = [name for name in ("train/loss", "val/loss", "val/dice") if name in numbers]
+        told = "   ".join(f"{name} {numbers[name]:.3f}" for name in names)
+        log.info("epoch %d of %s   %s", trainer.current_epoch + 1, trainer.max_epochs, told)
+
+
 class ValidationPictures(Callback):
     """The same validation images over time, in TensorBoard."""
-
-    def __init__(self, every_n_epochs: int = 1) -> None:
-        self.every_n_epochs = every_n_epochs
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose the images."""

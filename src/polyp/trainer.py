@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from polyp import runs
-from polyp.callbacks import Checkpoint, LastCheckpoint, TestRecord, ValidationPictures
+from polyp.callbacks import Checkpoint, EpochLine, LastCheckpoint, TestRecord, ValidationPictures
 from polyp.errors import InputError, nearest, pick
 
 OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary"}
@@ -62,6 +62,7 @@ def build_trainer(
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
         TQDMProgressBar(leave=False),
         LearningRateMonitor("step"),
+        EpochLine(),
         ValidationPictures(),
         TestRecord(folder),
         Checkpoint(runs.best_checkpoint(folder), monitor=monitor, mode="max"),

@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from filelock import FileLock
+from platformdirs import user_cache_path
 from torch.nn.functional import interpolate
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -42,8 +43,7 @@ def cache_folder(setting: bool | str | None) -> Path | None:
     try:
         if setting is not True:
             return _writable(Path(setting).expanduser().absolute())
-        home = os.environ.get("XDG_CACHE_HOME", "")
-        return _writable((Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "polyp" / "resized")
+        return _writable(user_cache_path("polyp") / "resized")
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         reason = f"data.cache={str(setting).lower() if setting is True else setting} cannot be written ({error})"
         if setting is not True:

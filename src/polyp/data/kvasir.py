@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import logging
-import os
 import shutil
 import stat
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from zipfile import ZipFile, ZipInfo
 
 from filelock import FileLock
+from platformdirs import user_cache_path
 
 from polyp.data.download import DownloadError, fetch, reason
 from polyp.errors import InputError
@@ -55,8 +55,7 @@ class KvasirSeg:
         Raises:
             InputError: folder or archive are not Kvasir-SEG, the folder cannot be written, or the download fails.
         """
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        home = Path(os.path.expanduser(self.root or f"{cache}/polyp/kvasir-seg"))
+        home = Path(self.root).expanduser() if self.root else user_cache_path("polyp") / "kvasir-seg"
         try:
             if not _found(home):
                 self._make(home)
@@ -76,7 +75,7 @@ class KvasirSeg:
             elif (folder := home / "Kvasir-SEG").exists():
                 raise InputError(f"{folder} lacks images/ or masks/: delete it, or give another folder as data.root=")
             elif self.archive:
-                _unpack_given(Path(os.path.expanduser(self.archive)), home)
+                _unpack_given(Path(self.archive).expanduser(), home)
             else:
                 _download_any(home)
 
