@@ -28,7 +28,7 @@ def train(cfg: DictConfig) -> float:
     folder = Path(cfg.resume or HydraConfig.get().runtime.output_dir)
     if cfg.resume is not None:
         cfg = runs.resumed_config(folder, HydraConfig.get().overrides.task)
-    elif (folder / runs.CONFIG).exists():
+    elif runs.finished(folder) or runs.last_checkpoint(folder).exists():
         raise InputError(f"{folder} holds a run already: continue it with resume={folder}, or give another folder")
 
     from tqdm.contrib.logging import logging_redirect_tqdm

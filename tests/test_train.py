@@ -252,6 +252,14 @@ def test_two_runs_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -
     assert run_folder(None, wanted) == run_folder(None, wanted) == f"{wanted}_5"
 
 
+def test_a_run_that_failed_on_its_data_may_be_started_again(train: Train, tmp_path: Path) -> None:
+    run = f"hydra.run.dir={tmp_path / 'again'}"
+    with pytest.raises(SystemExit, match="larger than"):
+        train(*SMALL, "data.batch_size=50", run)
+    train(*SMALL, run)
+    assert (tmp_path / "again" / "metrics.json").exists()
+
+
 def one_line(error: pytest.ExceptionInfo[SystemExit]) -> str:
     message = str(error.value)
     assert "\n" not in message
@@ -312,6 +320,8 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(train: Train, tmp_p
     assert not (run / "metrics.json").exists()
 
 
+# Lightning's warning to the user; README says the same.
+@pytest.mark.filterwarnings("ignore:.*resuming from a checkpoint that ended before the epoch ended")
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=1000", f"hydra.run.dir={run}"]
@@ -327,7 +337,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert "To continue: python train.py resume=" in said
     assert "Traceback" not in errors
     assert not (run / "metrics.json").exists()
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] >= 0
+    epoch = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
+    run_script(f"resume={run}", f"trainer.max_epochs={epoch + 2}")
+    assert read(run)["epochs"] == epoch + 2
 
 
 def test_a_full_disk_while_saving_a_checkpoint(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class LastCheckpoint(Checkpoint):
         """Save where it makes sense, and say how to go on."""
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
-        super().on_exception(trainer, pl_module, exception)
+        if trainer.training:  # while validating, the averaged weights stand where the trained ones belong
+            super().on_exception(trainer, pl_module, exception)
         if runs.last_checkpoint(self.folder).is_file():
             where = os.path.relpath(self.folder)
             print(
