@@ -14,7 +14,7 @@ GAP = 4
 
 def contour(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """The image (H, W, 3) uint8 with the outline of a mask (H, W) drawn on it."""
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(min(mask.shape) / 120))
     return cv2.drawContours(np.ascontiguousarray(image), outlines, -1, colour, thickness)
 
