@@ -669,11 +669,10 @@ def test_verification_is_never_off(
 
 
 @pytest.mark.real_data
-def test_the_real_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    repository = Path(__file__).resolve().parents[1]
-    archive = Path(os.environ.get("POLYP_DATA") or repository.parent / "shared/data") / "kvasir-seg.zip"
-    if not archive.is_file():
-        pytest.skip(f"the Kvasir-SEG archive is not at {archive}: set POLYP_DATA to the folder that has kvasir-seg.zip")
+def test_the_real_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data_folder: Path
+) -> None:
+    archive = data_folder / "kvasir-seg.zip"
     monkeypatch.setattr(kvasir, "MANIFEST", Path(kvasir.__file__).with_name("kvasir_seg.csv"))
     folder = KvasirSeg(root=str(tmp_path / "root"), archive=str(archive)).prepare()
     stems = [{p.stem for p in (folder / kind).iterdir()} for kind in ("images", "masks")]

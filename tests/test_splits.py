@@ -1,7 +1,6 @@
 """Which image is in which subset."""
 
 import logging
-import os
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -12,7 +11,6 @@ from polyp.data.folder import Inspection, find_pairs, inspect
 from polyp.data.splits import SHIPPED, SUBSETS, near_duplicates, split_stems
 from polyp.errors import InputError
 
-DATA = Path(os.environ.get("POLYP_DATA", Path(__file__).parents[2] / "shared/data"))
 STEMS = [f"s{n:03}" for n in range(100)]
 
 
@@ -178,17 +176,16 @@ def test_shipped_split_is_for_kvasir_seg(name: str) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not (DATA / "splits").is_dir(), reason=f"{DATA}/splits is not there (POLYP_DATA)")
 @pytest.mark.parametrize(("name", "listing"), [("official", "official_val"), ("pranet", "pranet_test100")])
-def test_shipped_test_set_is_the_published_one(name: str, listing: str) -> None:
-    assert sorted(shipped(name)["test"]) == sorted((DATA / f"splits/kvasir-seg_{listing}.txt").read_text().split())
+def test_shipped_test_set_is_the_published_one(name: str, listing: str, data_folder: Path) -> None:
+    assert sorted(shipped(name)["test"]) == sorted(
+        (data_folder / f"splits/kvasir-seg_{listing}.txt").read_text().split()
+    )
 
 
 @pytest.fixture(scope="module")
-def kvasir(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Inspection]:
-    archive = DATA / "kvasir-seg.zip"
-    if not archive.is_file():
-        pytest.skip(f"{archive} is not there (POLYP_DATA)")
+def kvasir(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> tuple[list[str], Inspection]:
+    archive = data_folder / "kvasir-seg.zip"
     folder = tmp_path_factory.mktemp("kvasir")
     with ZipFile(archive) as file:
         file.extractall(folder)

@@ -19,7 +19,6 @@ from polyp.errors import InputError
 from polyp.model.network import PolypNetwork
 
 TINY = "tu-test_resnet"  # 0.5 M parameters
-WEIGHTS = Path(os.environ.get("POLYP_DATA", Path(__file__).parents[2] / "shared" / "data")) / "weights"
 
 
 def network(weights: Path | str | None, encoder: str = TINY, depth: int | None = None, **changes: Any) -> PolypNetwork:
@@ -236,10 +235,8 @@ def test_without_a_network_it_says_so_in_seconds(tmp_path: Path) -> None:
         ("tu-tf_efficientnet_lite0", [0.5] * 3, [0.5] * 3),
     ],
 )
-def test_real_weights_load_at_any_depth(encoder: str, mean: list[float], std: list[float]) -> None:
-    path = WEIGHTS / f"{encoder}.safetensors"
-    if not path.is_file():
-        pytest.skip(f"no {path.name} in {WEIGHTS}: set POLYP_DATA to the folder that holds weights/")
+def test_real_weights_load_at_any_depth(encoder: str, mean: list[float], std: list[float], data_folder: Path) -> None:
+    path = data_folder / "weights" / f"{encoder}.safetensors"
     outputs = []
     for depth in (3, 4, 5):
         net = network(path, encoder, depth)

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
 from torch.nn.functional import interpolate
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from polyp.data.folder import Inspection, Pair, inspect, read_image, read_mask
 from polyp.errors import InputError

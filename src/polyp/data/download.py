@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 from aia_chaser import AiaChaser
 from aia_chaser.exceptions import AiaChaserError
 from cryptography.hazmat.primitives.serialization import Encoding
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
