@@ -220,6 +220,13 @@ def test_a_sweep_makes_a_folder_per_job_with_a_short_label(train: Train) -> None
         assert read(outputs / "sweep" / job)["seed"] == int(job[-1])
 
 
+def test_no_place_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").write_text("a file where the folder should be")
+    with pytest.raises(SystemExit, match=r"cannot make the folder outputs/runs/default.* hydra.run.dir=FOLDER"):
+        run_script(*SMALL)
+
+
 def test_the_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quick = (*SMALL, "name=mine", "+trainer.limit_train_batches=1")
@@ -237,8 +244,9 @@ def test_the_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"job 1 of the sweep .*mobilenet_v9.*did you mean.*\nNo job was started"):
         train("-m", *SMALL, "model.encoder=mobilenet_v2,mobilenet_v9")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"optim\.decoder_lr=-1"):
         train("-m", *SMALL, "optim.decoder_lr=1e-3,-1")
+    assert not (train("--cfg", "job") / "sweep").exists()
 
 
 def test_two_runs_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:

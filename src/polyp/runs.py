@@ -50,15 +50,18 @@ def run_folder(resume: str | None, wanted: str) -> str:
         if not (Path(resume) / CONFIG).is_file():  # said here, since Hydra would make the folder
             sys.exit(f"resume={resume} is not the folder of a run: it has no {CONFIG}")
         return resume
-    Path(wanted).parent.mkdir(parents=True, exist_ok=True)
     folder, number = wanted, 1
-    while True:
-        try:
-            Path(folder).mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = f"{wanted}_{number}"
+    try:
+        Path(wanted).parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                Path(folder).mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+                folder = f"{wanted}_{number}"
+    except OSError as error:
+        sys.exit(f"cannot make the folder {folder} ({error.strerror}): hydra.run.dir=FOLDER puts it elsewhere")
 
 
 def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:

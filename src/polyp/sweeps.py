@@ -27,7 +27,7 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
     """
     given = Path(sweep_folder) / "multirun.yaml"
     task = OmegaConf.load(given).hydra.overrides.task if given.is_file() else []
-    shared = dict(override.split("=", 1) for override in task)  # of a key that is given twice, the last counts
+    shared = dict(override.partition("=")[::2] for override in task)  # of a key that is given twice, the last counts
     parts = []
     for override in overrides:
         key, _, value = override.partition("=")
@@ -38,7 +38,7 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
 
 
 class CheckJobs(Callback):
-    """Composes every job of a grid and builds its model without weights, before the first job starts."""
+    """Composes every job of a grid and builds its data, model and trainer before the first job starts."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with one line if a job cannot work."""
@@ -50,6 +50,6 @@ class CheckJobs(Callback):
 
         for number, job in enumerate(jobs):
             try:
-                build(compose(config.hydra.job.config_name, overrides=job), Path(config.hydra.sweep.dir))
+                build(compose(config.hydra.job.config_name, overrides=job), Path())
             except InputError as error:
                 sys.exit(f"job {number} of the sweep ({' '.join(job)}) cannot work: {error}\nNo job was started.")
