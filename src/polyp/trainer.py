@@ -24,7 +24,6 @@ from polyp.errors import InputError, nearest, pick
 OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary"}
 """Arguments of the Trainer that are made here."""
 
-
 MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall", "pooled_dice")}
 """What can decide which checkpoint is the best: the validation numbers of which more is better."""
 

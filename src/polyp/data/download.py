@@ -117,7 +117,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     def work() -> None:
         try:
             future.set_result(call())
-        except BaseException as error:
+        except BaseException as error:  # handed to whoever waits, who raises it
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
