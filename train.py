@@ -15,11 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from polyp import runs, sweeps
+from polyp import runs, sweeps  # noqa: F401
 from polyp.errors import InputError
-
-OmegaConf.register_new_resolver("run_folder", runs.run_folder, replace=True)
-OmegaConf.register_new_resolver("job_label", sweeps.job_label, replace=True)
 
 
 def train(cfg: DictConfig) -> float:

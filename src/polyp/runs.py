@@ -104,3 +104,8 @@ def write_per_image(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+# use_cache: the answer travels with the configuration to the processes that a launcher starts.
+OmegaConf.register_new_resolver("sweep_folder", functools.partial(run_folder, None), use_cache=True, replace=True)

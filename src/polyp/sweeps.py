@@ -1,5 +1,6 @@
 """Many jobs from one command: their short labels, and the check of all of them before the first starts."""
 
+import importlib.util
 import re
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,22 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
             value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
             parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
     return "_".join(parts)[:LABEL_LENGTH] or "job"
+
+
+def extra(name: str, target: str) -> str:
+    """The class of a Hydra plugin that comes with one of our extras; leaves with the line that installs it."""
+    try:
+        found = importlib.util.find_spec(target.rpartition(".")[0])
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        sys.exit(f"{name} is not installed: pip install -e '.[{name}]'")
+    return target
+
+
+# Here, and not in train.py: the processes that a launcher starts import this module, but not that script.
+OmegaConf.register_new_resolver("job_label", job_label, replace=True)
+OmegaConf.register_new_resolver("extra", extra, replace=True)
 
 
 class CheckJobs(Callback):
