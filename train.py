@@ -6,57 +6,69 @@ python train.py -m model.encoder=mobilenet_v2,resnet34
 python train.py resume=outputs/runs/NAME/DATE_TIME
 """
 
+import logging
 import sys
-import time
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from polyp import runs, sweeps  # noqa: F401
+from polyp import resume, runs, sweeps
 from polyp.errors import InputError
+
+log = logging.getLogger("polyp")
 
 
 def train(cfg: DictConfig) -> float:
     """One run, from the data to metrics.json; returns the number that decided which checkpoint is the best."""
-    started = time.time()
-    folder = Path(cfg.resume or HydraConfig.get().runtime.output_dir)
-    if cfg.resume is not None:
-        cfg = runs.resumed_config(folder, HydraConfig.get().overrides.task)
-    elif runs.finished(folder) or runs.last_checkpoint(folder).exists():
-        raise InputError(f"{folder} holds a run already: continue it with resume={folder}, or give another folder")
+    folder = Path(cfg.resume if cfg.resume not in (None, resume.AUTO) else HydraConfig.get().runtime.output_dir)
+    if cfg.resume == resume.AUTO and not resume.left_to_do(folder, cfg):
+        metrics = runs.read_metrics(folder)
+        log.info("%s is finished: test Dice %.3f", folder, metrics["test"]["dice"])
+        return metrics["best"]["value"]
 
-    from tqdm.contrib.logging import logging_redirect_tqdm
+    with runs.claimed(folder, "a run"):
+        cfg = resume.configuration(cfg, folder, HydraConfig.get().overrides.task)
 
-    from polyp import experiment, summary  # imports torch
+        from tqdm.contrib.logging import logging_redirect_tqdm
 
-    data, model, trainer = experiment.build(cfg, folder)
-    summary.opening(data, model, trainer, folder)
-    OmegaConf.save(cfg, folder / runs.CONFIG, resolve=True)
-    with logging_redirect_tqdm():
-        trainer.fit(model, data, ckpt_path=runs.last_checkpoint(folder) if cfg.resume else None, weights_only=True)
-    if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
-        return float("nan")
+        from polyp import checkpoints, experiment, summary  # imports torch
 
-    best = experiment.best_model(folder)
-    trainer.test(best, data, verbose=False)
-    metrics = experiment.record(folder, cfg, data, best, trainer, started)
-    summary.closing(metrics, folder)
-    return metrics["best"]["value"]
+        last = checkpoints.to_continue(folder)
+        data, model, trainer = experiment.build(cfg, folder, last)
+        summary.opening(data, model, trainer, folder, last)
+        runs.write_config(folder, cfg)
+        with logging_redirect_tqdm():
+            trainer.fit(model, data, ckpt_path=last.file if last else None, weights_only=True)
+        if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
+            return float("nan")
+
+        best = experiment.best_model(folder)
+        trainer.test(best, data, verbose=False)
+        metrics = experiment.record(folder, cfg, data, best, trainer)
+        summary.closing(metrics, folder)
+        return metrics["best"]["value"]
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> float:
-    """Train, and say what is wrong with the user's input in one line."""
+def main(cfg: DictConfig) -> float | None:
+    """Train, and say what is wrong with the user's input in one line; in a sweep the other jobs go on."""
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         return train(cfg)
     except InputError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
+        if not in_sweep:
+            sys.exit(f"{error}")
+        log.error("%s", error)
+    except Exception:
+        if not in_sweep:
             raise
-        sys.exit(f"{error}")
+        log.exception("the job failed")
+    return None
 
 
 if __name__ == "__main__":
+    sys.argv = sweeps.repeated(sys.argv)
     main()

@@ -44,6 +44,7 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
     assert len(pictures) == 1 + 2  # overview, and both test images of 20
     rest = names - events - pictures - {"stdout", "stderr"}
     assert rest == {
+        ".lock",
         "config.yaml",
         "checkpoints",
         "checkpoints/best.ckpt",
@@ -250,14 +251,14 @@ def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.Ca
 
 
 def test_two_runs_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
-    from polyp.runs import run_folder
+    from polyp.resume import new_folder
 
     wanted = str(tmp_path / "runs" / "2026-01-01_00-00-00")
-    code = f"from polyp.runs import run_folder; print(run_folder(None, {wanted!r}))"
+    code = f"from polyp.resume import new_folder; print(new_folder({wanted!r}))"
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     folders = {process.communicate()[0].strip() for process in started}
     assert folders == {wanted, *(f"{wanted}_{number}" for number in (2, 3, 4))}
-    assert run_folder(None, wanted) == run_folder(None, wanted) == f"{wanted}_5"
+    assert new_folder(wanted) == new_folder(wanted) == f"{wanted}_5"
 
 
 def test_a_run_that_failed_on_its_data_may_be_started_again(train: Train, tmp_path: Path) -> None:

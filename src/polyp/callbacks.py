@@ -1,72 +1,38 @@
-"""What happens beside training: pictures for TensorBoard and the run's folder, and the checkpoint to continue from."""
+"""What happens beside training: its randomness, a line for each epoch, pictures, the record of the test."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from polyp import pictures, runs
-from polyp.errors import InputError
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
 
-class Checkpoint(ModelCheckpoint):
-    """One file that is written anew, in one piece, each time there is something better or later to keep."""
+class StepSeed(Callback):
+    """Makes the randomness inside the network (dropout, stochastic depth) depend on seed, epoch and batch alone.
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        # At the very end of an epoch, which comes after validation: a run that is resumed begins with a whole epoch.
-        options |= {"save_on_train_epoch_end": True, "enable_version_counter": False}
-        super().__init__(dirpath=path.parent, filename=path.stem, **options)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, unless the epoch was cut short (max_steps) before there was a number to go by."""
-        if self.monitor is None or self.monitor in trainer.callback_metrics:
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        try:
-            super()._save_checkpoint(trainer, filepath)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {filepath} ({error.strerror}): free some space, then continue with "
-                f"resume={os.path.relpath(Path(filepath).parents[1])}"
-            ) from error
-
-
-class LastCheckpoint(Checkpoint):
-    """Saves last.ckpt after each epoch and when the user or the machine interrupts the run.
-
-    Not when training fails: a NaN must not take the place of the last good weights.
+    A run that is resumed, in the middle of an epoch too, draws what it would have drawn.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(runs.last_checkpoint(folder), save_on_exception=True)
-        self.folder = folder
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save where it makes sense, and say how to go on."""
-        if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            return
-        if trainer.training:  # while validating, the averaged weights stand where the trained ones belong
-            super().on_exception(trainer, pl_module, exception)
-        if runs.last_checkpoint(self.folder).is_file():
-            where = os.path.relpath(self.folder)
-            print(
-                f"\nInterrupted in epoch {trainer.current_epoch}. To continue: python train.py resume={where}",
-                flush=True,
-            )
-        else:
-            print("\nInterrupted before there was anything to save.", flush=True)
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Seed torch."""
+        parts = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
+        torch.manual_seed(int(parts.generate_state(1)[0]))
 
 
 class EpochLine(Callback):

@@ -3,10 +3,9 @@
 import math
 import resource
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -15,18 +14,28 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from polyp import runs
 from polyp.callbacks import TestRecord
+from polyp.checkpoints import LastCheckpoint, Saved
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.metrics import DEFINITIONS, bootstrap_interval
 from polyp.model.segmenter import PolypSegmenter
 from polyp.trainer import build_trainer
 
+T = TypeVar("T")
+
 UNIMPORTANT = ("allow_empty", "archive", "cache", "num_workers", "root")  # keys of data that change no result
 PACKAGES = ("polyp", "torch", "pytorch-lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
 
 
-def build(cfg: DictConfig, folder: Path) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
+def build(
+    cfg: DictConfig, folder: Path, last: Saved | None = None
+) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
     """Data, model and trainer of a configuration. Nothing is read or written yet but encoder weights.
+
+    Args:
+        cfg: the configuration.
+        folder: the run's.
+        last: what training goes on from, if it does: the encoder's weights are in it.
 
     Raises:
         InputError: a value or a combination cannot work.
@@ -41,7 +50,15 @@ def build(cfg: DictConfig, folder: Path) -> tuple[PolypDataModule, PolypSegmente
         model = PolypSegmenter(**plain["model"], optim=optim)
     except TypeError as error:  # a key that was added with + is no argument of the class
         raise InputError(f"the configuration has a key too many or too few: {error}") from error
-    trainer = build_trainer(folder, plain["monitor"], plain["patience"], optim["ema_decay"], plain["trainer"])
+    trainer = build_trainer(
+        folder,
+        seed,
+        plain["monitor"],
+        plain["patience"],
+        optim["ema_decay"],
+        plain["trainer"],
+        last.steps if last else None,
+    )
     return data, model, trainer
 
 
@@ -61,16 +78,15 @@ def best_model(folder: Path) -> PolypSegmenter:
 
 
 def record(
-    folder: Path, cfg: DictConfig, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, started: float
+    folder: Path, cfg: DictConfig, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer
 ) -> dict[str, Any]:
     """Write metrics.json and TensorBoard's HPARAMS at the end of a run, and return the former.
 
     Args:
         folder: the run's.
         cfg, data, model, trainer: its parts; the trainer has just tested the model.
-        started: when the run was, in the seconds of `time.time`.
     """
-    rows = next(callback for callback in trainer.callbacks if isinstance(callback, TestRecord)).rows  # type: ignore[attr-defined]
+    rows = _callback(trainer, TestRecord).rows
     test = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
     intervals = {f"{name}_interval": _interval([row[name] for row in rows]) for name in ("dice", "iou")}
     best: Any = trainer.checkpoint_callback
@@ -87,7 +103,7 @@ def record(
         "data": data.describe(),
         "parameters": parameters(model),
         "epochs": trainer.current_epoch,
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(_callback(trainer, LastCheckpoint).seconds, 1),
         "peak_memory_mb": round(_peak_memory() / 2**20),
         "device": _device(),
         "precision": str(trainer.precision),
@@ -95,7 +111,12 @@ def record(
     }
     _log_hyperparameters(trainer, cfg, metrics)
     runs.write_metrics(folder, metrics)
+    runs.previous_checkpoint(folder).unlink(missing_ok=True)  # it was for an accident
     return metrics
+
+
+def _callback(trainer: pl.Trainer, kind: type[T]) -> T:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
 
 
 def _log_hyperparameters(trainer: pl.Trainer, cfg: DictConfig, metrics: dict[str, Any]) -> None:

@@ -1,15 +1,17 @@
 """A run's folder and what is in it: config.yaml, checkpoints/, metrics.json, per_image.csv, pictures/, train.log."""
 
 import csv
-import functools
 import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from packaging.version import Version
 
 from polyp.errors import InputError
 
@@ -18,10 +20,13 @@ METRICS = "metrics.json"
 PER_IMAGE = "per_image.csv"
 PICTURES = "pictures"
 CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+LOG = "train.log"
+SWEEP = "multirun.yaml"
+"""What Hydra writes into a sweep's folder: the sweep as it was given."""
 
-
-CHANGEABLE = ("trainer.", "patience", "data.num_workers", "data.cache", "data.root", "data.archive")
-"""What may be given anew when a run is resumed: nothing that its checkpoint or its numbers depend on."""
+RESULTS = "results.csv"
+"""The table of a sweep: its presence means that every job has finished."""
 
 
 def best_checkpoint(folder: Path) -> Path:
@@ -31,7 +36,17 @@ def best_checkpoint(folder: Path) -> Path:
 
 def last_checkpoint(folder: Path) -> Path:
     """Everything that is needed to continue."""
-    return folder / CHECKPOINTS / "last.ckpt"
+    return folder / CHECKPOINTS / LAST
+
+
+def previous_checkpoint(folder: Path) -> Path:
+    """The last checkpoint but one, for when the last is damaged."""
+    return folder / CHECKPOINTS / "previous.ckpt"
+
+
+def started(folder: Path) -> bool:
+    """Whether there is something in the folder that a new run must not overwrite."""
+    return finished(folder) or last_checkpoint(folder).exists() or previous_checkpoint(folder).exists()
 
 
 def finished(folder: Path) -> bool:
@@ -39,63 +54,86 @@ def finished(folder: Path) -> bool:
     return (folder / METRICS).is_file()
 
 
-@functools.cache
-def run_folder(resume: str | None, wanted: str) -> str:
-    """The folder of the run that this process is about to start: the resumed one, else a new one.
-
-    A folder that exists belongs to somebody else, such as a run started in the same second: the new one is numbered.
-    Made at once, so that nobody else takes it; asked again, this process gets the same answer.
-    """
-    if resume is not None:
-        if not (Path(resume) / CONFIG).is_file():  # said here, since Hydra would make the folder
-            sys.exit(f"resume={resume} is not the folder of a run: it has no {CONFIG}")
-        return resume
-    folder, number = wanted, 1
-    try:
-        Path(wanted).parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                Path(folder).mkdir()
-                return folder
-            except FileExistsError:
-                number += 1
-                folder = f"{wanted}_{number}"
-    except OSError as error:
-        sys.exit(f"cannot make the folder {folder} ({error.strerror}): hydra.run.dir=FOLDER puts it elsewhere")
+def in_sweep(folder: Path) -> bool:
+    """Whether a run is a job of a sweep."""
+    return (folder.parent / SWEEP).is_file()
 
 
-def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of a run that is to go on: its own, with the values given on the command line.
+def resume_hint(folder: Path) -> str:
+    """What to type to continue a run, or the sweep that it is a job of."""
+    return f"resume={os.path.relpath(folder.parent if in_sweep(folder) else folder)}"
 
-    Args:
-        folder: the run's folder.
-        overrides: the command line, `resume=FOLDER` among it.
+
+@contextmanager
+def claimed(folder: Path, what: str) -> Iterator[None]:
+    """Be the only process that writes to a run's or a sweep's folder; given up when the process ends, however it ends.
 
     Raises:
-        InputError: nothing is left to do, there is nothing to continue from, or an override cannot be honoured.
+        InputError: another process is at it, or the folder cannot be written.
     """
-    if finished(folder):
-        raise InputError(f"resume={folder} is finished, its numbers are in {folder / METRICS}: nothing to continue")
-    if not last_checkpoint(folder).is_file():
-        raise InputError(f"resume={folder} has no {CHECKPOINTS}/last.ckpt to continue from: start it anew")
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(
+            f"another process is running {what} in {folder}: wait for it, or give another folder"
+        ) from error
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
+        raise InputError(f"cannot write to {folder} ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether another process is writing to the folder."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with claimed(folder, ""):
+            return False
+    except InputError:
+        return True
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file in one piece: whoever finds it finds it whole."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text)
+    os.replace(part, file)
+
+
+def write_config(folder: Path, config: DictConfig) -> None:
+    """Write config.yaml: the configuration, resolved, and the version that it is for."""
+    made = OmegaConf.create({"polyp": version("polyp")})
+    write_whole(folder / CONFIG, OmegaConf.to_yaml(made) + OmegaConf.to_yaml(config, resolve=True))
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The configuration of a run.
+
+    Raises:
+        InputError: there is none, or it was written by a newer version.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     config = OmegaConf.load(folder / CONFIG)
     assert isinstance(config, DictConfig)
-    OmegaConf.set_struct(config, True)
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key != "resume":
-            if not key.startswith(CHANGEABLE):
-                raise InputError(f"resume= cannot change {key}, only {', '.join(CHANGEABLE)}: start a new run for that")
-            OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value)
-    config.resume = str(folder)
+    made = config.pop("polyp", "0.1.0")
+    if Version(made) > Version(version("polyp")):
+        raise InputError(f"{folder} was made by polyp {made}, newer than this {version('polyp')}: update polyp first")
     return config
 
 
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The numbers of a finished run."""
+    return json.loads((folder / METRICS).read_text())
+
+
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write metrics.json in one piece: whoever finds it finds it whole."""
-    unfinished = folder / f".{METRICS}"
-    unfinished.write_text(json.dumps(metrics, indent=2) + "\n")
-    os.replace(unfinished, folder / METRICS)
+    """Write metrics.json."""
+    write_whole(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
 
 
 def write_per_image(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -104,8 +142,3 @@ def write_per_image(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-# use_cache: the answer travels with the configuration to the processes that a launcher starts.
-OmegaConf.register_new_resolver("sweep_folder", functools.partial(run_folder, None), use_cache=True, replace=True)

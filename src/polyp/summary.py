@@ -2,20 +2,26 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from polyp import runs
+from polyp.checkpoints import Saved
 from polyp.data.datamodule import PolypDataModule
 from polyp.experiment import parameters
 from polyp.model.segmenter import PolypSegmenter
 
 
-def opening(data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, folder: Path) -> None:
-    """What is about to be trained, and where."""
+def opening(
+    data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, folder: Path, last: Saved | None = None
+) -> None:
+    """What is about to be trained, and where; and what it goes on from."""
     made = model.hparams
     height, width = data.image_size
     console = Console(highlight=False, soft_wrap=True)
@@ -23,7 +29,42 @@ def opening(data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, f
         f"[bold]{made['arch']}[/] with [bold]{made['encoder']}[/], {parameters(model) / 1e6:.1f} M parameters"
     )
     console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {trainer.strategy.root_device}")
-    console.print(f"{os.path.relpath(folder)}\n")
+    console.print(f"{os.path.relpath(folder)}")
+    if last is not None:
+        console.print(f"goes on after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")
+        if last.max_epochs != trainer.max_epochs and last.max_epochs and trainer.max_epochs and model.optim:
+            before, now = (model.optim.share(last.epochs, total) for total in (last.max_epochs, trainer.max_epochs))
+            console.print(
+                f"trainer.max_epochs={trainer.max_epochs} instead of {last.max_epochs} stretches the "
+                f"{model.optim.schedule} schedule: the learning rates go on at {now:.0%} of their peak instead of "
+                f"{before:.0%}"
+            )
+    console.print()
+
+
+def sweep_table(done: Sequence[dict[str, Any]], failed: Sequence[Path], folder: Path) -> None:
+    """The jobs of a sweep, best validation first, and those that failed, each with its last word and its log."""
+    console = Console(highlight=False, soft_wrap=True)
+    if done:
+        table = Table(box=None, pad_edge=False)
+        numbers = [name for name in done[0] if name not in ("job", "overrides")]
+        table.add_column("job", justify="right")
+        table.add_column("overrides", overflow="fold")
+        for name in numbers:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in done:
+            cells = [f"{row[name]:.1f}" if name == "minutes" else f"{row[name]:.3f}" for name in numbers]
+            table.add_row(str(row["job"]), row["overrides"], *cells)
+        console.print()
+        console.print(table, soft_wrap=False)
+    for job in failed:
+        lines = (job / runs.LOG).read_text().split("\n") if (job / runs.LOG).exists() else []
+        said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        console.print(f"[bold red]failed[/] job {job.name}: {escape(said)}\n       {os.path.relpath(job / runs.LOG)}")
+    if failed:
+        console.print(f"To try these again: python train.py resume={os.path.relpath(folder)}")
+    console.print(f"\n  the sweep  {os.path.relpath(folder)}")
+    console.print(f"  curves     tensorboard --logdir {shlex.quote(os.path.relpath(folder))}")
 
 
 def closing(metrics: dict[str, Any], folder: Path) -> None:
@@ -35,6 +76,8 @@ def closing(metrics: dict[str, Any], folder: Path) -> None:
         f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({interval}per image, original resolution, "
         f"n = {test['n']})   IoU {test['iou']:.3f}   {metrics['seconds'] / 60:.1f} min"
     )
+    if runs.in_sweep(folder):
+        return
     console.print(f"  the run    {where}")
     console.print(f"  pictures   {where}/{runs.PICTURES}/overview.png")
     inside = not where.startswith("..")

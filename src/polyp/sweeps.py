@@ -1,9 +1,13 @@
-"""Many jobs from one command: their short labels, and the check of all of them before the first starts."""
+"""Many jobs from one command: what they are, the check of all before the first starts, and the table at the end."""
 
+import csv
 import importlib.util
+import io
+import json
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +15,17 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from polyp import resume, runs
 from polyp.errors import InputError
 
 LABEL_LENGTH = 60
+JOBS = "jobs.json"
+"""The jobs of a sweep, by number, each a list of overrides."""
+
+
+# ---- asked for by conf/
 
 
 def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
@@ -23,19 +33,22 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
 
     Args:
         overrides: the job's overrides, KEY=VALUE.
-        sweep_folder: where Hydra has written multirun.yaml, the sweep as it was given; an override that stands there as
-            it is does not vary.
+        sweep_folder: where Hydra has written multirun.yaml, the sweep as it was given.
     """
-    given = Path(sweep_folder) / "multirun.yaml"
+    parts = []
+    for override in varying(overrides, Path(sweep_folder)):
+        key, _, value = override.partition("=")
+        value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
+        parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
+    return "_".join(parts)[:LABEL_LENGTH] or "job"
+
+
+def varying(overrides: Sequence[str], sweep_folder: Path) -> list[str]:
+    """The overrides of a job that do not stand in the sweep's command as they are."""
+    given = sweep_folder / runs.SWEEP
     task = OmegaConf.load(given).hydra.overrides.task if given.is_file() else []
     shared = dict(override.partition("=")[::2] for override in task)  # of a key that is given twice, the last counts
-    parts = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if shared.get(key) != value:
-            value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
-            parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
-    return "_".join(parts)[:LABEL_LENGTH] or "job"
+    return [override for override in overrides if shared.get(override.partition("=")[0]) != override.partition("=")[2]]
 
 
 def extra(name: str, target: str) -> str:
@@ -54,19 +67,131 @@ OmegaConf.register_new_resolver("job_label", job_label, replace=True)
 OmegaConf.register_new_resolver("extra", extra, replace=True)
 
 
-class CheckJobs(Callback):
-    """Composes every job of a grid and builds its data, model and trainer before the first job starts."""
+# ---- what a command means
+
+
+def repeated(argv: Sequence[str]) -> list[str]:
+    """The command line, with `resume=SWEEP_FOLDER` written out as the command that the sweep was started with."""
+    for word in argv[1:]:
+        key, _, value = word.partition("=")
+        folder = Path(value.strip("'\""))
+        if key == "resume" and (folder / runs.SWEEP).is_file():
+            added = [other for other in argv[1:] if other != word]
+            given = OmegaConf.load(folder / runs.SWEEP).hydra.overrides
+            again = [] if {"-m", "--multirun"} & set(added) else [*given.task, *given.hydra]
+            kept = [other for other in again if not other.startswith(("resume=", "hydra.sweep.dir="))]
+            return [argv[0], "-m", *kept, *added, f"resume={resume.AUTO}", f"hydra.sweep.dir='{folder}'"]
+    return list(argv)
+
+
+def planned(config: DictConfig) -> list[tuple[list[str], str]]:
+    """The overrides of each job of a sweep, by number, and where the job comes from.
+
+    Args:
+        config: Hydra's, of the sweep.
+
+    Raises:
+        InputError: the rows of a CSV cannot be jobs.
+    """
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+    jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+    return [(list(job), f"job {number} of the sweep ({' '.join(job)})") for number, job in enumerate(jobs)]
+
+
+class Sweep(Callback):
+    """Before the first job: every job is composed and built, and the folder is ours. After the last: the table."""
+
+    def __init__(self) -> None:
+        self.held = ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave with one line if a job cannot work."""
+        """Leave with one line if a job cannot work or the folder is another sweep's."""
         # Hydra turns exceptions of callbacks into warnings, but not SystemExit.
-        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-        overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
-        jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-        from polyp.experiment import build  # imports torch
+        try:
+            jobs = planned(config)
+            _check(config, jobs)
+            folder = Path(config.hydra.sweep.dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.held.enter_context(runs.claimed(folder, "a sweep"))
+            _record(folder, [resume.command(job) for job, _ in jobs], continues=config.get("resume") is not None)
+        except InputError as error:
+            sys.exit(f"{error}\nNo job was started.")
+        # Each job composes its own configuration, from these: the folder must be the same for all.
+        with read_write(config), open_dict(config):
+            config.hydra.sweep.dir = str(folder)
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
 
-        for number, job in enumerate(jobs):
-            try:
-                build(compose(config.hydra.job.config_name, overrides=job), Path())
-            except InputError as error:
-                sys.exit(f"job {number} of the sweep ({' '.join(job)}) cannot work: {error}\nNo job was started.")
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table, list the jobs that failed, and leave with 1 if there are any."""
+        folder = Path(config.hydra.sweep.dir)
+        done, failed = results(folder)
+        from polyp.summary import sweep_table
+
+        sweep_table(done, failed, folder)
+        self.held.close()
+        if failed:
+            sys.exit(1)
+        if done:
+            _write_results(folder, done)
+
+
+def results(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    """What came out of a sweep: a row for each finished job, best validation first, and the folders of the others."""
+    done, failed = [], []
+    for job in sorted(folder.glob("[0-9]*_*/"), key=lambda job: int(job.name.partition("_")[0])):
+        if not runs.finished(job):
+            failed.append(job)
+            continue
+        metrics = runs.read_metrics(job)
+        given = resume.command([str(override) for override in OmegaConf.load(job / ".hydra" / "overrides.yaml")])
+        row = {"job": int(job.name.partition("_")[0]), "overrides": " ".join(varying(given, folder))}
+        row[metrics["best"]["monitor"]] = metrics["best"]["value"]
+        row |= {"test/dice": metrics["test"]["dice"], "test/iou": metrics["test"]["iou"]}
+        done.append(row | {"minutes": metrics["seconds"] / 60})
+    return sorted(done, key=lambda row: -list(row.values())[2]), failed
+
+
+def _write_results(folder: Path, done: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(done[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(done)
+    runs.write_whole(folder / runs.RESULTS, text.getvalue())
+
+
+def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
+    from polyp.experiment import build  # imports torch
+
+    if config.get("resume") not in (None, resume.AUTO):
+        raise InputError(f"resume={config.resume} is no sweep's folder: give that, or resume=auto")
+    seen: set[str] = set()
+    for job, where in jobs:
+        cfg = compose(config.hydra.job.config_name, overrides=job)
+        try:
+            if cfg.trainer.get("devices") not in (1, "1", "auto"):
+                raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
+            alike = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "seed"]))
+            if alike not in seen:
+                build(cfg, Path())
+            seen.add(alike)
+        except InputError as error:
+            raise InputError(f"{where} cannot work: {error}") from error
+
+
+def _record(folder: Path, jobs: list[list[str]], continues: bool) -> None:
+    file = folder / JOBS
+    elsewhere = "give another folder with hydra.sweep.dir=FOLDER"
+    if file.exists():
+        if not continues:
+            raise InputError(f"{folder} holds a sweep already: continue it with resume={folder}, or {elsewhere}")
+        for number, before in enumerate(json.loads(file.read_text())):
+            if (now := jobs[number] if number < len(jobs) else []) != before:
+                raise InputError(
+                    f"{folder} was started with other jobs: number {number} was {' '.join(before) or 'the default'} "
+                    f"and is {' '.join(now) or 'not there'} now; give the original command and CSV, or {elsewhere}"
+                )
+        (folder / runs.RESULTS).unlink(missing_ok=True)
+    elif any(folder.glob(f"*/{runs.CONFIG}")) or (folder / runs.CONFIG).exists():
+        raise InputError(f"{folder} holds runs of another experiment: {elsewhere}")
+    runs.write_whole(file, json.dumps(jobs, indent=1) + "\n")

@@ -2,26 +2,23 @@
 
 import inspect
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    EarlyStopping,
-    EMAWeightAveraging,
-    LearningRateMonitor,
-    TQDMProgressBar,
-)
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from polyp import runs
-from polyp.callbacks import Checkpoint, EpochLine, LastCheckpoint, TestRecord, ValidationPictures
+from polyp.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures
+from polyp.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
 from polyp.errors import InputError, nearest, pick
 
-OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary"}
+OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary", "plugins"}
 """Arguments of the Trainer that are made here."""
 
 MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall", "pooled_dice")}
@@ -36,16 +33,24 @@ class RunLogger(TensorBoardLogger):
 
 
 def build_trainer(
-    folder: Path, monitor: str, patience: int | None, ema_decay: float | None, settings: dict[str, Any]
+    folder: Path,
+    seed: int,
+    monitor: str,
+    patience: int | None,
+    ema_decay: float | None,
+    settings: dict[str, Any],
+    steps_done: int | None = None,
 ) -> pl.Trainer:
     """A Trainer that leaves in `folder` what a run's folder holds.
 
     Args:
         folder: the run's.
+        seed: of what is random inside the network.
         monitor: the logged number that decides which checkpoint is the best; more is better.
         patience: epochs without a better number after which training stops; None trains to the end.
         ema_decay: of the running average of the weights that is validated and kept; None keeps the weights as they are.
         settings: the arguments of Lightning's Trainer; precision may be "auto".
+        steps_done: optimiser steps of the checkpoint that training goes on from; TensorBoard forgets what came after.
 
     Raises:
         InputError: an unknown or impossible argument.
@@ -59,7 +64,7 @@ def build_trainer(
         raise InputError("trainer.limit_val_batches=0 leaves no number to choose the best checkpoint by")
     _quieten()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
-        TQDMProgressBar(leave=False),
+        StepSeed(seed),
         LearningRateMonitor("step"),
         EpochLine(),
         ValidationPictures(),
@@ -70,13 +75,18 @@ def build_trainer(
     if ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=ema_decay))
     if patience is not None:
-        callbacks.append(EarlyStopping(monitor, mode="max", patience=patience))
+        callbacks.append(Patience(monitor, mode="max", patience=patience))
+    # Only for somebody who watches: in a file, or from many jobs at once, a progress bar is noise.
+    if bar := sys.stderr.isatty() and settings.get("enable_progress_bar", True):
+        callbacks.append(TQDMProgressBar(leave=False))
+    precision = _precision(settings.get("precision"), settings.get("accelerator"))
     try:
         return pl.Trainer(
-            **settings | {"precision": _precision(settings.get("precision"), settings.get("accelerator"))},
+            **settings | {"precision": precision, "enable_progress_bar": bar},
             default_root_dir=folder,
-            logger=RunLogger(folder, name="", version="", default_hp_metric=False),
+            logger=RunLogger(folder, name="", version="", default_hp_metric=False, purge_step=steps_done),
             callbacks=callbacks,
+            plugins=[CheckpointFiles()],
             enable_model_summary=False,
         )
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # what Lightning raises
@@ -105,6 +115,7 @@ def _quieten() -> None:
     warnings.filterwarnings(
         "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
     )
+    warnings.filterwarnings("ignore", message=".*The `srun` command is available.*")  # one process needs none
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

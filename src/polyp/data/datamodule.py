@@ -1,6 +1,7 @@
 """The data of a run: found, checked, split, cached and loaded."""
 
 import logging
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from polyp.data.augment import Augmentation
 from polyp.data.cache import cache_folder, inspected, resized
-from polyp.data.dataset import EpochSampler, PolypDataset, as_lists
+from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, as_lists
 from polyp.data.folder import Folder, Inspection, Pair, find_pairs
 from polyp.data.kvasir import KvasirSeg
 from polyp.data.splits import split_stems
@@ -112,11 +113,12 @@ class PolypDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Augmented images at network resolution, in a new order each epoch; an incomplete last batch is left out."""
         dataset = self._dataset("train", augmentation=self.augmentation)
-        return DataLoader(
+        return TrainLoader(
             dataset,
             self.batch_size,
             sampler=EpochSampler(len(dataset), self.seed),
             num_workers=self.num_workers,
+            worker_init_fn=_ignore_signals,
             persistent_workers=self.num_workers > 0,
             drop_last=True,
             pin_memory=torch.cuda.is_available(),
@@ -145,3 +147,9 @@ class PolypDataModule(pl.LightningDataModule):
             "image_size": list(self.image_size),
             "images": {name: len(stems) for name, stems in self.subsets.items()},
         }
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach all processes: the one that trains saves and then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from polyp.data.augment import Augmentation
 from polyp.data.cache import resize_image, resize_mask
@@ -86,6 +86,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.count = count
         self.seed = seed
         self.epoch = 0
+        self.done = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -96,9 +97,33 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.count
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """This epoch's keys."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        """This epoch's keys, without the first `done` if it was interrupted there."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)[self.done :]
+        self.done = 0
         return ((self.epoch, int(index)) for index in order)
+
+
+class TrainLoader(DataLoader[Sample]):
+    """A loader that goes on in the middle of an epoch: Lightning keeps its state in the checkpoint."""
+
+    taken = 0  # batches of this epoch
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """The batches that are left of the epoch."""
+        for batch in super().__iter__():
+            self.taken += 1
+            yield batch
+        self.taken = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were taken."""
+        return {"taken": self.taken % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next epoch after so many batches."""
+        assert isinstance(self.sampler, EpochSampler) and self.batch_size
+        self.taken = state["taken"]
+        self.sampler.done = self.taken * self.batch_size
 
 
 def as_lists(samples: Sequence[Sample]) -> dict[str, list[Any]]:

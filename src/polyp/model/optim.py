@@ -85,6 +85,11 @@ class Optim:
             return (step + 1) / (warm + 1)
         return SCHEDULES[self.schedule](min(1.0, (step - warm) / max(1, total_steps - warm)))
 
+    def share(self, epochs: int, max_epochs: int) -> float:
+        """The factor after so many epochs of so many; 1 for plateau, which does not know its end."""
+        fine = 1000  # steps of an epoch: any large number
+        return 1.0 if self.schedule == PLATEAU else self.factor(epochs * fine, max_epochs * fine)
+
     def build(
         self,
         encoder: Iterable[nn.Parameter],

@@ -7,6 +7,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from polyp.errors import InputError
 from polyp.images import resize, square
@@ -76,6 +79,7 @@ class PolypSegmenter(pl.LightningModule):
         self.scores = torch.nn.ModuleDict(
             {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
         )
+        self.train_loss = MeanMetric()
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, 1, H, W) of images (B, 3, H, W), uint8 in 0-255 or float in 0-1, at the images' own size."""
@@ -107,15 +111,16 @@ class PolypSegmenter(pl.LightningModule):
         loss = torch.stack([self.loss(one, target) for one in logits]).mean()
         probability = torch.sigmoid(logits[-1].detach().float())
         size = len(target)
-        self.log(
-            f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=size, prog_bar=stage == "train"
-        )
         if not torch.isfinite(loss):
             raise InputError(
                 f"the {stage} loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); the last "
                 "good checkpoint stays: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
             )
         self._scores(stage).update(probability, target)
+        if stage == "train":
+            self.train_loss.update(loss.detach(), size)
+        else:
+            self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return {"loss": loss, "probability": probability[:, 0]}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -136,9 +141,50 @@ class PolypSegmenter(pl.LightningModule):
             rows.append({name: value.item() for name, value in scores.items()})
         return {"probability": probabilities, "rows": rows}
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the epoch's loss and score with its last batch, so that they are written before its checkpoint."""
+        if self.trainer.is_last_batch:
+            values = {"train/loss": self.train_loss.compute(), "train/dice": self._scores("train").compute()["dice"]}
+            values = {name: value.float() for name, value in values.items()}
+            self.log_dict(values, on_step=False, on_epoch=True, logger=False, batch_size=1, prog_bar=True)
+            if self.logger is not None:
+                self.logger.log_metrics(
+                    {name: value.item() for name, value in values.items()}, self.trainer.global_step - 1
+                )
+            for metric in self._epoch_metrics().values():
+                metric.reset()
+
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's scores."""
-        self._log_scores("train", ["dice"])
+        """Let plateau see the epoch's number; Lightning would do so only after the checkpoint is written."""
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau) and self._monitor() in self.trainer.callback_metrics:
+            scheduler.step(self.trainer.callback_metrics[self._monitor()])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step the schedule; plateau has its own place, above."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _epoch_metrics(self) -> dict[str, Metric]:
+        return {"loss": self.train_loss, "scores": self._scores("train")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what an epoch that is interrupted has summed up so far, over all processes."""
+        so_far = checkpoint["epoch_so_far"] = {}
+        for name, metric in self._epoch_metrics().items():
+            if metric.update_called:
+                with metric.sync_context():
+                    so_far[name] = {state: dim_zero_cat(getattr(metric, state)).cpu() for state in metric.metric_state}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up again, in one process."""
+        if self._trainer is None or not self.trainer.is_global_zero:
+            return
+        for name, states in checkpoint["epoch_so_far"].items():
+            metric = self._epoch_metrics()[name]
+            for state, value in states.items():
+                setattr(metric, state, [value] if isinstance(metric.metric_state[state], list) else value)
+            metric._update_count = 1
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's scores."""
@@ -166,5 +212,7 @@ class PolypSegmenter(pl.LightningModule):
         assert self.optim is not None, "made without optim: only for use, not for training"
         steps = self.trainer.estimated_stepping_batches
         network = self.network
-        monitor = getattr(self.trainer.checkpoint_callback, "monitor", None) or "val/dice"
-        return self.optim.build(network.encoder_parameters(), network.decoder_parameters(), steps, monitor)
+        return self.optim.build(network.encoder_parameters(), network.decoder_parameters(), steps, self._monitor())
+
+    def _monitor(self) -> str:
+        return getattr(self.trainer.checkpoint_callback, "monitor", None) or "val/dice"

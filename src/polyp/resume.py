@@ -1,0 +1,182 @@
+"""What goes on and what starts anew: where a run is, and the configuration that it continues with."""
+
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from polyp import runs
+from polyp.errors import InputError
+
+AUTO = "auto"
+"""resume=auto: what is unfinished goes on, what is finished stays, everything else starts."""
+
+CHANGEABLE = ("trainer.", "patience", "data.num_workers", "data.cache", "data.root", "data.archive")
+"""What may be given anew when a run is resumed: nothing that its checkpoint or its numbers depend on."""
+
+ELSEWHERE = ("resume", "launcher")
+"""What says how a command is run, not what it computes."""
+
+
+# ---- folders, asked for by conf/train.yaml
+
+
+def run_folder(resume: str | None, wanted: str, *, _root_: DictConfig) -> str:
+    """The folder of the run that this process is about to start or to continue.
+
+    Args:
+        resume: null for a new one, a run's folder, or auto: the latest beside `wanted` that has the same configuration
+            and is not finished, else a new one.
+        wanted: the new one's name.
+    """
+    if resume is None:
+        return new_folder(wanted)
+    if resume != AUTO:
+        if not (Path(resume) / runs.CONFIG).is_file():  # said here, since Hydra would make the folder
+            sys.exit(f"resume={resume} is not the folder of a run: it has no {runs.CONFIG}")
+        return resume
+    task = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    return _run_to_continue(wanted, OmegaConf.to_yaml(task, resolve=True))
+
+
+def sweep_folder(resume: str | None, wanted: str, overrides: Sequence[str]) -> str:
+    """The folder of the sweep that this process is about to start or to continue.
+
+    Args:
+        resume: as above; with auto the latest beside `wanted` that was started by the same command and is not finished.
+        wanted: the new one's name.
+        overrides: the command line.
+    """
+    if resume == AUTO:
+        for given in sorted(Path(wanted).parent.glob(f"*/{runs.SWEEP}"), reverse=True):
+            folder = given.parent
+            same = command(OmegaConf.load(given).hydra.overrides.task) == command(overrides)
+            if same and not (folder / runs.RESULTS).exists() and not runs.is_claimed(folder):
+                return str(folder)
+    return new_folder(wanted)
+
+
+@functools.cache
+def new_folder(wanted: str) -> str:
+    """Make a folder and return its name; the same one when this process asks again.
+
+    A folder that exists belongs to somebody else, such as a run started in the same second: the new one is numbered.
+    Made at once, so that nobody else takes it.
+    """
+    folder, number = wanted, 1
+    try:
+        Path(wanted).parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                Path(folder).mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+                folder = f"{wanted}_{number}"
+    except OSError as error:
+        sys.exit(f"cannot make the folder {folder} ({error.strerror}): hydra.run.dir=FOLDER puts it elsewhere")
+
+
+@functools.cache
+def _run_to_continue(wanted: str, config: str) -> str:
+    task = OmegaConf.create(config)
+    assert isinstance(task, DictConfig)
+    for file in sorted(Path(wanted).parent.glob(f"*/{runs.CONFIG}"), reverse=True):
+        folder = file.parent
+        try:
+            same = not changes(runs.read_config(folder), task)
+        except InputError:  # a newer version's
+            same = False
+        if same and left_to_do(folder, task) and not runs.is_claimed(folder):
+            return str(folder)
+    return new_folder(wanted)
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+
+
+# ---- configurations
+
+
+def configuration(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """What a run is made with: `cfg`, or where it goes on, that of its folder with what is given anew.
+
+    Args:
+        cfg: the composed configuration.
+        folder: the run's.
+        overrides: the command line.
+
+    Raises:
+        InputError: the folder holds a run that must not be overwritten, nothing is left to do, or something that was
+            given cannot be honoured.
+    """
+    if cfg.resume is None:
+        if runs.started(folder):
+            raise InputError(f"{folder} holds a run already: continue it with resume={folder}, or give another folder")
+        return cfg
+    if cfg.resume == AUTO:
+        if not (folder / runs.CONFIG).is_file():
+            return cfg
+        given = cfg
+        if changed := changes(runs.read_config(folder), cfg):
+            raise InputError(f"{folder} was started with {changed[0]}: give the original command, or another folder")
+    else:
+        given = _with(runs.read_config(folder), overrides)
+        if not left_to_do(folder, given):
+            raise InputError(
+                f"resume={folder} is finished, its numbers are in {folder / runs.METRICS}: nothing to continue; "
+                "trainer.max_epochs=MORE trains on"
+            )
+    if runs.finished(folder):  # there is more to do: the numbers so far are kept
+        epochs = runs.read_metrics(folder)["epochs"]
+        (folder / runs.METRICS).rename(folder / f"metrics_after_{epochs}_epochs.json")
+    return given
+
+
+def left_to_do(folder: Path, cfg: DictConfig) -> bool:
+    """Whether a run is unfinished, or has come to the end of fewer epochs than it is now to be trained for."""
+    if not runs.finished(folder):
+        return True
+    before = runs.read_config(folder).trainer.max_epochs
+    return (cfg.trainer.max_epochs or 0) > (before or 0)
+
+
+def changes(before: DictConfig, now: DictConfig) -> list[str]:
+    """The differences between two configurations that make them two experiments: `model.arch=unet, now linknet`."""
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in sorted(old.keys() | new.keys()) if not key.startswith((*CHANGEABLE, *ELSEWHERE))]
+    return [f"{key}={old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _with(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in ELSEWHERE:
+            continue
+        if not key.startswith(CHANGEABLE):
+            raise InputError(f"resume= cannot change {key}, only {', '.join(CHANGEABLE)}: start a new run for that")
+        OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value, force_add=True)
+    return config
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return dict(_leaves(plain))
+
+
+def _leaves(tree: dict[Any, Any], prefix: str = "") -> Any:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def command(overrides: Sequence[str]) -> list[str]:
+    """The overrides that say what is computed."""
+    return [override for override in overrides if override.partition("=")[0] not in ELSEWHERE]
