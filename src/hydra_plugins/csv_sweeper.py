@@ -1,0 +1,175 @@
+"""A sweep whose jobs are the rows of a CSV: its header names keys, and each row gives their values.
+
+A blank cell leaves its key at the default. Blank lines and lines that begin with # count for nothing.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from polyp.errors import InputError, nearest
+
+
+@dataclass
+class CsvSweeperConf(BasicSweeperConf):
+    """The keys of `hydra.sweeper` with `hydra/sweeper=csv`."""
+
+    _target_: str = "hydra_plugins.csv_sweeper.CsvSweeper"
+    path: str | None = None
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="csv", node=CsvSweeperConf, provider="polyp")
+
+
+class CsvSweeper(BasicSweeper):
+    """Runs each row of a CSV, and each with every combination of what the command line sweeps.
+
+    Args:
+        path: the CSV, in the working directory or else in the folder `sweep` of the configuration. Without one the jobs
+            are those of Hydra's basic sweeper.
+        max_batch_size: as many jobs go to the launcher at once; null: all.
+        params: overrides of all jobs, which may be sweeps, as if they stood on the command line.
+    """
+
+    def __init__(
+        self, path: str | None = None, max_batch_size: int | None = None, params: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.path = path
+
+    @staticmethod
+    def jobs(config: DictConfig) -> list[tuple[list[str], str]]:
+        """What a sweep will run.
+
+        Args:
+            config: the whole configuration, as Hydra has composed it for a sweep; with Hydra's basic sweeper the jobs
+                are those of the command line.
+
+        Returns:
+            For each job its overrides, the row's after the command line's, and where it comes from: `row 3 of my.csv
+            (line 5)`.
+
+        Raises:
+            InputError: the CSV is not there or is malformed, has a column that is no key of the configuration or is
+                given on the command line too, or a cell that is not one value.
+        """
+        sweeper = config.hydra.sweeper
+        params = sweeper.get("params") or {}
+        given = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given)
+        grid = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+        if sweeper.get("path") is None:
+            return [(job, "the command line") for job in grid]
+        name, (line, header), rows = _read(config)
+        _check_header(header, f"{name}, line {line}", config, overrides)
+        jobs = []
+        for number, (line, cells) in enumerate(rows, 1):
+            row = _row(header, cells, f"{name}, line {line}")
+            jobs += [([*job, *row], f"row {number} of {name} (line {line})") for job in grid]
+        return jobs
+
+    def split_arguments(  # type: ignore[override]
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """The jobs in batches. Which they are, `jobs` says for this sweep's configuration.
+
+        Raises:
+            InputError: as `jobs`.
+        """
+        assert self.config is not None  # setup() was called
+        jobs = [job for job, _ in self.jobs(self.config)]
+        return list(self.split_overrides_to_chunks(jobs, max_batch_size))
+
+
+Line = tuple[int, list[str]]  # its number in the file, and its cells
+
+
+def _read(config: DictConfig) -> tuple[str, Line, list[Line]]:
+    """The CSV's name in messages, its header and its rows."""
+    path, runtime = config.hydra.sweeper.path, config.hydra.runtime
+    folders = [Path(runtime.cwd), *(Path(src.path, "sweep") for src in runtime.config_sources if src.schema == "file")]
+    files = [folder / Path(path).expanduser() for folder in folders]
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
+        missing = " and ".join(dict.fromkeys(map(str, files)))
+        raise InputError(f"hydra.sweeper.path={path} does not exist, looked for as {missing}: give the path of a CSV")
+    name = str(file.relative_to(runtime.cwd) if file.is_relative_to(runtime.cwd) else file)
+    try:
+        text = file.read_text("utf-8-sig")  # spreadsheets begin a file with a byte order mark
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is not UTF-8: save it as CSV in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}): give hydra.sweeper.path=FILE.csv") from None
+    said = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    said = [(number, line) for number, line in said if not line.lstrip(' "').startswith("#")]  # a spreadsheet may quote
+    if len(said) < 2:
+        raise InputError(f"{name} has no rows: its first line names keys, and each line below gives a job's values")
+    header = said[0][1]
+    separator = ";" if ";" in header and "," not in header else ","  # of spreadsheets where the comma is for decimals
+    lines = []
+    for number, line in said:
+        try:
+            (cells,) = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
+        except csv.Error as error:
+            raise InputError(
+                f"{name}, line {number}: {error}: a cell that begins with a double quote ends with one"
+            ) from None
+        lines.append((number, [cell.strip() for cell in cells]))
+    return name, lines[0], lines[1:]
+
+
+def _check_header(header: Sequence[str], where: str, config: DictConfig, overrides: Sequence[Override]) -> None:
+    keys = [column.lstrip("+").partition("@")[0] for column in header]
+    given = {override.key_or_group for override in overrides}
+    groups = {group for group in config.hydra.runtime.choices if not group.startswith("hydra/")}
+    values: Any = OmegaConf.to_container(config)
+    known = {key for key in _dotted(values) if not key.startswith("hydra")} | groups
+    # Another choice of a group may bring other keys; of those the composition of the job will tell.
+    varied = groups & {*keys, *(override.key_or_group for override in overrides if override.is_sweep_override())}
+    for number, (column, key) in enumerate(zip(header, keys, strict=True), 1):
+        if not key:
+            raise InputError(f"{where}: column {number} has no key")
+        if key in keys[: number - 1]:
+            raise InputError(f"{where}: {key} has two columns")
+        if key.startswith(("hydra.", "hydra/")):
+            raise InputError(f"{where}: {key} is the same for all jobs: give it on the command line")
+        if key in given:
+            raise InputError(
+                f"{where}: {key} is given on the command line or in hydra.sweeper.params too: give it once"
+            )
+        if key not in known and not column.startswith("+") and not varied:
+            raise InputError(f"{where}: {key} is no key of the configuration: {nearest(key, known)}")
+
+
+def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _row(header: Sequence[str], cells: Sequence[str], where: str) -> list[str]:
+    if len(cells) != len(header):
+        raise InputError(f'{where}: {len(cells)} cells for {len(header)} keys; a list is one cell in quotes: "[2,1]"')
+    row = [f"{key}={cell}" for key, cell in zip(header, cells, strict=True) if cell]
+    if not row:
+        raise InputError(f"{where}: all cells are blank: delete the line, or write the default into one of them")
+    parser = OverridesParser.create()
+    for override in row:
+        try:
+            sweep = parser.parse_override(override).is_sweep_override()
+        except HydraException:
+            raise InputError(f"{where}: {override} cannot be understood: put single quotes around the value") from None
+        if sweep:
+            raise InputError(f"{where}: {override} is several values: give each a row, and write decimals with a point")
+    return row
