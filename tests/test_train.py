@@ -243,7 +243,7 @@ def test_the_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"job 1 of the sweep .*mobilenet_v9.*did you mean.*\nNo job was started"):
+    with pytest.raises(SystemExit, match=r"job 1 \(.*mobilenet_v9.*did you mean.*\nNo job was started"):
         train("-m", *SMALL, "model.encoder=mobilenet_v2,mobilenet_v9")
     with pytest.raises(SystemExit, match=r"optim\.decoder_lr=-1"):
         train("-m", *SMALL, "optim.decoder_lr=1e-3,-1")

@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 
 T = TypeVar("T")
 
 LISTED = 20  # choices that one message names
 
 
-class InputError(HydraException, ValueError):
+class InputError(CompactHydraException, ValueError):
     """Something the user gave cannot work. The message is theirs: it names the file, key or value and the way out.
 
-    Hydra prints its own kind of exception without a traceback.
+    Hydra prints this kind of exception without a traceback.
     """
 
 

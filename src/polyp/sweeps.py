@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from hydra_plugins.csv_sweeper import CsvSweeper
 from polyp import resume, runs
 from polyp.errors import InputError
 
@@ -46,9 +47,15 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
 def varying(overrides: Sequence[str], sweep_folder: Path) -> list[str]:
     """The overrides of a job that do not stand in the sweep's command as they are."""
     given = sweep_folder / runs.SWEEP
-    task = OmegaConf.load(given).hydra.overrides.task if given.is_file() else []
-    shared = dict(override.partition("=")[::2] for override in task)  # of a key that is given twice, the last counts
-    return [override for override in overrides if shared.get(override.partition("=")[0]) != override.partition("=")[2]]
+    shared = _values(OmegaConf.load(given).hydra.overrides.task) if given.is_file() else {}
+    values = _values(overrides)
+    return [f"{key}={value}" for key, value in values.items() if shared.get(key) != value]
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    # Parsed, since Hydra gives a job 0.001 where 1e-3 was typed. Of a key that is given twice, the last counts.
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {override.get_key_element(): override.get_value_element_as_str() for override in parsed}
 
 
 def extra(name: str, target: str) -> str:
@@ -93,10 +100,7 @@ def planned(config: DictConfig) -> list[tuple[list[str], str]]:
     Raises:
         InputError: the rows of a CSV cannot be jobs.
     """
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
-    jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-    return [(list(job), f"job {number} of the sweep ({' '.join(job)})") for number, job in enumerate(jobs)]
+    return CsvSweeper.jobs(config)
 
 
 class Sweep(Callback):
@@ -166,17 +170,18 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
     if config.get("resume") not in (None, resume.AUTO):
         raise InputError(f"resume={config.resume} is no sweep's folder: give that, or resume=auto")
     seen: set[str] = set()
-    for job, where in jobs:
-        cfg = compose(config.hydra.job.config_name, overrides=job)
+    for number, (job, origin) in enumerate(jobs):
         try:
+            cfg = compose(config.hydra.job.config_name, overrides=job)
             if cfg.trainer.get("devices") not in (1, "1", "auto"):
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
             alike = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "seed"]))
             if alike not in seen:
                 build(cfg, Path())
             seen.add(alike)
-        except InputError as error:
-            raise InputError(f"{where} cannot work: {error}") from error
+        except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
+            said = str(error).partition("\n")[0]
+            raise InputError(f"job {number} ({origin}: {' '.join(job)}) cannot work: {said}") from error
 
 
 def _record(folder: Path, jobs: list[list[str]], continues: bool) -> None:

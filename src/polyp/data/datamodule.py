@@ -75,6 +75,8 @@ class PolypDataModule(pl.LightningDataModule):
         self.augmentation = Augmentation(augment) if augment else None
         self.seed = seed
         self.subsets: dict[str, list[str]] = {}
+        self.train_loader: TrainLoader | None = None
+        self.progress: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
         """Download, extract or draw what is not there yet."""
@@ -113,7 +115,7 @@ class PolypDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Augmented images at network resolution, in a new order each epoch; an incomplete last batch is left out."""
         dataset = self._dataset("train", augmentation=self.augmentation)
-        return TrainLoader(
+        self.train_loader = TrainLoader(
             dataset,
             self.batch_size,
             sampler=EpochSampler(len(dataset), self.seed),
@@ -123,6 +125,19 @@ class PolypDataModule(pl.LightningDataModule):
             drop_last=True,
             pin_memory=torch.cuda.is_available(),
         )
+        if self.progress is not None:
+            self.train_loader.load_state_dict(self.progress)
+        return self.train_loader
+
+    # Lightning 2.6 keeps a loader's state by itself, but gives it back only to a loader that is made later; ours is made
+    # earlier, when the schedule asks for the number of steps.
+    def state_dict(self) -> dict[str, Any]:
+        """How far the epoch is."""
+        return {"train_loader": self.train_loader.state_dict()} if self.train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Begin the next epoch there."""
+        self.progress = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader:
         """Images at network resolution."""
