@@ -1,9 +1,11 @@
 """What all tests share: a cache folder of their own, no network, and `train.py` run in this process."""
 
+import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,25 @@ def run_script(*arguments: str) -> None:
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     finally:
         sys.argv = given
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["polyp.experiment", "polyp.summary"])
+
+
+def start(*arguments: str, log: Path | None = None) -> BaseProcess:
+    """`python train.py ARGUMENTS` in a process of its own, which has imported what it needs and can be killed."""
+    process = PROCESSES.Process(target=_script, args=(arguments, log, dict(os.environ)))
+    process.start()
+    return process
+
+
+def _script(arguments: Sequence[str], log: Path | None, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    with open(log or os.devnull, "a", buffering=1) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        run_script(*arguments)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def build(
         plain["patience"],
         optim["ema_decay"],
         plain["trainer"],
-        last.steps if last else None,
+        last.steps if last else 0,
     )
     return data, model, trainer
 

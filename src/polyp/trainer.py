@@ -39,7 +39,7 @@ def build_trainer(
     patience: int | None,
     ema_decay: float | None,
     settings: dict[str, Any],
-    steps_done: int | None = None,
+    steps_done: int = 0,
 ) -> pl.Trainer:
     """A Trainer that leaves in `folder` what a run's folder holds.
 
@@ -50,7 +50,7 @@ def build_trainer(
         patience: epochs without a better number after which training stops; None trains to the end.
         ema_decay: of the running average of the weights that is validated and kept; None keeps the weights as they are.
         settings: the arguments of Lightning's Trainer; precision may be "auto".
-        steps_done: optimiser steps of the checkpoint that training goes on from; TensorBoard forgets what came after.
+        steps_done: optimiser steps of the checkpoint that training goes on from; TensorBoard forgets what came later.
 
     Raises:
         InputError: an unknown or impossible argument.

@@ -129,8 +129,8 @@ class PolypDataModule(pl.LightningDataModule):
             self.train_loader.load_state_dict(self.progress)
         return self.train_loader
 
-    # Lightning 2.6 keeps a loader's state by itself, but gives it back only to a loader that is made later; ours is made
-    # earlier, when the schedule asks for the number of steps.
+    # Lightning 2.6 keeps a loader's state by itself, but gives it back only to loaders that are made later; ours was
+    # made when the schedule asked for the number of steps.
     def state_dict(self) -> dict[str, Any]:
         """How far the epoch is."""
         return {"train_loader": self.train_loader.state_dict()} if self.train_loader is not None else {}

@@ -1,0 +1,357 @@
+"""A run that is interrupted, however, ends with the numbers that it would have had; and what cannot go on says so."""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PROCESSES, SMALL, Train, run_script, start
+from filelock import FileLock
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from polyp import callbacks
+
+LONGER = (*SMALL, "trainer.max_epochs=4", "optim.ema_decay=0.8")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """What metrics.json says of the result, not of the machine's trouble with it."""
+    return {name: value for name, value in read(folder).items() if name not in ("seconds", "peak_memory_mb")}
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    parts = [key for key in ("state_dict", "current_model_state") if key in checkpoint]
+    return {f"{part}.{key}": value for part in parts for key, value in checkpoint[part].items()}
+
+
+def curves(folder: Path) -> dict[str, Any]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return scalars | {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    assert numbers(run) == numbers(reference)
+    for name in ("best", "last"):
+        ours, theirs = weights(run, name), weights(reference, name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    assert curves(run) == curves(reference)
+    steps = [step for step, _ in curves(run)["val/dice"]]
+    assert steps == sorted(set(steps))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, float]]:
+    """A run without interruption, and how many seconds its process took."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder.parent / "cache"))
+        start(*SMALL, "--cfg", "job").join()  # the imports
+        began = time.time()
+        process = start(*LONGER, f"hydra.run.dir={folder}", log=folder.parent / "said")
+        process.join()
+    assert process.exitcode == 0, (folder.parent / "said").read_text()
+    yield folder, time.time() - began
+
+
+KILLS = {
+    0: ["resized", "last.ckpt", "random", "random"],
+    1: ["last.ckpt", "random", "random"],
+    2: ["best.ckpt", "random", "random"],
+}
+
+
+@pytest.mark.parametrize("workers", KILLS)
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
+    workers: int, whole: tuple[Path, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, seconds = whole
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    chance = random.Random()
+    kills, run, number = list(KILLS[workers]), tmp_path / "0", 0
+    while kills or not (run / "metrics.json").exists():
+        if (run / "metrics.json").exists():  # it was too quick: another one for the rest
+            assert_same(run, reference)
+            number += 1
+            run = tmp_path / str(number)
+        process = start(
+            *LONGER, f"data.num_workers={workers}", f"hydra.run.dir={run}", "resume=auto", log=tmp_path / "said"
+        )
+        if kills and kill(process, kills[0], tmp_path, run, chance.uniform(0, seconds)):
+            kills.pop(0)
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / "said").read_text()
+    assert_same(run, reference)
+
+
+def kill(process: Any, moment: str, folder: Path, run: Path, seconds: float) -> bool:
+    """Kill a process after so many seconds, or while it writes the checkpoint or the cache; whether it was alive."""
+    deadline = time.time() + seconds
+    patterns = {"resized": "cache/polyp/resized/*.npy.part"}
+    while process.is_alive():
+        if moment == "random" and time.time() > deadline:
+            process.kill()
+            return True
+        if moment != "random" and any(folder.glob(patterns.get(moment, f"{run.name}/checkpoints/{moment}.part"))):
+            process.kill()
+            process.join()
+            return process.exitcode == -signal.SIGKILL
+    return False
+
+
+def stopped(
+    at: tuple[int, int], number: int, arguments: tuple[str, ...], log: Path, environment: Mapping[str, str]
+) -> None:
+    """A run that gets a signal before it takes the given step of the given epoch."""
+    os.environ.update(environment)
+    seed = callbacks.StepSeed.on_train_batch_start
+
+    def on_train_batch_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        seed(self, trainer, module, batch, batch_idx)
+        if (trainer.current_epoch, batch_idx) == at:
+            os.kill(os.getpid(), number)
+
+    callbacks.StepSeed.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
+    with open(log, "a", buffering=1) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        run_script(*arguments)
+
+
+def stop(at: tuple[int, int], number: int, *arguments: str, log: Path) -> int:
+    process = PROCESSES.Process(target=stopped, args=(at, number, arguments, log, dict(os.environ)))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "overrides"),
+    [
+        (signal.SIGTERM, (1, 1), []),
+        (signal.SIGINT, (0, 2), ["data.num_workers=2"]),
+        (signal.SIGTERM, (1, 3), ["optim.schedule=plateau", "optim.warmup=0", "patience=2"]),  # the last of its epoch
+        # Two batches make a step; and the encoder drops paths at random.
+        (
+            signal.SIGTERM,
+            (1, 2),
+            [
+                "trainer.accumulate_grad_batches=2",
+                "model.encoder=mit_b0",
+                "model.arch=fpn",
+                "model.decoder_channels=null",
+            ],
+        ),
+    ],
+)
+def test_a_signal_saves_at_once_and_the_run_goes_on_from_there(
+    number: int, at: tuple[int, int], overrides: list[str], tmp_path: Path
+) -> None:
+    command = (*SMALL, "trainer.max_epochs=3", *overrides)
+    run, reference = tmp_path / "run", tmp_path / "reference"
+    run_script(*command, f"hydra.run.dir={reference}")
+    assert stop(at, number, *command, f"hydra.run.dir={run}", log=tmp_path / "said") == 128 + number
+    said = (tmp_path / "said").read_text()
+    assert f"Stopped in epoch {at[0] + 1} and saved. To continue: python train.py resume=" in said
+    assert "Traceback" not in said
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    accumulated = 2 if "trainer.accumulate_grad_batches=2" in overrides else 1
+    steps_taken = at[0] * 4 + -(-(at[1] + 1) // accumulated) * accumulated
+    assert last["global_step"] * accumulated == steps_taken
+    run_script(f"resume={run}")
+    assert_same(run, reference)
+
+
+def test_an_early_stop_stays_one(tmp_path: Path) -> None:
+    still = (
+        "optim.encoder_lr=0",
+        "optim.decoder_lr=1e-12",
+        "optim.ema_decay=null",
+        "patience=1",
+        "trainer.max_epochs=9",
+    )
+    run = tmp_path / "run"
+    run_script(*SMALL, *still, f"hydra.run.dir={run}")
+    before = numbers(run)
+    (run / "metrics.json").unlink()  # as if it had been killed during the test
+    run_script(f"resume={run}")
+    assert numbers(run) == before
+    (run / "metrics.json").unlink()
+    run_script(f"resume={run}", "patience=3")
+    assert read(run)["epochs"] > before["epochs"]
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Path:
+    """A run of two epochs that was killed when it had trained them."""
+    run = tmp_path / "outputs" / "runs" / "default" / "earlier"
+    run_script(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={run}")
+    (run / "metrics.json").rename(tmp_path / "metrics.json")
+    return run
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "bits", "gone"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, tmp_path: Path, capfd: Any) -> None:
+    run, command = tmp_path / "run", (*SMALL, "trainer.max_epochs=3")
+    assert stop((2, 1), signal.SIGTERM, *command, f"hydra.run.dir={run}", log=tmp_path / "said") == 143
+    last = run / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    if damage == "gone":
+        last.unlink()
+    elif damage == "bits":
+        for place in range(len(content) // 4, len(content) // 4 + 64):
+            content[place] ^= 0xFF
+        last.write_bytes(content)
+    else:
+        last.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    run_script(f"resume={run}")
+    said = capfd.readouterr()
+    assert ("last.ckpt is damaged" in said.out + said.err) == (damage != "gone")
+    reference = tmp_path / "reference"
+    run_script(*command, f"hydra.run.dir={reference}")
+    assert_same(run, reference)
+
+
+def test_when_both_checkpoints_are_damaged(unfinished: Path) -> None:
+    for name in ("last", "previous"):
+        (unfinished / "checkpoints" / f"{name}.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(
+        SystemExit, match=r"last.ckpt is damaged .* and .*previous.ckpt is damaged .*: delete .*checkpoints"
+    ):
+        run_script(f"resume={unfinished}")
+
+
+class Evil:
+    """Writes a file when it is loaded with a plain pickle."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.file}",)
+
+
+def test_a_checkpoint_that_holds_code_is_refused(unfinished: Path, tmp_path: Path) -> None:
+    last = unfinished / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    torch.save(checkpoint | {"extra": Evil(tmp_path / "ran")}, last)
+    with pytest.raises(SystemExit, match=r"last.ckpt holds code \(.*system\).*refused"):
+        run_script(f"resume={unfinished}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_moved_run_keeps_its_best_score(unfinished: Path, tmp_path: Path) -> None:
+    shutil.move(unfinished, tmp_path / "elsewhere")
+    run_script(f"resume={tmp_path / 'elsewhere'}")
+    assert read(tmp_path / "elsewhere")["best"] == json.loads((tmp_path / "metrics.json").read_text())["best"]
+
+
+def test_more_epochs_say_what_they_do_to_the_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run_script(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={run}")
+    before = (run / "metrics.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"is finished.*trainer.max_epochs=MORE"):
+        run_script(f"resume={run}")
+    capsys.readouterr()
+    run_script(f"resume={run}", "trainer.max_epochs=4")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "goes on after epoch 2 of 4" in said
+    assert re.search(
+        r"stretches the cosine schedule: the learning rates go on at 5\d% of their peak instead of 0%", said
+    )
+    assert read(run)["epochs"] == 4
+    assert (run / "metrics_after_2_epochs.json").read_bytes() == before
+
+
+def test_auto_finishes_what_is_unfinished_and_starts_anew_otherwise(
+    unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = (*SMALL, "trainer.max_epochs=2", "resume=auto")
+    other = unfinished.parent
+    run_script(*command, "seed=1")  # another run, which says nothing of this one
+    assert not (unfinished / "metrics.json").exists()
+    assert len(list(other.iterdir())) == 2
+    run_script(*command)
+    assert numbers(unfinished)["test"] == json.loads((tmp_path / "metrics.json").read_text())["test"]
+    assert len(list(other.iterdir())) == 2
+    run_script(*command)
+    assert len(list(other.iterdir())) == 3
+
+
+def test_auto_in_a_given_folder(unfinished: Path, capfd: Any) -> None:
+    command = (*SMALL, "trainer.max_epochs=2", "resume=auto", f"hydra.run.dir={unfinished}")
+    with pytest.raises(SystemExit, match=r"was started with model.loss=dice_bce, now dice: give the original command"):
+        run_script(*command, "model.loss=dice")
+    run_script(*command)
+    before = (unfinished / "metrics.json").stat().st_mtime_ns
+    capfd.readouterr()
+    run_script(*command)
+    assert "is finished: test Dice" in capfd.readouterr().out
+    assert (unfinished / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_a_newer_version(unfinished: Path) -> None:
+    config = unfinished / "config.yaml"
+    config.write_text(re.sub("^polyp: .*", "polyp: 99.0.0", config.read_text()))
+    for arguments in ([f"resume={unfinished}"], [*SMALL, "resume=auto", f"hydra.run.dir={unfinished}"]):
+        with pytest.raises(SystemExit, match=r"was made by polyp 99.0.0, newer than this .*: update polyp first"):
+            run_script(*arguments)
+
+
+def test_a_run_that_another_process_is_at(unfinished: Path) -> None:
+    with FileLock(unfinished / ".lock"), pytest.raises(SystemExit, match="another process runs a run in"):
+        run_script(f"resume={unfinished}")
+
+
+def limited(arguments: tuple[str, ...], log: Path, environment: Mapping[str, str]) -> None:
+    """A run on a disk that takes no file of more than 4 MB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+    stopped((-1, -1), 0, arguments, log, environment)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    run, reference, said = tmp_path / "run", tmp_path / "reference", tmp_path / "said"
+    command = (*SMALL, "trainer.max_epochs=2")
+    run_script(*command, f"hydra.run.dir={reference}")
+    assert stop((1, 1), signal.SIGTERM, *command, f"hydra.run.dir={run}", log=said) == 143
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    process = PROCESSES.Process(target=limited, args=((f"resume={run}",), said, dict(os.environ)))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    assert re.search(
+        rf"cannot write {run}/checkpoints/\w+.ckpt \(.+\): free some space, then continue with resume=",
+        said.read_text(),
+    )
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+    run_script(f"resume={run}")
+    assert_same(run, reference)
+
+
+def test_the_best_of_auto_is_returned_to_a_sweep(train: Train) -> None:
+    outputs = train("-m", *SMALL, "seed=0,1", "+trainer.limit_train_batches=1")
+    times = {file: file.stat().st_mtime_ns for file in outputs.rglob("metrics.json")}
+    assert len(times) == 2
+    run_script(
+        "-m", *SMALL, "seed=0,1", "+trainer.limit_train_batches=1", "resume=auto", f"hydra.sweep.dir={outputs}/sweep"
+    )
+    assert {file: file.stat().st_mtime_ns for file in outputs.rglob("metrics.json")} == times
