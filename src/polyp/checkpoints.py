@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import pytorch_lightning as pl
 import torch
@@ -57,8 +58,11 @@ def load(file: Path) -> dict[str, Any]:
         ValueError: it is damaged.
     """
     try:
+        with ZipFile(file) as members:
+            if damaged := members.testzip():  # torch does not look at the checksums
+                raise ValueError(f"the checksum of {damaged} is wrong")
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
         raise ValueError(f"{file} is damaged ({_line(error)})") from error
     except pickle.UnpicklingError as error:
         try:

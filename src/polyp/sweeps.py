@@ -54,8 +54,9 @@ def varying(overrides: Sequence[str], sweep_folder: Path) -> list[str]:
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:
     # Parsed, since Hydra gives a job 0.001 where 1e-3 was typed. Of a key that is given twice, the last counts.
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {override.get_key_element(): override.get_value_element_as_str() for override in parsed}
+    given = OverridesParser.create().parse_overrides(list(overrides))
+    single = (override for override in given if not override.is_sweep_override())
+    return {override.get_key_element(): override.get_value_element_as_str() for override in single}
 
 
 def extra(name: str, target: str) -> str:
