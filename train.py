@@ -21,7 +21,7 @@ from polyp.errors import InputError
 log = logging.getLogger("polyp")
 
 
-def train(cfg: DictConfig) -> float:
+def train(cfg: DictConfig) -> float | None:
     """One run, from the data to metrics.json; returns the number that decided which checkpoint is the best."""
     folder = Path(cfg.resume if cfg.resume not in (None, resume.AUTO) else HydraConfig.get().runtime.output_dir)
     if cfg.resume == resume.AUTO and not resume.left_to_do(folder, cfg):
@@ -43,7 +43,7 @@ def train(cfg: DictConfig) -> float:
         with logging_redirect_tqdm():
             trainer.fit(model, data, ckpt_path=last.file if last else None, weights_only=True)
         if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
-            return float("nan")
+            return None
 
         best = experiment.best_model(folder)
         trainer.test(best, data, verbose=False)

@@ -75,9 +75,7 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise InputError(
-            f"another process runs {what} in {folder}: wait for it, or give another folder"
-        ) from error
+        raise InputError(f"another process runs {what} in {folder}: wait for it, or give another folder") from error
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
         raise InputError(f"cannot write to {folder} ({getattr(error, 'strerror', None) or error})") from error
     try:

@@ -18,10 +18,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.csv_sweeper import CsvSweeper
+from hydra_plugins.optuna_search import Search
 from polyp import resume, runs
 from polyp.errors import InputError
 
-LABEL_LENGTH = 60
+LABEL_LENGTH = 90
 JOBS = "jobs.json"
 """The jobs of a sweep, by number, each a list of overrides."""
 
@@ -39,6 +40,7 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
     parts = []
     for override in varying(overrides, Path(sweep_folder)):
         key, _, value = override.partition("=")
+        value = re.sub(r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value)  # drawn numbers
         value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
         parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
     return "_".join(parts)[:LABEL_LENGTH] or "job"
@@ -59,10 +61,16 @@ def _values(overrides: Sequence[str]) -> dict[str, str]:
     return {override.get_key_element(): override.get_value_element_as_str() for override in single}
 
 
-def extra(name: str, target: str) -> str:
-    """The class of a Hydra plugin that comes with one of our extras; leaves with the line that installs it."""
+def extra(name: str, target: str, module: str | None = None) -> str:
+    """The class of a Hydra plugin that comes with one of our extras; leaves with the line that installs it.
+
+    Args:
+        name: the extra's.
+        target: the class.
+        module: what the extra brings, where that is not the target's own module.
+    """
     try:
-        found = importlib.util.find_spec(target.rpartition(".")[0])
+        found = importlib.util.find_spec(module or target.rpartition(".")[0])
     except ModuleNotFoundError:
         found = None
     if found is None:
@@ -92,18 +100,6 @@ def repeated(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
-def planned(config: DictConfig) -> list[tuple[list[str], str]]:
-    """The overrides of each job of a sweep, by number, and where the job comes from.
-
-    Args:
-        config: Hydra's, of the sweep.
-
-    Raises:
-        InputError: the rows of a CSV cannot be jobs.
-    """
-    return CsvSweeper.jobs(config)
-
-
 class Sweep(Callback):
     """Before the first job: every job is composed and built, and the folder is ours. After the last: the table."""
 
@@ -114,7 +110,8 @@ class Sweep(Callback):
         """Leave with one line if a job cannot work or the folder is another sweep's."""
         # Hydra turns exceptions of callbacks into warnings, but not SystemExit.
         try:
-            jobs = planned(config)
+            sweeper = Search if config.hydra.sweeper._target_.endswith(Search.__name__) else CsvSweeper
+            jobs = sweeper.jobs(config)
             _check(config, jobs)
             folder = Path(config.hydra.sweep.dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +179,7 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
             seen.add(alike)
         except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
             said = str(error).partition("\n")[0]
-            raise InputError(f"job {number} ({origin}: {' '.join(job)}) cannot work: {said}") from error
+            raise InputError(f"job {number} ({' '.join(job)}; {origin}) cannot work: {said}") from error
 
 
 def _record(folder: Path, jobs: list[list[str]], continues: bool) -> None:
