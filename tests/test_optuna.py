@@ -73,7 +73,7 @@ def test_a_search_leaves_its_trials_and_their_numbers(train: Train, capsys: pyte
 
 
 def test_a_search_whose_trials_all_fail_says_so(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="^1$"):
+    with pytest.raises(SystemExit, match=r"^1$"):
         train(
             "-m", "experiment=optuna", *SMALL, "hydra.sweeper.n_trials=2", "+trainer.max_steps=1"
         )  # less than an epoch

@@ -50,8 +50,7 @@ def varying(overrides: Sequence[str], sweep_folder: Path) -> list[str]:
     """The overrides of a job that do not stand in the sweep's command as they are."""
     given = sweep_folder / runs.SWEEP
     shared = _values(OmegaConf.load(given).hydra.overrides.task) if given.is_file() else {}
-    values = _values(overrides)
-    return [f"{key}={value}" for key, value in values.items() if shared.get(key) != value]
+    return [override for override in overrides if not _values([override]).items() <= shared.items()]
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:
