@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,15 @@ class Sweep(Callback):
     """Before the first job: every job is composed and built, and the folder is ours. After the last: the table."""
 
     def __init__(self) -> None:
+        self.held = ExitStack()
+
+    def __getstate__(self) -> dict[str, str]:
+        """What travels to another process, before it makes a job's folder: where the sweep was started."""
+        return {"folder": os.getcwd()}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        """Go there: the processes of a cluster start where the cluster did."""
+        os.chdir(state["folder"])
         self.held = ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from polyp import runs
@@ -86,7 +93,7 @@ def build_trainer(
             default_root_dir=folder,
             logger=RunLogger(folder, name="", version="", default_hp_metric=False, purge_step=steps_done),
             callbacks=callbacks,
-            plugins=[CheckpointFiles()],
+            plugins=[CheckpointFiles(), *_environment()],
             enable_model_summary=False,
         )
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # what Lightning raises
@@ -107,6 +114,13 @@ def _precision(wanted: Any, accelerator: Any) -> Any:
     return "bf16-mixed" if gains else "32-true"
 
 
+def _environment() -> list[ClusterEnvironment]:
+    """On Slurm a job of one task is a process like any other, and Lightning's own requeueing does not meddle."""
+    if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
+        return []  # Lightning's choice
+    return [LightningEnvironment() if os.environ["SLURM_NTASKS"] == "1" else SLURMEnvironment(auto_requeue=False)]
+
+
 def _quieten() -> None:
     """Leave out what Lightning says about itself; what it says about the user's run stays."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -115,7 +129,8 @@ def _quieten() -> None:
     warnings.filterwarnings(
         "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
     )
-    warnings.filterwarnings("ignore", message=".*The `srun` command is available.*")  # one process needs none
+    # Said wherever Slurm is installed: https://github.com/Lightning-AI/pytorch-lightning/issues/20776
+    warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used.*")
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -1,0 +1,123 @@
+"""Sweeps through joblib, Slurm and Ray: real ones, on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import slurm
+from conftest import ROOT, SMALL, Train
+from joblib import cpu_count
+
+JOBS = {"0_seed-0": 0, "1_seed-1": 1}
+
+
+def seeds_and_threads(sweep: Path) -> tuple[dict[str, int], set[str]]:
+    """The seed of each job by the name of its folder, and what the jobs ran on."""
+    metrics = {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/metrics.json")}
+    return {name: each["seed"] for name, each in metrics.items()}, {
+        each["device"].rpartition(", ")[2] for each in metrics.values()
+    }
+
+
+def sweep(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python train.py -m ARGUMENTS` in a process that has no OMP_NUM_THREADS."""
+    inherited = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    return subprocess.run(
+        [sys.executable, ROOT / "train.py", "-m", *SMALL, *arguments],
+        cwd=folder,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_joblib_shares_the_cores(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    outputs = train("-m", *SMALL, "launcher=joblib", "seed=0,1,2")  # the third finds a worker that has run a job
+    assert seeds_and_threads(outputs / "sweep") == (JOBS | {"2_seed-2": 2}, {f"{max(cpu_count() // 2, 1)} threads"})
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def ray_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path is too long for Ray's sockets
+        yield {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def test_ray_on_this_machine(tmp_path: Path, ray_environment: dict[str, str]) -> None:
+    done = sweep(tmp_path, "launcher=ray", "seed=0,1", "hydra.sweep.dir=sweep", **ray_environment)
+    assert done.returncode == 0, done.stderr
+    assert seeds_and_threads(tmp_path / "sweep") == (JOBS, {"1 threads"})
+
+
+def test_ray_that_was_started_elsewhere(tmp_path: Path, ray_environment: dict[str, str]) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (port,) = slurm.free_ports(1)
+    address = f"127.0.0.1:{port}"
+    start = [Path(sysconfig.get_path("scripts")) / "ray", "start", "--head", "--block", "--include-dashboard=false"]
+    start += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
+    with (
+        open(elsewhere / "said", "w") as said,
+        subprocess.Popen(start, cwd=elsewhere, env=os.environ | ray_environment, stdout=said, stderr=said) as head,
+    ):
+        try:
+            wait_for(lambda: "Ray runtime started" in (elsewhere / "said").read_text())
+            arguments = ("launcher=ray", f"hydra.launcher.ray.init.address={address}", "hydra.sweep.dir=sweep")
+            done = sweep(tmp_path, *arguments, "seed=0,1", **ray_environment)
+        finally:
+            head.terminate()
+    assert done.returncode == 0, done.stderr
+    assert seeds_and_threads(tmp_path / "sweep")[0] == JOBS
+    assert [path.name for path in elsewhere.iterdir()] == ["said"]
+
+
+@pytest.fixture(scope="module")
+def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The configuration of a Slurm that runs as long as this module's tests."""
+    if reason := slurm.missing():
+        pytest.skip(reason)
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as conf:
+        yield conf
+
+
+def test_slurm(train: Train, slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    outputs = train("-m", *SMALL, "launcher=slurm", "hydra.launcher.cpus_per_task=1", "seed=0,1")
+    assert seeds_and_threads(outputs / "sweep") == (JOBS, {"1 threads"})
+    said = [path.read_text() for path in (outputs / "sweep" / ".submitit").glob("*/*_log.*")]
+    assert sum("Test Dice" in each for each in said) == 2
+    assert not any("requeue" in each or "srun" in each for each in said)  # Lightning's, which is not to meddle
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
+def test_a_missing_extra_is_one_line(launcher: str, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"  # everything but Hydra's plugins
+    installed.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.name != "hydra_plugins":
+            (installed / path.name).symlink_to(path)
+    done = subprocess.run(
+        [sys.executable, "-S", ROOT / "train.py", "-m", *SMALL, f"launcher={launcher}", "seed=0,1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{installed}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout + done.stderr == f"{launcher} is not installed: pip install -e '.[{launcher}]'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["installed"]
