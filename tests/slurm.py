@@ -30,8 +30,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
+SchedulerParameters=sched_interval=1,bf_interval=1
 MailProg=/bin/true
-KillWait=10
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=2000
 PartitionName=tests Nodes=ALL Default=YES
 """

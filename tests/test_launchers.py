@@ -9,13 +9,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import slurm
-from conftest import ROOT, SMALL, Train
+from conftest import ROOT, SMALL, Train, run_script
 from joblib import cpu_count
 
 JOBS = {"0_seed-0": 0, "1_seed-1": 1}
+
+
+@pytest.fixture(autouse=True)
+def no_limit_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the launchers that limit the threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
 
 
 def seeds_and_threads(sweep: Path) -> tuple[dict[str, int], set[str]]:
@@ -26,62 +33,57 @@ def seeds_and_threads(sweep: Path) -> tuple[dict[str, int], set[str]]:
     }
 
 
-def sweep(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py -m ARGUMENTS` in a process that has no OMP_NUM_THREADS."""
-    inherited = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    return subprocess.run(
-        [sys.executable, ROOT / "train.py", "-m", *SMALL, *arguments],
-        cwd=folder,
-        env=inherited | environment,
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_joblib_shares_the_cores(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS")
+def test_joblib_shares_the_cores(train: Train) -> None:
     outputs = train("-m", *SMALL, "launcher=joblib", "seed=0,1,2")  # the third finds a worker that has run a job
     assert seeds_and_threads(outputs / "sweep") == (JOBS | {"2_seed-2": 2}, {f"{max(cpu_count() // 2, 1)} threads"})
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.time() + seconds
+def wait_for(condition: Callable[[], bool], said: Path) -> None:
+    """Wait a minute at most; what was said until then is why it was in vain."""
+    deadline = time.time() + 60
     while not condition():
-        assert time.time() < deadline
+        assert time.time() < deadline, said.read_text() if said.exists() else "nothing was said"
         time.sleep(0.1)
 
 
 @pytest.fixture
-def ray_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Ray's files and network are the test's own."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # its token would be written to the user's home
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     with tempfile.TemporaryDirectory() as folder:  # tmp_path is too long for Ray's sockets
-        yield {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        import ray  # reads the environment
+
+        yield ray
+        ray.shutdown()
 
 
-def test_ray_on_this_machine(tmp_path: Path, ray_environment: dict[str, str]) -> None:
-    done = sweep(tmp_path, "launcher=ray", "seed=0,1", "hydra.sweep.dir=sweep", **ray_environment)
-    assert done.returncode == 0, done.stderr
-    assert seeds_and_threads(tmp_path / "sweep") == (JOBS, {"1 threads"})
+@pytest.mark.usefixtures("ray")
+def test_ray_on_this_machine(train: Train) -> None:
+    outputs = train("-m", *SMALL, "launcher=ray", "seed=0,1")
+    assert seeds_and_threads(outputs / "sweep") == (JOBS, {"1 threads"})
 
 
-def test_ray_that_was_started_elsewhere(tmp_path: Path, ray_environment: dict[str, str]) -> None:
+def test_ray_that_was_started_elsewhere(ray: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (port,) = slurm.free_ports(1)
-    address = f"127.0.0.1:{port}"
-    start = [Path(sysconfig.get_path("scripts")) / "ray", "start", "--head", "--block", "--include-dashboard=false"]
+    start = [f"{sysconfig.get_path('scripts')}/ray", "start", "--head", "--block", "--include-dashboard=false"]
     start += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
+    monkeypatch.chdir(tmp_path)
     with (
         open(elsewhere / "said", "w") as said,
-        subprocess.Popen(start, cwd=elsewhere, env=os.environ | ray_environment, stdout=said, stderr=said) as head,
+        subprocess.Popen(start, cwd=elsewhere, stdout=said, stderr=said) as head,
     ):
         try:
-            wait_for(lambda: "Ray runtime started" in (elsewhere / "said").read_text())
-            arguments = ("launcher=ray", f"hydra.launcher.ray.init.address={address}", "hydra.sweep.dir=sweep")
-            done = sweep(tmp_path, *arguments, "seed=0,1", **ray_environment)
+            wait_for(lambda: "Ray runtime started" in (elsewhere / "said").read_text(), elsewhere / "said")
+            run_script("-m", *SMALL, "launcher=ray", f"hydra.launcher.ray.init.address=127.0.0.1:{port}", "name=mine")
+            ray.shutdown()  # while there is somebody to say goodbye to
         finally:
             head.terminate()
-    assert done.returncode == 0, done.stderr
-    assert seeds_and_threads(tmp_path / "sweep")[0] == JOBS
+    (sweep,) = Path("outputs/sweeps/mine").iterdir()
+    assert seeds_and_threads(sweep)[0] == {"0_job": 0}
     assert [path.name for path in elsewhere.iterdir()] == ["said"]
 
 
@@ -96,7 +98,6 @@ def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_slurm(train: Train, slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
-    monkeypatch.delenv("OMP_NUM_THREADS")
     outputs = train("-m", *SMALL, "launcher=slurm", "hydra.launcher.cpus_per_task=1", "seed=0,1")
     assert seeds_and_threads(outputs / "sweep") == (JOBS, {"1 threads"})
     said = [path.read_text() for path in (outputs / "sweep" / ".submitit").glob("*/*_log.*")]

@@ -117,6 +117,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with one line if a job cannot work or the folder is another sweep's."""
+        for part in ("sweeper", "launcher"):
+            OmegaConf.select(config, f"hydra.{part}._target_")  # leaves at once if its extra is missing
         # Hydra turns exceptions of callbacks into warnings, but not SystemExit.
         try:
             sweeper = Search if config.hydra.sweeper._target_.endswith(Search.__name__) else CsvSweeper
