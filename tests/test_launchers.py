@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -10,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import slurm
+import torch
 from conftest import ROOT, SMALL, Train, run_script
 from joblib import cpu_count
 
@@ -122,3 +125,60 @@ def test_a_missing_extra_is_one_line(launcher: str, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout + done.stderr == f"{launcher} is not installed: pip install -e '.[{launcher}]'\n"
     assert [path.name for path in tmp_path.iterdir()] == ["installed"]
+
+
+LONG = (*SMALL, "trainer.max_epochs=6")  # long enough to be stopped
+
+
+def numbers(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())["test"]
+
+
+def ask(*command: str) -> str:
+    """What a command of Slurm answers."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The numbers of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    torch.set_num_threads(1)  # as in the jobs: the number of threads can move the last digits
+    run_script(*LONG, f"hydra.run.dir={folder}")
+    return numbers(folder)
+
+
+@pytest.fixture
+def in_slurm(slurm_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to submit from."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_requeued_job_continues(in_slurm: Path, unbroken: dict[str, Any]) -> None:
+    script = shlex.join([sys.executable, str(ROOT / "train.py"), *LONG, "name=requeued", "resume=auto"])
+    job = ask("sbatch", "--parsable", "--requeue", "--open-mode=append", "--output=said", f"--wrap=exec {script}")
+    runs, said = in_slurm / "outputs" / "runs" / "requeued", in_slurm / "said"
+    wait_for(lambda: any(runs.glob("*/checkpoints/last.ckpt")), said)
+    ask("scontrol", "requeue", job)
+    wait_for(lambda: not ask("squeue", "--noheader", f"--jobs={job}"), said)
+    assert "Restarts=1" in ask("scontrol", "show", "job", job)
+    (run,) = runs.iterdir()
+    assert numbers(run) == unbroken
+
+
+def test_a_job_of_a_sweep_continues_after_its_time(in_slurm: Path, unbroken: dict[str, Any]) -> None:
+    command = [sys.executable, ROOT / "train.py", "-m", *LONG, "resume=auto", "hydra.sweep.dir=sweep"]
+    command += ["launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.max_num_timeout=1"]
+    said = in_slurm / "said"
+    with open(said, "w") as file, subprocess.Popen(command, stdout=file, stderr=file) as sweep:
+        wait_for(lambda: any(in_slurm.glob("sweep/*/checkpoints/last.ckpt")), said)
+        job = ask("squeue", "--noheader", "--format=%i")
+        ask("scancel", "--signal=USR2", job)  # what Slurm sends when the time is nearly over
+        wait_for(lambda: sweep.poll() is not None, said)
+    assert sweep.returncode == 0, said.read_text()
+    assert "Restarts=1" in ask("scontrol", "show", "job", job)
+    (metrics,) = in_slurm.glob("sweep/*/metrics.json")
+    assert numbers(metrics.parent) == unbroken
