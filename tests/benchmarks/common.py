@@ -1,0 +1,53 @@
+"""What the benchmarks share: configurations as train.py composes them, and what a process has used."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from polyp import runs, sweeps  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of `python train.py OVERRIDES`."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def peak_memory() -> float:
+    """MB that this process has had resident at most; mapped files, such as the cache of resized images, count."""
+    status = Path("/proc/self/status")
+    if status.exists():  # a process inherits the other measure from the one that started it
+        return next(int(line.split()[1]) / 1024 for line in status.open() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def fresh(script: str, *arguments: object, **environment: str) -> Any:
+    """Run a benchmark's script in a process of its own; returns what its last line of output says in JSON."""
+    command = [sys.executable, script, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(rows: Iterable[Sequence[object]]) -> None:
+    """Print rows in columns, the first to the left and numbers to the right."""
+    cells = [[f"{cell:.3g}" if isinstance(cell, float) and cell < 100 else _text(cell) for cell in row] for row in rows]
+    first, *rest = (max(map(len, column)) for column in zip(*cells, strict=True))
+    for row in cells:
+        print(row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], rest, strict=True)), sep="   ")
+    print(flush=True)
+
+
+def _text(cell: object) -> str:
+    return f"{cell:.0f}" if isinstance(cell, float) else str(cell)
