@@ -1,7 +1,6 @@
 """What the benchmarks share: configurations as train.py composes them, and what a process has used."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -31,10 +30,10 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def fresh(script: str, *arguments: object, **environment: str) -> Any:
+def fresh(script: str, *arguments: object) -> Any:
     """Run a benchmark's script in a process of its own; returns what its last line of output says in JSON."""
     command = [sys.executable, script, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed")
     return json.loads(done.stdout.splitlines()[-1])

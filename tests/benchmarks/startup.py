@@ -52,7 +52,7 @@ class Stamps(Callback):
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Do the imports that come next anyway, and watch what follows."""
         self.job += 1
-        self.stamp("python and configuration")
+        self.stamp("python, configuration")
         from polyp import experiment
 
         self.stamp("imports")
