@@ -196,15 +196,8 @@ class LastCheckpoint(Checkpoint):
         super().load_state_dict(state_dict)
         self.seconds_before = state_dict["seconds"]
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen from here on: Lightning has just set a handler that would leave in the middle of an epoch's end."""
-        self._listen()
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen from here on, where there was no sanity check."""
-        self._listen()
-
-    def _listen(self) -> None:
+        """Listen from here on: Lightning has set a handler that would leave in the middle of an epoch's end."""
         if threading.current_thread() is threading.main_thread():  # the only one that may
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)  # Lightning puts the former handlers back at the end
