@@ -73,8 +73,8 @@ def test_hydra_finds_it() -> None:
 @pytest.mark.parametrize("sweeper", ["basic", "csv"])
 def test_without_a_file_the_jobs_are_the_command_lines(sweeper: str) -> None:
     assert jobs_of(f"hydra/sweeper={sweeper}", "name=mine", "seed=1,2") == [
-        (["name=mine", "seed=1"], "the command line"),
-        (["name=mine", "seed=2"], "the command line"),
+        (["name=mine", "seed=1"], "from the command line"),
+        (["name=mine", "seed=2"], "from the command line"),
     ]
 
 

@@ -105,7 +105,7 @@ def test_a_record_that_cannot_be_used_is_not(tmp_path: Path, torn: str) -> None:
 
 
 def test_a_search_that_cannot_work_is_refused_before_its_first_trial(train: Train) -> None:
-    with pytest.raises(SystemExit, match=r"model\.loss=dise\) cannot work.*did you mean dice.*\nNo job was started"):
+    with pytest.raises(SystemExit, match=r"model\.loss=dise.*cannot work.*did you mean dice.*\nNo job was started"):
         train(*SEARCH, "model.loss=dice,dise", "optim.decoder_lr=tag(log,interval(1e-4,1e-2))")
     assert not (train("--cfg", "job") / "sweep" / "optuna.db").exists()
 

@@ -290,7 +290,7 @@ def fit(
     **settings: Any,
 ) -> pl.Trainer:
     settings = {"accelerator": "cpu", "max_epochs": 1, "precision": "32-true"} | settings
-    trainer = build_trainer(folder, "val/dice", None, ema_decay, settings)
+    trainer = build_trainer(folder, 0, "val/dice", None, ema_decay, settings)
     trainer.callbacks.extend(extra)  # type: ignore[attr-defined]
     trainer.fit(module, dm, weights_only=True)
     return trainer

@@ -69,7 +69,7 @@ class CsvSweeper(BasicSweeper):
         overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given)
         grid = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
         if sweeper.get("path") is None:
-            return [(job, "the command line") for job in grid]
+            return [(job, "from the command line") for job in grid]
         name, (line, header), rows = _read(config)
         _check_header(header, f"{name}, line {line}", config, overrides)
         jobs = []

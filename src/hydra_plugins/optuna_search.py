@@ -60,7 +60,7 @@ class Search(Sweeper):
         """
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         jobs = representatives([*params, *config.hydra.overrides.task])
-        return [(job, f"a job with {particular}") for job, particular in jobs]
+        return [(job, f"which stands for trials with {particular}") for job, particular in jobs]
 
 
 def representatives(arguments: Sequence[str]) -> list[tuple[list[str], str]]:

@@ -56,9 +56,9 @@ def varying(overrides: Sequence[str], sweep_folder: Path) -> list[str]:
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:
     # Parsed, since Hydra gives a job 0.001 where 1e-3 was typed. Of a key that is given twice, the last counts.
-    given = OverridesParser.create().parse_overrides(list(overrides))
-    single = (override for override in given if not override.is_sweep_override())
-    return {override.get_key_element(): override.get_value_element_as_str() for override in single}
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    given = {override.get_key_element(): override for override in parsed}
+    return {key: one.get_value_element_as_str() for key, one in given.items() if not one.is_sweep_override()}
 
 
 def extra(name: str, target: str, module: str | None = None) -> str:
@@ -179,6 +179,7 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
     if config.get("resume") not in (None, resume.AUTO):
         raise InputError(f"resume={config.resume} is no sweep's folder: give that, or resume=auto")
     seen: set[str] = set()
+    shared = set.intersection(*(set(job) for job, _ in jobs)) if len(jobs) > 1 else set()
     for number, (job, origin) in enumerate(jobs):
         try:
             cfg = compose(config.hydra.job.config_name, overrides=job)
@@ -190,7 +191,8 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
             seen.add(alike)
         except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
             said = str(error).partition("\n")[0]
-            raise InputError(f"job {number} ({' '.join(job)}; {origin}) cannot work: {said}") from error
+            own = " ".join(override for override in job if override not in shared)
+            raise InputError(f"job {number}, {origin} ({own}), cannot work: {said}") from error
 
 
 def _record(folder: Path, jobs: list[list[str]], continues: bool) -> None:

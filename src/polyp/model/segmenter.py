@@ -199,8 +199,7 @@ class PolypSegmenter(pl.LightningModule):
             return
         values = self._scores(stage).compute()
         for name in names:
-            # The test's are written once, with the hyperparameters.
-            self.log(f"{stage}/{name}", values[name].float(), prog_bar=name == "dice", logger=stage != "test")
+            self.log(f"{stage}/{name}", values[name].float(), prog_bar=name == "dice")
         self._scores(stage).reset()
 
     def _scores(self, stage: str) -> SegmentationScores:
