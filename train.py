@@ -2,6 +2,7 @@
 
 python train.py experiment=quickstart
 python train.py model.arch=unetplusplus model.encoder=resnet34
+python train.py trainer=ddp trainer.devices=2
 python train.py -m model.encoder=mobilenet_v2,resnet34
 python train.py resume=outputs/runs/NAME/DATE_TIME
 """
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from polyp import resume, runs, sweeps
+from polyp import processes, resume, runs, sweeps
 from polyp.errors import InputError
 
 log = logging.getLogger("polyp")
@@ -41,13 +42,13 @@ def train(cfg: DictConfig) -> float | None:
         summary.opening(data, model, trainer, folder, last)
         runs.write_config(folder, cfg)
         with logging_redirect_tqdm():
-            trainer.fit(model, data, ckpt_path=last.file if last else None, weights_only=True)
+            experiment.fit(data, model, trainer, last)
         if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
             return None
 
         best = experiment.best_model(folder)
-        trainer.test(best, data, verbose=False)
-        metrics = experiment.record(folder, cfg, data, best, trainer)
+        tester = experiment.test(folder, cfg, data, best, trainer)
+        metrics = experiment.record(folder, cfg, data, best, trainer, tester)
         summary.closing(metrics, folder)
         return metrics["best"]["value"]
 
@@ -59,6 +60,9 @@ def main(cfg: DictConfig) -> float | None:
     if not in_sweep and (launcher := HydraConfig.get().runtime.choices.launcher) != "local":
         sys.exit(f"launcher={launcher} is for the jobs of a sweep: add -m")
     try:
+        if processes.assisting():
+            processes.assist(Path(HydraConfig.get().runtime.output_dir))
+            return None
         return train(cfg)
     except InputError as error:
         if not in_sweep:

@@ -30,8 +30,9 @@ class StepSeed(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Seed torch."""
-        parts = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
+        """Seed torch; the processes of a run number their batches together."""
+        number = batch_idx * trainer.world_size + trainer.global_rank
+        parts = np.random.SeedSequence([self.seed, trainer.current_epoch, number])
         torch.manual_seed(int(parts.generate_state(1)[0]))
 
 

@@ -19,7 +19,7 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.metrics import DEFINITIONS, bootstrap_interval
 from polyp.model.segmenter import PolypSegmenter
-from polyp.trainer import build_trainer
+from polyp.trainer import build_tester, build_trainer
 
 T = TypeVar("T")
 
@@ -62,6 +62,46 @@ def build(
     return data, model, trainer
 
 
+def fit(data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, last: Saved | None) -> None:
+    """Train to the end. Where several processes have trained, each goes its own way from here on.
+
+    Args:
+        data, model, trainer: the parts of a run.
+        last: what training goes on from, if it does.
+
+    Raises:
+        InputError: several devices need another strategy for this network.
+    """
+    try:
+        trainer.fit(model, data, ckpt_path=last.file if last else None, weights_only=True)
+    except RuntimeError as error:
+        if "parameters that were not used" not in str(error):
+            raise
+        raise InputError(
+            f"{model.hparams['arch']} with {model.hparams['encoder']} has weights that its output does not use, which "
+            "several devices must be told: trainer.strategy=ddp_find_unused_parameters_true"
+        ) from error
+    if torch.distributed.is_initialized():  # else metrics would wait for processes that have ended
+        torch.distributed.destroy_process_group()
+
+
+def test(
+    folder: Path, cfg: DictConfig, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer
+) -> pl.Trainer:
+    """Score the test set, on one device, and return the Trainer that did.
+
+    Args:
+        folder: the run's.
+        cfg: its configuration.
+        data, model: what is tested on what.
+        trainer: the one that has trained.
+    """
+    settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    tester = build_tester(folder, settings, trainer.strategy.root_device)
+    tester.test(model, data, verbose=False)
+    return tester
+
+
 def parameters(model: PolypSegmenter) -> int:
     """The number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -78,16 +118,22 @@ def best_model(folder: Path) -> PolypSegmenter:
 
 
 def record(
-    folder: Path, cfg: DictConfig, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer
+    folder: Path,
+    cfg: DictConfig,
+    data: PolypDataModule,
+    model: PolypSegmenter,
+    trainer: pl.Trainer,
+    tester: pl.Trainer,
 ) -> dict[str, Any]:
     """Write metrics.json and TensorBoard's HPARAMS at the end of a run, and return the former.
 
     Args:
         folder: the run's.
-        cfg, data, model, trainer: its parts; the trainer has just tested the model.
+        cfg, data, model, trainer: its parts.
+        tester: the Trainer that has just tested the model.
     """
-    rows = _callback(trainer, TestRecord).rows
-    test = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
+    rows = _callback(tester, TestRecord).rows
+    test = {name.removeprefix("test/"): float(value) for name, value in tester.callback_metrics.items()}
     intervals = {f"{name}_interval": _interval([row[name] for row in rows]) for name in ("dice", "iou")}
     best: Any = trainer.checkpoint_callback
     metrics = {
@@ -97,6 +143,7 @@ def record(
         | {
             "test": "at original resolution, by the checkpoint that validated best; the test set is used once",
             "best": "the monitored validation number of the best epoch (the first is 0), at network resolution",
+            "peak_memory_mb": "of the first process where devices is more than 1",
             "interval": "percentile bootstrap over the test images, 95 %: other images, not other seeds",
         },
         "seed": cfg.seed,
@@ -105,6 +152,7 @@ def record(
         "epochs": trainer.current_epoch,
         "seconds": round(_callback(trainer, LastCheckpoint).seconds, 1),
         "peak_memory_mb": round(_peak_memory() / 2**20),
+        "devices": trainer.world_size,
         "device": _device(),
         "precision": str(trainer.precision),
         "versions": {package: version(package) for package in PACKAGES},

@@ -28,7 +28,9 @@ def opening(
     console.print(
         f"[bold]{made['arch']}[/] with [bold]{made['encoder']}[/], {parameters(model) / 1e6:.1f} M parameters"
     )
-    console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {trainer.strategy.root_device}")
+    device, count = trainer.strategy.root_device, trainer.world_size
+    where = f"{count} x {device.type}" if count > 1 else f"{device}"
+    console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {where}")
     console.print(f"{os.path.relpath(folder)}")
     if last is not None:
         console.print(f"goes on after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")

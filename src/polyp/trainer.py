@@ -2,9 +2,9 @@
 
 import inspect
 import logging
-import os
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -26,7 +21,7 @@ from polyp.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures
 from polyp.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
 from polyp.errors import InputError, nearest, pick
 
-OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary", "plugins"}
+OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary", "plugins", "use_distributed_sampler"}
 """Arguments of the Trainer that are made here."""
 
 MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall", "pooled_dice")}
@@ -36,8 +31,19 @@ MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall
 class RunLogger(TensorBoardLogger):
     """TensorBoard's events in the run's folder and nothing else: the hyperparameters are in config.yaml."""
 
+    def __init__(self, folder: Path, steps_done: int) -> None:
+        """Write to `folder`; what is there from a later step than `steps_done` is forgotten."""
+        super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=steps_done)
+        self.written: dict[str, int | None] = {}
+
     def save(self) -> None:
         """Write no hparams.yaml."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write one point per curve and step: batches that make one step together would each write the rates."""
+        fresh = {name: value for name, value in metrics.items() if self.written.get(name) != step}
+        self.written |= dict.fromkeys(fresh, step)
+        super().log_metrics(fresh, step)
 
 
 def build_trainer(
@@ -85,17 +91,40 @@ def build_trainer(
         callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(ema_decay)))
     if patience is not None:
         callbacks.append(Patience(monitor, mode="max", patience=patience))
+    return _trainer(folder, settings, callbacks, RunLogger(folder, steps_done))
+
+
+def build_tester(folder: Path, settings: dict[str, Any], device: torch.device) -> pl.Trainer:
+    """A Trainer that leaves in `folder` what the test leaves there, each image scored once: it has a single device.
+
+    Args:
+        folder: the run's.
+        settings: as above.
+        device: the one to use.
+    """
+    alone = {"devices": 1 if device.index is None else [device.index], "num_nodes": 1, "strategy": "auto"}
+    return _trainer(folder, settings | alone | {"enable_checkpointing": False}, [TestRecord(folder)], False)
+
+
+def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
     # Only for somebody who watches: in a file, or from many jobs at once, a progress bar is noise.
     if bar := sys.stderr.isatty() and settings.get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(leave=False))
-    precision = _precision(settings.get("precision"), settings.get("accelerator"))
+    accelerator = settings.get("accelerator")
+    chosen = {
+        "precision": _precision(settings.get("precision"), accelerator),
+        "sync_batchnorm": settings.get("sync_batchnorm", False) and _cuda(accelerator),  # torch has it for these only
+        "enable_progress_bar": bar,
+    }
     try:
         return pl.Trainer(
-            **settings | {"precision": precision, "enable_progress_bar": bar},
+            **settings | chosen,
             default_root_dir=folder,
-            logger=RunLogger(folder, name="", version="", default_hp_metric=False, purge_step=steps_done),
+            logger=logger,
             callbacks=callbacks,
-            plugins=[CheckpointFiles(), *_environment()],
+            # One command starts all processes, in a job of Slurm too, and it is not Lightning that requeues that.
+            plugins=[CheckpointFiles(), LightningEnvironment()],
+            use_distributed_sampler=False,  # EpochSampler shares the images out
             enable_model_summary=False,
         )
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # what Lightning raises
@@ -106,7 +135,7 @@ def _precision(wanted: Any, accelerator: Any) -> Any:
     """bf16 where the hardware multiplies it faster than float32: CPUs with AMX or AVX-512-BF16, GPUs from Ampere on."""
     if wanted != "auto":
         return wanted
-    if accelerator != "cpu" and torch.cuda.is_available():
+    if _cuda(accelerator):
         gains = torch.cuda.is_bf16_supported(including_emulation=False)
     elif accelerator != "cpu" and torch.backends.mps.is_available():
         gains = False
@@ -116,16 +145,14 @@ def _precision(wanted: Any, accelerator: Any) -> Any:
     return "bf16-mixed" if gains else "32-true"
 
 
-def _environment() -> list[ClusterEnvironment]:
-    """On Slurm a job of one task is a process like any other, and Lightning's own requeueing does not meddle."""
-    if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
-        return []  # Lightning's choice
-    return [LightningEnvironment() if os.environ["SLURM_NTASKS"] == "1" else SLURMEnvironment(auto_requeue=False)]
+def _cuda(accelerator: Any) -> bool:
+    return accelerator != "cpu" and torch.cuda.is_available()
 
 
 def _quieten() -> None:
     """Leave out what Lightning says about itself; what it says about the user's run stays."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # The cache makes validation cheap and testing is short: processes for them would cost more than they bring.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings(
@@ -133,6 +160,7 @@ def _quieten() -> None:
     )
     # Said wherever Slurm is installed: https://github.com/Lightning-AI/pytorch-lightning/issues/20776
     warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used.*")
+    warnings.filterwarnings("ignore", message=".*It is recommended to use .*sync_dist=True")  # torchmetrics has done so
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -36,7 +36,7 @@ class PolypDataModule(pl.LightningDataModule):
         dataset: kvasir_seg, folder or synthetic; `source` holds the keyword arguments of its class.
         split: official, pranet, random, or the path of a CSV with the columns stem and subset.
         image_size: height and width in pixels that the network works at, or one number for both.
-        batch_size: images in a training batch; evaluation takes as many at a time.
+        batch_size: images in a training batch of each device; evaluation takes as many at a time.
         num_workers: processes that load and augment training images; 0 does it in the training process.
         cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes every time.
         allow_empty: whether an image without a polyp is data; if not, it is reported as a mistake.
@@ -91,8 +91,10 @@ class PolypDataModule(pl.LightningDataModule):
         pairs, problems = find_pairs(root, self.source.images, self.source.masks)
         self.inspection: Inspection = inspected(pairs, problems, folder, self.allow_empty)
         subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.seed)
-        if (count := len(subsets["train"])) < self.batch_size:
-            raise InputError(f"data.batch_size={self.batch_size} is larger than the {count} training images: lower it")
+        _, processes = self._processes()
+        if (count := len(subsets["train"])) < self.batch_size * processes:
+            taken = f"data.batch_size={self.batch_size}" + (f" on {processes} devices" if processes > 1 else "")
+            raise InputError(f"{taken} is larger than the {count} training images: lower it")
         self.pixels = resized(pairs, self.image_size, folder)
         self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
         self.pairs: list[Pair] = pairs
@@ -112,17 +114,23 @@ class PolypDataModule(pl.LightningDataModule):
             seed=self.seed,
         )
 
+    def _processes(self) -> tuple[int, int]:
+        """This process's number and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
     def train_dataloader(self) -> DataLoader:
-        """Augmented images at network resolution, in a new order each epoch; an incomplete last batch is left out."""
+        """Augmented images at network resolution, in a new order each epoch; this process's share of them.
+
+        An incomplete last batch is left out.
+        """
         dataset = self._dataset("train", augmentation=self.augmentation)
         self.train_loader = TrainLoader(
             dataset,
             self.batch_size,
-            sampler=EpochSampler(len(dataset), self.seed),
+            sampler=EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes()),
             num_workers=self.num_workers,
             worker_init_fn=_ignore_signals,
             persistent_workers=self.num_workers > 0,
-            drop_last=True,
             pin_memory=torch.cuda.is_available(),
         )
         if self.progress is not None:
@@ -140,7 +148,7 @@ class PolypDataModule(pl.LightningDataModule):
         self.progress = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader:
-        """Images at network resolution."""
+        """Images at network resolution; all of them in each process, since shares of equal size need padding."""
         return DataLoader(self._dataset("val"), self.batch_size)
 
     def test_dataloader(self) -> DataLoader:

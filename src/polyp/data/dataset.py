@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from polyp.data.augment import Augmentation
 from polyp.data.cache import resize_image, resize_mask
 from polyp.data.folder import Pair, read_image, read_mask
+from polyp.errors import InputError
 
 Sample = dict[str, Any]
 
@@ -80,11 +81,26 @@ class PolypDataset(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """The (epoch, index) of every image once, in an order that depends on seed and epoch alone."""
+    """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    def __init__(self, count: int, seed: int) -> None:
+    Several processes take its batches in turn, so that in each step they see together what one process would see in as
+    many batches; all have the same number of whole batches, what is left over is left out.
+
+    Args:
+        count: the number of images.
+        seed: of the order.
+        batch_size: of each process.
+        rank: this process's number.
+        processes: how many there are.
+    """
+
+    def __init__(self, count: int, seed: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        self.steps = count // (batch_size * processes)
         self.count = count
         self.seed = seed
+        self.batch_size = batch_size
+        self.rank = rank
+        self.processes = processes
         self.epoch = 0
         self.done = 0
 
@@ -93,14 +109,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """The number of images."""
-        return self.count
+        """The number of images that this process takes."""
+        return self.steps * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """This epoch's keys, without the first `done` if it was interrupted there."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)[self.done :]
-        self.done = 0
-        return ((self.epoch, int(index)) for index in order)
+        """This epoch's keys, without the batches that are `done` if it was interrupted there."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        whole = order[: len(self) * self.processes].reshape(self.steps, self.processes, self.batch_size)
+        mine, self.done = whole[self.done :, self.rank].ravel(), 0
+        return ((self.epoch, int(index)) for index in mine)
 
 
 class TrainLoader(DataLoader[Sample]):
@@ -116,14 +133,23 @@ class TrainLoader(DataLoader[Sample]):
         self.taken = 0
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were taken."""
-        return {"taken": self.taken % len(self)}
+        """How many batches of the epoch each process has taken."""
+        assert isinstance(self.sampler, EpochSampler)
+        return {"taken": self.taken % len(self), "processes": self.sampler.processes}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch after so many batches."""
-        assert isinstance(self.sampler, EpochSampler) and self.batch_size
-        self.taken = state["taken"]
-        self.sampler.done = self.taken * self.batch_size
+        """Begin the next epoch after so many batches.
+
+        Raises:
+            InputError: there are more or fewer processes now than shared the beginning of the epoch.
+        """
+        assert isinstance(self.sampler, EpochSampler)
+        if state["taken"] and state["processes"] != self.sampler.processes:
+            raise InputError(
+                f"trainer.devices={self.sampler.processes} cannot finish the epoch that {state['processes']} began: "
+                f"continue with trainer.devices={state['processes']}"
+            )
+        self.taken = self.sampler.done = state["taken"]
 
 
 def as_lists(samples: Sequence[Sample]) -> dict[str, list[Any]]:
