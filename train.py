@@ -57,7 +57,7 @@ def train(cfg: DictConfig) -> float | None:
 def main(cfg: DictConfig) -> float | None:
     """Train, and say what is wrong with the user's input in one line; in a sweep the other jobs go on."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    if not in_sweep and (launcher := HydraConfig.get().runtime.choices.launcher) != "local":
+    if not in_sweep and (launcher := HydraConfig.get().runtime.choices["launcher"]) != "local":
         sys.exit(f"launcher={launcher} is for the jobs of a sweep: add -m")
     try:
         if processes.assisting():

@@ -182,3 +182,8 @@ def test_a_job_of_a_sweep_continues_after_its_time(in_slurm: Path, unbroken: dic
     assert "Restarts=1" in ask("scontrol", "show", "job", job)
     (metrics,) = in_slurm.glob("sweep/*/metrics.json")
     assert numbers(metrics.parent) == unbroken
+
+
+def test_a_launcher_without_a_sweep_is_refused(train: Train) -> None:
+    with pytest.raises(SystemExit, match="launcher=joblib is for the jobs of a sweep: add -m"):
+        train(*SMALL, "launcher=joblib")
