@@ -238,6 +238,21 @@ def test_when_both_checkpoints_are_damaged(unfinished: Path) -> None:
         run_script(f"resume={unfinished}")
 
 
+def test_a_checkpoint_of_the_first_version(unfinished: Path) -> None:
+    last = unfinished / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    del checkpoint["epoch_so_far"]
+    torch.save(checkpoint, last)
+    with pytest.raises(SystemExit, match=r"was written by polyp 0.1, from which nothing can go on: start a new run"):
+        run_script(f"resume={unfinished}")
+
+
+def test_a_damaged_best_checkpoint_is_one_line(unfinished: Path) -> None:
+    (unfinished / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(SystemExit, match=r"best.ckpt is damaged"):
+        run_script(f"resume={unfinished}")
+
+
 class Evil:
     """Writes a file when it is loaded with a plain pickle."""
 

@@ -50,12 +50,16 @@ class Saved:
         return self.content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
+class DamagedError(InputError):
+    """A checkpoint is not what was written."""
+
+
 def load(file: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
+        DamagedError: it is cut short or altered.
         InputError: it holds code: objects that are more than tensors, numbers, texts, lists and dicts.
-        ValueError: it is damaged.
     """
     try:
         with ZipFile(file) as members:
@@ -63,14 +67,14 @@ def load(file: Path) -> dict[str, Any]:
                 raise ValueError(f"the checksum of {damaged} is wrong")
         return torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ValueError(f"{file} is damaged ({_line(error)})") from error
+        raise DamagedError(f"{file} is damaged ({_line(error)})") from error
     except pickle.UnpicklingError as error:
         try:
             objects = get_unsafe_globals_in_checkpoint(file)
         except Exception:  # whatever reading damaged bytes raises
             objects = []
         if not objects:
-            raise ValueError(f"{file} is damaged ({_line(error)})") from error
+            raise DamagedError(f"{file} is damaged ({_line(error)})") from error
         raise InputError(
             f"{file} holds code ({', '.join(objects[:3])}), which would run when it is opened: refused. Take only "
             "checkpoints that polyp wrote, or save the others' weights as .safetensors for model.encoder_weights"
@@ -91,11 +95,11 @@ def to_continue(folder: Path) -> Saved | None:
         if file.is_file():
             try:
                 found = Saved(file, load(file), runs.read_config(folder).trainer.max_epochs)
-            except ValueError as error:
-                if isinstance(error, InputError):
-                    raise
+            except DamagedError as error:
                 damaged.append(str(error))
                 continue
+            if "epoch_so_far" not in found.content:
+                raise InputError(f"{file} was written by polyp 0.1, from which nothing can go on: start a new run")
             if damaged:
                 log.warning("%s: continuing from the one before it, after epoch %d", damaged[0], found.epochs)
             return found

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from polyp import runs
 from polyp.callbacks import TestRecord
-from polyp.checkpoints import LastCheckpoint, Saved
+from polyp.checkpoints import LastCheckpoint, Saved, load
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.metrics import DEFINITIONS, bootstrap_interval
@@ -111,6 +111,7 @@ def best_model(folder: Path) -> PolypSegmenter:
     """The model of a run that validated best, with the averaged weights where the run averages them."""
     if not runs.best_checkpoint(folder).is_file():
         raise InputError(f"{folder} has no {runs.CHECKPOINTS}/best.ckpt: no epoch was trained and validated to its end")
+    load(runs.best_checkpoint(folder))  # says in one line what is wrong with it
     # map_location: a checkpoint written on a GPU machine opens anywhere.
     return PolypSegmenter.load_from_checkpoint(
         runs.best_checkpoint(folder), map_location="cpu", weights_only=True, encoder_weights=None

@@ -118,7 +118,7 @@ def read_config(folder: Path) -> DictConfig:
         raise InputError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     config = OmegaConf.load(folder / CONFIG)
     assert isinstance(config, DictConfig)
-    made = config.pop("polyp", "0.1.0")
+    made = config.pop("polyp", "0.1.0")  # which did not say so
     if Version(made) > Version(version("polyp")):
         raise InputError(f"{folder} was made by polyp {made}, newer than this {version('polyp')}: update polyp first")
     return config

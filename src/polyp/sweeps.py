@@ -137,6 +137,8 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table, list the jobs that failed, and leave with 1 if there are any."""
+        if config.trainer.get("fast_dev_run"):  # Lightning's trial of one batch has no results
+            return
         folder = Path(config.hydra.sweep.dir)
         done, failed = results(folder)
         from polyp.summary import sweep_table
@@ -183,7 +185,7 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
     for number, (job, origin) in enumerate(jobs):
         try:
             cfg = compose(config.hydra.job.config_name, overrides=job)
-            if cfg.trainer.get("devices") not in (1, "1", "auto"):
+            if cfg.trainer.devices not in (1, "1"):
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
             alike = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "seed"]))
             if alike not in seen:
