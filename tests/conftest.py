@@ -72,6 +72,7 @@ def start(*arguments: str, log: Path | None = None) -> BaseProcess:
 
 def _script(arguments: Sequence[str], log: Path | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's, not the fork server's
     with open(log or os.devnull, "a", buffering=1) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)

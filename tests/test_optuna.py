@@ -66,7 +66,7 @@ def test_a_search_leaves_its_trials_and_their_numbers(train: Train, capsys: pyte
         config = OmegaConf.load(folder / "config.yaml")
         assert all(OmegaConf.select(config, name) == value for name, value in trial.params.items())
     best = max(trials, key=lambda trial: trial.value)
-    first = next(line for line in said.out.splitlines() if line.split()[:2] == ["job", "overrides"])
+    first = next(line for line in said.out.splitlines() if line.split()[:1] == ["job"])
     row = said.out.splitlines()[said.out.splitlines().index(first) + 1]
     assert row.split()[0] == str(best.number) and f"{best.value:.3f}" in row
     assert not any(noise in said.out + said.err for noise in ("alembic", "Study name", "new study", "Warning"))

@@ -1,6 +1,7 @@
 """A run that is interrupted, however, ends with the numbers that it would have had; and what cannot go on says so."""
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -120,6 +121,7 @@ def stopped(
 ) -> None:
     """A run that gets a signal before it takes the given step of the given epoch."""
     os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # as in conftest
     seed = callbacks.StepSeed.on_train_batch_start
 
     def on_train_batch_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:

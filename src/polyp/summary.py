@@ -18,6 +18,9 @@ from polyp.experiment import parameters
 from polyp.model.segmenter import PolypSegmenter
 
 
+WIDEST = 160
+
+
 def opening(
     data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, folder: Path, last: Saved | None = None
 ) -> None:
@@ -49,16 +52,16 @@ def sweep_table(done: Sequence[dict[str, Any]], failed: Sequence[Path], folder: 
     console = Console(highlight=False, soft_wrap=True)
     if done:
         table = Table(box=None, pad_edge=False)
-        numbers = [name for name in done[0] if name not in ("job", "overrides")]
-        table.add_column("job", justify="right")
-        table.add_column("overrides", overflow="fold")
-        for name in numbers:
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in done:
+        given = [dict(override.partition("=")[::2] for override in row["overrides"].split()) for row in done]
+        keys = list(dict.fromkeys(key for overrides in given for key in overrides))
+        numbers = [name for name in done[0] if name not in ("job", "overrides", "test/iou")]
+        for name in ("job", *(key.rpartition(".")[2] for key in keys), *numbers):
+            table.add_column(name, justify="right")
+        for row, overrides in zip(done, given, strict=True):
             cells = [f"{row[name]:.1f}" if name == "minutes" else f"{row[name]:.3f}" for name in numbers]
-            table.add_row(str(row["job"]), row["overrides"], *cells)
+            table.add_row(str(row["job"]), *(overrides.get(key, "") for key in keys), *cells)
         console.print()
-        console.print(table, soft_wrap=False)
+        Console(width=max(console.width, WIDEST)).print(table)  # a file has no width that a table must be squeezed into
     for job in failed:
         lines = (job / runs.LOG).read_text().split("\n") if (job / runs.LOG).exists() else []
         said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
