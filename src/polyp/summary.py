@@ -17,7 +17,6 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.experiment import parameters
 from polyp.model.segmenter import PolypSegmenter
 
-
 WIDEST = 160
 
 
