@@ -101,6 +101,7 @@ def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     yield one, two
 
 
+@pytest.mark.cluster
 def test_two_processes_train_as_one(one_and_two: tuple[Path, Path]) -> None:
     one, two = (read(folder) for folder in one_and_two)
     assert two["test"] == {name: pytest.approx(value, abs=CLOSE) for name, value in one["test"].items()}
@@ -114,6 +115,7 @@ def test_two_processes_train_as_one(one_and_two: tuple[Path, Path]) -> None:
         torch.testing.assert_close(after[name], value, atol=CLOSE, rtol=CLOSE)
 
 
+@pytest.mark.cluster
 def test_the_curves_have_a_point_for_each_step(one_and_two: tuple[Path, Path]) -> None:
     one, two = (curves(folder) for folder in one_and_two)
     assert {"train/loss", "train/dice", "val/loss", "val/dice", "lr-SGD/decoder"} <= set(one)
@@ -124,6 +126,7 @@ def test_the_curves_have_a_point_for_each_step(one_and_two: tuple[Path, Path]) -
         assert points == [(step, pytest.approx(value, abs=CLOSE)) for step, value in expected.items()], tag
 
 
+@pytest.mark.cluster
 def test_each_test_image_is_scored_once(one_and_two: tuple[Path, Path]) -> None:
     tables = [list(csv.DictReader((folder / "per_image.csv").read_text().splitlines())) for folder in one_and_two]
     stems = [[row["stem"] for row in rows] for rows in tables]
@@ -131,12 +134,14 @@ def test_each_test_image_is_scored_once(one_and_two: tuple[Path, Path]) -> None:
     assert read(one_and_two[1])["test"]["n"] == 5
 
 
+@pytest.mark.cluster
 def test_two_processes_leave_one_folder(one_and_two: tuple[Path, Path]) -> None:
     one, two = one_and_two
     assert names(one) == names(two)
     assert [path.name for path in two.parent.iterdir()] == ["two"]
 
 
+@pytest.mark.cluster
 def test_stopped_and_resumed_together(one_and_two: tuple[Path, Path], tmp_path: Path) -> None:
     """By SIGTERM to the first process and by Ctrl-C, which reaches both."""
     _, whole = one_and_two
@@ -168,6 +173,7 @@ def test_stopped_and_resumed_together(one_and_two: tuple[Path, Path], tmp_path: 
     assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
 
 
+@pytest.mark.cluster
 def test_what_is_wrong_is_said_once_and_nobody_is_left(tmp_path: Path) -> None:
     _, errors = finish(start(*SMALL, *TWO, "model.encoder=efficientnet-b0", f"hydra.run.dir={tmp_path / 'run'}"), 1)
     (line,) = errors.splitlines()

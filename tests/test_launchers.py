@@ -62,12 +62,14 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray")
 def test_ray_on_this_machine(train: Train) -> None:
     outputs = train("-m", *SMALL, "launcher=ray", "seed=0,1")
     assert seeds_and_threads(outputs / "sweep") == (JOBS, {"1 threads"})
 
 
+@pytest.mark.cluster
 def test_ray_that_was_started_elsewhere(ray: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -99,6 +101,7 @@ def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield conf
 
 
+@pytest.mark.cluster
 def test_slurm(train: Train, slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
     outputs = train("-m", *SMALL, "launcher=slurm", "hydra.launcher.cpus_per_task=1", "seed=0,1")
@@ -157,6 +160,7 @@ def in_slurm(slurm_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
+@pytest.mark.cluster
 def test_a_requeued_job_continues(in_slurm: Path, unbroken: dict[str, Any]) -> None:
     script = shlex.join([sys.executable, str(ROOT / "train.py"), *LONG, "name=requeued", "resume=auto"])
     job = ask("sbatch", "--parsable", "--requeue", "--open-mode=append", "--output=said", f"--wrap=exec {script}")
@@ -169,6 +173,7 @@ def test_a_requeued_job_continues(in_slurm: Path, unbroken: dict[str, Any]) -> N
     assert numbers(run) == unbroken
 
 
+@pytest.mark.cluster
 def test_a_job_of_a_sweep_continues_after_its_time(in_slurm: Path, unbroken: dict[str, Any]) -> None:
     command = [sys.executable, ROOT / "train.py", "-m", *LONG, "resume=auto", "hydra.sweep.dir=sweep"]
     command += ["launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.max_num_timeout=1"]
