@@ -40,7 +40,7 @@ def train(cfg: DictConfig) -> float | None:
         last = checkpoints.to_continue(folder)
         data, model, trainer = experiment.build(cfg, folder, last)
         summary.opening(data, model, trainer, folder, last)
-        runs.write_config(folder, cfg)
+        runs.begin(folder, cfg)
         with logging_redirect_tqdm():
             experiment.fit(data, model, trainer, last)
         if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing

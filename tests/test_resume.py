@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PROCESSES, SMALL, Train, run_script, start
+from conftest import PROCESSES, SMALL, run_script, start
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -286,6 +286,9 @@ def test_more_epochs_say_what_they_do_to_the_schedule(tmp_path: Path, capsys: py
     before = (run / "metrics.json").read_bytes()
     with pytest.raises(SystemExit, match=r"is finished.*trainer.max_epochs=MORE"):
         run_script(f"resume={run}")
+    with pytest.raises(SystemExit, match=r"trainer\.max_epoch is no argument"):
+        run_script(f"resume={run}", "trainer.max_epochs=4", "+trainer.max_epoch=4")
+    assert (run / "metrics.json").read_bytes() == before  # what is refused changes nothing
     capsys.readouterr()
     run_script(f"resume={run}", "trainer.max_epochs=4")
     said = " ".join(capsys.readouterr().out.split())
@@ -362,13 +365,3 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
     run_script(f"resume={run}")
     assert_same(run, reference)
-
-
-def test_the_best_of_auto_is_returned_to_a_sweep(train: Train) -> None:
-    outputs = train("-m", *SMALL, "seed=0,1", "+trainer.limit_train_batches=1")
-    times = {file: file.stat().st_mtime_ns for file in outputs.rglob("metrics.json")}
-    assert len(times) == 2
-    run_script(
-        "-m", *SMALL, "seed=0,1", "+trainer.limit_train_batches=1", "resume=auto", f"hydra.sweep.dir={outputs}/sweep"
-    )
-    assert {file: file.stat().st_mtime_ns for file in outputs.rglob("metrics.json")} == times

@@ -121,19 +121,15 @@ def configuration(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Di
     if cfg.resume == AUTO:
         if not (folder / runs.CONFIG).is_file():
             return cfg
-        given = cfg
         if changed := changes(runs.read_config(folder), cfg):
             raise InputError(f"{folder} was started with {changed[0]}: give the original command, or another folder")
-    else:
-        given = _with(runs.read_config(folder), overrides)
-        if not left_to_do(folder, given):
-            raise InputError(
-                f"resume={folder} is finished, its numbers are in {folder / runs.METRICS}: nothing to continue; "
-                "trainer.max_epochs=MORE trains on"
-            )
-    if runs.finished(folder):  # there is more to do: the numbers so far are kept
-        epochs = runs.read_metrics(folder)["epochs"]
-        (folder / runs.METRICS).rename(folder / f"metrics_after_{epochs}_epochs.json")
+        return cfg
+    given = _with(runs.read_config(folder), overrides)
+    if not left_to_do(folder, given):
+        raise InputError(
+            f"resume={folder} is finished, its numbers are in {folder / runs.METRICS}: nothing to continue; "
+            "trainer.max_epochs=MORE trains on"
+        )
     return given
 
 

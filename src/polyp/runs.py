@@ -102,8 +102,13 @@ def write_whole(file: Path, text: str) -> None:
     os.replace(part, file)
 
 
-def write_config(folder: Path, config: DictConfig) -> None:
-    """Write config.yaml: the configuration, resolved, and the version that it is for."""
+def begin(folder: Path, config: DictConfig) -> None:
+    """Write config.yaml: the configuration, resolved, and the version that it is for.
+
+    The numbers of a finished run, which is now to be trained on, are kept under another name.
+    """
+    if finished(folder):
+        (folder / METRICS).rename(folder / f"metrics_after_{read_metrics(folder)['epochs']}_epochs.json")
     made = OmegaConf.create({"polyp": version("polyp")})
     write_whole(folder / CONFIG, OmegaConf.to_yaml(made) + OmegaConf.to_yaml(config, resolve=True))
 

@@ -82,7 +82,6 @@ def build_trainer(
         LearningRateMonitor("step"),
         EpochLine(),
         ValidationPictures(),
-        TestRecord(folder),
         Checkpoint(runs.best_checkpoint(folder), monitor=monitor, mode="max"),
         LastCheckpoint(folder),
     ]

@@ -195,8 +195,6 @@ class PolypSegmenter(pl.LightningModule):
         self._log_scores("test", ["dice", "iou", "precision", "recall", "mae", "pooled_dice"])
 
     def _log_scores(self, stage: str, names: Sequence[str]) -> None:
-        if not self._scores(stage).update_called:  # a resumed epoch of which nothing was left
-            return
         values = self._scores(stage).compute()
         for name in names:
             self.log(f"{stage}/{name}", values[name].float(), prog_bar=name == "dice")
