@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, SMALL, Train, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from polyp.metrics import bootstrap_interval
+from polyp.metrics.intervals import bootstrap_interval
 
 
 def read(folder: Path) -> dict[str, Any]:

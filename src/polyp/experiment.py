@@ -17,7 +17,8 @@ from polyp.callbacks import TestRecord
 from polyp.checkpoints import LastCheckpoint, Saved, load
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
-from polyp.metrics import DEFINITIONS, bootstrap_interval
+from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.overlap import DEFINITIONS
 from polyp.model.segmenter import PolypSegmenter
 from polyp.trainer import build_tester, build_trainer
 

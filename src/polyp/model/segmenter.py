@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from polyp.errors import InputError
 from polyp.images import resize, square
-from polyp.metrics import SegmentationScores, image_scores
+from polyp.metrics.overlap import SegmentationScores, image_scores
 from polyp.model.losses import build_loss
 from polyp.model.network import PolypNetwork
 from polyp.model.optim import Optim

@@ -1,13 +1,10 @@
-"""The definition of every number we print; training, evaluation and the app all count here.
+"""How far prediction and truth overlap: Dice, IoU, precision, recall; training, evaluation and the app all count here.
 
-`image_scores` scores images one by one, `SegmentationScores` gathers them over a data set, `bootstrap_interval` says
-how far the mean over so many images can be trusted.
+`image_scores` scores images one by one, `SegmentationScores` gathers them over a data set.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -133,42 +130,3 @@ class SegmentationScores(Metric):
         means = {name: dim_zero_cat(getattr(self, name)).mean() for name in MEANS}
         tp, fp, fn = (dim_zero_cat(getattr(self, name)).sum() for name in COUNTS)
         return means | {"pooled_dice": _ratios(tp, fp, fn)["dice"]}
-
-
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over images (Efron & Tibshirani, 1993, chapter 13).
-
-    Tells how far the mean would move with other images of the same kind; not with another seed of the training. For two
-    runs on the same images give the differences per image.
-
-    Args:
-        values: one finite number per image.
-        confidence: the interval's share of the resampled means, between 0 and 1.
-        resamples: how often n of the n images are drawn, with replacement.
-        seed: the same seed gives the same interval.
-
-    Returns:
-        (low, high); (nan, nan) for a single image, which says nothing about the spread.
-
-    Raises:
-        ValueError: no values, values that are not finite, or a confidence outside (0, 1).
-    """
-    data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
-        raise ValueError(f"need one finite number per image, got {data.size} of shape {data.shape}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    if data.size == 1:
-        return float("nan"), float("nan")
-    random = np.random.default_rng(seed)
-    rows = max(1, 1_000_000 // data.size)  # at a time: bounds the memory for any number of images
-    means = np.concatenate(
-        [
-            data[random.integers(data.size, size=(min(rows, resamples - start), data.size))].mean(axis=1)
-            for start in range(0, resamples, rows)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
