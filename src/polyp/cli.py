@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from polyp.errors import InputError
 
@@ -11,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; what is wrong with the user's input is said in one line, and the exit code is then 1."""
     parser = argparse.ArgumentParser(prog="polyp", description="Look at data, score models, compare runs.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in ():
+    for add in COMMANDS:
         add(commands)
     given = parser.parse_args(argv)
     try:
@@ -20,6 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"polyp: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+COMMANDS: Sequence[Callable[[Any], None]] = ()
 
 
 if __name__ == "__main__":

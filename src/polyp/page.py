@@ -141,7 +141,7 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    text = str(value).strip().lstrip("+-−(")
+    text = str(value).strip().lstrip("+-(")
     return text[:1].isdigit() or text[:1] == "."
 
 
