@@ -125,7 +125,7 @@ def test_what_is_no_probability_or_no_mask_is_refused(probability: Tensor, truth
     with pytest.raises(ValueError, match=message):
         image_scores(probability, truth)
     with pytest.raises(ValueError, match=message):
-        SegmentationScores().update(probability, truth)
+        image_scores(probability, truth)
 
 
 # ---- a data set ----
@@ -134,7 +134,7 @@ def test_what_is_no_probability_or_no_mask_is_refused(probability: Tensor, truth
 def compute(batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
     metric = SegmentationScores()
     for probability, truth in batches:
-        metric.update(probability, truth)
+        metric.update(image_scores(probability, truth))
     return {name: value.item() for name, value in metric.compute().items()}
 
 
@@ -169,9 +169,9 @@ def test_nothing_to_find_and_nothing_found() -> None:
 
 def test_reset_forgets() -> None:
     metric = SegmentationScores()
-    metric.update(ONE, EMPTY)
+    metric.update(image_scores(ONE, EMPTY))
     metric.reset()
-    metric.update(ONE, ONE)
+    metric.update(image_scores(ONE, ONE))
     assert metric.compute()["dice"] == 1
 
 

@@ -3,6 +3,7 @@
 `image_scores` scores images one by one, `SegmentationScores` gathers them over a data set.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -119,9 +120,8 @@ class SegmentationScores(Metric):
         for name in COUNTS + MEANS:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, probability: Tensor, truth: Tensor) -> None:
-        """Add images; arguments and errors as in `image_scores`."""
-        scores = image_scores(probability, truth)
+    def update(self, scores: Mapping[str, Tensor]) -> None:
+        """Add images by what `image_scores` says of them."""
         for name in COUNTS + MEANS:
             getattr(self, name).append(scores[name])
 

@@ -116,7 +116,7 @@ class PolypSegmenter(pl.LightningModule):
                 f"the {stage} loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); the last "
                 "good checkpoint stays: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
             )
-        self._scores(stage).update(probability, target)
+        self._scores(stage).update(image_scores(probability, target))
         if stage == "train":
             self.train_loss.update(loss.detach(), size)
         else:
@@ -136,8 +136,8 @@ class PolypSegmenter(pl.LightningModule):
         probabilities = self.predict(batch["image"])
         rows = []
         for probability, mask in zip(probabilities, batch["mask"], strict=True):
-            self._scores("test").update(probability, mask)
             scores = image_scores(probability, mask)
+            self._scores("test").update(scores)
             rows.append({name: value.item() for name, value in scores.items()})
         return {"probability": probabilities, "rows": rows}
 
