@@ -35,7 +35,7 @@ def train(cfg: DictConfig) -> float | None:
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        from polyp import checkpoints, experiment, summary  # imports torch
+        from polyp import checkpoints, experiment, inference, summary  # imports torch
 
         last = checkpoints.to_continue(folder)
         data, model, trainer = experiment.build(cfg, folder, last)
@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> float | None:
         if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
             return None
 
-        best = experiment.best_model(folder)
+        best = inference.best_model(folder)
         tester = experiment.test(folder, cfg, data, best, trainer)
         metrics = experiment.record(folder, cfg, data, best, trainer, tester)
         summary.closing(metrics, folder)

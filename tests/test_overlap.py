@@ -124,8 +124,6 @@ def test_laws() -> None:
 def test_what_is_no_probability_or_no_mask_is_refused(probability: Tensor, truth: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         image_scores(probability, truth)
-    with pytest.raises(ValueError, match=message):
-        image_scores(probability, truth)
 
 
 # ---- a data set ----

@@ -12,9 +12,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from polyp import runs
+from polyp import device, runs
 from polyp.callbacks import TestRecord
-from polyp.checkpoints import LastCheckpoint, Saved, load
+from polyp.checkpoints import LastCheckpoint, Saved
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.metrics.intervals import bootstrap_interval
@@ -108,17 +108,6 @@ def parameters(model: PolypSegmenter) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def best_model(folder: Path) -> PolypSegmenter:
-    """The model of a run that validated best, with the averaged weights where the run averages them."""
-    if not runs.best_checkpoint(folder).is_file():
-        raise InputError(f"{folder} has no {runs.CHECKPOINTS}/best.ckpt: no epoch was trained and validated to its end")
-    load(runs.best_checkpoint(folder))  # says in one line what is wrong with it
-    # map_location: a checkpoint written on a GPU machine opens anywhere.
-    return PolypSegmenter.load_from_checkpoint(
-        runs.best_checkpoint(folder), map_location="cpu", weights_only=True, encoder_weights=None
-    )
-
-
 def record(
     folder: Path,
     cfg: DictConfig,
@@ -155,7 +144,7 @@ def record(
         "seconds": round(_callback(trainer, LastCheckpoint).seconds, 1),
         "peak_memory_mb": round(_peak_memory() / 2**20),
         "devices": trainer.world_size,
-        "device": _device(),
+        "device": device.description(),
         "precision": str(trainer.precision),
         "versions": {package: version(package) for package in PACKAGES},
     }
@@ -197,9 +186,3 @@ def _peak_memory() -> float:
     if status.exists():  # a process inherits the other measure from the one that started it
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{torch.cpu.get_capabilities().get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"

@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from polyp import runs
+from polyp import device, runs
 from polyp.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures
 from polyp.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
 from polyp.errors import InputError, nearest, pick
@@ -93,15 +93,15 @@ def build_trainer(
     return _trainer(folder, settings, callbacks, RunLogger(folder, steps_done))
 
 
-def build_tester(folder: Path, settings: dict[str, Any], device: torch.device) -> pl.Trainer:
+def build_tester(folder: Path, settings: dict[str, Any], used: torch.device) -> pl.Trainer:
     """A Trainer that leaves in `folder` what the test leaves there, each image scored once: it has a single device.
 
     Args:
         folder: the run's.
         settings: as above.
-        device: the one to use.
+        used: the device.
     """
-    alone = {"devices": 1 if device.index is None else [device.index], "num_nodes": 1, "strategy": "auto"}
+    alone = {"devices": 1 if used.index is None else [used.index], "num_nodes": 1, "strategy": "auto"}
     return _trainer(folder, settings | alone | {"enable_checkpointing": False}, [TestRecord(folder)], False)
 
 
@@ -111,8 +111,9 @@ def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback
         callbacks.append(TQDMProgressBar(leave=False))
     accelerator = settings.get("accelerator")
     chosen = {
-        "precision": _precision(settings.get("precision"), accelerator),
-        "sync_batchnorm": settings.get("sync_batchnorm", False) and _cuda(accelerator),  # torch has it for these only
+        "precision": device.precision(settings.get("precision"), accelerator),
+        "sync_batchnorm": settings.get("sync_batchnorm", False)
+        and device.cuda(accelerator),  # torch has it for these only
         "enable_progress_bar": bar,
     }
     try:
@@ -128,24 +129,6 @@ def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback
         )
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # what Lightning raises
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-
-
-def _precision(wanted: Any, accelerator: Any) -> Any:
-    """bf16 where the hardware multiplies it faster than float32: CPUs with AMX or AVX-512-BF16, GPUs from Ampere on."""
-    if wanted != "auto":
-        return wanted
-    if _cuda(accelerator):
-        gains = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif accelerator != "cpu" and torch.backends.mps.is_available():
-        gains = False
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        gains = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return "bf16-mixed" if gains else "32-true"
-
-
-def _cuda(accelerator: Any) -> bool:
-    return accelerator != "cpu" and torch.cuda.is_available()
 
 
 def _quieten() -> None:

@@ -82,8 +82,8 @@ class PolypDataModule(pl.LightningDataModule):
         """Download, extract or draw what is not there yet."""
         self.source.prepare()
 
-    def setup(self, stage: str) -> None:
-        """Check every file, split and fill the cache; once, whatever the stage."""
+    def find(self) -> None:
+        """Check every file and split, once; for those who only want to know what the data are."""
         if self.subsets:
             return
         root = self.source.prepare()
@@ -91,16 +91,24 @@ class PolypDataModule(pl.LightningDataModule):
         pairs, problems = find_pairs(root, self.source.images, self.source.masks)
         self.inspection: Inspection = inspected(pairs, problems, folder, self.allow_empty)
         subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.seed)
-        _, processes = self._processes()
-        if (count := len(subsets["train"])) < self.batch_size * processes:
-            taken = f"data.batch_size={self.batch_size}" + (f" on {processes} devices" if processes > 1 else "")
-            raise InputError(f"{taken} is larger than the {count} training images: lower it")
-        self.pixels = resized(pairs, self.image_size, folder)
         self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
         self.pairs: list[Pair] = pairs
         self.subsets = subsets
         counts = ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
         log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
+
+    def setup(self, stage: str) -> None:
+        """Find the data and fill the cache; nothing is done twice."""
+        self.find()
+        _, processes = self._processes()
+        if (count := len(self.subsets["train"])) < self.batch_size * processes:
+            taken = f"data.batch_size={self.batch_size}" + (f" on {processes} devices" if processes > 1 else "")
+            raise InputError(f"{taken} is larger than the {count} training images: lower it")
+        self.pixels = resized(self.pairs, self.image_size, cache_folder(self.cache))
+
+    def of(self, subset: str) -> list[Pair]:
+        """The images and masks of train, val or test, once they are found."""
+        return [self.pairs[self.rows[stem]] for stem in self.subsets[subset]]
 
     def _dataset(self, subset: str, original: bool = False, augmentation: Augmentation | None = None) -> PolypDataset:
         rows = [self.rows[stem] for stem in self.subsets[subset]]

@@ -86,18 +86,20 @@ class PolypSegmenter(pl.LightningModule):
         return self.network(image)[-1]
 
     @torch.no_grad()
-    def predict(self, images: Sequence[Tensor]) -> list[Tensor]:
+    def predict(self, images: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
         """Polyp probabilities of images of any sizes.
 
         Args:
             images: RGB, (3, H, W), uint8.
+            scale: of the resolution that the network works at.
 
         Returns:
             For each image a float32 (H, W) tensor in 0-1.
         """
         training = self.training
         self.eval()
-        logits = self(torch.stack([resize(image, self.image_size) for image in images])).float()
+        size = round(self.image_size[0] * scale), round(self.image_size[1] * scale)
+        logits = self(torch.stack([resize(image, size) for image in images])).float()
         self.train(training)
         return [
             torch.sigmoid(F.interpolate(one[None], size=image.shape[-2:], mode="bilinear")).reshape(image.shape[-2:])
