@@ -1,8 +1,11 @@
-"""How far a number can be trusted that is a mean over so many images."""
+"""How far a number can be trusted that is made of means over so many images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""From means (R, K) of K columns to numbers (R, S), row by row."""
 
 
 def bootstrap_interval(
@@ -26,19 +29,47 @@ def bootstrap_interval(
         ValueError: no values, values that are not finite, or a confidence outside (0, 1).
     """
     data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
+    if data.ndim != 1:
         raise ValueError(f"need one finite number per image, got {data.size} of shape {data.shape}")
+    low, high = bootstrap_intervals(data[:, None], lambda means: means, confidence, resamples, seed)[0]
+    return float(low), float(high)
+
+
+def bootstrap_intervals(
+    columns: np.ndarray, statistic: Statistic, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> np.ndarray:
+    """`bootstrap_interval` of several numbers at once, each a function of the means of columns over images.
+
+    All numbers share the draws. A ratio of sums, say, is the ratio of two columns' means.
+
+    Args:
+        columns: (N, K), finite: K numbers for each of N images.
+        statistic: from resampled means (R, K) to the numbers (R, S). NaN marks a resample in which a number does not
+            exist (no polyp among the images drawn, say); it is left out.
+        confidence: as for `bootstrap_interval`; so are resamples and seed.
+
+    Returns:
+        (S, 2), low and high; NaN for a single image and for numbers that no resample has.
+
+    Raises:
+        ValueError: as for `bootstrap_interval`.
+    """
+    columns = np.asarray(columns, dtype=np.float64)
+    if columns.ndim != 2 or columns.size == 0 or not np.isfinite(columns).all():
+        raise ValueError(f"need one finite number per image and column, got {columns.size} of shape {columns.shape}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    if data.size == 1:
-        return float("nan"), float("nan")
+    count = len(columns)
+    if count == 1:
+        return np.full((statistic(columns).shape[1], 2), np.nan)
     random = np.random.default_rng(seed)
-    rows = max(1, 1_000_000 // data.size)  # at a time: bounds the memory for any number of images
-    means = np.concatenate(
-        [
-            data[random.integers(data.size, size=(min(rows, resamples - start), data.size))].mean(axis=1)
-            for start in range(0, resamples, rows)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    rows = max(1, 1_000_000 // max(columns.shape))  # at a time: bounds the memory for any number of images
+    numbers = []
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = random.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)  # that each image was drawn
+        numbers.append(statistic(times.astype(np.float64) @ columns / count))
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    found = np.concatenate(numbers).T
+    return np.stack([np.quantile(own, ends) if (own := row[~np.isnan(row)]).size else [np.nan] * 2 for row in found])

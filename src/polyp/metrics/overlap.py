@@ -34,8 +34,8 @@ def _precise(values: Tensor) -> Tensor:
     return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
-def _ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
-    """dice, iou, precision and recall of pixel counts."""
+def ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
+    """dice, iou, precision and recall of pixel counts: int64 of any one shape; float64 of that shape."""
     both_empty = _precise(tp + fp + fn == 0)
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def image_scores(probability: Tensor, truth: Tensor, threshold: float = 0.5) -> 
         "tp": tp,
         "fp": fp,
         "fn": fn,
-        **_ratios(tp, fp, fn),
+        **ratios(tp, fp, fn),
         "mae": _precise(error.mean(pixels)),
         "polyp_share": _precise(tp + fn) / truth[0].numel(),
     }
@@ -129,4 +129,4 @@ class SegmentationScores(Metric):
         """The numbers of DEFINITIONS, float64 scalars, over all images since the last reset."""
         means = {name: dim_zero_cat(getattr(self, name)).mean() for name in MEANS}
         tp, fp, fn = (dim_zero_cat(getattr(self, name)).sum() for name in COUNTS)
-        return means | {"pooled_dice": _ratios(tp, fp, fn)["dice"]}
+        return means | {"pooled_dice": ratios(tp, fp, fn)["dice"]}

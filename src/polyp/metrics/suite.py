@@ -1,0 +1,210 @@
+"""Every number about a network's predictions: `score` images one by one, `summarise` them, `definitions` of both.
+
+A score keeps no pixels, but numbers and a few small arrays (14 kB an image), from which everything else follows, by any
+choice of images and at any of 256 thresholds.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import boundary, calibration, detection, overlap
+from .intervals import bootstrap_intervals
+from .literature import CURVES, literature_scores
+from .literature import DEFINITIONS as OF_LITERATURE
+
+Pair = tuple[np.ndarray, np.ndarray]
+"""Probability (H, W) float32 in [0, 1] and truth (H, W) with values 0 and 1."""
+
+LITERATURE = ("wfm", "sm", *(f"{name}_mean" for name in CURVES))
+MEANS = (*overlap.MEANS, "nsd", "hd95", "brier")
+"""These numbers of a row, and those of LITERATURE, are summarised by their mean over images."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known about the prediction of one image."""
+
+    row: dict[str, float]
+    """One image's line of a table. Keys: tp, fp, fn; dice, iou, precision, recall, mae; nsd, hd95; brier; polyps_found,
+    polyps_missed, false_positives; and with the literature's suite wfm, sm, dice_mean, iou_mean, em_mean."""
+    vectors: dict[str, np.ndarray]
+    """levels (2, 256) and reliability (3, BINS), see `calibration`; with the literature's suite dice_curve, iou_curve
+    and em_curve (256,), see `literature`."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number over images."""
+
+    value: float
+    interval: tuple[float, float] | None
+    """95 % bootstrap over the images; None for a single image."""
+    n: int
+    """How many images it is about."""
+
+
+def score(probability: np.ndarray, truth: np.ndarray, threshold: float = 0.5, literature: bool = False) -> Scores:
+    """Score one image.
+
+    Args:
+        probability: (H, W) float32 in [0, 1], at the image's original size.
+        truth: (H, W), values 0 and 1.
+        threshold: a pixel is predicted to be polyp where its probability is >= threshold.
+        literature: the literature's suite too; needs PySODMetrics, see `literature.unavailable`.
+
+    Raises:
+        ValueError: as for `overlap.image_scores`: probabilities that are NaN or outside [0, 1], shapes that differ, a
+            truth with other values.
+    """
+    if probability.ndim != 2:
+        raise ValueError(f"need one image (H, W), got {probability.shape}")
+    overlaps = overlap.image_scores(torch.as_tensor(probability), torch.as_tensor(truth), threshold)
+    polyp, prediction = truth == 1, probability >= threshold
+    row = {name: overlaps[name].item() for name in overlap.COUNTS + overlap.MEANS}
+    row |= boundary.boundary_scores(prediction, polyp)
+    row |= {"brier": float(np.square(probability - polyp).mean(dtype=np.float64))}
+    row |= detection.detection_scores(prediction, polyp)
+    vectors = {
+        "levels": calibration.levels(probability, polyp),
+        "reliability": calibration.reliability(probability, polyp),
+    }
+    if literature:
+        numbers, curves = literature_scores(probability, polyp)
+        row, vectors = row | numbers, vectors | curves
+    return Scores(row, vectors)
+
+
+def scored(
+    pairs: Iterable[Pair], threshold: float = 0.5, literature: bool = False, workers: int = 1
+) -> Iterator[Scores]:
+    """`score` of each of the pairs, in their order, in `workers` threads.
+
+    Asks for pairs only as they are needed: two for each worker are in memory, however many there are. What raises,
+    raises when its turn comes.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Scores]] = deque()
+        for probability, truth in pairs:
+            waiting.append(pool.submit(score, probability, truth, threshold, literature))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
+    """The numbers of `definitions` over images, each with its interval.
+
+    What these images cannot tell is left out: polyp_recall where there are no polyps, false_alarms where there are no
+    normal frames, the literature's suite where `score` left it out.
+
+    Raises:
+        ValueError: no images.
+    """
+    rows = {name: np.array([one.row[name] for one in _some(scores)], dtype=np.float64) for name in scores[0].row}
+    means = [name for name in (*MEANS, *LITERATURE) if name in rows]
+    curves = [f"{name}_curve" for name in CURVES if f"{name}_curve" in scores[0].vectors]
+    normal = rows["tp"] + rows["fn"] == 0
+    polyps = rows["polyps_found"] + rows["polyps_missed"]
+    columns: dict[str, np.ndarray] = {name: rows[name] for name in (*means, "tp", "fp", "fn", "false_positives")}
+    columns |= {"polyps": polyps, "found": rows["polyps_found"]}
+    columns |= {"normal": normal, "alarm": normal & (rows["false_positives"] > 0)}
+    columns |= {name: np.stack([one.vectors[name] for one in scores]) for name in ("reliability", *curves)}
+
+    def numbers(mean: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        both = 2 * mean["tp"] + mean["fp"] + mean["fn"]
+        return {
+            **{name: mean[name] for name in means},
+            "pooled_dice": np.where(both > 0, _ratio(2 * mean["tp"], both), 1.0),
+            "ece": calibration.calibration_error(mean["reliability"]),
+            "polyp_recall": _ratio(mean["found"], mean["polyps"]),
+            "false_positives_per_image": mean["false_positives"],
+            "false_alarms": _ratio(mean["alarm"], mean["normal"]),
+            **{name.replace("curve", "max"): mean[name].max(-1) for name in curves},
+        }
+
+    found = _numbers(columns, numbers, {"polyp_recall": int((polyps > 0).sum()), "false_alarms": int(normal.sum())})
+    return {name: found[name] for name in definitions(literature=True) if name in found}
+
+
+def at_threshold(scores: Sequence[Scores], threshold: float) -> dict[str, Number]:
+    """dice, iou, precision, recall and missed at another threshold, without the network or the images.
+
+    missed is the share of the polyp's pixels that are missed, mean over the images with a polyp; left out if there are
+    none.
+
+    Raises:
+        ValueError: no images, or a threshold that is not one of `calibration.THRESHOLDS`.
+    """
+    if threshold not in calibration.THRESHOLDS:
+        raise ValueError(f"threshold must be k/256 with k from 0 to 255, got {threshold}")
+    levels = np.stack([one.vectors["levels"] for one in _some(scores)])
+    total, (fp, tp) = levels.sum(-1), levels[..., int(threshold * 256) :].sum(-1).T
+    fn = total[:, 1] - tp
+    ratios = {name: value.numpy() for name, value in overlap.ratios(*map(torch.as_tensor, (tp, fp, fn))).items()}
+    polyp = total[:, 1] > 0
+    columns = {**ratios, "missed": _ratio(fn, total[:, 1], 0.0), "polyp": polyp}
+    return _numbers(
+        columns,
+        lambda mean: {**{name: mean[name] for name in ratios}, "missed": _ratio(mean["missed"], mean["polyp"])},
+        {"missed": int(polyp.sum())},
+    )
+
+
+def missed(scores: Sequence[Scores]) -> np.ndarray:
+    """(N, 256), what `calibration.risk_threshold` takes, of the N of the images that have a polyp."""
+    levels = [one.vectors["levels"] for one in scores if one.vectors["levels"][1].any()]
+    return calibration.missed_shares(np.stack(levels)) if levels else np.empty((0, len(calibration.THRESHOLDS)))
+
+
+def definitions(threshold: float = 0.5, literature: bool = False) -> dict[str, str]:
+    """What each number of `summarise` is, in the same order, for predictions at `threshold`."""
+    texts = {name: text.replace("0.5", f"{threshold:g}") for name, text in overlap.DEFINITIONS.items()}
+    binary = boundary.DEFINITIONS | detection.DEFINITIONS
+    texts |= {name: f"{text} Threshold {threshold:g}." for name, text in binary.items()} | calibration.DEFINITIONS
+    return texts | (OF_LITERATURE if literature else {})
+
+
+def _some(scores: Sequence[Scores]) -> Sequence[Scores]:
+    if not scores:
+        raise ValueError("no images")
+    return scores
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
+    """part / whole, `otherwise` where whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(part), otherwise), where=whole > 0)
+
+
+def _numbers(
+    columns: Mapping[str, np.ndarray],
+    numbers: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+    counts: Mapping[str, int],
+) -> dict[str, Number]:
+    """What `numbers` makes of the means of columns (N, …), with intervals; those without a value are left out.
+
+    Args:
+        columns: one value or array per image.
+        numbers: from means (R, …) to numbers (R,).
+        counts: how many images a number is about, where that is not all.
+    """
+    shapes = [column.shape[1:] for column in columns.values()]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    flat = np.concatenate([column.reshape(len(column), -1) for column in columns.values()], axis=1)
+
+    def found(means: np.ndarray) -> dict[str, np.ndarray]:
+        parts = np.split(means, ends[:-1], axis=1)
+        return numbers({n: p.reshape(len(p), *shape) for n, p, shape in zip(columns, parts, shapes, strict=True)})
+
+    values = {name: float(value[0]) for name, value in found(flat.mean(0, keepdims=True)).items()}
+    ranges = bootstrap_intervals(flat, lambda means: np.stack(list(found(means).values()), axis=1))
+    return {
+        name: Number(value, None if np.isnan(low) else (float(low), float(high)), counts.get(name, len(flat)))
+        for (name, value), (low, high) in zip(values.items(), ranges, strict=True)
+        if not np.isnan(value)
+    }
