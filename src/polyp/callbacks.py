@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from polyp import pictures, runs
+from polyp.data.traits import traits
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ class TestRecord(Callback):
     ) -> None:
         """Keep the scores, draw the chosen images."""
         for row, stem in enumerate(batch["stem"]):
-            self.rows.append({"stem": stem, **outputs["rows"][row]})
+            image, mask = batch["image"][row].permute(1, 2, 0).cpu().numpy(), batch["mask"][row].cpu().numpy()
+            self.rows.append({"stem": stem, **outputs["rows"][row], **traits(image, mask)})
             if stem in self.stems:
                 self.panels[stem] = _panel(batch, outputs["probability"], row, pl_module)
 

@@ -23,7 +23,51 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-COMMANDS: Sequence[Callable[[Any], None]] = ()
+def _evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a trained model",
+        description="Score a trained model, or the average of several, and leave the numbers, a row for each image and "
+        "a page with pictures in the run's folder, under evaluations/.",
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="RUN_OR_CHECKPOINT", help="of several the probabilities are averaged"
+    )
+    what = parser.add_argument_group("what to score on; the run's own test images if nothing is said")
+    what.add_argument("--data", metavar="FOLDER", help="images/ and masks/, or several folders that hold these")
+    what.add_argument("--images", metavar="NAME", help="of the folder of images (images)")
+    what.add_argument("--masks", metavar="NAME", help="of the folder of masks (masks)")
+    what.add_argument("--normal", action="store_true", help="no image of FOLDER shows a polyp; there are no masks")
+    what.add_argument("--subset", choices=("test", "val", "train"), help="of the run's own images (test)")
+    what.add_argument("--root", metavar="FOLDER", help="where the run's data are, if they have moved")
+    what.add_argument("--archive", metavar="FILE", help="the archive of the run's data, if it has moved")
+    how = parser.add_argument_group("how")
+    how.add_argument("--tta", action="store_true", help="average over the image and its flips")
+    how.add_argument("--scales", type=_numbers, metavar="S,S", help="average over these scales, such as 0.75,1,1.25")
+    how.add_argument("--threshold", type=float, metavar="P", help="polyp from this probability on (0.5)")
+    how.add_argument("--missed", type=float, metavar="SHARE", help="of a polyp's pixels that may be missed (0.1) ...")
+    how.add_argument(
+        "--confidence", type=float, metavar="P", help="... by a threshold chosen on validation, as sure (0.95)"
+    )
+    how.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    how.add_argument("--batch", type=int, metavar="N", help="images that the network sees at once (8)")
+    how.add_argument("--name", help="of the folder under evaluations/")
+    how.add_argument("--overwrite", action="store_true", help="replace an evaluation of that name")
+
+    def run(given: argparse.Namespace) -> None:
+        from polyp.evaluate import Options, evaluate
+
+        chosen = {key: value for key, value in vars(given).items() if value is not None}
+        evaluate(chosen.pop("models"), Options(**{key: chosen[key] for key in chosen.keys() - {"run"}}))
+
+    parser.set_defaults(run=run)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+COMMANDS: Sequence[Callable[[Any], None]] = (_evaluate,)
 
 
 if __name__ == "__main__":

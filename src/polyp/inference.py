@@ -33,7 +33,9 @@ def load_model(file: Path) -> PolypSegmenter:
         InputError: the file is damaged, holds code, or is not one of polyp's.
     """
     content = load(file)
-    settings, weights = (content.get(key) for key in ("hyper_parameters", "state_dict"))
+    settings, weights = (
+        content.get(key) if isinstance(content, dict) else None for key in ("hyper_parameters", "state_dict")
+    )
     if not isinstance(settings, dict) or not isinstance(weights, dict) or not {"arch", "encoder"} <= settings.keys():
         raise InputError(f"{file} is no checkpoint of polyp's: give a run's folder or its checkpoints/best.ckpt")
     try:

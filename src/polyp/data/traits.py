@@ -113,6 +113,13 @@ class Stratum:
         """The name of the bin of a value."""
         return self.bins[sum(value >= limit for limit in self.limits)]
 
+    def meaning(self, name: str) -> str:
+        """What a bin is, in words."""
+        place = self.bins.index(name)
+        low = [f"from {self.limits[place - 1]:g}"] if place and self.limits[place - 1] != TINY else []
+        high = [f"below {self.limits[place]:g}"] if place < len(self.limits) and self.limits[place] != TINY else []
+        return " ".join([self.trait, *low, *high]) if low or high else f"{self.trait} 0"
+
 
 TINY = 1e-12  # above 0
 STRATA: dict[str, Stratum] = {

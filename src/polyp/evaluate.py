@@ -1,0 +1,367 @@
+"""`polyp evaluate`: score a trained model, or several together, on its test images or on any others."""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from polyp import device, runs, testsets
+from polyp.data.datamodule import PolypDataModule
+from polyp.data.folder import Pair
+from polyp.data.traits import STRATA, strata_of, traits
+from polyp.errors import InputError
+from polyp.inference import Ensemble, best_model, load_model
+from polyp.metrics import literature
+from polyp.metrics.calibration import RiskControl, risk_threshold
+from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.suite import Number, Scores, at_threshold, definitions, missed, score, summarise
+from polyp.report import FAILURE, tell, write_report
+from polyp.testsets import TestSet
+
+log = logging.getLogger(__name__)
+
+EVALUATIONS = "evaluations"
+OF_NORMAL_FRAMES = ("false_alarms", "false_positives_per_image", "mae", "brier", "ece")
+"""The numbers that say something where there is no polyp."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to score; the fields are the options of `polyp evaluate`.
+
+    Attributes:
+        data: a folder of images; None for the run's own.
+        subset: which of the run's own images: train, val or test.
+        root, archive: where the run's own data are now, if they have moved.
+        images, masks: the names of the folders of images and masks in `data`.
+        normal: the images of `data` show no polyp and have no masks.
+        tta: average over the image and its flips.
+        scales: average over these multiples of the network's resolution.
+        threshold: a pixel is predicted to be polyp from this probability on.
+        missed, confidence: the share of a polyp's pixels that may be missed, and how sure that is to be, for the
+            threshold that is chosen on the validation images.
+        device: auto, cpu, cuda, cuda:1, ...
+        batch: images that the network sees at once.
+        name: of the evaluation's folder.
+        overwrite: replace an evaluation that is there.
+    """
+
+    data: str | None = None
+    subset: str = "test"
+    root: str | None = None
+    archive: str | None = None
+    images: str = "images"
+    masks: str = "masks"
+    normal: bool = False
+    tta: bool = False
+    scales: Sequence[float] = (1.0,)
+    threshold: float = 0.5
+    missed: float = 0.1
+    confidence: float = 0.95
+    device: str = "auto"
+    batch: int = 8
+    name: str | None = None
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Raise InputError for a value that cannot be."""
+        for key, value in (("threshold", self.threshold), ("missed", self.missed), ("confidence", self.confidence)):
+            if not 0 < value < 1:
+                raise InputError(f"--{key} {value:g} must lie between 0 and 1")
+        if self.batch < 1:
+            raise InputError(f"--batch {self.batch} must be at least 1")
+        if not all(0.25 <= scale <= 4 for scale in self.scales):
+            raise InputError(f"--scales {','.join(f'{scale:g}' for scale in self.scales)} must lie between 0.25 and 4")
+        if self.normal and self.data is None:
+            raise InputError("--normal needs --data FOLDER, the folder of normal frames")
+        if self.name is not None and Path(self.name).name != self.name:
+            raise InputError(f"--name {self.name} must be a single folder's name")
+
+    def folder_name(self, tested: str, count: int) -> str:
+        """The evaluation's folder: what is scored, and how, where that is not the default."""
+        views = ["tta"] * self.tta + [f"scales-{'-'.join(f'{s:g}' for s in self.scales)}"] * (self.scales != (1.0,))
+        other = [f"threshold-{self.threshold:g}"] * (self.threshold != 0.5) + [f"ensemble-of-{count}"] * (count > 1)
+        return "_".join([tested, *views, *other])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model.
+
+    Attributes:
+        file: its checkpoint.
+        home: the run's folder; of a checkpoint that lies elsewhere, the folder that it lies in.
+        config: the run's; None if it is not known.
+    """
+
+    file: Path
+    home: Path
+    config: DictConfig | None
+
+    @staticmethod
+    def of(given: str) -> "Source":
+        """A run's folder or a checkpoint.
+
+        Raises:
+            InputError: it is neither.
+        """
+        path = Path(given).expanduser()
+        if (path / runs.SWEEP).is_file():
+            raise InputError(f"{given} is a sweep: give one of the runs in it")
+        if path.is_dir():
+            return Source(runs.best_checkpoint(path), path, runs.read_config(path))
+        if not path.is_file():
+            raise InputError(f"{given} is not there: give a run's folder or a checkpoint")
+        run = path.absolute().parent.parent
+        if path.absolute().parent.name == runs.CHECKPOINTS and (run / runs.CONFIG).is_file():
+            home = Path(os.path.relpath(run))
+            return Source(path, home, runs.read_config(home))
+        return Source(path, path.parent, None)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that has been scored."""
+
+    pair: Pair
+    scores: Scores
+    traits: dict[str, float]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its row of per_image.csv."""
+        return {"stem": self.pair.stem, **self.scores.row, **self.traits}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The answer: what metrics.json holds, and the images."""
+
+    metrics: dict[str, Any]
+    images: list[Image]
+    test_set: TestSet
+    ensemble: Ensemble
+
+
+def evaluate(models: Sequence[str], options: Options) -> None:
+    """Score models, and leave the answer in the folder of the first one's run, under evaluations/.
+
+    Args:
+        models: run folders or checkpoints; of several the probabilities are averaged.
+        options: how.
+
+    Raises:
+        InputError: anything that cannot work; before the network is used wherever that can be known.
+    """
+    options.check()
+    sources = [Source.of(given) for given in models]
+    data = _own_data(sources, options)
+    test_sets, warnings = _test_sets(sources, data, options)
+    folders = [_folder(sources[0], test_set, options, len(test_sets), len(sources)) for test_set in test_sets]
+    if lacking := literature.unavailable():
+        log.warning("%s", lacking)
+    ensemble = Ensemble(
+        [best_model(s.home) if s.file == runs.best_checkpoint(s.home) else load_model(s.file) for s in sources],
+        device.choose(options.device),
+        options.tta,
+        options.scales,
+    )
+    control = _risk_control(ensemble, data, options, warnings)
+
+    for test_set, folder in zip(test_sets, folders, strict=True):
+        started = time.time()
+        images = list(scored(ensemble, test_set, options))
+        metrics = {
+            "models": [os.path.relpath(source.file) for source in sources],
+            "images": test_set.name,
+            "normal": test_set.normal,
+            "fingerprint": test_set.fingerprint,
+            "n": len(images),
+            "threshold": options.threshold,
+            "tta": {"flips": options.tta, "scales": list(options.scales)},
+            "precision": ensemble.precision,
+            "device": str(ensemble.device),
+            **summary(images, options, control),
+            "warnings": warnings,
+            "seconds": round(time.time() - started, 1),
+            "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
+        }
+        evaluation = Evaluation(metrics, images, test_set, ensemble)
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_per_image(folder, [image.row for image in images])
+        write_report(evaluation, folder / "report.html")
+        runs.write_metrics(folder, metrics)
+        tell(metrics, folder)
+
+
+def scored(ensemble: Ensemble, test_set: TestSet, options: Options) -> Iterator[Image]:
+    """Score the images in their order; a few batches are in memory at a time.
+
+    Raises:
+        InputError: a network answers with NaN.
+    """
+    pending: deque[Future[Image]] = deque()
+    with_literature = literature.unavailable() is None
+
+    def count(pair: Pair, image: np.ndarray, mask: np.ndarray, probability: np.ndarray) -> Image:
+        numbers = score(probability, mask, options.threshold, literature=with_literature)
+        return Image(pair, numbers, traits(image, mask))
+
+    bar = tqdm(total=len(test_set.pairs), desc=test_set.name, unit="image", leave=False, disable=None)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+        groups = testsets.batches(test_set.pairs, options.batch)
+        reading = [(pair, pool.submit(test_set.read, pair)) for pair in next(groups, [])]
+        while reading:
+            now = [(pair, *future.result()) for pair, future in reading]
+            reading = [(pair, pool.submit(test_set.read, pair)) for pair in next(groups, [])]
+            probabilities = ensemble.predict([torch.from_numpy(image).permute(2, 0, 1) for _, image, _ in now])
+            for (pair, image, mask), probability in zip(now, probabilities, strict=True):
+                if not probability.isfinite().all():
+                    raise InputError(
+                        f"{pair.image}: the network answers with NaN: its training has failed, or give another "
+                        "trainer.precision"
+                    )
+                pending.append(pool.submit(count, pair, image, mask, probability.numpy()))
+            while pending and (len(pending) > 4 * options.batch or not reading):
+                yield pending.popleft().result()
+                bar.update()
+
+
+def summary(images: Sequence[Image], options: Options, control: RiskControl | None) -> dict[str, Any]:
+    """What metrics.json says of images that have been scored: all numbers, the strata, the controlled threshold."""
+    scores = [image.scores for image in images]
+    numbers = summarise(scores)
+    if options.normal:  # Dice and its like say nothing of images without a polyp
+        numbers = {name: number for name, number in numbers.items() if name in OF_NORMAL_FRAMES}
+    known = definitions(options.threshold, literature.unavailable() is None)
+    pixels, probability, polyp = np.mean([one.vectors["reliability"] for one in scores], axis=0).tolist()
+    controlled = control and vars(control) | {"here": _plain(at_threshold(scores, control.threshold))}
+    return {
+        "numbers": _plain(numbers),
+        "definitions": {name: known[name] for name in numbers},
+        "strata": {} if options.normal else strata([image.row for image in images]),
+        "reliability": {"pixels": pixels, "probability": probability, "polyp": polyp},
+        "risk_control": controlled,
+    }
+
+
+def _plain(numbers: Mapping[str, Number]) -> dict[str, dict[str, Any]]:
+    return {name: vars(number) for name, number in numbers.items()}
+
+
+def strata(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Dice by stratum: for each kind and bin that has images n, dice with its interval, and the share of failures."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in STRATA}
+    for row in rows:
+        for name, part in strata_of(row).items():
+            found[name].setdefault(part, []).append(row["dice"])
+    return {
+        name: {
+            part: {
+                "n": len(values),
+                "dice": float(np.mean(values)),
+                "dice_interval": interval(values),
+                "failures": float(np.mean(np.array(values) < FAILURE)),
+            }
+            for part, values in parts.items()
+        }
+        for name, parts in found.items()
+        if parts
+    }
+
+
+def interval(values: Sequence[float]) -> list[float] | None:
+    """The bootstrap interval of a mean; None for a single image, since JSON knows no NaN."""
+    return list(bootstrap_interval(values)) if len(values) > 1 else None
+
+
+def _own_data(sources: Sequence[Source], options: Options) -> PolypDataModule | None:
+    """The data of the first model's run; None if it is not known, or not there and not needed."""
+    config = sources[0].config
+    if config is None:
+        if options.data is None:
+            raise InputError(f"{sources[0].file} is not in a run's folder: say with --data FOLDER what to score it on")
+        return None
+    try:
+        return testsets.data_of(config, options.root, options.archive)
+    except InputError as error:
+        if options.data is None:
+            raise
+        log.warning("no threshold is chosen on the run's validation images: %s", str(error).partition("\n")[0])
+        return None
+
+
+def _test_sets(
+    sources: Sequence[Source], data: PolypDataModule | None, options: Options
+) -> tuple[list[TestSet], list[str]]:
+    """What to score on, and what to be warned of."""
+    warnings = []
+    if options.data is not None:
+        found = testsets.in_folder(options.data, options.images, options.masks, options.normal)
+        own = data.inspection.fingerprint if data is not None else ""
+        if any(test_set.fingerprint == own for test_set in found):
+            warnings.append(
+                f"{options.data} is the run's own data set, and the images that it was trained on are scored as well: "
+                "leave --data out for the test images alone"
+            )
+        return found, warnings
+    assert data is not None
+    if options.subset != "test":
+        warnings.append(f"these are the run's {options.subset} images, which training has seen")
+    test_set = testsets.subset_of(data, options.subset)
+    stems = {pair.stem for pair in test_set.pairs}
+    for other in sources[1:]:
+        if other.config is None:
+            warnings.append(f"nobody knows what {other.file} was trained on: perhaps on these images")
+            continue
+        theirs = testsets.data_of(other.config, options.root, options.archive)
+        seen = stems & {stem for subset in ("train", "val") for stem in theirs.subsets[subset]}
+        if options.subset == "test" and theirs.inspection.fingerprint == test_set.fingerprint and seen:
+            raise InputError(
+                f"{other.home} was trained on {len(seen)} of the {len(stems)} test images of {sources[0].home}: "
+                "average only runs of one split"
+            )
+    before = runs.read_metrics(sources[0].home) if runs.finished(sources[0].home) else {}
+    if (known := before.get("data", {}).get("fingerprint", test_set.fingerprint)) != test_set.fingerprint:
+        warnings.append(f"the data have changed since training: fingerprint {test_set.fingerprint}, then {known}")
+    return [test_set], warnings
+
+
+def _folder(source: Source, test_set: TestSet, options: Options, sets: int, models: int) -> Path:
+    """Where the answer goes."""
+    prefix = "" if source.file == runs.best_checkpoint(source.home) else f"{source.file.stem}_"
+    name = prefix + options.folder_name(test_set.name, models)
+    if options.name is not None:
+        name = options.name if sets == 1 else f"{options.name}_{test_set.name}"
+    folder = source.home / EVALUATIONS / name
+    if runs.finished(folder) and not options.overwrite:
+        raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --name")
+    return folder
+
+
+def _risk_control(
+    ensemble: Ensemble, data: PolypDataModule | None, options: Options, warnings: list[str]
+) -> RiskControl | None:
+    """The threshold that the run's validation images allow."""
+    if data is None or options.normal or (options.data is None and options.subset != "test"):
+        return None
+    seen = [image.scores for image in scored(ensemble, testsets.subset_of(data, "val"), options)]
+    shares = missed(seen)
+    control = risk_threshold(shares, options.missed, options.confidence) if len(shares) else None
+    if control is None:
+        warnings.append(
+            f"no threshold keeps the missed share of a polyp under {options.missed:g} with confidence "
+            f"{options.confidence:g}: {len(shares)} validation images cannot vouch for it"
+        )
+    return control

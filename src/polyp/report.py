@@ -1,0 +1,198 @@
+"""What an evaluation looks like: a table in the terminal, and a page with charts and pictures."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from polyp import pictures
+from polyp.data.traits import STRATA, strata_of
+from polyp.page import Page
+
+if TYPE_CHECKING:
+    from polyp.evaluate import Evaluation, Image
+
+CASES = 6
+"""Pictures of the worst, of the median and of the best images."""
+
+FAILURE = 0.5
+"""An image whose Dice is below this is a failure."""
+
+EACH = 4
+"""Pictures of failures in one stratum."""
+
+HEIGHT = 220  # pixels of a picture
+
+
+def tell(metrics: Mapping[str, Any], folder: Path) -> None:
+    """The numbers in the terminal, and where the page is."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{metrics['images']}[/], {metrics['n']} images, threshold {metrics['threshold']:g}")
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "value", "95 % interval"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, number in metrics["numbers"].items():
+        table.add_row(name, _value(number["value"]), _interval(number["interval"]))
+    console.print(table)
+    for line in _control(metrics):
+        console.print(line)
+    for warning in metrics["warnings"]:
+        console.print(f"[bold yellow]note[/] {warning}")
+    console.print(f"  the page   {os.path.relpath(folder / 'report.html')}")
+
+
+def write_report(evaluation: "Evaluation", file: Path) -> None:
+    """The page.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    metrics, images = evaluation.metrics, evaluation.images
+    page = Page(
+        f"Evaluation on {metrics['images']}",
+        f"{', '.join(metrics['models'])}: {metrics['n']} images, threshold {metrics['threshold']:g}. For research, not "
+        "for diagnosis.",
+    )
+    for warning in metrics["warnings"]:
+        page.text(warning, "warning")
+    page.section(
+        "Numbers", "Intervals are 95 %, by bootstrap over the images: they speak of other images, not of other seeds."
+    )
+    page.table(
+        [
+            {
+                "number": name,
+                "value": _value(number["value"]),
+                "95 % interval": _interval(number["interval"]),
+                "definition": metrics["definitions"][name],
+            }
+            for name, number in metrics["numbers"].items()
+        ]
+    )
+    for line in _control(metrics):
+        page.text(line)
+    if not metrics["normal"]:
+        _charts(page, metrics, images)
+    _cases(page, evaluation)
+    page.write(file)
+
+
+def _value(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{_value(interval[0])} to {_value(interval[1])}"
+
+
+def _control(metrics: Mapping[str, Any]) -> list[str]:
+    """In words: the threshold that validation vouches for, and what it does here."""
+    control = metrics["risk_control"]
+    if control is None:
+        return []
+    here = control["here"]
+    found = ""
+    if "missed" in here:
+        low, high = here["missed"]["interval"] or (0, 1)
+        found = f", and on these images {here['missed']['value']:.1%} ({low:.1%} to {high:.1%})"
+        found += ": these are harder, and the promise does not hold for them" if low > control["share"] else ""
+    return [
+        f"A pixel is polyp from {control['threshold']:.3f} on, and with confidence {control['confidence']:g} less than "
+        f"{control['share']:.0%} of a polyp's pixels is missed, in the mean over images like the {control['images']} "
+        f"validation images, on which it is {control['missed']:.1%}{found}. "
+        f"Dice is then {_value(here['dice']['value'])}, precision {_value(here['precision']['value'])}."
+    ]
+
+
+def _charts(page: Page, metrics: Mapping[str, Any], images: Sequence["Image"]) -> None:
+    page.section("Where it is good and where not")
+    dice = [image.scores.row["dice"] for image in images]
+    figure = Figure((7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(dice, bins=40, range=(0, 1), color="#0b6bcb")
+    axes.set(xlabel="Dice", ylabel="images", xlim=(0, 1))
+    page.chart(figure, f"Dice per image: half of the images have {np.median(dice):.3f} or more.")
+    rows = [
+        {
+            "stratum": f"{name}: {part}",
+            "images": of["n"],
+            "Dice": _value(of["dice"]),
+            "95 % interval": _interval(of["dice_interval"]),
+            "Dice below 0.5": f"{of['failures']:.0%}",
+            "what it is": STRATA[name].meaning(part),
+        }
+        for name, parts in metrics["strata"].items()
+        for part, of in parts.items()
+    ]
+    page.chart(_forest(metrics), "Dice by stratum, with 95 % intervals; the line is the mean over all images.")
+    page.table(rows)
+    page.section("Calibration", "Whether a pixel's probability is what it says.")
+    page.chart(_reliability(metrics), "Reliability: the share of polyp among the pixels of each probability.")
+
+
+def _forest(metrics: Mapping[str, Any]) -> Figure:
+    found = [
+        (f"{name}: {part} ({of['n']})", of) for name, parts in metrics["strata"].items() for part, of in parts.items()
+    ]
+    figure = Figure((7, 0.6 + 0.26 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    for row, (_, of) in enumerate(found):
+        low, high = of["dice_interval"] or (of["dice"], of["dice"])
+        axes.plot([low, high], [row, row], color="#0b6bcb", linewidth=1.5)
+        axes.plot(of["dice"], row, "o", color="#0b6bcb", markersize=5)
+    axes.axvline(metrics["numbers"]["dice"]["value"], color="#888", linewidth=1)
+    axes.set_yticks(range(len(found)), [name for name, _ in found])
+    axes.invert_yaxis()
+    axes.set(xlabel="Dice", xlim=(0, 1))
+    return figure
+
+
+def _reliability(metrics: Mapping[str, Any]) -> Figure:
+    pixels, probability, polyp = (np.array(metrics["reliability"][name]) for name in ("pixels", "probability", "polyp"))
+    there = pixels > 0
+    figure = Figure((4.2, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#888", linewidth=1)
+    axes.plot(probability[there] / pixels[there], polyp[there] / pixels[there], "o-", color="#0b6bcb", markersize=5)
+    axes.set(xlabel="probability", ylabel="share of polyp", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    return figure
+
+
+def _cases(page: Page, evaluation: "Evaluation") -> None:
+    ranked = sorted(evaluation.images, key=lambda image: image.scores.row["dice"])
+    middle = max(0, (len(ranked) - CASES) // 2)
+    groups = {"Worst": ranked[:CASES], "Median": ranked[middle:][:CASES], "Best": ranked[::-1][:CASES]}
+    page.section(
+        "Cases", "The image with the outlines of truth (green) and prediction (yellow), truth, and prediction."
+    )
+    for name, chosen in groups.items():
+        page.heading(name)
+        page.gallery([_picture(evaluation, image) for image in chosen])
+    failures = [] if evaluation.test_set.normal else [i for i in ranked if i.scores.row["dice"] < FAILURE]
+    if not failures:
+        return
+    page.section(
+        "Failures by stratum", f"{len(failures)} of {len(ranked)} images have a Dice below 0.5, the worst first."
+    )
+    for name in STRATA:
+        for part in STRATA[name].bins:
+            here = [image for image in failures if strata_of(image.row).get(name) == part]
+            if here:
+                page.heading(f"{name}: {part}, {len(here)} of {evaluation.metrics['strata'][name][part]['n']} images")
+                page.gallery([_picture(evaluation, image) for image in here[:EACH]])
+
+
+def _picture(evaluation: "Evaluation", image: "Image") -> tuple[np.ndarray, str]:
+    pixels, mask = evaluation.test_set.read(image.pair)
+    probability = evaluation.ensemble.predict([torch.from_numpy(pixels).permute(2, 0, 1)])[0].numpy()
+    panel = pictures.panel(pixels, mask, probability, evaluation.metrics["threshold"])
+    width = round(panel.shape[1] * HEIGHT / panel.shape[0])
+    told = f"{image.pair.stem}: Dice {image.scores.row['dice']:.3f}, polyp {image.traits['polyp_share']:.1%}"
+    return cv2.resize(panel, (width, HEIGHT), interpolation=cv2.INTER_AREA), told

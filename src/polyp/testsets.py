@@ -1,0 +1,128 @@
+"""What a model is scored on: the test images of its run, or any folder of images with or without masks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from polyp.data.cache import cache_folder, inspected
+from polyp.data.datamodule import PolypDataModule
+from polyp.data.folder import EXTENSIONS, Folder, Pair, find_pairs, read_image, read_mask
+from polyp.errors import InputError
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Images to score on.
+
+    Attributes:
+        name: of the evaluation's folder, unless another is given.
+        pairs: images and masks; of normal frames, which have no masks, the image stands twice.
+        normal: no image has a polyp.
+        fingerprint: of the data set that the images are from; None for normal frames.
+    """
+
+    name: str
+    pairs: list[Pair]
+    normal: bool = False
+    fingerprint: str | None = None
+
+    def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8 in {0, 1}."""
+        image = read_image(pair.image)
+        return image, np.zeros(image.shape[:2], np.uint8) if self.normal else read_mask(pair.mask)
+
+
+def data_of(config: DictConfig, root: str | None = None, archive: str | None = None) -> PolypDataModule:
+    """The data of a run, found and split.
+
+    Args:
+        config: the run's.
+        root, archive: where the data are now, if they have moved.
+
+    Raises:
+        InputError: they are not there, or not what the run's split is of.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    settings = plain["data"]
+    for key, value in (("root", root), ("archive", archive)):
+        if value is not None:
+            if key not in settings:
+                raise InputError(f"--{key} means nothing for data={settings['dataset']}, which the run was trained on")
+            settings[key] = value
+    data = PolypDataModule(**settings, augment=[], seed=plain["seed"])
+    try:
+        data.find()
+    except InputError as error:
+        moved = "" if root or archive else "; if the run's data have moved, say where with --root FOLDER"
+        raise InputError(f"{error}{moved}") from error
+    return data
+
+
+def subset_of(data: PolypDataModule, subset: str) -> TestSet:
+    """The train, val or test images of a run."""
+    return TestSet(subset, data.of(subset), fingerprint=data.inspection.fingerprint)
+
+
+def in_folder(folder: str, images: str = "images", masks: str = "masks", normal: bool = False) -> list[TestSet]:
+    """The images of a folder: one set, or several if its subfolders are sets, as in PraNet's TestDataset.
+
+    Args:
+        folder: holds images/ and masks/, or folders that do; for normal frames, images.
+        images, masks: the names of the two.
+        normal: the images show no polyp, and there are no masks.
+
+    Raises:
+        InputError: the folder is not there, has no masks, or anything is wrong with a file.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise InputError(f"--data {folder} is not a folder")
+    if normal:
+        return [_normal(root, images)]
+    inside = [path for path in sorted(root.iterdir()) if (path / images).is_dir() and (path / masks).is_dir()]
+    if (root / images).is_dir() and not (root / masks).is_dir():
+        raise InputError(
+            f"--data {folder} has no folder '{masks}': name it with --masks NAME, or say that no image shows a polyp "
+            "with --normal"
+        )
+    if not inside and not (root / images).is_dir():
+        if any(_is_image(path) for path in root.iterdir()):
+            raise InputError(
+                f"--data {folder} holds images but no folder '{masks}': give the folder that holds {images}/ and "
+                f"{masks}/, or say that no image shows a polyp with --normal"
+            )
+        there = ", ".join(sorted(f"'{path.name}'" for path in root.iterdir() if path.is_dir())) or "none"
+        raise InputError(
+            f"--data {folder} has no folders '{images}' and '{masks}', nor folders that do; its folders are {there}: "
+            "say which with --images and --masks"
+        )
+    return [_with_masks(path, images, masks) for path in ([root] if (root / images).is_dir() else inside)]
+
+
+def _with_masks(root: Path, images: str, masks: str) -> TestSet:
+    root = Folder(str(root), images, masks).prepare()
+    pairs, problems = find_pairs(root, images, masks)
+    inspection = inspected(pairs, problems, cache_folder(True), allow_empty=True)
+    return TestSet(root.name, pairs, fingerprint=inspection.fingerprint)
+
+
+def _normal(root: Path, images: str) -> TestSet:
+    folder = root / images if (root / images).is_dir() else root
+    pairs = [Pair(path.stem, path, path) for path in sorted(folder.iterdir()) if _is_image(path)]
+    if not pairs:
+        raise InputError(f"--data {root} holds no images ({', '.join(sorted(EXTENSIONS))})")
+    return TestSet(root.resolve().name, pairs, normal=True)
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS
+
+
+def batches(pairs: list[Pair], size: int) -> Iterator[list[Pair]]:
+    """The images in their order, so many at a time."""
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]

@@ -1,0 +1,285 @@
+"""`polyp evaluate`: the numbers are those counted by hand, the answer is in the run's folder, and nothing is lost."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, run_script
+
+from polyp import runs
+from polyp.cli import main
+from polyp.data.folder import read_image, read_mask
+from polyp.data.synthetic import Synthetic
+from polyp.inference import Ensemble, best_model
+from polyp.metrics.detection import components
+
+Evaluate = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two small runs: `first`, and `second` with another seed and so another split."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        folder = tmp_path_factory.mktemp("trained")
+        for name, extra in (("first", ()), ("second", ("seed=1",))):
+            run_script(
+                *SMALL, *extra, "optim.decoder_lr=1e-2", "trainer.max_epochs=3", f"hydra.run.dir={folder}/{name}"
+            )
+        yield folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A run of the test's own."""
+    return shutil.copytree(trained / "first", tmp_path / "run")
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """A folder of images that no run has seen."""
+    return Synthetic(root=str(tmp_path / "drawn"), count=10, size=48, drawing_seed=5).prepare()
+
+
+def answer(run: Path, name: str = "test") -> dict[str, Any]:
+    return json.loads((run / "evaluations" / name / "metrics.json").read_text())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "per_image.csv").read_text().splitlines()))
+
+
+def probabilities(run: Path, images: Sequence[Path]) -> list[np.ndarray]:
+    """What the run's best checkpoint says, one image at a time."""
+    ensemble = Ensemble([best_model(run)], torch.device("cpu"))
+    return [ensemble.predict([torch.from_numpy(read_image(path)).permute(2, 0, 1)])[0].numpy() for path in images]
+
+
+def dice(probability: np.ndarray, mask: np.ndarray, threshold: float = 0.5) -> float:
+    found = probability >= threshold
+    whole = found.sum() + mask.sum()
+    return 2 * (found & (mask == 1)).sum() / whole if whole else 1.0
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The line that a command leaves with."""
+    with pytest.raises(SystemExit) as error:
+        main(["evaluate", *arguments])
+    text = str(error.value.code)
+    assert text.startswith("polyp: ") and "\n" not in text
+    return text
+
+
+# ---- a run on its own test images
+
+
+def test_a_run_scores_what_training_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(run)])
+    before, now = runs.read_metrics(run)["test"], answer(run)
+    for name in ("dice", "iou", "precision", "recall", "mae", "pooled_dice"):
+        assert now["numbers"][name]["value"] == pytest.approx(before[name], abs=1e-6), name
+        assert now["definitions"][name]
+    assert now["numbers"]["dice"]["interval"] == pytest.approx(before["dice_interval"], abs=1e-6)
+    assert now["n"] == before["n"] == len(rows(run / "evaluations" / "test"))
+    for old, new in zip(rows(run), rows(run / "evaluations" / "test"), strict=True):
+        assert {name: new[name] for name in old} == old
+    told = capsys.readouterr().out
+    assert f"{before['dice']:.3f}" in told and "report.html" in told
+
+
+def test_the_page_opens_offline_and_shows_the_worst(run: Path) -> None:
+    main(["evaluate", str(run)])
+    page = (run / "evaluations" / "test" / "report.html").read_text()
+    assert "http" not in page
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="(.{12})', page))
+    worst = min(rows(run), key=lambda row: float(row["dice"]))
+    assert re.search(rf"Worst</h3>.*{worst['stem']}: Dice {float(worst['dice']):.3f}.*Median</h3>", page, re.DOTALL)
+
+
+def test_strata_are_means_over_their_images(run: Path) -> None:
+    main(["evaluate", str(run)])
+    strata = answer(run)["strata"]
+    assert {"size", "number", "shape", "blur", "highlights", "overlay"} == strata.keys()
+    dices = [float(row["dice"]) for row in rows(run)]
+    for parts in strata.values():
+        assert sum(of["n"] for of in parts.values()) == len(dices)
+        assert sum(of["n"] * of["dice"] for of in parts.values()) == pytest.approx(sum(dices))
+
+
+# ---- other images
+
+
+def test_a_folder_is_scored_whole(run: Path, drawn: Path) -> None:
+    main(["evaluate", str(run), "--data", str(drawn), "--threshold", "0.3"])
+    images = sorted((drawn / "images").iterdir())
+    masks = [read_mask(drawn / "masks" / f"{path.stem}.png") for path in images]
+    expected = [dice(p, m, 0.3) for p, m in zip(probabilities(run, images), masks, strict=True)]
+    found = answer(run, f"{drawn.name}_threshold-0.3")
+    assert found["numbers"]["dice"]["value"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert "0.3" in found["definitions"]["dice"]
+    assert 0 < np.mean(expected) < 1
+
+
+def test_five_sets_in_one_go(run: Path, drawn: Path, tmp_path: Path) -> None:
+    for name in ("CVC-300", "Kvasir"):
+        shutil.copytree(drawn, tmp_path / "TestDataset" / name)
+    (tmp_path / "TestDataset" / "Kvasir" / "notes.txt").touch()
+    main(["evaluate", str(run), "--data", str(tmp_path / "TestDataset")])
+    assert answer(run, "CVC-300")["numbers"] == answer(run, "Kvasir")["numbers"]
+
+
+def test_normal_frames_have_false_alarms(run: Path, drawn: Path) -> None:
+    main(["evaluate", str(run), "--data", str(drawn / "images"), "--normal", "--name", "normal"])
+    seen = [components(p >= 0.5)[0] for p in probabilities(run, sorted((drawn / "images").iterdir()))]
+    found = answer(run, "normal")
+    assert found["numbers"]["false_alarms"]["value"] == np.mean([count > 0 for count in seen])
+    assert found["numbers"]["false_positives_per_image"]["value"] == np.mean(seen) > 0
+    assert found["normal"] is True and "dice" not in found["numbers"]
+
+
+# ---- several models, several views
+
+
+def test_an_ensemble_is_the_mean_of_the_probabilities(trained: Path, run: Path, drawn: Path) -> None:
+    main(["evaluate", str(run), str(trained / "second"), "--data", str(drawn), "--name", "both"])
+    images = sorted((drawn / "images").iterdir())
+    masks = [read_mask(drawn / "masks" / f"{path.stem}.png") for path in images]
+    both = zip(probabilities(run, images), probabilities(trained / "second", images), masks, strict=True)
+    assert answer(run, "both")["numbers"]["dice"]["value"] == pytest.approx(
+        np.mean([dice((a + b) / 2, m) for a, b, m in both]), abs=1e-6
+    )
+
+
+def test_models_of_another_split_are_no_ensemble(trained: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "was trained on" in said(capsys, str(run), str(trained / "second"))
+
+
+def test_flips_are_averaged(run: Path, drawn: Path) -> None:
+    model, images = best_model(run), sorted((drawn / "images").iterdir())[:2]
+    pictures = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in images]
+    expected = [
+        sum(model.predict([p.flip(axes)])[0].flip(axes) for axes in ((), (-1,), (-2,), (-1, -2))) / 4 for p in pictures
+    ]
+    found = Ensemble([model], torch.device("cpu"), flips=True, precision="32-true").predict(pictures)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    plain = Ensemble([model], torch.device("cpu"), precision="32-true").predict(pictures)
+    assert not torch.allclose(plain[0], found[0], atol=1e-4)
+
+
+# ---- bad input
+
+
+def test_an_evaluation_is_kept_unless_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(run)])
+    report = run / "evaluations" / "test" / "report.html"
+    report.write_text("mine")
+    assert "--overwrite" in said(capsys, str(run))
+    assert report.read_text() == "mine"
+    main(["evaluate", str(run), "--overwrite"])
+    assert report.read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "--data nowhere is not a folder"),
+        (["--threshold", "1.5"], "--threshold 1.5 must lie between 0 and 1"),
+        (["--scales", "9"], "--scales 9 must lie"),
+        (["--batch", "0"], "--batch 0"),
+        (["--normal"], "--normal needs --data"),
+        (["--device", "cuda:7"], "--device cuda:7 is not there"),
+        (["--name", "../x"], "--name ../x must be a single folder's name"),
+        (["--archive", "x.zip"], "--archive means nothing for data=synthetic"),
+    ],
+)
+def test_options_that_cannot_work(
+    arguments: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in said(capsys, str(run), *arguments)
+    assert not (run / "evaluations").exists()
+
+
+def test_a_folder_without_masks(run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(drawn / "masks")
+    for folder in (drawn, drawn / "images"):
+        line = said(capsys, str(run), "--data", str(folder))
+        assert "'masks'" in line and "--normal" in line
+
+
+def test_masks_of_another_size(run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = next((drawn / "masks").iterdir())
+    cv2.imwrite(str(mask), np.full((7, 9), 255, np.uint8))
+    with pytest.raises(SystemExit) as error:
+        main(["evaluate", str(run), "--data", str(drawn)])
+    assert mask.stem in str(error.value.code) and "its mask is 9x7" in str(error.value.code)
+
+
+def test_a_single_image_has_no_interval(run: Path, drawn: Path) -> None:
+    for path in sorted(drawn.glob("*/*"))[1:10] + sorted(drawn.glob("masks/*"))[1:]:
+        path.unlink(missing_ok=True)
+    main(["evaluate", str(run), "--data", str(drawn), "--name", "one"])
+    found = answer(run, "one")
+    assert found["n"] == 1 and found["numbers"]["dice"]["interval"] is None
+
+
+def spoil(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    file = runs.best_checkpoint(run)
+    torch.save(change(torch.load(file, weights_only=True)), file)
+
+
+def test_nan_is_no_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def poison(content: dict[str, Any]) -> dict[str, Any]:
+        next(value for name, value in content["state_dict"].items() if name.endswith("bias")).fill_(float("nan"))
+        return content
+
+    spoil(run, poison)
+    assert "answers with NaN" in said(capsys, str(run))
+
+
+class Code:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: {"weights": content["state_dict"]}, "is no checkpoint of polyp's"),
+        (lambda content: [1, 2], "is no checkpoint of polyp's"),
+        (lambda content: content | {"code": Code()}, "holds code (test_evaluate.Code)"),
+        (lambda content: content | {"state_dict": {}}, "does not fit this version of polyp"),
+    ],
+)
+def test_what_is_no_checkpoint_of_ours(
+    change: Callable[[dict[str, Any]], Any], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(run, change)
+    assert message in said(capsys, str(run))
+
+
+def test_a_damaged_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = runs.best_checkpoint(run)
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert "is damaged" in said(capsys, str(run))
+
+
+def test_what_is_no_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not there" in said(capsys, str(tmp_path / "nothing"))
+    assert "is not the folder of a run" in said(capsys, str(tmp_path))
+    elsewhere = shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt")
+    assert "say with --data" in said(capsys, str(elsewhere))
+
+
+def test_a_checkpoint_anywhere(run: Path, drawn: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt"))
+    main(["evaluate", str(elsewhere), "--data", str(drawn)])
+    main(["evaluate", str(runs.last_checkpoint(run)), "--data", str(drawn)])
+    assert answer(tmp_path, f"mine_{drawn.name}")["n"] == answer(run, f"last_{drawn.name}")["n"] == 10
