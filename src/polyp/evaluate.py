@@ -262,10 +262,10 @@ def _plain(numbers: Mapping[str, Number]) -> dict[str, dict[str, Any]]:
 
 def strata(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Dice by stratum: for each kind and bin that has images n, dice with its interval, and the share of failures."""
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in STRATA}
+    found = {name: {part: list[float]() for part in stratum.bins} for name, stratum in STRATA.items()}
     for row in rows:
         for name, part in strata_of(row).items():
-            found[name].setdefault(part, []).append(row["dice"])
+            found[name][part].append(row["dice"])
     return {
         name: {
             part: {
@@ -275,9 +275,10 @@ def strata(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, A
                 "failures": float(np.mean(np.array(values) < FAILURE)),
             }
             for part, values in parts.items()
+            if values
         }
         for name, parts in found.items()
-        if parts
+        if any(parts.values())
     }
 
 

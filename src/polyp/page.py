@@ -31,10 +31,10 @@ nav a { margin-right: 1rem } a { color: var(--mark) }
 .warning { border-left: 4px solid var(--warn); background: var(--box); padding: .4rem .8rem; margin: .5rem 0 }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
-         font-variant-numeric: tabular-nums }
-th { color: var(--faint); font-weight: 600 } th.text, td.text { text-align: left }
+         font-variant-numeric: tabular-nums; white-space: nowrap }
+th { color: var(--faint); font-weight: 600 } th.text, td.text { text-align: left } td.text { white-space: normal }
 figure { margin: .8rem 0 } figure img { max-width: 100%; height: auto } figcaption { font-size: .9rem }
-figure.chart img { background: #fff }
+figure.chart img { background: #fff; max-width: min(46rem, 100%) }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem }
 .gallery figure { margin: 0 } .gallery img { width: 100% }
 """
@@ -142,7 +142,7 @@ def _cell(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     text = str(value).strip().lstrip("+-(")
-    return text[:1].isdigit() or text[:1] == "."
+    return len(text) < 30 and (text[:1].isdigit() or text[:1] == ".")
 
 
 def _jpeg(picture: np.ndarray) -> str:

@@ -56,7 +56,7 @@ def write_report(evaluation: "Evaluation", file: Path) -> None:
     """
     metrics, images = evaluation.metrics, evaluation.images
     page = Page(
-        f"Evaluation on {metrics['images']}",
+        f"{file.absolute().parents[2].name} on {metrics['images']}",
         f"{', '.join(metrics['models'])}: {metrics['n']} images, threshold {metrics['threshold']:g}. For research, not "
         "for diagnosis.",
     )
@@ -71,7 +71,6 @@ def write_report(evaluation: "Evaluation", file: Path) -> None:
                 "number": name,
                 "value": _value(number["value"]),
                 "95 % interval": _interval(number["interval"]),
-                "definition": metrics["definitions"][name],
             }
             for name, number in metrics["numbers"].items()
         ]
@@ -81,6 +80,8 @@ def write_report(evaluation: "Evaluation", file: Path) -> None:
     if not metrics["normal"]:
         _charts(page, metrics, images)
     _cases(page, evaluation)
+    page.section("Definitions")
+    page.table([{"number": name, "definition": text} for name, text in metrics["definitions"].items()])
     page.write(file)
 
 
@@ -101,12 +102,12 @@ def _control(metrics: Mapping[str, Any]) -> list[str]:
     found = ""
     if "missed" in here:
         low, high = here["missed"]["interval"] or (0, 1)
-        found = f", and on these images {here['missed']['value']:.1%} ({low:.1%} to {high:.1%})"
+        found = f", and on these images {100 * here['missed']['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f} %)"
         found += ": these are harder, and the promise does not hold for them" if low > control["share"] else ""
     return [
         f"A pixel is polyp from {control['threshold']:.3f} on, and with confidence {control['confidence']:g} less than "
-        f"{control['share']:.0%} of a polyp's pixels is missed, in the mean over images like the {control['images']} "
-        f"validation images, on which it is {control['missed']:.1%}{found}. "
+        f"{100 * control['share']:g} % of a polyp's pixels is missed, in the mean over images like the "
+        f"{control['images']} validation images, on which it is {100 * control['missed']:.1f} %{found}. "
         f"Dice is then {_value(here['dice']['value'])}, precision {_value(here['precision']['value'])}."
     ]
 
@@ -125,7 +126,7 @@ def _charts(page: Page, metrics: Mapping[str, Any], images: Sequence["Image"]) -
             "images": of["n"],
             "Dice": _value(of["dice"]),
             "95 % interval": _interval(of["dice_interval"]),
-            "Dice below 0.5": f"{of['failures']:.0%}",
+            f"Dice below {FAILURE}": f"{100 * of['failures']:.0f} %",
             "what it is": STRATA[name].meaning(part),
         }
         for name, parts in metrics["strata"].items()
@@ -194,5 +195,5 @@ def _picture(evaluation: "Evaluation", image: "Image") -> tuple[np.ndarray, str]
     probability = evaluation.ensemble.predict([torch.from_numpy(pixels).permute(2, 0, 1)])[0].numpy()
     panel = pictures.panel(pixels, mask, probability, evaluation.metrics["threshold"])
     width = round(panel.shape[1] * HEIGHT / panel.shape[0])
-    told = f"{image.pair.stem}: Dice {image.scores.row['dice']:.3f}, polyp {image.traits['polyp_share']:.1%}"
+    told = f"{image.pair.stem}: Dice {image.scores.row['dice']:.3f}, polyp {100 * image.traits['polyp_share']:.1f} %"
     return cv2.resize(panel, (width, HEIGHT), interpolation=cv2.INTER_AREA), told

@@ -116,9 +116,9 @@ class Stratum:
     def meaning(self, name: str) -> str:
         """What a bin is, in words."""
         place = self.bins.index(name)
-        low = [f"from {self.limits[place - 1]:g}"] if place and self.limits[place - 1] != TINY else []
-        high = [f"below {self.limits[place]:g}"] if place < len(self.limits) and self.limits[place] != TINY else []
-        return " ".join([self.trait, *low, *high]) if low or high else f"{self.trait} 0"
+        low, high = (0.0, *self.limits)[place], (*self.limits, math.inf)[place]
+        parts = [f"from {low:g}"] * (low > TINY) + [f"below {high:g}"] * (TINY < high < math.inf)
+        return " ".join([self.trait, *parts]) if parts else f"{self.trait} 0"
 
 
 TINY = 1e-12  # above 0
