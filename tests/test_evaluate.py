@@ -128,12 +128,16 @@ def test_a_folder_is_scored_whole(run: Path, drawn: Path) -> None:
     assert 0 < np.mean(expected) < 1
 
 
-def test_five_sets_in_one_go(run: Path, drawn: Path, tmp_path: Path) -> None:
+def test_several_sets_in_one_go(run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("CVC-300", "Kvasir"):
         shutil.copytree(drawn, tmp_path / "TestDataset" / name)
     (tmp_path / "TestDataset" / "Kvasir" / "notes.txt").touch()
     main(["evaluate", str(run), "--data", str(tmp_path / "TestDataset")])
-    assert answer(run, "CVC-300")["numbers"] == answer(run, "Kvasir")["numbers"]
+    first = answer(run, "CVC-300")["numbers"]
+    assert first == answer(run, "Kvasir")["numbers"]
+    together = capsys.readouterr().out.split("report.html")[-1]
+    for name in ("CVC-300", "Kvasir"):
+        assert re.search(rf"^{name} +10 +{first['dice']['value']:.3f} ", together, re.MULTILINE)
 
 
 def test_normal_frames_have_false_alarms(run: Path, drawn: Path) -> None:

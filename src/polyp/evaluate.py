@@ -26,7 +26,7 @@ from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl, risk_threshold
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.suite import Number, Scores, at_threshold, definitions, missed, score, summarise
-from polyp.report import FAILURE, tell, write_report
+from polyp.report import FAILURE, tell, tell_together, write_report
 from polyp.testsets import TestSet
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
     )
     control = _risk_control(ensemble, data, options, warnings)
 
+    answers = []
     for test_set, folder in zip(test_sets, folders, strict=True):
         started = time.time()
         images = list(scored(ensemble, test_set, options))
@@ -203,6 +204,9 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         write_report(evaluation, folder / "report.html")
         runs.write_metrics(folder, metrics)
         tell(metrics, folder)
+        answers.append(metrics)
+    if len(answers) > 1:
+        tell_together(answers)
 
 
 def scored(ensemble: Ensemble, test_set: TestSet, options: Options) -> Iterator[Image]:

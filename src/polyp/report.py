@@ -28,6 +28,9 @@ FAILURE = 0.5
 EACH = 4
 """Pictures of failures in one stratum."""
 
+PAPER = ("dice", "iou", "dice_mean", "iou_mean", "wfm", "sm", "em_max", "mae", "false_alarms")
+"""The numbers of a table that has a row for each data set."""
+
 HEIGHT = 220  # pixels of a picture
 
 
@@ -46,6 +49,21 @@ def tell(metrics: Mapping[str, Any], folder: Path) -> None:
     for warning in metrics["warnings"]:
         console.print(f"[bold yellow]note[/] {warning}")
     console.print(f"  the page   {os.path.relpath(folder / 'report.html')}")
+
+
+def tell_together(answers: Sequence[Mapping[str, Any]]) -> None:
+    """Several sets in one table, as papers have it: those numbers of which all sets have one."""
+    shared = [name for name in PAPER if all(name in metrics["numbers"] for metrics in answers)]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("images", *shared):
+        table.add_column(name, justify="right")
+    for metrics in answers:
+        values = [_value(metrics["numbers"][name]["value"]) for name in shared]
+        table.add_row(metrics["images"], str(metrics["n"]), *values)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print()
+    console.print(table)
 
 
 def write_report(evaluation: "Evaluation", file: Path) -> None:
