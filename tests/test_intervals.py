@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.intervals import bootstrap_interval, bootstrap_intervals
 
 
 def test_interval_agrees_with_scipy() -> None:
@@ -40,3 +40,37 @@ def test_interval_of_few_images() -> None:
 def test_interval_of_nonsense(values: list[float], confidence: float) -> None:
     with pytest.raises(ValueError):
         bootstrap_interval(values, confidence)
+
+
+def test_a_ratio_of_means_agrees_with_scipy() -> None:
+    random = np.random.default_rng(3)
+    whole = random.integers(1, 4, size=150).astype(float)
+    part = random.binomial(whole.astype(int), 0.8).astype(float)
+
+    def ratios(means: np.ndarray) -> np.ndarray:
+        return means[:, :1] / means[:, 1:]
+
+    (low, high) = bootstrap_intervals(np.stack([part, whole], axis=1), ratios)[0]
+    reference = scipy.stats.bootstrap(
+        (part, whole), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, method="percentile", rng=4
+    )
+    assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.2 * reference.standard_error)
+
+
+def test_columns_share_their_draws_with_a_single_one() -> None:
+    columns = np.random.default_rng(0).random((40, 3))
+    both = bootstrap_intervals(columns, lambda means: np.concatenate([means, means.max(1, keepdims=True)], axis=1))
+    assert both.shape == (4, 2)
+    assert both[1] == pytest.approx(bootstrap_interval(columns[:, 1]))
+    assert (both[3] >= both[:3].max(0)).all()
+
+
+def test_resamples_without_a_value_are_left_out() -> None:
+    rare = np.zeros((20, 2))
+    rare[0] = 1  # a third of the resamples lack the only image that counts
+
+    def ratios(means: np.ndarray) -> np.ndarray:
+        return np.divide(means[:, :1], means[:, 1:], out=np.full((len(means), 1), np.nan), where=means[:, 1:] > 0)
+
+    assert bootstrap_intervals(rare, ratios).tolist() == [[1, 1]]
+    assert np.isnan(bootstrap_intervals(np.zeros((20, 2)), ratios)).all()

@@ -1,6 +1,6 @@
 """Whether probabilities mean what they say, and the threshold that keeps what is missed under a stated share.
 
-The threshold comes from an image's `levels`: how many of its pixels fall in each of 256 steps of probability. A step is
+The threshold comes from an image's levels: how many of its pixels fall in each of 256 steps of probability. A step is
 1/256, since floating-point numbers times 256 are exact: a pixel is in step k or above just where probability >= k/256.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 THRESHOLDS = np.arange(256) / 256
-"""The thresholds at which `levels` can tell what an image's prediction is."""
+"""The thresholds at which the levels can tell what an image's prediction is."""
 
 BINS = 16
 """Of equal width in probability, for the reliability diagram."""
@@ -23,36 +23,24 @@ DEFINITIONS = {
 }
 
 
-def levels(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Count the pixels in each step of probability.
+def histograms(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What one image contributes to calibration and to the choice of a threshold.
 
     Args:
         probability: (H, W) float32 in [0, 1].
         truth: (H, W) bool.
 
     Returns:
-        (2, 256) int64: the background's pixels and the polyp's, in steps [k/256, (k+1)/256); 1 falls in the last.
+        levels: (2, 256) int64, the background's pixels and the polyp's in steps [k/256, (k+1)/256); 1 is in the last.
+        reliability: (3, BINS) float64, for each bin of probability: the pixels in it, the sum of their probabilities,
+            and how many of them are polyp, each over the number of the image's pixels. The mean over images is the
+            reliability diagram.
     """
-    steps = _steps(probability) + 256 * truth
-    return np.bincount(steps.ravel(), minlength=512).reshape(2, 256)
-
-
-def reliability(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """One image's share in the reliability diagram.
-
-    Args:
-        probability: (H, W) float32 in [0, 1].
-        truth: (H, W) bool.
-
-    Returns:
-        (3, BINS) float64, for each bin of probability: the pixels in it, the sum of their probabilities, and how many
-        of them are polyp, each over the number of the image's pixels. The mean over images is the diagram.
-    """
-    steps = (_steps(probability) // (256 // BINS)).ravel()
-    sums = np.bincount(steps, probability.ravel(), BINS)
-    return np.stack([np.bincount(steps, minlength=BINS), sums, np.bincount(steps[truth.ravel()], minlength=BINS)]) / (
-        truth.size
-    )
+    steps = np.minimum(probability * 256, 255).astype(np.uint8)
+    levels = np.bincount((steps + 256 * truth.astype(np.uint16)).ravel(), minlength=512).reshape(2, 256)
+    background, polyp = levels.reshape(2, BINS, -1).sum(-1)
+    sums = np.bincount((steps // (256 // BINS)).ravel(), probability.ravel(), BINS)
+    return levels, np.stack([background + polyp, sums, polyp]) / truth.size
 
 
 def calibration_error(diagram: np.ndarray) -> np.ndarray:
@@ -64,7 +52,7 @@ def missed_shares(counts: np.ndarray) -> np.ndarray:
     """The share of the polyp's pixels that each of THRESHOLDS misses.
 
     Args:
-        counts: (…, 2, 256), `levels` of images that have a polyp.
+        counts: (…, 2, 256), the levels of images that have a polyp.
 
     Returns:
         (…, 256) float64, 0 at threshold 0 and never falling.
@@ -137,8 +125,3 @@ def _gains(losses: np.ndarray, share: float, confidence: float) -> np.ndarray:
     bets = np.minimum(1, np.sqrt(2 * np.log(1 / (1 - confidence)) / (len(losses) * before)))
     gains: np.ndarray = np.log1p(-bets * (losses - share)).cumsum(0).max(0)
     return gains
-
-
-def _steps(probability: np.ndarray) -> np.ndarray:
-    """(H, W) int64, 0 to 255."""
-    return np.minimum((probability * 256).astype(np.int64), 255)

@@ -69,10 +69,7 @@ def score(probability: np.ndarray, truth: np.ndarray, threshold: float = 0.5, li
     row |= boundary.boundary_scores(prediction, polyp)
     row |= {"brier": float(np.square(probability - polyp).mean(dtype=np.float64))}
     row |= detection.detection_scores(prediction, polyp)
-    vectors = {
-        "levels": calibration.levels(probability, polyp),
-        "reliability": calibration.reliability(probability, polyp),
-    }
+    vectors = dict(zip(("levels", "reliability"), calibration.histograms(probability, polyp), strict=True))
     if literature:
         numbers, curves = literature_scores(probability, polyp)
         row, vectors = row | numbers, vectors | curves
@@ -106,7 +103,8 @@ def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
     Raises:
         ValueError: no images.
     """
-    rows = {name: np.array([one.row[name] for one in _some(scores)], dtype=np.float64) for name in scores[0].row}
+    _check(scores)
+    rows = {name: np.array([one.row[name] for one in scores], dtype=np.float64) for name in scores[0].row}
     means = [name for name in (*MEANS, *LITERATURE) if name in rows]
     curves = [f"{name}_curve" for name in CURVES if f"{name}_curve" in scores[0].vectors]
     normal = rows["tp"] + rows["fn"] == 0
@@ -143,7 +141,8 @@ def at_threshold(scores: Sequence[Scores], threshold: float) -> dict[str, Number
     """
     if threshold not in calibration.THRESHOLDS:
         raise ValueError(f"threshold must be k/256 with k from 0 to 255, got {threshold}")
-    levels = np.stack([one.vectors["levels"] for one in _some(scores)])
+    _check(scores)
+    levels = np.stack([one.vectors["levels"] for one in scores])
     total, (fp, tp) = levels.sum(-1), levels[..., int(threshold * 256) :].sum(-1).T
     fn = total[:, 1] - tp
     ratios = {name: value.numpy() for name, value in overlap.ratios(*map(torch.as_tensor, (tp, fp, fn))).items()}
@@ -170,10 +169,9 @@ def definitions(threshold: float = 0.5, literature: bool = False) -> dict[str, s
     return texts | (OF_LITERATURE if literature else {})
 
 
-def _some(scores: Sequence[Scores]) -> Sequence[Scores]:
+def _check(scores: Sequence[Scores]) -> None:
     if not scores:
         raise ValueError("no images")
-    return scores
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray, otherwise: float = np.nan) -> np.ndarray:

@@ -1,0 +1,132 @@
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from masks import disc, odd_masks, predictions
+
+from polyp.metrics import literature, suite
+from polyp.metrics.calibration import THRESHOLDS
+from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.overlap import SegmentationScores
+from polyp.metrics.suite import Number, at_threshold, definitions, missed, score, scored, summarise
+
+IMAGES = list(predictions())
+LITERATURE = literature.unavailable() is None
+SCORES = [score(*image, literature=LITERATURE) for image in IMAGES]
+PERFECT = [score(mask.astype(np.float32), mask) for mask in odd_masks().values()]
+
+
+def test_over_images_the_numbers_are_those_of_training() -> None:
+    metric = SegmentationScores()
+    for probability, truth in IMAGES:
+        metric.update(torch.tensor(probability), torch.tensor(truth))
+    summary = summarise(SCORES)
+    for name, value in metric.compute().items():
+        assert summary[name].value == pytest.approx(value.item())
+
+
+def test_each_number_is_defined_and_has_an_interval() -> None:
+    summary = summarise(SCORES)
+    assert list(summary) == list(definitions(literature=LITERATURE))
+    for name, number in summary.items():
+        assert number.interval is not None and number.interval[0] <= number.value <= number.interval[1], name
+    assert summary["dice"].interval == pytest.approx(bootstrap_interval([one.row["dice"] for one in SCORES]))
+    assert summary["dice"].n == len(IMAGES)
+    assert summary["polyp_recall"].n == len(IMAGES) - 1
+    assert summary["false_alarms"].n == 1
+
+
+def test_sums_and_ratios_by_hand() -> None:
+    truth, empty = disc(14, 20, 8), np.zeros((29, 41), dtype=bool)
+    two = disc(8, 9, 5) | disc(20, 30, 6)
+    pairs = [(truth, truth), (disc(8, 9, 5), two), (empty, empty), (truth, empty), (empty, empty)]
+    summary = summarise([score(p.astype(np.float32), t) for p, t in pairs])
+    assert summary["polyp_recall"].value == pytest.approx(2 / 3)
+    assert summary["false_positives_per_image"].value == pytest.approx(1 / 5)
+    assert summary["false_alarms"].value == pytest.approx(1 / 3)
+    both, missing, alarm = truth.sum() + disc(8, 9, 5).sum(), disc(20, 30, 6).sum(), truth.sum()
+    assert summary["pooled_dice"].value == pytest.approx(2 * both / (2 * both + missing + alarm))
+    wrong = [(p != t).mean() for p, t in pairs]
+    assert summary["brier"].value == pytest.approx(np.mean(wrong))
+    # All pixels are in the first or the last bin: what is missed in one, the alarm in the other.
+    assert summary["ece"].value == pytest.approx((missing + alarm) / 5 / truth.size)
+
+
+def test_the_truth_itself_is_perfect() -> None:
+    summary = summarise(PERFECT)
+    for name in ("mae", "hd95", "brier", "ece", "false_positives_per_image", "false_alarms"):
+        assert summary.pop(name).value == 0, name
+    assert {number.value for number in summary.values()} == {1.0}
+
+
+def test_what_the_images_cannot_tell_is_left_out() -> None:
+    summary = summarise(PERFECT[1:])
+    assert "false_alarms" not in summary and "wfm" not in summary
+    summary = summarise(PERFECT[:1])
+    assert "polyp_recall" not in summary and summary["dice"] == Number(1.0, None, 1)
+    assert "missed" not in at_threshold(PERFECT[:1], 0.5)
+    with pytest.raises(ValueError, match="no images"):
+        summarise([])
+
+
+def test_numbers_improve_as_an_eroded_mask_grows_to_the_truth() -> None:
+    truth = disc(60, 80, 40, (120, 160))
+    rows = [score(disc(60, 80, radius, (120, 160)).astype(np.float32), truth).row for radius in (30, 34, 38, 40)]
+    for name in ("dice", "iou", "recall", "nsd"):
+        assert [row[name] for row in rows] == sorted(row[name] for row in rows)
+    for name in ("mae", "hd95", "brier"):
+        assert [row[name] for row in rows] == sorted((row[name] for row in rows), reverse=True)
+
+
+@pytest.mark.parametrize("threshold", [0.25, 0.5, 0.75])
+def test_another_threshold_without_the_images(threshold: float) -> None:
+    direct = [score(*image, threshold=threshold).row for image in IMAGES]
+    numbers = at_threshold(SCORES, threshold)
+    for name in ("dice", "iou", "precision", "recall"):
+        assert numbers[name].value == pytest.approx(np.mean([row[name] for row in direct]))
+    polyps = [row for row in direct if row["tp"] + row["fn"]]
+    assert numbers["missed"].value == pytest.approx(np.mean([1 - row["recall"] for row in polyps]))
+    assert numbers["missed"].n == len(polyps) == len(missed(SCORES))
+    assert missed(SCORES)[:, list(THRESHOLDS).index(threshold)].mean() == pytest.approx(numbers["missed"].value)
+
+
+def test_a_threshold_between_the_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="k/256"):
+        at_threshold(SCORES, 0.3)
+
+
+def test_definitions_name_the_threshold() -> None:
+    assert all("0.5" not in text for name, text in definitions(0.3).items() if name != "polyp_recall")
+    assert "0.3" in definitions(0.3)["dice"] and "0.3" in definitions(0.3)["nsd"]
+    assert "0.5" in definitions()["dice"]
+
+
+def test_no_pixels_are_kept() -> None:
+    sizes = [sum(vector.nbytes for vector in one.vectors.values()) for one in SCORES]
+    assert max(sizes) < 10_000
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_are_scored_in_order_and_only_a_few_at_a_time(workers: int) -> None:
+    asked: list[int] = []
+
+    def pairs() -> Iterator[suite.Pair]:
+        for number, image in enumerate(IMAGES):
+            asked.append(number)
+            yield image
+
+    for number, one in enumerate(scored(pairs(), workers=workers)):
+        assert one.row == {name: SCORES[number].row[name] for name in one.row}
+        assert len(asked) <= number + 2 * workers
+
+
+def test_nan_is_refused_when_its_turn_comes() -> None:
+    broken = np.full((4, 4), math.nan, dtype=np.float32)
+    found = scored([IMAGES[0], (broken, np.zeros((4, 4)))])
+    next(found)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        next(found)
+    with pytest.raises(ValueError, match="one image"):
+        score(broken[None], broken[None])
