@@ -22,6 +22,11 @@ DEFINITIONS = {
     ),
 }
 
+MISSED = (
+    "The share of the polyp's pixels whose probability is below the threshold, per image, mean over the images that "
+    "have a polyp."
+)
+
 
 def histograms(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What one image contributes to calibration and to the choice of a threshold.

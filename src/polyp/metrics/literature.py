@@ -1,13 +1,13 @@
 """The suite of the polyp literature, by PySODMetrics, which agrees with the field's Matlab code to 3e-4.
 
-An extra, `pip install -e '.[literature]'`: it needs older numpy and OpenCV than the rest.
+An extra, `pip install -e '.[literature]'`, since it holds numpy and OpenCV back.
 """
 
 from importlib.util import find_spec
 
 import numpy as np
 
-_WHERE = "per image, of the prediction in 256 steps, stretched to its own lowest and highest value as the field does"
+_WHERE = "per image, the probabilities rounded to 256 steps and stretched to span 0 to 1, as the field does"
 _CURVE = f"at each of 256 thresholds, {_WHERE}; mean over images"
 
 DEFINITIONS = {

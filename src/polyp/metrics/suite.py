@@ -133,8 +133,7 @@ def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
 def at_threshold(scores: Sequence[Scores], threshold: float) -> dict[str, Number]:
     """dice, iou, precision, recall and missed at another threshold, without the network or the images.
 
-    missed is the share of the polyp's pixels that are missed, mean over the images with a polyp; left out if there are
-    none.
+    missed is `calibration.MISSED`, left out if no image has a polyp; the others are as in `definitions`.
 
     Raises:
         ValueError: no images, or a threshold that is not one of `calibration.THRESHOLDS`.
