@@ -7,8 +7,9 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
+from polyp.data.duplicates import near_duplicates
 from polyp.data.folder import Inspection, find_pairs, inspect
-from polyp.data.splits import SHIPPED, SUBSETS, near_duplicates, split_stems
+from polyp.data.splits import SHIPPED, SUBSETS, split_stems
 from polyp.errors import InputError
 
 STEMS = [f"s{n:03}" for n in range(100)]

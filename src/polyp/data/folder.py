@@ -135,8 +135,8 @@ class Inspection:
     fingerprint: str  # 16 hex digits over all stems and file contents
 
 
-def _look(pair: Pair, allow_empty: bool) -> tuple[tuple[int, ...], float, np.ndarray, bytes] | list[str]:
-    """Size, share, thumbnail and digest of a pair, or its problems."""
+def read_pair(pair: Pair, allow_empty: bool) -> tuple[np.ndarray, np.ndarray] | list[str]:
+    """Image and mask of a pair as `read_image` and `read_mask` give them, or all that is wrong with it."""
     arrays, problems = [], []
     for read, path in ((read_image, pair.image), (read_mask, pair.mask)):
         try:
@@ -150,6 +150,15 @@ def _look(pair: Pair, allow_empty: bool) -> tuple[tuple[int, ...], float, np.nda
         return ["{}: is {}x{}, its mask is {}x{}".format(pair.image, *image.shape[1::-1], *mask.shape[::-1])]
     if not (allow_empty or mask.any()):
         return [f"{pair.mask}: the mask is empty (data.allow_empty=true if that is meant)"]
+    return image, mask
+
+
+def _look(pair: Pair, allow_empty: bool) -> tuple[tuple[int, ...], float, np.ndarray, bytes] | list[str]:
+    """Size, share, thumbnail and digest of a pair, or its problems."""
+    arrays = read_pair(pair, allow_empty)
+    if isinstance(arrays, list):
+        return arrays
+    image, mask = arrays
     thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     digest = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in (pair.image, pair.mask))
     return mask.shape, float(mask.mean()), thumbnail, digest

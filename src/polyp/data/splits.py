@@ -7,11 +7,12 @@ the rest with a fixed seed, spread evenly over the polyps' sizes, and without im
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from polyp.data.duplicates import near_duplicates
 from polyp.data.folder import Inspection
 from polyp.errors import InputError, nearest
 
@@ -88,37 +89,68 @@ def _random(stems: Sequence[str], inspection: Inspection, seed: int) -> dict[str
     if len(stems) < FEWEST:
         raise InputError(f"data.split=random needs {FEWEST} images or more, and the data has {len(stems)}")
     groups = near_duplicates(inspection.thumbnails)
-    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
-    room = dict.fromkeys(("test", "val"), round(len(stems) * SHARE))
-    chosen: dict[str, list[int]] = {name: [] for name in SUBSETS}
-    for group in np.random.default_rng(seed).permutation(len(members)):
-        subset = next((name for name in room if len(chosen[name]) + len(members[group]) <= room[name]), "train")
-        chosen[subset].extend(members[group])
+    order = np.random.default_rng(seed).permutation(groups.max() + 1)
+    chosen = _divided(groups, order)
     if empty := [name for name in SUBSETS if not chosen[name]]:
         raise InputError(
             f"data.split=random leaves nothing for {' and '.join(empty)}: near-duplicates stay together, and the "
-            f"{len(stems)} images make {len(members)} such groups; give data.split=FILE.csv"
+            f"{len(stems)} images make {len(order)} such groups; give data.split=FILE.csv"
         )
     return {name: [stems[i] for i in sorted(chosen[name])] for name in SUBSETS}
 
 
-def near_duplicates(thumbnails: np.ndarray, threshold: float = 0.99) -> np.ndarray:
-    """Group images that look the same, as neighbouring frames of a video do.
+def _divided(groups: np.ndarray, order: np.ndarray) -> dict[str, list[int]]:
+    """Fill test, then val, then train with whole groups in an order; the rest goes to train."""
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+    room = dict.fromkeys(("test", "val"), round(len(groups) * SHARE))
+    chosen: dict[str, list[int]] = {name: [] for name in SUBSETS}
+    for group in order:
+        subset = next((name for name in room if len(chosen[name]) + len(members[group]) <= room[name]), "train")
+        chosen[subset].extend(members[group])
+    return chosen
+
+
+def suggested(stems: Sequence[str], groups: np.ndarray, shares: np.ndarray, seed: int) -> dict[str, list[str]]:
+    """A new division, 80/10/10: groups stay together, and each subset has small and large polyps alike.
 
     Args:
-        thumbnails: (N, h, w) grey images of any dtype.
-        threshold: two images are linked if the correlation of their thumbnails is above it; links of links count too.
+        stems: of the data set.
+        groups: (N,) int from 0; images of one group show the same.
+        shares: (N,) the polyps' shares of the pixels.
+        seed: the same seed and images give the same split.
 
     Returns:
-        (N,) int, the group of each image, numbered from 0.
+        As `split_stems`; empty where the images or groups are too few to leave none of the three empty.
     """
-    rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
-    rows -= rows.mean(axis=1, keepdims=True)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)  # an even image is like no other
-    group = np.arange(len(rows))
-    for start in range(0, len(rows), 1024):  # the whole N x N matrix would not fit for a long video
-        for linked in rows[start : start + 1024] @ rows.T > threshold:
-            found = np.unique(group[linked])
-            if len(found) > 1:
-                group[np.isin(group, found)] = found[0]
-    return np.unique(group, return_inverse=True)[1]
+    if len(stems) < FEWEST:
+        return {}
+    sizes = np.bincount(groups, weights=shares) / np.bincount(groups)
+    ranked = np.argsort(sizes, kind="stable")
+    # From each ten groups of neighbouring size one is chosen for test and one for val.
+    blocks = [
+        np.random.default_rng([seed, n]).permutation(ranked[n : n + round(1 / SHARE)])
+        for n in range(0, len(ranked), round(1 / SHARE))
+    ]
+    turns = [[block[turn] for block in blocks if turn < len(block)] for turn in range(round(1 / SHARE))]
+    chosen = _divided(groups, np.array([group for turn in turns for group in turn]))
+    return {name: [stems[i] for i in sorted(chosen[name])] for name in SUBSETS} if all(chosen.values()) else {}
+
+
+def repaired(subsets: dict[str, list[str]], groups: Mapping[str, int]) -> dict[str, list[str]]:
+    """A split without groups that straddle, and with the same test set, so that numbers stay comparable.
+
+    Images of train and val that show the same as one of test are left out; a group in both train and val goes to train.
+
+    Args:
+        subsets: as `split_stems` gives them.
+        groups: the group of each stem.
+    """
+    tested = {groups[stem] for stem in subsets["test"]}
+    kept = {name: [stem for stem in subsets[name] if groups[stem] not in tested] for name in ("train", "val")}
+    trained = {groups[stem] for stem in kept["train"]}
+    moved = [stem for stem in kept["val"] if groups[stem] in trained]
+    return {
+        "train": sorted([*kept["train"], *moved]),
+        "val": [stem for stem in kept["val"] if stem not in moved],
+        "test": list(subsets["test"]),
+    }

@@ -63,7 +63,7 @@ class PolypNetwork(nn.Module):
     ) -> None:
         super().__init__()
         pick("model.arch", arch, ARCHITECTURES)
-        _check_encoder_name(encoder)
+        check_encoder_name(encoder)
         if stages not in (1, 2):
             raise InputError(f"model.stages={stages} is not possible: choose 1, or 2 for two stacked networks")
         given = encoder_depth, decoder_channels, decoder_attention
@@ -108,7 +108,12 @@ class PolypNetwork(nn.Module):
         return (parameter for parameter in self.parameters() if id(parameter) not in encoder)
 
 
-def _check_encoder_name(encoder: Any) -> None:
+def check_encoder_name(encoder: Any) -> None:
+    """Say so, with the nearest names, if neither smp nor timm has such an encoder.
+
+    Raises:
+        InputError: it is unknown.
+    """
     if not isinstance(encoder, str):
         raise InputError(f"model.encoder={encoder} must be a name such as mobilenet_v2 or resnet34")
     if encoder.startswith("tu-"):
