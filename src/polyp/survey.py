@@ -29,7 +29,7 @@ from polyp.pictures import TRUTH, contour
 
 BLOCK = 64  # pairs in memory at a time
 FEATURE_SIDE = 224  # pixels of the square that an encoder sees
-HEIGHT = 220  # pixels of a picture on the page
+HEIGHT = 288  # pixels of a picture on the page
 SHOWN = 24  # pictures of the contact sheet
 GROUPS = 40  # groups with pictures; all are in the table
 MEMBERS = 8  # pictures of a group
@@ -258,7 +258,10 @@ def _as_options(text: str) -> str:
         text = text.replace(key, option)
     if text.startswith("data.root=") and " is not a folder" in text:
         return text.removeprefix("data.root=") + "; give a folder, kvasir_seg or synthetic"
-    return re.sub(r"\bdata\.(root|archive|images|masks|split)=", r"--\1 ", text)
+    if " has no folder '" in text:
+        text = text.removeprefix("data.root=")
+    text = re.sub(r"\bdata\.(root|archive|images|masks|split)=(?=[^\s])", r"--\1 ", text)
+    return re.sub(r"\bdata\.(root|archive|images|masks|split)\b=?", r"--\1", text)
 
 
 # ---- files
@@ -404,13 +407,13 @@ def describe(result: Survey, suggestion: Path | None, split: str | None) -> Page
     sizes = Counter(map(tuple, result.sizes.tolist()))
     common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in sizes.most_common(5))
     page.text(f"{_plural(len(sizes), 'size')} in pixels; the most frequent: {common}.")
-    page.chart(*_charts(result.sizes, shares))
+    _add_charts(page, result.sizes, shares)
     page.table(
         [
             {
                 "stratum": name,
                 "bin": bin,
-                "of": _limits(name, bin),
+                "values": _limits(name, bin),
                 "images": count,
                 "share": f"{count / len(shares):.1%}",
             }
@@ -453,26 +456,33 @@ def describe(result: Survey, suggestion: Path | None, split: str | None) -> Page
 def _limits(name: str, bin: str) -> str:
     stratum = STRATA[name]
     place = stratum.bins.index(bin)
-    low = f"{stratum.limits[place - 1]:g}" if place else ""
-    high = f"{stratum.limits[place]:g}" if place < len(stratum.limits) else ""
-    low = "" if low == "1e-12" else low
-    return f"{low} to {high}" if low and high else f"below {high}" if high else f"from {low}"
+    low, high = ([0.0, *stratum.limits, np.inf])[place : place + 2]
+    if stratum.trait in ("polyps", "overlay"):  # whole numbers
+        return "2 and more" if bin == "several" else f"{int(low > 0)}"
+    unit = 100 if stratum.trait in ("polyp_share", "highlights") else 1
+    sign = " %" if unit == 100 else ""
+    if place == 0 or low < 1e-6:
+        return f"below {high * unit:g}{sign}" if high > 1e-6 else "0"
+    return f"{low * unit:g} to {high * unit:g}{sign}" if np.isfinite(high) else f"from {low * unit:g}{sign}"
 
 
-def _charts(sizes: np.ndarray, shares: np.ndarray) -> tuple[Figure, str]:
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.scatter(sizes[:, 1], sizes[:, 0], s=10, alpha=0.4, color="#0b6bcb", linewidths=0)
-    left.set(xlabel="width, pixels", ylabel="height, pixels", title="Sizes of images", xlim=(0, None), ylim=(0, None))
-    right.hist(shares * 100, bins=np.linspace(0, max(1.0, float(shares.max()) * 100), 31), color="#2f9e57")
-    for limit in (0.05, 0.20):
-        right.axvline(limit * 100, color="#59636e", linewidth=1, linestyle=":")
-    right.set(xlabel="polyp, % of the image's pixels", ylabel="images", title="Sizes of polyps", xlim=(0, None))
-    caption = (
-        f"Left: width and height of each image. Right: the polyps' share, median {np.median(shares):.1%}, mean "
-        f"{shares.mean():.1%}; dotted lines part small, medium and large."
+def _add_charts(page: Page, sizes: np.ndarray, shares: np.ndarray) -> None:
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(sizes[:, 1], sizes[:, 0], s=10, alpha=0.4, color="#0b6bcb", linewidths=0)
+    axes.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
+    page.chart(figure, "Width and height of each image.")
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(shares * 100, bins=np.linspace(0, max(1.0, float(shares.max()) * 100), 31).tolist(), color="#2f9e57")
+    for limit in STRATA["size"].limits[1:]:
+        axes.axvline(limit * 100, color="#59636e", linewidth=1, linestyle=":")
+    axes.set(xlabel="polyp, % of the image's pixels", ylabel="images", xlim=(0, None))
+    page.chart(
+        figure,
+        f"The polyps' share of each image: median {np.median(shares):.1%}, mean {shares.mean():.1%}; dotted lines part "
+        "small, medium and large.",
     )
-    return figure, caption
 
 
 def _outlined(result: Survey, row: int) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""Images that show the same."""
+
+import cv2
+import numpy as np
+import pytest
+
+from polyp.data.drawing import draw
+from polyp.data.duplicates import field_thumbnail, groups_of, links, perceptual_hash, thumbnail
+
+
+def drawn(count: int, height: int = 200, width: int = 240) -> list[np.ndarray]:
+    """Smooth pictures that have nothing in common."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(40, 220, (count, 7, 8, 3), np.uint8)
+    return [cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC) for picture in small]
+
+
+def compressed(image: np.ndarray) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_COLOR)
+
+
+def bordered(image: np.ndarray) -> np.ndarray:
+    """With a black border, and a green box in the corner."""
+    image = image.copy()
+    image[140:, :80] = 20, 165, 135
+    return cv2.copyMakeBorder(image, 20, 25, 60, 10, cv2.BORDER_CONSTANT)
+
+
+def linked(images: list[np.ndarray], features: np.ndarray | None = None) -> set[tuple[int, int]]:
+    found = links(*(np.stack([look(image) for image in images]) for look in (thumbnail, field_thumbnail)), features)
+    return {(link.first, link.second) for link in found}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        compressed,
+        lambda image: np.clip(image * 1.1 + 10, 0, 255).astype(np.uint8),
+        lambda image: image[4:-3, 5:-2],
+        lambda image: np.roll(image, (3, 4), (0, 1)),
+        lambda image: cv2.resize(image, None, fx=1.7, fy=1.7),
+        bordered,
+    ],
+    ids=["compressed", "brightened", "cropped", "shifted", "enlarged", "bordered"],
+)
+def test_a_changed_copy_is_found_and_nothing_else(change) -> None:
+    images = drawn(30)
+    assert linked(images) == set()
+    assert linked([*images, change(images[7])]) == {(7, 30)}
+
+
+def test_the_drawn_data_set_has_no_near_duplicates() -> None:
+    images = [draw(seed, 100, 120)[0] for seed in range(40)]
+    assert len(linked(images)) <= 2
+
+
+def test_even_and_tiny_images_are_like_no_other() -> None:
+    blank = np.zeros((50, 60, 3), np.uint8)
+    assert linked([blank, blank, np.full_like(blank, 90), np.zeros((1, 1, 3), np.uint8)]) == set()
+    assert linked([blank]) == set()
+
+
+def test_features_that_agree_link() -> None:
+    features = np.zeros((30, 8))
+    features[:, 0] = np.arange(30) % 2
+    features[:, 1] = 1 - features[:, 0]
+    features[:, 2:] = np.random.default_rng(0).normal(size=(30, 6)) * 5
+    features[4] = features[9] * 2
+    assert linked(drawn(30), features) >= {(4, 9)}
+
+
+def test_the_reason_is_said() -> None:
+    images = drawn(3)
+    looks = [np.stack([look(image) for image in [*images, images[0]]]) for look in (thumbnail, field_thumbnail)]
+    (link,) = links(*looks)
+    assert link.why == "frames correlate 1.000, hashes differ by 0 of 64 bits; fields of view correlate 1.000"
+
+
+def test_a_hash_ignores_brightness_and_contrast() -> None:
+    small = np.stack([thumbnail(image) for image in drawn(2)]).astype(np.float32)
+    first, other = perceptual_hash(small)
+    assert (perceptual_hash(small * 0.5 + 20)[0] == first).all()
+    assert (first != other).sum() > 12
+    assert abs(int(first.sum()) - 32) <= 1  # half of the frequencies are above their median
+
+
+def test_groups_are_numbered_in_order_and_pairs_of_pairs_count() -> None:
+    assert groups_of(6, [(1, 4), (4, 2)]).tolist() == [0, 1, 1, 2, 1, 3]
+    assert groups_of(2, []).tolist() == [0, 1]

@@ -1,0 +1,195 @@
+"""`polyp data`: what it prints, the page and the split."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from polyp.cli import main
+from polyp.data.folder import Inspection
+from polyp.data.splits import repaired, split_stems, suggested
+from polyp.data.synthetic import Synthetic
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty drawn pairs, in a folder that may be changed."""
+    drawn = Synthetic(root=str(tmp_path_factory.getbasetemp() / "drawn"), count=20, size=48).prepare()
+    return Path(shutil.copytree(drawn, tmp_path / "mine"))
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(["data", *arguments])
+    text = str(caught.value)
+    assert text.startswith("polyp: ") and "\n" not in text
+    return text
+
+
+def copy(folder: Path, stem: str, new: str) -> None:
+    shutil.copy(folder / f"images/{stem}.jpg", folder / f"images/{new}.jpg")
+    shutil.copy(folder / f"masks/{stem}.png", folder / f"masks/{new}.png")
+
+
+def subsets_in(file: Path) -> dict[str, str]:
+    with file.open() as stream:
+        return {row["stem"]: row["subset"] for row in csv.DictReader(stream)}
+
+
+def write_split(file: Path, stems: list[str]) -> str:
+    subsets = ["test", "test", "val", "val"] + ["train"] * (len(stems) - 4)
+    file.write_text("stem,subset\n" + "".join(f"{a},{b}\n" for a, b in zip(stems, subsets, strict=True)))
+    return str(file)
+
+
+def test_page_summary_and_split(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", str(folder)])
+    page = (desk / "outputs/data/mine.html").read_text()
+    assert not re.search(r'https?://|src="(?!data:)|<script|<link|url\(', page)  # opens without asking any other host
+    assert "synthetic_0000" in page and "data:image/jpeg" in page
+    said = capsys.readouterr().out
+    assert "20 images" in said and "0 problems" in said and "outputs/data/mine.html" in said
+    split = desk / "outputs/data/mine_split.csv"
+    stems = sorted(path.stem for path in (folder / "images").iterdir())
+    nothing = Inspection(np.empty((0, 2), np.int32), np.empty(0, np.float32), np.empty((0, 32, 32), np.uint8), "")
+    assert {name: len(found) for name, found in split_stems(str(split), stems, nothing, 0).items()} == {
+        "train": 16,
+        "val": 2,
+        "test": 2,
+    }
+
+
+def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, desk: Path) -> None:
+    images, masks = folder / "images", folder / "masks"
+    (images / "synthetic_0001.jpg").write_bytes(b"no image")
+    (masks / "synthetic_0002.png").unlink()
+    size = cv2.imread(str(masks / "synthetic_0003.png")).shape[:2]
+    for stem, mask in (("3", np.ones((5, 5))), ("4", np.zeros(size)), ("5", np.ones(size) / 255)):
+        cv2.imwrite(str(masks / f"synthetic_000{stem}.png"), (mask * 255).astype(np.uint8))
+    image = cv2.imread(str(images / "synthetic_0004.jpg"))
+    cv2.imwrite(str(masks / "synthetic_0004.png"), np.zeros(image.shape[:2], np.uint8))
+    main(["data", str(folder)])
+    page = (desk / "outputs/data/mine.html").read_text()
+    for text in ("0001.jpg: not a readable", "0002.jpg: no mask", "0003.jpg: is", "0004.png: the mask is empty"):
+        assert text in page
+    assert "(--allow-empty if that is meant)" in page
+    assert "0005.png: its values go up to 1 only" in page
+    assert "15 images" in page and "5 problems" in page
+    main(["data", str(folder), "--allow-empty"])
+    assert "16 images" in (desk / "outputs/data/mine.html").read_text()
+
+
+def test_a_pair_that_straddles_is_named_and_left_out(folder: Path, desk: Path, capsys: pytest.CaptureFixture) -> None:
+    copy(folder, "synthetic_0000", "twin")
+    stems = sorted(path.stem for path in (folder / "images").iterdir())
+    main(["data", str(folder), "--split", write_split(desk / "split.csv", stems)])
+    for text in (capsys.readouterr().out, (desk / "outputs/data/mine.html").read_text()):
+        assert "synthetic_0000 (test), twin (train)" in text
+        assert "1 image of train and val that shows the same as one of test is left out" in text
+    suggestion = subsets_in(desk / "outputs/data/mine_split.csv")
+    assert "twin" not in suggestion and len(suggestion) == 20
+    assert sorted(s for s in suggestion if suggestion[s] == "test") == ["synthetic_0000", "synthetic_0001"]
+
+
+def test_a_split_is_never_overwritten_and_a_page_of_ours_is(folder: Path, desk: Path) -> None:
+    main(["data", str(folder)])
+    main(["data", str(folder)])
+    split = desk / "outputs/data/mine_split.csv"
+    before = split.read_bytes()
+    assert len(list(split.parent.iterdir())) == 2  # the same again
+    main(["data", str(folder), "--seed", "1"])
+    assert split.read_bytes() == before != (desk / "outputs/data/mine_split_2.csv").read_bytes()
+
+
+def test_a_training_takes_the_suggested_split(folder: Path, desk: Path, train) -> None:
+    from conftest import SMALL
+
+    main(["data", str(folder)])
+    mine = [o for o in SMALL if not o.startswith("data") or "size" in o.replace("data.size", "")]
+    run = train(*mine, "data=folder", f"data.root={folder}", f"data.split={desk}/outputs/data/mine_split.csv")
+    assert (run / "run/metrics.json").is_file()
+
+
+def test_one_image_and_shipped_data(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in sorted(folder.rglob("synthetic_*"))[::-1]:
+        if "0007" not in path.name:
+            path.unlink()
+    main(["data", str(folder), "--out", "one.html"])
+    assert "No split is suggested" in capsys.readouterr().out
+    assert "synthetic_0007" in (desk / "one.html").read_text()
+    assert not (desk / "one_split.csv").exists()
+
+
+def test_other_names_of_folders(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "images").rename(folder / "Original")
+    text = refused(capsys, str(folder))
+    assert "no folder 'images'" in text and "--images" in text and "data." not in text
+    main(["data", str(folder), "--images", "Original"])
+    assert (desk / "outputs/data/mine.html").is_file()
+
+
+def test_bad_input_is_one_line(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = desk / "w.pt"
+    weights.write_bytes(b"no weights")
+    (desk / "mine.html").write_text("a page of somebody else")
+    (desk / "file").write_text("")
+    mine = str(folder)
+    for arguments, parts in {
+        ("nowhere",): ("nowhere is not a folder", "kvasir_seg"),
+        (mine, "--masks", "gone"): ("no folder 'gone'", "--masks"),
+        (mine, "--split", "offical"): ("--split offical", "official"),
+        (mine, "--split", "official"): ("not in the data",),
+        (mine, "--root", "x"): ("--root",),
+        (mine, "--encoder", "mobilenet_v2"): ("--weights",),
+        (mine, "--encoder", "mobilnet_v2", "--weights", str(weights)): ("mobilenet_v2",),
+        (mine, "--encoder", "mobilenet_v2", "--weights", str(weights)): ("--weights", "w.pt"),
+        (mine, "--encoder", "mobilenet_v2", "--weights", "gone.pt"): ("gone.pt is not there",),
+        (mine, "--out", "mine.html"): ("mine.html", "--out"),
+        (mine, "--out", "file/page.html"): ("cannot write",),
+        (mine, "--out", "."): ("cannot write",),
+    }.items():
+        text = refused(capsys, *arguments)
+        assert all(part in text for part in parts), text
+    assert (desk / "mine.html").read_text() == "a page of somebody else"
+
+
+def test_nothing_usable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"")
+    assert "none of its 20 pairs can be used" in refused(capsys, str(folder))
+
+
+# the splits
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_suggested_split_keeps_groups_and_balances_sizes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = np.sort(rng.integers(0, 150, 200))
+    groups = np.unique(groups, return_inverse=True)[1]
+    shares = rng.exponential(0.15, 200)
+    stems = [f"s{n:03}" for n in range(200)]
+    subsets = suggested(stems, groups, shares, seed)
+    of = {stem: name for name, members in subsets.items() for stem in members}
+    assert sorted(of) == stems and len(subsets["test"]) == len(subsets["val"]) == 20
+    assert all(len({of[stems[n]] for n in np.flatnonzero(groups == g)}) == 1 for g in range(groups.max() + 1))
+    medians = [np.median([shares[int(s[1:])] for s in members]) for members in subsets.values()]
+    assert max(medians) < 1.6 * min(medians)
+    assert subsets == suggested(stems, groups, shares, seed) != suggested(stems, groups, shares, seed + 1)
+    assert suggested(stems[:9], groups[:9], shares[:9], 0) == {}
+
+
+def test_repair_keeps_test_and_moves_val() -> None:
+    groups = {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2, "f": 3, "g": 0}
+    subsets = {"train": ["b", "c"], "val": ["d", "e", "g"], "test": ["a", "f"]}
+    assert repaired(subsets, groups) == {"train": ["c", "d"], "val": ["e"], "test": ["a", "f"]}
