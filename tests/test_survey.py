@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 from pathlib import Path
+from zipfile import ZipFile
 
 import cv2
 import numpy as np
@@ -193,3 +194,24 @@ def test_repair_keeps_test_and_moves_val() -> None:
     groups = {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2, "f": 3, "g": 0}
     subsets = {"train": ["b", "c"], "val": ["d", "e", "g"], "test": ["a", "f"]}
     assert repaired(subsets, groups) == {"train": ["c", "d"], "val": ["e"], "test": ["a", "f"]}
+
+
+@pytest.mark.real_data
+def test_frames_that_kvasir_seg_has_twice(data_folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With and without the black border and the green box: in the official split one trains, the other tests."""
+    twice = {
+        "cju1dfeupuzlw0835gnxip369": "cjyzul1qggwwj07216mhiv5sy",
+        "cju2i6acqvo6l0799u20fift8": "cjz14qsk2wci60794un9ozwmw",
+        "cju3tp94kfstl08181awh6z49": "cjyzk8qieoboa0848ogj51wwm",
+    }
+    with ZipFile(data_folder / "kvasir-seg.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg") and "/images/" in name]
+        wanted = {*twice, *twice.values(), *(Path(name).stem for name in names[:20])}
+        archive.extractall(desk, [name for name in archive.namelist() if Path(name).stem in wanted])
+    (desk / "split.csv").write_text(
+        "stem,subset\n" + "".join(f"{a},train\n{b},test\n" for a, b in twice.items()) + f"{Path(names[0]).stem},val\n"
+    )
+    main(["data", str(desk / "Kvasir-SEG"), "--split", str(desk / "split.csv")])
+    said = capsys.readouterr().out
+    assert "3 groups of near-duplicates with 6 images; 3 of them straddle" in said
+    assert all(f"{first} (train), {second} (test)" in said for first, second in twice.items())

@@ -414,8 +414,7 @@ def describe(result: Survey, suggestion: Path | None, split: str | None) -> Page
                 "stratum": name,
                 "bin": bin,
                 "values": _limits(name, bin),
-                "images": count,
-                "share": f"{count / len(shares):.1%}",
+                "images": f"{count} ({count / len(shares):.0%})",
             }
             for name, counts in _strata(result).items()
             for bin, count in counts.items()
@@ -513,11 +512,8 @@ def _add_groups(page: Page, result: Survey) -> None:
     straddling = result.straddling
     groups = [*straddling, *(rows for rows in result.duplicates if rows not in straddling)]
     if straddling:
-        page.text(
-            "What is learnt from one of these is tested on another: "
-            + "; ".join(_named(result, r) for r in straddling),
-            "warning",
-        )
+        page.text("The groups that straddle the split show in one subset what is in another:", "warning")
+        page.table([{"group": f"{n}", "images": _named(result, rows)} for n, rows in enumerate(straddling, 1)])
     subset = result.subset_of()
     for number, rows in enumerate(groups[:GROUPS], 1):
         page.heading(f"Group {number}" + (": straddles the split" if rows in straddling else ""))
