@@ -5,7 +5,8 @@ import pytest
 from masks import disc, odd_masks
 from scipy.ndimage import label
 
-from polyp.metrics.detection import SPECK, components, detection_scores
+from polyp.images import SPECK, components
+from polyp.metrics.detection import detection_scores
 
 MASKS = odd_masks()
 

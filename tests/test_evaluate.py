@@ -18,8 +18,8 @@ from polyp import runs
 from polyp.cli import main
 from polyp.data.folder import read_image, read_mask
 from polyp.data.synthetic import Synthetic
+from polyp.images import components
 from polyp.inference import Ensemble, best_model
-from polyp.metrics.detection import components
 
 Evaluate = Callable[..., dict[str, Any]]
 

@@ -9,7 +9,7 @@ from masks import disc, odd_masks, predictions
 from polyp.metrics import literature, suite
 from polyp.metrics.calibration import THRESHOLDS
 from polyp.metrics.intervals import bootstrap_interval
-from polyp.metrics.overlap import SegmentationScores
+from polyp.metrics.overlap import SegmentationScores, image_scores
 from polyp.metrics.suite import Number, at_threshold, definitions, missed, score, scored, summarise
 
 IMAGES = list(predictions())
@@ -21,7 +21,7 @@ PERFECT = [score(mask.astype(np.float32), mask) for mask in odd_masks().values()
 def test_over_images_the_numbers_are_those_of_training() -> None:
     metric = SegmentationScores()
     for probability, truth in IMAGES:
-        metric.update(torch.tensor(probability), torch.tensor(truth))
+        metric.update(image_scores(torch.tensor(probability), torch.tensor(truth)))
     summary = summarise(SCORES)
     for name, value in metric.compute().items():
         assert summary[name].value == pytest.approx(value.item())

@@ -29,24 +29,18 @@ def picture(height: int = 400, width: int = 500) -> np.ndarray:
 # components
 
 
-def test_specks_are_no_polyps_and_the_largest_comes_first() -> None:
-    mask = np.zeros((100, 100), np.uint8)  # .0002 of it are two pixels
+def test_specks_are_no_polyps() -> None:
+    mask = np.zeros((200, 100), np.uint8)  # .0001 of it are two pixels
     mask[0, 0] = 1
     mask[50:53, 50:53] = 1
     mask[53, 53] = 1  # touches by a corner
     mask[10:30, 10:30] = 1
     mask[90, 90:92] = 1
-    labels, count = components(mask)
+    count, labels = components(mask)
     assert (count, labels.dtype) == (3, np.int32)
-    assert [int((labels == n).sum()) for n in range(5)] == [10_000 - 400 - 10 - 2, 400, 10, 2, 0]
+    assert sorted(int((labels == n).sum()) for n in range(5)) == [0, 2, 10, 400, 20_000 - 412]
     assert labels[0, 0] == 0
-
-
-def test_the_only_polyp_counts_however_small_it_is() -> None:
-    mask = np.zeros((200, 200), np.uint8)
-    assert components(mask)[1] == 0
-    mask[199, 199] = 1
-    assert components(mask)[1] == 1
+    assert components(np.zeros((9, 9), np.uint8))[0] == 0
 
 
 # traits

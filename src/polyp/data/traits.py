@@ -35,7 +35,7 @@ def traits(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         overlay: 1 if a box covers a part of the picture: a black or green one (ScopeGuide) in the lower left corner, or
             a message on a coloured bar. Small white text, which nearly every frame has, is none.
     """
-    labels, count = components(mask)
+    count, labels = components(mask)
     scale = VIEW / max(mask.shape)
     size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
     view = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
@@ -45,7 +45,7 @@ def traits(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     return {
         "polyp_share": float(np.mean(mask != 0)),
         "polyps": float(count),
-        "irregularity": _irregularity(labels == 1) if count else math.nan,
+        "irregularity": _irregularity(labels == np.bincount(labels.ravel())[1:].argmax() + 1) if count else math.nan,
         "sharpness": _sharpness(view, field, glare),
         "highlights": float(glare[field].mean()) if field.any() else 0.0,
         "overlay": float(_boxed(brightest) or _drawn(view)),

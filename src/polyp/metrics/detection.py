@@ -1,11 +1,8 @@
 """Which polyps are found, whatever their size, and how often there is a false alarm."""
 
-import cv2
 import numpy as np
 
-SPECK = 1e-4
-"""Share of the image below which a connected component is no polyp. Kvasir-SEG's masks have 143 specks of a pixel or
-three, which JPEG compression leaves, all below a tenth of this; the next larger component is ten times as large."""
+from polyp.images import SPECK, components
 
 FOUND = 0.5
 """A polyp is found if a predicted component has at least this IoU with it."""
@@ -22,21 +19,6 @@ DEFINITIONS = {
         f"The share of the normal frames, images whose truth is empty, that have any prediction; these are {_PARTS}."
     ),
 }
-
-
-def components(mask: np.ndarray) -> tuple[int, np.ndarray]:
-    """Number the connected components of a mask, specks aside.
-
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        How many, and (H, W) int32: 0 where there is none, else 1 … count.
-    """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    counts = stats[:, cv2.CC_STAT_AREA] >= SPECK * mask.size
-    counts[0] = False  # the background
-    return int(counts.sum()), (np.cumsum(counts) * counts).astype(np.int32)[labels]
 
 
 def detection_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, int]:
