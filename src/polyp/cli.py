@@ -55,7 +55,7 @@ def _evaluate(commands: Any) -> None:
     how.add_argument("--overwrite", action="store_true", help="replace an evaluation of that name")
 
     def run(given: argparse.Namespace) -> None:
-        from polyp.evaluate import Options, evaluate
+        from polyp.evaluation.evaluate import Options, evaluate
 
         chosen = {key: value for key, value in vars(given).items() if value is not None}
         evaluate(chosen.pop("models"), Options(**{key: chosen[key] for key in chosen.keys() - {"run"}}))
@@ -82,7 +82,7 @@ def _data(commands: Any) -> None:
     command.add_argument("--out", metavar="FILE.html", help="the page; the suggested split goes beside it")
 
     def run(given: argparse.Namespace) -> None:
-        from polyp.survey import survey
+        from polyp.survey.survey import survey
 
         survey(**{key: value for key, value in vars(given).items() if key != "run"})
 

@@ -114,11 +114,15 @@ class Stratum:
         return self.bins[sum(value >= limit for limit in self.limits)]
 
     def meaning(self, name: str) -> str:
-        """What a bin is, in words."""
+        """The values of a bin, in words."""
         place = self.bins.index(name)
-        low, high = (0.0, *self.limits)[place], (*self.limits, math.inf)[place]
-        parts = [f"from {low:g}"] * (low > TINY) + [f"below {high:g}"] * (TINY < high < math.inf)
-        return " ".join([self.trait, *parts]) if parts else f"{self.trait} 0"
+        low, high = ([0.0, *self.limits, math.inf])[place : place + 2]
+        if self.trait in ("polyps", "overlay"):  # whole numbers
+            return "2 and more" if name == "several" else f"{int(low > 0)}"
+        unit, sign = (100, " %") if self.trait in ("polyp_share", "highlights") else (1, "")
+        if low <= TINY:
+            return f"below {high * unit:g}{sign}" if high > TINY else "0"
+        return f"{low * unit:g} to {high * unit:g}{sign}" if math.isfinite(high) else f"from {low * unit:g}{sign}"
 
 
 TINY = 1e-12  # above 0

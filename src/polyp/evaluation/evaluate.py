@@ -16,18 +16,19 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from polyp import device, runs, testsets
+from polyp import device, runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import Pair
 from polyp.data.traits import STRATA, strata_of, traits
 from polyp.errors import InputError
+from polyp.evaluation import testsets
+from polyp.evaluation.report import FAILURE, tell, tell_together, write_report
+from polyp.evaluation.testsets import TestSet
 from polyp.inference import Ensemble, best_model, load_model
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl, risk_threshold
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.suite import Number, Scores, at_threshold, definitions, missed, score, summarise
-from polyp.report import FAILURE, tell, tell_together, write_report
-from polyp.testsets import TestSet
 
 log = logging.getLogger(__name__)
 

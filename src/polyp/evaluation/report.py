@@ -17,7 +17,7 @@ from polyp.data.traits import STRATA, strata_of
 from polyp.page import Page
 
 if TYPE_CHECKING:
-    from polyp.evaluate import Evaluation, Image
+    from polyp.evaluation.evaluate import Evaluation, Image
 
 CASES = 6
 """Pictures of the worst, of the median and of the best images."""
@@ -145,7 +145,7 @@ def _charts(page: Page, metrics: Mapping[str, Any], images: Sequence["Image"]) -
             "Dice": _value(of["dice"]),
             "95 % interval": _interval(of["dice_interval"]),
             f"Dice below {FAILURE}": f"{100 * of['failures']:.0f} %",
-            "what it is": STRATA[name].meaning(part),
+            "values": f"{STRATA[name].trait} {STRATA[name].meaning(part)}",
         }
         for name, parts in metrics["strata"].items()
         for part, of in parts.items()
