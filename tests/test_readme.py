@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Train, run_script
 
+from polyp.cli import main
 from polyp.data.synthetic import Synthetic
 
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -16,6 +17,7 @@ ALL = [line.removeprefix("python train.py").strip() for line in LINES if line.st
 COMMANDS = [
     command for command in ALL if not re.search(r"launcher=|trainer=ddp", command)
 ]  # they have tests of their own
+ASKED = [line.removeprefix("polyp ") for line in LINES if line.startswith("polyp ")]
 OWN = ("data=folder", "experiment=quickstart", "resume=")
 SMALLER = [
     "data.image_size=64",
@@ -27,12 +29,29 @@ SMALLER = [
 ]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An outputs/ with the runs that the README speaks of."""
+    outputs = tmp_path_factory.mktemp("trained") / "outputs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        for hour in (10, 12):
+            run_script(
+                *SMALL, f"optim.decoder_lr={hour}e-4", f"hydra.run.dir={outputs}/runs/default/2026-11-23_{hour}-00-00"
+            )
+    shutil.copytree(outputs / "runs" / "default", outputs / "sweeps" / "hyperparameters")
+    return outputs
+
+
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working folder with what the README speaks of."""
     monkeypatch.chdir(tmp_path)
     drawn = Synthetic(root="drawn", count=20, size=48).prepare()
     shutil.copytree(drawn, "my_polyps")
+    shutil.copytree(drawn / "images", "normal_frames")
+    for name in ("CVC-300", "Kvasir"):
+        shutil.copytree(drawn, f"TestDataset/{name}")
     shutil.copytree(drawn / "images", "CVC-ClinicDB/Original")
     shutil.copytree(drawn / "masks", "CVC-ClinicDB/Ground Truth")
     subsets = ["train"] * 14 + ["val"] * 3 + ["test"] * 3
@@ -46,6 +65,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 10
     assert any("experiment=quickstart" in command for command in COMMANDS)
+    assert {question.split()[0] for question in ASKED} == {"data", "evaluate", "compare"}
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(OWN)])
@@ -73,3 +93,19 @@ def test_a_command_on_kvasir_runs(command: str, desk: None, train: Train, data_f
     fewer += ["hydra.sweeper.path=my.csv"] if re.search(r"hyperparameters(?!.*path=)", command) else []  # of 18 jobs
     outputs = train(*shlex.split(command), "data.archive=kvasir-seg.zip", *SMALLER, *fewer)
     assert list(outputs.rglob("metrics.json"))
+
+
+@pytest.mark.parametrize("question", [question for question in ASKED if "kvasir" not in question])
+def test_a_question_is_answered(question: str, desk: None, trained: Path) -> None:
+    shutil.copytree(trained, "outputs")
+    before = set(Path("outputs").rglob("*"))
+    main(shlex.split(question))
+    assert {path.suffix for path in set(Path().rglob("*")) - before} & {".html", ".md"}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("question", [question for question in ASKED if "kvasir" in question])
+def test_a_question_about_kvasir_is_answered(question: str, desk: None, data_folder: Path) -> None:
+    Path("kvasir-seg.zip").symlink_to(data_folder / "kvasir-seg.zip")
+    main(shlex.split(question))
+    assert Path("outputs/data/kvasir_seg.html").is_file()
