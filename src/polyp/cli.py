@@ -63,6 +63,32 @@ def _evaluate(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="compare runs",
+        description="Compare runs: what differs between them, which is best, which differences are more than chance. "
+        "Leaves a page with pictures, a table and the model card of one run.",
+    )
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="a run, a sweep, or a folder of these: outputs/")
+    parser.add_argument("--out", metavar="FOLDER", help="where to write (outputs/comparisons/DATE_TIME)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the comparison that is there")
+    parser.add_argument("--card", metavar="RUN", help="the run whose model card is written (the best by validation)")
+    parser.add_argument(
+        "--root", metavar="FOLDER", help="where the runs' data are, if they have moved; for the pictures"
+    )
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="the numbers alone, in seconds")
+
+    def run(given: argparse.Namespace) -> None:
+        if not (given.folders or given.card):
+            parser.error("give a FOLDER of runs, such as outputs/")
+        from polyp.compare import main
+
+        main(given.folders, given.out, given.card, given.root, given.overwrite, given.pictures)
+
+    parser.set_defaults(run=run)
+
+
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
@@ -89,7 +115,7 @@ def _data(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate)
+COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate, _compare)
 
 
 if __name__ == "__main__":

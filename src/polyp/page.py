@@ -8,6 +8,7 @@ import base64
 import html
 import os
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +34,15 @@ nav a { margin-right: 1rem } a { color: var(--mark) }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
          font-variant-numeric: tabular-nums; white-space: nowrap }
 th { color: var(--faint); font-weight: 600 } th.text, td.text { text-align: left } td.text { white-space: normal }
+td.long { min-width: 16rem }
 figure { margin: .8rem 0 } figure img { max-width: 100%; height: auto } figcaption { font-size: .9rem }
 figure.chart img { background: #fff; max-width: min(46rem, 100%) }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem }
-.gallery figure { margin: 0 } .gallery img { width: 100% }
+.gallery figure, .charts figure { margin: 0 } .gallery img, .charts img { width: 100% }
+.small { grid-template-columns: repeat(auto-fill, minmax(6.8rem, 1fr)); gap: .5rem }
+.small figcaption { font-size: .8rem; line-height: 1.3 }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem;
+          align-items: start; margin: .8rem 0 }
 """
 
 
@@ -79,7 +85,7 @@ class Page:
         if not rows:
             return
         columns = columns or list(rows[0])
-        kinds = ["" if any(_is_number(row.get(name)) for row in rows) else ' class="text"' for name in columns]
+        kinds = [_kind([_cell(row.get(name)) for row in rows]) for name in columns]
         head = "".join(f"<th{kind}>{html.escape(name)}</th>" for name, kind in zip(columns, kinds, strict=True))
         body = "".join(
             "<tr>" + "".join(f"<td{k}>{_cell(row.get(n))}</td>" for n, k in zip(columns, kinds, strict=True)) + "</tr>"
@@ -91,11 +97,11 @@ class Page:
         """A picture (H, W, 3) uint8 RGB with a line below it."""
         self.parts.append(_figure(_jpeg(picture), caption, ""))
 
-    def gallery(self, pictures: Sequence[tuple[np.ndarray, str]]) -> None:
-        """Pictures with captions side by side, as many as the window is wide."""
+    def gallery(self, pictures: Sequence[tuple[np.ndarray, str]], small: bool = False) -> None:
+        """Pictures with captions side by side, as many as the window is wide; twice as many if they are small."""
         if pictures:
             figures = "".join(_figure(_jpeg(picture), caption, "") for picture, caption in pictures)
-            self.parts.append(f'<div class="gallery">{figures}</div>')
+            self.parts.append(f'<div class="gallery{" small" * small}">{figures}</div>')
 
     def chart(self, figure: Figure, caption: str, file: Path | None = None) -> None:
         """A matplotlib figure with a line below it, which is also its description for those who cannot see it.
@@ -105,14 +111,11 @@ class Page:
             caption: the line.
             file: where to write it as a PNG as well.
         """
-        from io import BytesIO
+        self.parts.append(_chart(figure, caption, file))
 
-        stream = BytesIO()
-        figure.savefig(stream, format="png", dpi=144)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(stream.getvalue())
-        self.parts.append(_figure(_source("png", stream.getvalue()), caption, "chart"))
+    def charts(self, figures: Sequence[tuple[Figure, str, Path | None]]) -> None:
+        """Several charts, as of `chart`, side by side where the window is wide enough."""
+        self.parts.append(f'<div class="charts">{"".join(_chart(*figure) for figure in figures)}</div>')
 
     def write(self, file: Path) -> None:
         """Write the file, in one piece.
@@ -140,9 +143,16 @@ def _cell(value: Any) -> str:
     return "" if value is None else html.escape(str(value))
 
 
+def _kind(cells: Sequence[str]) -> str:
+    """How a column is set: numbers to the right, texts to the left, long ones in several lines."""
+    if any(map(_is_number, cells)):
+        return ""
+    return ' class="text long"' if max(map(len, cells)) > 40 else ' class="text"'
+
+
 def _is_number(value: Any) -> bool:
-    text = str(value).strip().lstrip("+-(")
-    return len(text) < 30 and (text[:1].isdigit() or text[:1] == ".")
+    text = str(value).strip().lstrip("+-\N{MINUS SIGN}<(")
+    return len(text) < 40 and (text[:1].isdigit() or text[:1] == ".")
 
 
 def _jpeg(picture: np.ndarray) -> str:
@@ -152,6 +162,15 @@ def _jpeg(picture: np.ndarray) -> str:
 
 def _source(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _chart(figure: Figure, caption: str, file: Path | None) -> str:
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=144)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(stream.getvalue())
+    return _figure(_source("png", stream.getvalue()), caption, "chart")
 
 
 def _figure(source: str, caption: str, kind: str) -> str:

@@ -46,6 +46,10 @@ class KvasirSeg:
     images: ClassVar[str] = "images"
     masks: ClassVar[str] = "masks"
 
+    def present(self) -> Path | None:
+        """The folder that holds `images/` and `masks/`, if it is there already; nothing is checked or written."""
+        return _found(Path(self.root).expanduser() if self.root else user_cache_path("polyp") / "kvasir-seg")
+
     def prepare(self) -> Path:
         """Find, unpack or download the data set. A whole one that is already there is only read.
 

@@ -1,0 +1,174 @@
+"""MODEL_CARD.md: what a run is, what it was trained on, how good it is and where it fails (Mitchell et al., FAT* 2019).
+
+Nothing is claimed that the run's own numbers do not show.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from polyp.comparison import LEVEL, Comparison, Recipe, plain
+from polyp.data.traits import STRATA, strata_of
+from polyp.found import Run
+from polyp.metrics.intervals import bootstrap_interval
+
+MEANS = ("dice", "iou", "precision", "recall", "mae")
+MISSED = 0.5
+"""An image below this Dice is one that the model has not understood."""
+
+LICENCES = {
+    "kvasir_seg": "Kvasir-SEG may be used for research and education; cite Jha et al., Kvasir-SEG: A Segmented Polyp "
+    "Dataset, MMM 2020.",
+    "synthetic": "Drawn by polyp itself: no patient's data.",
+}
+
+
+def card(run: Run, gmacs: float | None, comparison: Comparison | None = None) -> str:
+    """The model card of a run, in Markdown.
+
+    Args:
+        run: a finished one.
+        gmacs: 10^9 multiply-accumulates for one image, if known.
+        comparison: what the run was compared with.
+    """
+    metrics, model, data = run.metrics, run.config["model"], run.metrics["data"]
+    recipe = next((r for r in comparison.recipes if run in r.runs), None) if comparison else None
+    height, width = data["image_size"]
+    cost = f", {gmacs:.2f} GMACs for an image" if gmacs is not None else ""
+    parts = [
+        f"# Model card: {model['arch']} with {model['encoder']}",
+        "Finds polyps in colonoscopy images: an RGB image in, for each pixel the probability that it belongs to a "
+        "polyp out. **For research; not a medical device, and not for diagnosis.**",
+        _table(
+            ("", ""),
+            {
+                "weights": f"`{run.name}/checkpoints/best.ckpt`",
+                "size": f"{metrics['parameters'] / 1e6:.2f} M parameters{cost} at {height}x{width}",
+                "trained": f"{metrics['epochs']} epochs, {metrics['seconds'] / 60:.0f} minutes on {metrics['device']}, "
+                f"{metrics['precision']}, seed {run.seed}",
+                "made by": ", ".join(f"{name} {number}" for name, number in metrics["versions"].items()),
+            }.items(),
+        ),
+        "## Intended use",
+        "Research on polyp segmentation: experiments, teaching, comparison with other methods. It must not be used to "
+        "find, rule out or treat disease, nor be shown to those who do as if it could.",
+        "## Data",
+        _table(
+            ("", ""),
+            {
+                "data set": data["dataset"],
+                "fingerprint": f"`{data['fingerprint']}` (of all images and masks)",
+                "split": data["split"],
+                "images": ", ".join(f"{count} {name}" for name, count in data["images"].items()),
+                "licence": LICENCES.get(data["dataset"], "Not known here: ask whoever gave the data."),
+            }.items(),
+        ),
+        "## Numbers",
+        f"On the {len(run.rows)} test images, with 95 % bootstrap intervals over these images; "
+        f"{metrics['definitions']['test']}.",
+        _table(("number", "value", "95 %", "definition"), _numbers(run)),
+        f"Chosen by {run.monitor}, {metrics['best']['value']:.3f} after epoch {metrics['best']['epoch'] + 1}: "
+        f"{metrics['definitions']['best']}.",
+        _chosen_among(run, recipe, comparison),
+        "## By kind of image",
+        _table(("kind", "images", "Dice", "95 %"), _strata(run)),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in _limits(run, recipe, comparison)),
+        "Worst test images:",
+        _table(("image", "Dice", "polyp, share of the image"), _worst(run)),
+        "## Recipe",
+        _table(("key", "value"), ((f"`{key}`", plain(value)) for key, value in run.settings.items())),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _span(values: Sequence[float] | np.ndarray) -> str:
+    low, high = bootstrap_interval(values)
+    return "" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
+def _numbers(run: Run) -> list[tuple[str, ...]]:
+    test, definitions = run.metrics["test"], run.metrics["definitions"]
+    spans = {name: _span([row[name] for row in run.rows.values()]) for name in MEANS}
+    names = [*MEANS, "pooled_dice"]
+    return [(name, f"{test[name]:.3f}", spans.get(name, ""), definitions.get(name, "")) for name in names]
+
+
+def _chosen_among(run: Run, recipe: Recipe | None, comparison: Comparison | None) -> str:
+    if comparison is None or recipe is None:
+        return ""
+    rank = f"number {recipe.number} by validation of {len(comparison.recipes)} configurations"
+    alike = sum(difference.p >= LEVEL for difference in comparison.differences.values())
+    if recipe is not comparison.reference:
+        return f"It is {rank}; against the best of them: {comparison.verdict(recipe)}."
+    return (
+        f"It is {rank} that were compared on the same test images; of the other {len(comparison.differences)}, "
+        f"{alike} are not distinguishable from it on the test set."
+    )
+
+
+def _by_stratum(run: Run) -> dict[str, list[float]]:
+    """Dice of the images of each bin of each stratum, in the order of STRATA."""
+    rows = list(run.rows.values())
+    kinds = [strata_of(row) for row in rows]
+    found: dict[str, list[float]] = {}
+    for name, stratum in STRATA.items():
+        for kind in stratum.bins:
+            if dice := [row["dice"] for row, of in zip(rows, kinds, strict=True) if of.get(name) == kind]:
+                found[f"{name}: {kind} ({stratum.meaning(kind)})"] = dice
+    return found
+
+
+def _strata(run: Run) -> list[tuple[str, ...]]:
+    return [(kind, str(len(dice)), f"{np.mean(dice):.3f}", _span(dice)) for kind, dice in _by_stratum(run).items()]
+
+
+def _worst(run: Run) -> list[tuple[str, ...]]:
+    rows = sorted(run.rows.items(), key=lambda item: (item[1]["dice"], item[0]))[:5]
+    return [(stem, f"{row['dice']:.3f}", f"{row['polyp_share']:.1%}") for stem, row in rows]
+
+
+def _limits(run: Run, recipe: Recipe | None, comparison: Comparison | None) -> list[str]:
+    dice = np.array([row["dice"] for row in run.rows.values()])
+    limits = []
+    if missed := int((dice < MISSED).sum()):
+        limits.append(
+            f"On {missed} of the {len(dice)} test images Dice is below {MISSED}, on "
+            f"{int((dice == 0).sum())} of them the polyp is not found at all."
+        )
+    known = {kind: values for kind, values in _by_stratum(run).items() if len(values) > 1}
+    if known:
+        kind, values = min(known.items(), key=lambda item: np.mean(item[1]))
+        limits.append(
+            f"Weakest on {kind}: mean Dice {np.mean(values):.3f} on {len(values)} images, {dice.mean():.3f} on all."
+        )
+    if all(row["tp"] + row["fn"] > 0 for row in run.rows.values()):
+        limits.append("Every test image shows a polyp: false alarms on normal images are not measured.")
+    limits.append(
+        f"Tested on images of the data set that it was trained on ({run.metrics['data']['dataset']}): other "
+        "hospitals, devices and patients are not measured."
+    )
+    if len(dice) == 1:
+        limits.append("A single test image: there are no intervals, and nothing is known of other images.")
+    spread = recipe.deviation(lambda one: one.test) if recipe else None
+    if recipe and spread is not None:
+        limits.append(
+            f"Another seed gives another model: over {len(recipe.seeds)} seeds test Dice is "
+            f"{recipe.mean(lambda one: one.test):.3f} ± {spread:.3f}."
+        )
+    elif comparison and comparison.noise:
+        limits.append(
+            f"A single seed; test Dice of such runs has a standard deviation of {comparison.noise[0]:.3f} "
+            "between seeds."
+        )
+    else:
+        limits.append("A single seed: how far another one moves the result is not measured.")
+    if run.monitor.startswith("test/"):
+        limits.append("The test set was used to choose the checkpoint: all its numbers are too high.")
+    return limits

@@ -1,0 +1,400 @@
+"""Runs held against each other: what differs, which is best, which differences are more than chance, what forbids it.
+
+Validation ranks; the test set only tells how large a difference is. A recipe is a configuration with all its seeds.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from polyp.errors import InputError
+from polyp.found import Run
+from polyp.metrics.difference import holm, seed_margin, seed_noise, seed_p, sign_flip_p
+from polyp.metrics.intervals import bootstrap_interval
+
+LEVEL = 0.05
+"""How often one may be wrong, over all comparisons together."""
+
+SHARES = {1 / 10: "a tenth", 1 / 8: "an eighth", 1 / 6: "a sixth", 1 / 5: "a fifth", 1 / 4: "a quarter",
+          1 / 3: "a third", 1 / 2: "half", 2 / 3: "two thirds", 3 / 4: "three quarters"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The runs of one configuration on one test set, which differ in their seeds alone.
+
+    Attributes:
+        runs: at least one.
+        number: its rank by validation, from 1 on.
+        values: what of its settings differs from other recipes'; a key that it does not have is missing.
+        label: the same in a few words.
+    """
+
+    runs: tuple[Run, ...]
+    number: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its number and its label."""
+        return f"#{self.number} {self.label}".strip()
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for them all, where one must: of the lowest seed."""
+        return self.runs[0]
+
+    def by_seed(self, number: Callable[[Run], float]) -> list[float]:
+        """A number for each seed; where a seed was run twice, the mean of both."""
+        seeds = defaultdict(list)
+        for run in self.runs:
+            seeds[run.seed].append(number(run))
+        return [float(np.mean(values)) for values in seeds.values()]
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The different seeds."""
+        return sorted({run.seed for run in self.runs})
+
+    def mean(self, number: Callable[[Run], float]) -> float:
+        """The mean of a number over the seeds."""
+        return float(np.mean(self.by_seed(number)))
+
+    def deviation(self, number: Callable[[Run], float]) -> float | None:
+        """The standard deviation of a number between seeds; None for a single one."""
+        values = self.by_seed(number)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    @cached_property
+    def val(self) -> float:
+        """Validation Dice, the mean over seeds."""
+        return self.mean(lambda run: run.val)
+
+    @cached_property
+    def stems(self) -> list[str]:
+        """The test images."""
+        return sorted(self.first.rows)
+
+    @cached_property
+    def dice(self) -> np.ndarray:
+        """Test Dice of each image, (N,), in the order of `stems`: the mean over seeds."""
+        return np.array([self.mean(lambda run, of=stem: run.rows[of]["dice"]) for stem in self.stems])  # type: ignore[misc]
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the test Dice over other images; None for a single image."""
+        low, high = bootstrap_interval(self.dice)
+        return None if np.isnan(low) else (low, high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the test Dice of a recipe differs from the reference's, on the same images.
+
+    Attributes:
+        value: the recipe's mean minus the reference's.
+        interval: simultaneous over all comparisons (Bonferroni); None for a single image.
+        images_p: corrected p-value (Holm) of chance in the choice of images.
+        margin: what another choice of seeds alone may do (95 %); None where no configuration has two seeds.
+        p: corrected p-value (Holm) of the larger of both sources' p-values; that of the images where seed noise is
+            unknown.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    images_p: float
+    margin: float | None
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What there is to say about some runs.
+
+    Attributes:
+        recipes: best validation first.
+        unfinished: runs without numbers.
+        varying: the keys that differ between recipes.
+        reference: the best by validation of those that share a test set.
+        differences: by the recipe's number, for those that share the reference's test set.
+        noise: the pooled standard deviation of test Dice between seeds and its degrees of freedom, if known.
+        warnings: why runs are not comparable.
+        notes: what is good to know when reading the numbers.
+    """
+
+    recipes: list[Recipe]
+    unfinished: list[Run]
+    varying: list[str]
+    reference: Recipe
+    differences: dict[int, Difference]
+    noise: tuple[float, int] | None
+    warnings: list[str]
+    notes: list[str]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The finished runs."""
+        return [run for recipe in self.recipes for run in recipe.runs]
+
+    @property
+    def headline(self) -> str:
+        """The answer in two sentences."""
+        best, others = self.reference, self.differences.values()
+        low_high = " ({:.3f} to {:.3f})".format(*best.interval) if best.interval else ""
+        alike = sum(other.p >= LEVEL for other in others)
+        answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}{low_high}."
+        if not others:
+            return answer
+        return f"{answer} Of {len(others)} other{'s' * (len(others) > 1)}, {alike or 'none'} " + (
+            f"{'is' if alike <= 1 else 'are'} not distinguishable from it on the {len(best.stems)} test images."
+        )
+
+    def verdict(self, recipe: Recipe) -> str:
+        """The difference in words."""
+        if recipe is self.reference:
+            return "best by validation"
+        if recipe.number not in self.differences:
+            return "other test images: not compared"
+        return verdict(self.differences[recipe.number]) + self._cheaper(recipe)
+
+    def _cheaper(self, recipe: Recipe) -> str:
+        if self.differences[recipe.number].p < LEVEL:
+            return ""
+        share = recipe.first.metrics["parameters"] / self.reference.first.metrics["parameters"]
+        return f", with {in_words(share)} of the parameters" if share <= 0.8 else ""
+
+
+def verdict(difference: Difference) -> str:
+    """A difference in a plain clause."""
+    value, which = difference.value, "worse" if difference.value < 0 else "better"
+    if difference.interval is None:
+        return f"{which} by {abs(value):.3f} on the only test image, which tells nothing of others"
+    low, high = sorted(end if value > 0 else -end for end in difference.interval)
+    span = signed(f"{abs(value):.3f} ({low:.3f} to {high:.3f})")
+    if difference.p < LEVEL:
+        return f"{which} than the best by {span}" if value < 0 else f"better on the test set by {span}"
+    if difference.images_p < LEVEL and difference.margin is not None:
+        return f"{which} on these images by {span}, but seeds alone do ±{difference.margin:.3f}"
+    low, high = difference.interval
+    return signed(f"not distinguishable from the best: {value:+.3f} ({low:+.3f} to {high:+.3f})")
+
+
+def signed(text: str) -> str:
+    """The text with minus signs for hyphens, for people."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def in_words(share: float) -> str:
+    """A share below 1: "a quarter"; a number where no plain word is within a twelfth of it."""
+    nearest = min(SHARES, key=lambda known: abs(np.log(known / share)))
+    return SHARES[nearest] if abs(nearest / share - 1) < 1 / 12 else f"{share:.0%}"
+
+
+def compare(found: Sequence[Run]) -> Comparison:
+    """Hold runs against each other.
+
+    Raises:
+        InputError: fewer than two are finished, or no two have the same test images.
+    """
+    finished, unfinished = [run for run in found if run.metrics], [run for run in found if not run.metrics]
+    if len(finished) < 2:
+        raise InputError(_too_few(finished, unfinished))
+    recipes, varying = _ranked(finished)
+    comparable = _comparable(recipes)
+    reference = comparable[0]
+    noise = seed_noise([recipe.by_seed(lambda run: run.test) for recipe in recipes])
+    return Comparison(
+        recipes,
+        unfinished,
+        varying,
+        reference,
+        _differences(reference, comparable[1:], noise),
+        noise,
+        _warnings(recipes, comparable),
+        _notes(recipes, noise),
+    )
+
+
+def _too_few(finished: Sequence[Run], unfinished: Sequence[Run]) -> str:
+    waiting = f" ({len(unfinished)} unfinished: {unfinished[0].name}, {unfinished[0].progress})" if unfinished else ""
+    if finished:
+        return (
+            f"{finished[0].name} is the only finished run{waiting}, and comparing takes two: give more folders, or "
+            f"polyp compare --card {finished[0].name} for its model card alone"
+        )
+    return f"no finished run found{waiting}: give folders of runs or sweeps, such as outputs/"
+
+
+def _ranked(finished: Sequence[Run]) -> tuple[list[Recipe], list[str]]:
+    groups = defaultdict(list)
+    for run in sorted(finished, key=lambda run: (run.seed, run.name)):
+        groups[tuple(sorted((key, str(value)) for key, value in run.settings.items())), run.truth].append(run)
+    recipes = sorted((Recipe(tuple(group)) for group in groups.values()), key=lambda recipe: -recipe.val)
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe.first.settings)
+    varying = [key for key in keys if len({str(recipe.first.settings.get(key)) for recipe in recipes}) > 1]
+    told = _telling(recipes, [key for key in varying if key != "data.fingerprint"])
+    return [
+        replace(
+            recipe,
+            number=number,
+            values={key: recipe.first.settings[key] for key in varying if key in recipe.first.settings},
+            label=_label(recipe.first, told),
+        )
+        for number, recipe in enumerate(recipes, 1)
+    ], varying
+
+
+def _telling(recipes: Sequence[Recipe], varying: Sequence[str]) -> list[str]:
+    """The keys that a label needs: those that tell recipes apart which the keys before them do not."""
+    told: list[str] = []
+    apart = 1
+    for key in varying:
+        kinds = len({tuple(str(recipe.first.settings.get(one)) for one in (*told, key)) for recipe in recipes})
+        if kinds > apart:
+            told, apart = [*told, key], kinds
+    return told
+
+
+def short(keys: Sequence[str]) -> dict[str, str]:
+    """Keys without their group, where that leaves no two alike: encoder_lr."""
+    ends = {key: key.rpartition(".")[2] for key in keys}
+    return {key: end if list(ends.values()).count(end) == 1 else key for key, end in ends.items()}
+
+
+def plain(value: Any) -> str:
+    """A setting as people write it: 1e-5, 0.99, none."""
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        mantissa, _, exponent = f"{value:.3e}".partition("e")
+        power = int(exponent)
+        return f"{value:.6g}" if -3 < power < 6 else f"{float(mantissa):g}e{power}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _label(run: Run, keys: Sequence[str]) -> str:
+    words = []
+    ends = {key: name.rpartition("_")[2] for key, name in short(keys).items()}
+    for key in keys:
+        value = run.settings.get(key)
+        name = ends[key] if list(ends.values()).count(ends[key]) == 1 else short(keys)[key]
+        if value is None or value is False:
+            words.append(f"no {name}")
+        elif isinstance(value, str):
+            words.append(value if len(value) <= 24 else f"{value[:23]}…")
+        else:
+            words.append(name if value is True else f"{name} {plain(value)}")
+    return ", ".join(words) or f"{run.settings.get('model.arch')}, {run.settings.get('model.encoder')}"
+
+
+def _comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """The largest number of recipes with the same test images, in the order of their rank."""
+    sets = defaultdict(list)
+    for recipe in recipes:
+        sets[recipe.first.truth].append(recipe)
+    largest = max(sets.values(), key=lambda group: sum(len(recipe.runs) for recipe in group))
+    if len(largest) == 1 and len(largest[0].runs) == 1:
+        raise InputError(
+            f"no two of the {len(recipes)} runs have the same test images ({recipes[0].first.name} has "
+            f"{len(recipes[0].stems)}, {recipes[1].first.name} other ones): train them with the same data.split"
+        )
+    return largest
+
+
+def _differences(reference: Recipe, others: Sequence[Recipe], noise: tuple[float, int] | None) -> dict[int, Difference]:
+    if not others:
+        return {}
+    values = np.stack([other.dice - reference.dice for other in others], axis=1)
+    means = values.mean(axis=0)
+    images_p = sign_flip_p(values).tolist()
+    both_p: list[float] = images_p
+    margins: list[float | None] = [None] * len(others)
+    if noise is not None:
+        seeds = [(len(other.seeds), len(reference.seeds)) for other in others]
+        both_p = [max(p, seed_p(mean, noise, *n)) for p, mean, n in zip(images_p, means, seeds, strict=True)]
+        margins = [seed_margin(noise, *n) for n in seeds]
+    intervals = [bootstrap_interval(column, confidence=1 - LEVEL / len(others)) for column in values.T]
+    return {
+        other.number: Difference(float(mean), None if np.isnan(low) else (low, high), of_images, margin, of_both)
+        for other, mean, (low, high), of_images, margin, of_both in zip(
+            others, means, intervals, holm(images_p), margins, holm(both_p), strict=True
+        )
+    }
+
+
+# ---- what forbids a comparison, and what to know
+
+
+def _warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> list[str]:
+    every = [(recipe, run) for recipe in recipes for run in recipe.runs]
+    found = []
+    for what, value in {
+        "Other split": lambda run: run.metrics["data"]["split"],
+        "Other data (fingerprint of all images and masks)": lambda run: run.metrics["data"]["fingerprint"],
+        "Other definition of the scores": lambda run: " ".join(
+            run.metrics["definitions"].get(name, "not told") for name in ("dice", "test")
+        ),
+    }.items():
+        found += _apart(what, every, value)
+    if others := [recipe for recipe in recipes if recipe not in comparable]:
+        found.append(
+            f"Other test images: {_who(others)}. There is no paired difference for them, and their numbers are not "
+            "comparable with the others'."
+        )
+    if chosen := [recipe for recipe in recipes if any(run.monitor.startswith("test/") for run in recipe.runs)]:
+        found.append(
+            f"The test set was used for selection (monitor={chosen[0].first.monitor}): {_who(chosen)}. "
+            "Their test numbers are too high by an unknown amount."
+        )
+    return found
+
+
+def _notes(recipes: Sequence[Recipe], noise: tuple[float, int] | None) -> list[str]:
+    every = [(recipe, run) for recipe in recipes for run in recipe.runs]
+    found = _apart(
+        "Other resolution (validation Dice is at network resolution)",
+        every,
+        lambda run: "x".join(map(str, run.metrics["data"]["image_size"])),
+    )
+    found += _apart("Epochs trained", every, lambda run: f"{run.metrics['epochs']}")
+    found += _apart("Chosen by", every, lambda run: run.monitor)
+    found += _apart(
+        "Other device (minutes, memory and images/s are not comparable)", every, lambda run: run.metrics["device"]
+    )
+    if noise is None:
+        found.append(
+            "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell chance of the "
+            "images only. Another seed moves the result too; to know by how much, train one configuration or more with "
+            "several: python train.py -m … seed=0,1,2"
+        )
+    else:
+        count = sum(len(recipe.seeds) > 1 for recipe in recipes)
+        found.append(
+            f"Seed noise: test Dice has a standard deviation of {noise[0]:.4f} between seeds, pooled over {count} "
+            f"configuration{'s' * (count > 1)} with several ({noise[1]} degree{'s' * (noise[1] > 1)} of freedom). Two "
+            f"single-seed runs may differ by {seed_margin(noise, 1, 1):.3f} for no other reason."
+            + (" More seeds would tell it better: seed=0,1,2,3,4." if noise[1] < 4 else "")
+        )
+    return found
+
+
+def _apart(what: str, every: Sequence[tuple[Recipe, Run]], value: Callable[[Run], str]) -> list[str]:
+    """A line if runs differ in a value, with who has which."""
+    who: dict[str, list[Recipe]] = defaultdict(list)
+    for recipe, run in every:
+        if recipe not in who[value(run)]:
+            who[value(run)].append(recipe)
+    if len(who) == 1:
+        return []
+    told = "; ".join(f"{text if len(text) < 60 else f'{text[:59]}…'}: {_who(group)}" for text, group in who.items())
+    return [f"{what}: {told}."]
+
+
+def _who(recipes: Sequence[Recipe]) -> str:
+    numbers = [f"#{recipe.number}" for recipe in recipes]
+    return ", ".join(numbers[:6]) + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")

@@ -1,0 +1,37 @@
+"""What a network costs: multiply-accumulates, counted without doing the arithmetic."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from polyp.images import square
+from polyp.model.network import PolypNetwork
+
+
+def multiply_accumulates(model: Mapping[str, Any]) -> int:
+    """Multiply-accumulates of convolutions, matrix products and attention for one image at the network's size.
+
+    Normalisation, activations and resizing are left out, as is usual in the literature.
+
+    Args:
+        model: the section `model` of a run's configuration; weights are not needed.
+    """
+    keys = ("arch", "encoder", "encoder_depth", "decoder_channels", "decoder_attention", "stages", "image_size")
+    return _counted(json.dumps({key: model.get(key) for key in keys}))
+
+
+@cache
+def _counted(model: str) -> int:
+    settings = json.loads(model)
+    size = square(settings.pop("image_size"))
+    # Parameters without substance cost no time, but Mix-Vision-Transformers read a value while being built.
+    with torch.device("cpu" if settings["encoder"].startswith("mit_") else "meta"):
+        network = PolypNetwork(**settings, encoder_weights=None, image_size=size)
+    network = network.to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, *size, device="meta"))
+    return counter.get_total_flops() // 2

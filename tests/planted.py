@@ -1,0 +1,89 @@
+"""Runs written by a test, with scores that are known."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+DEFINITIONS = {name: f"what {name} is" for name in ("dice", "iou", "precision", "recall", "mae", "pooled_dice", "test")}
+
+
+def plant(
+    folder: Path, dice: Sequence[float], val: float = 0.8, seed: int = 0, changed: Any = (), **metrics: Any
+) -> Path:
+    """A finished run.
+
+    Args:
+        folder: where.
+        dice: of each test image; half of them have small polyps.
+        val: validation Dice.
+        seed: of the training.
+        changed: overrides of the configuration, such as model.encoder=resnet34.
+        metrics: what is different in metrics.json; a dict is merged.
+    """
+    config = OmegaConf.create(
+        {
+            "name": folder.name,
+            "seed": seed,
+            "resume": None,
+            "monitor": "val/dice",
+            "data": {"dataset": "folder", "split": "official", "image_size": 64, "root": str(folder)},
+            "augment": {"transforms": []},
+            "model": {
+                "arch": "unet",
+                "encoder": "mobilenet_v2",
+                "encoder_weights": None,
+                "encoder_depth": None,
+                "decoder_channels": [16, 16, 8, 8, 8],
+                "decoder_attention": None,
+                "stages": 1,
+                "image_size": 64,
+                "threshold": 0.5,
+            },
+            "optim": {"decoder_lr": 1e-3},
+            "trainer": {"max_epochs": 2},
+        }
+    )
+    config.merge_with_dotlist(list(changed))
+    folder.mkdir(parents=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    (folder / "train.log").write_text("epoch 1 of 2   val/dice 0.5\nepoch 2 of 2   val/dice 0.8\n")
+    scores = np.asarray(dice, dtype=float)
+    rows = [
+        {"stem": f"image_{n}", "tp": 50, "fp": 10, "fn": 10 + n, "dice": one, "iou": one, "precision": one,
+         "recall": one, "mae": 1 - one, "polyp_share": 0.02 if n % 2 else 0.1}
+        for n, one in enumerate(scores)
+    ]  # fmt: skip
+    with (folder / "per_image.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    mean = float(scores.mean())
+    made: dict[str, Any] = {
+        "test": dict.fromkeys(("dice", "iou", "precision", "recall", "mae", "pooled_dice"), mean) | {"n": len(rows)},
+        "best": {"monitor": "val/dice", "value": val, "epoch": 1},
+        "definitions": DEFINITIONS | {"best": "the monitored number"},
+        "seed": seed,
+        "data": {
+            "dataset": "folder",
+            "fingerprint": "abc",
+            "split": "official",
+            "image_size": [64, 64],
+            "images": {"train": 100, "val": 10, "test": len(rows)},
+        },
+        "parameters": 2_000_000,
+        "epochs": 2,
+        "seconds": 50.0,
+        "peak_memory_mb": 1000,
+        "device": "a CPU",
+        "precision": "32-true",
+        "versions": {"polyp": "0.2.0"},
+    }
+    for name, value in metrics.items():
+        made[name] = made[name] | value if isinstance(value, dict) else value
+    (folder / "metrics.json").write_text(json.dumps(made))
+    return folder

@@ -1,0 +1,41 @@
+"""The model card says what the run's numbers show, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+from planted import plant
+
+from polyp.card import card
+from polyp.comparison import compare
+from polyp.found import find_runs
+
+
+def test_numbers_strata_and_limits(tmp_path: Path) -> None:
+    dice = np.array([0.9, 0.4, 0.8, 0.0, 0.9, 0.5])  # every other image, from the second on, has a small polyp
+    plant(tmp_path / "a", dice, data={"dataset": "kvasir_seg"})
+    (run,) = find_runs([tmp_path])
+    text = card(run, 1.234)
+    assert "not a medical device, and not for diagnosis" in text and "Kvasir-SEG may be used" in text
+    assert f"| dice | {dice.mean():.3f} |" in text and "what dice is" in text and "1.23 GMACs" in text
+    assert f"| size: small (polyp_share below 0.05) | 3 | {dice[1::2].mean():.3f} |" in text
+    assert "On 2 of the 6 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
+    assert "Weakest on size: small (polyp_share below 0.05): mean Dice 0.300 on 3 images" in text
+    assert "A single seed: how far" in text and "false alarms on normal images are not measured" in text
+    worst = text.split("Worst test images:")[1].split("##")[0].splitlines()
+    assert [line.split(" | ")[0] for line in worst if "image_" in line][:2] == ["| image_3", "| image_1"]
+    assert "| `optim.decoder_lr` | 1e-3 |" in text and "resume" not in text
+
+
+def test_seeds_and_the_others_it_was_chosen_from(tmp_path: Path) -> None:
+    images = np.linspace(0.6, 0.9, 30)
+    for seed in (0, 1):
+        plant(tmp_path / f"a{seed}", images + seed / 50, val=0.9, seed=seed)
+    plant(tmp_path / "b", images - 0.5, val=0.5, changed=["model.loss=bce"])
+    plant(tmp_path / "c", images, val=0.4, changed=["model.loss=dice", "monitor=test/dice"])
+    told = compare(find_runs([tmp_path]))
+    text = card(told.reference.first, None, told)
+    assert "number 1 by validation of 3 configurations" in text and "of the other 2, 1 are not distinguish" in text
+    assert "over 2 seeds test Dice is 0.760 ± 0.014" in text and "GMACs" not in text
+    second = card(told.recipes[1].first, None, told)
+    assert "number 2 by validation of 3 configurations; against the best of them: worse than the best by 0.5" in second
+    assert "standard deviation of 0.014 between seeds" in second

@@ -1,0 +1,281 @@
+"""`polyp compare`: planted runs are found and told apart as they should be, and what a person sees holds it all."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL, Train
+from planted import plant
+
+from polyp import cli, side_by_side
+from polyp.comparison import compare, in_words
+from polyp.errors import InputError
+from polyp.found import find_runs
+
+IMAGES = np.random.default_rng(0).uniform(0.5, 0.9, 60)
+NOISE = np.random.default_rng(1).normal(0, 0.03, 60)
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["compare", *map(str, arguments)])
+    said = str(caught.value)
+    assert said.startswith("polyp: ") and "\n" not in said
+    return said
+
+
+def test_a_difference_is_found_and_chance_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(tmp_path / "runs/best", IMAGES, val=0.9)
+    plant(tmp_path / "runs/worse", IMAGES - 0.05 + NOISE, val=0.8, changed=["model.encoder=resnet18"])
+    plant(tmp_path / "runs/same", IMAGES + NOISE - NOISE.mean(), val=0.7, changed=["model.encoder=vgg11"],
+          parameters=500_000)  # fmt: skip
+    plant(tmp_path / "runs/begun", IMAGES)
+    (tmp_path / "runs/begun/metrics.json").unlink()
+    out = tmp_path / "out"
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(out), "--no-pictures"])
+    best, worse, same = table(out)
+    assert [row["model.encoder"] for row in (best, worse, same)] == ["mobilenet_v2", "resnet18", "vgg11"]
+    assert [row["verdict"] for row in (best,)] == ["best by validation"]
+    assert worse["verdict"].startswith("worse than the best by 0.0")
+    assert float(worse["difference"]) == pytest.approx(NOISE.mean() - 0.05)
+    assert float(worse["difference_low"]) < float(worse["difference"]) < float(worse["difference_high"]) < 0
+    assert float(worse["p"]) < 0.001
+    assert same["verdict"].startswith("not distinguishable from the best: ")
+    assert same["verdict"].endswith("with a quarter of the parameters")
+    assert float(best["images_per_second"]) == 4 and float(best["gmacs"]) > 0
+    said = capsys.readouterr().out
+    assert "Seed noise is unknown" in said and "seed=0,1,2" in said
+    assert "begun" in said and "epoch 2 of 2" in said
+    page = (out / "compare.html").read_text()
+    assert all(row["verdict"] in page for row in (best, worse, same)) and "Holm" in page
+
+
+def test_the_best_is_chosen_by_validation(tmp_path: Path) -> None:
+    plant(tmp_path / "a", IMAGES, val=0.9)
+    plant(tmp_path / "b", IMAGES + 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])
+    told = compare(find_runs([tmp_path]))
+    assert told.reference.first.folder.name == "a"
+    assert told.verdict(told.recipes[1]) == "better on the test set by 0.050 (0.050 to 0.050)"
+
+
+def test_p_values_are_corrected_and_intervals_widened(tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    for folder, count in ((few, 1), (many, 8)):
+        plant(folder / "best", IMAGES, val=0.9)
+        for number in range(count):
+            noise = np.random.default_rng(number + 5).normal(-0.006, 0.02, 60)
+            plant(
+                folder / f"other_{number}",
+                IMAGES + noise,
+                val=0.8 - number / 100,
+                changed=[f"optim.decoder_lr={number}"],
+            )
+    alone, among = (compare(find_runs([folder])).differences[2] for folder in (few, many))
+    assert alone.value == among.value and alone.interval is not None and among.interval is not None
+    assert among.p > alone.p
+    assert among.interval[0] < alone.interval[0] < alone.interval[1] < among.interval[1]
+
+
+def test_seeds_are_grouped_and_their_noise_counts(tmp_path: Path) -> None:
+    for seed, shift in enumerate((0.0, 0.04, -0.04)):
+        plant(tmp_path / f"a{seed}", IMAGES + shift, val=0.9 + shift, seed=seed)
+    plant(tmp_path / "b0", IMAGES - 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])
+    plant(tmp_path / "c0", IMAGES - 0.3, val=0.5, changed=["optim.decoder_lr=1e-5"])
+    told = compare(find_runs([tmp_path]))
+    first, near, far = told.recipes
+    assert first.seeds == [0, 1, 2] and first.val == pytest.approx(0.9)
+    assert first.deviation(lambda run: run.test) == pytest.approx(0.04)  # by hand: (0, .04, -.04)
+    assert told.noise == (pytest.approx(0.04), 2)
+    # By hand: t(.975, 2) = 4.3027, x .04 x sqrt(1 + 1/3)
+    assert told.differences[2].margin == pytest.approx(4.3027 * 0.04 * (4 / 3) ** 0.5, rel=1e-4)
+    assert told.verdict(near) == "worse on these images by 0.050 (0.050 to 0.050), but seeds alone do ±0.199"
+    assert told.verdict(far).startswith("worse than the best by 0.300")
+    assert any("0.0400 between seeds" in note for note in told.notes)
+
+
+def test_a_seed_run_twice_is_one_seed(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        plant(tmp_path / place, IMAGES)
+    told = compare(find_runs([tmp_path]))
+    assert len(told.recipes) == 1 and told.recipes[0].seeds == [0] and told.noise is None
+
+
+def test_what_changes_no_result_is_no_difference(tmp_path: Path) -> None:
+    plant(tmp_path / "a", IMAGES, seed=0, changed=["data.num_workers=0", "model.encoder_weights=/here/w.pt"])
+    plant(tmp_path / "b", IMAGES, seed=1, changed=["data.num_workers=4", "model.encoder_weights=/there/w.pt"])
+    (recipe,) = compare(find_runs([tmp_path])).recipes
+    assert recipe.seeds == [0, 1]
+
+
+def test_labels_say_only_what_tells_runs_apart(tmp_path: Path) -> None:
+    both = [("1e-5", "1e-3"), ("1e-6", "1e-4")]
+    for number, (encoder, decoder) in enumerate(both):
+        plant(
+            tmp_path / str(number),
+            IMAGES,
+            val=0.9 - number / 10,
+            changed=[f"optim.encoder_lr={encoder}", f"optim.decoder_lr={decoder}", f"data.augmented={number == 0}"],
+        )
+    told = compare(find_runs([tmp_path]))
+    assert set(told.varying) == {"optim.encoder_lr", "optim.decoder_lr", "data.augmented"}
+    assert [len(recipe.label.split(", ")) for recipe in told.recipes] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "metrics", "warning"),
+    [
+        ([], {"data": {"split": "pranet"}}, "Other split: official: #1; pranet: #2."),
+        ([], {"data": {"fingerprint": "xyz"}}, "Other data (fingerprint of all images and masks): abc: #1; xyz: #2."),
+        ([], {"definitions": {"dice": "something else"}}, "Other definition of the scores"),
+        (["monitor=test/dice"], {"best": {"monitor": "test/dice"}}, "The test set was used for selection"),
+        ([], {"data": {"image_size": [32, 32]}}, "Other resolution"),
+        ([], {"epochs": 1}, "Epochs trained: 2: #1; 1: #2."),
+    ],
+)
+def test_runs_that_are_not_comparable_are_said_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: list[str],
+    metrics: dict[str, dict[str, str]],
+    warning: str,
+) -> None:
+    plant(tmp_path / "a", IMAGES, val=0.9)
+    plant(tmp_path / "b", IMAGES, val=0.8, changed=["optim.decoder_lr=1", *changed], **metrics)
+    monkeypatch.setattr("polyp.curves.read", lambda folder: {"val/dice": [0.1, 0.2]})
+    told = compare(find_runs([tmp_path]))
+    assert any(said.startswith(warning) for said in [*told.warnings, *told.notes])
+
+
+def test_other_test_images_have_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(tmp_path / "a", IMAGES[:50], val=0.95)
+    assert "no two of the 2 runs" in refused(capsys, tmp_path, plant(tmp_path / "b", IMAGES, val=0.9))
+    plant(tmp_path / "c", IMAGES, val=0.8, changed=["optim.decoder_lr=1"])
+    told = compare(find_runs([tmp_path]))
+    assert told.reference.first.folder.name == "b"
+    assert [told.verdict(recipe) for recipe in told.recipes][::2] == [
+        "other test images: not compared",
+        "not distinguishable from the best: +0.000 (+0.000 to +0.000)",
+    ]
+    assert any(said.startswith("Other test images: #1.") for said in told.warnings)
+
+
+def test_a_single_test_image(tmp_path: Path) -> None:
+    plant(tmp_path / "runs/a", [0.9], val=0.9)
+    plant(tmp_path / "runs/b", [0.7], val=0.8, changed=["optim.decoder_lr=1"])
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
+    best, other = table(tmp_path / "out")
+    assert best["test/dice_low"] == "" and other["difference_low"] == ""
+    assert other["verdict"] == "worse by 0.200 on the only test image, which tells nothing of others"
+    assert "no intervals" in (tmp_path / "out/MODEL_CARD.md").read_text()
+
+
+def test_too_few_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no finished run found" in refused(capsys, tmp_path)
+    run = plant(tmp_path / "a", IMAGES)
+    said = refused(capsys, tmp_path)
+    assert "only finished run" in said and "polyp compare --card" in said
+    plant(tmp_path / "b", IMAGES)
+    (tmp_path / "b/metrics.json").unlink()
+    assert "1 unfinished" in refused(capsys, tmp_path)
+    assert "is not a folder" in refused(capsys, tmp_path / "nowhere")
+    cli.main(["compare", "--card", str(run), "--out", str(tmp_path / "out")])
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["MODEL_CARD.md"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"test": {"dice": 0.5}}'])
+def test_a_damaged_metrics_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    run = plant(tmp_path / "a", IMAGES)
+    (run / "metrics.json").write_text(content)
+    assert f"{run / 'metrics.json'} is damaged" in refused(capsys, tmp_path)
+
+
+def test_scores_that_are_missing_or_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(tmp_path / "a", IMAGES)
+    file = plant(tmp_path / "b", IMAGES) / "per_image.csv"
+    rows = file.read_text().splitlines()
+    for damaged in (
+        rows[:-3],
+        [*rows[:-1], rows[-1].replace("image", "x") + ",1"],
+        [*rows[:-1], "image_59,1,2"],
+        ["a"],
+    ):
+        file.write_text("\n".join(damaged))
+        assert f"{file} is damaged" in refused(capsys, tmp_path)
+    file.write_text("\n".join([*rows[:-1], re.sub(r"0\.\d+", "nan", rows[-1])]))
+    assert "a Dice of nan" in refused(capsys, tmp_path)
+    file.unlink()
+    assert f"{tmp_path / 'b'} has no per_image.csv" in refused(capsys, tmp_path)
+    (tmp_path / "b/config.yaml").write_text("a: [")
+    assert "config.yaml is damaged" in refused(capsys, tmp_path)
+
+
+def test_a_folder_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", denied)
+    assert f"{tmp_path} cannot be read (Permission denied)" in refused(capsys, tmp_path)
+
+
+def test_what_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        plant(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
+    given = ["compare", str(tmp_path / "runs"), "--no-pictures", "--out", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine").write_text("precious")
+    assert "--overwrite" in refused(capsys, *given[1:])
+    cli.main([*given, "--overwrite"])
+    cli.main([*given, "--overwrite"])
+    assert (tmp_path / "out/mine").read_text() == "precious"
+    assert refused(capsys, *given[1:], "--overwrite", "--card", tmp_path / "runs").endswith("give the folder of one")
+
+
+def test_a_share_in_words() -> None:
+    assert [in_words(share) for share in (0.26, 0.5, 0.34, 0.1, 0.43)] == [
+        "a quarter",
+        "half",
+        "a third",
+        "a tenth",
+        "43%",
+    ]
+
+
+def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
+    plant(tmp_path / "a", IMAGES)
+    plant(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
+    code = (
+        "import sys; from pathlib import Path; from polyp.comparison import compare; from polyp.found import find_runs;"
+        f"import polyp.compare; compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_real_sweep(train: Train, tmp_path: Path) -> None:
+    outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "+trainer.limit_train_batches=2")
+    out = tmp_path / "out"
+    cli.main(["compare", str(outputs), "--out", str(out)])
+    page = (out / "compare.html").read_text()
+    assert "http://" not in page and "https://" not in page and page.count("<img") >= 9
+    assert all(source.startswith("data:image/") for source in re.findall(r'(?:src|href)="([^"#][^"]*)', page))
+    drawn = {file.name for file in (out / "pictures").iterdir()}
+    assert {"loss.png", "dice.png", "parallel.png", "effect_decoder_lr.png", "dice_against_minutes.png"} <= drawn
+    assert any(name.startswith("image_1_") for name in drawn)
+    first, _ = table(out)
+    (run,) = [Path(row["runs"]) for row in (first,)]
+    assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(float(first["test/dice"]))
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputError, match=r"has no checkpoints/best\.ckpt"):
+        side_by_side.rows(compare(find_runs([outputs])))
