@@ -264,7 +264,7 @@ def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
 
 
 def test_a_real_sweep(train: Train, tmp_path: Path) -> None:
-    outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "+trainer.limit_train_batches=2")
+    outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "model.loss=dice,bce", "+trainer.limit_train_batches=2")
     out = tmp_path / "out"
     cli.main(["compare", str(outputs), "--out", str(out)])
     page = (out / "compare.html").read_text()
@@ -273,7 +273,7 @@ def test_a_real_sweep(train: Train, tmp_path: Path) -> None:
     drawn = {file.name for file in (out / "pictures").iterdir()}
     assert {"loss.png", "dice.png", "parallel.png", "effect_decoder_lr.png", "dice_against_minutes.png"} <= drawn
     assert any(name.startswith("image_1_") for name in drawn)
-    first, _ = table(out)
+    first = table(out)[0]
     (run,) = [Path(row["runs"]) for row in (first,)]
     assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(float(first["test/dice"]))
     shutil.rmtree(run / "checkpoints")

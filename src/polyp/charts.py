@@ -25,6 +25,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 SIZE = (4.4, 3.3)
 """Of a chart, in inches: two stand side by side on a page, and its letters are still read on a phone."""
 
+BOX = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.8}
+"""Behind text that may lie on lines."""
+
 MANY = 6
 """Values of a number from which on it has an axis of its own instead of a place for each value."""
 
@@ -107,12 +110,22 @@ def against(comparison: Comparison, x: Callable[[Recipe], float | None], name: s
     named = front if len(points) > len(COLOURS) else range(len(points))
     spans = [np.ptp(side) or 1.0 for side in zip(*((cost, recipe.val) for cost, recipe in points), strict=True)]
     for (cost, dice), numbers in _near([points[place] for place in named], spans).items():
-        axes.annotate(", ".join(numbers), (cost, dice), xytext=(6, -12), textcoords="offset points", fontsize=9)
+        axes.annotate(
+            ", ".join(numbers), (cost, dice), xytext=(6, -12), textcoords="offset points", fontsize=9, bbox=BOX
+        )
     costs = [cost for cost, _ in points]
     if min(costs) > 0 and max(costs) / min(costs) > 8:
         axes.set_xscale("log")
     axes.margins(0.08)
+    _widen(axes)
     return figure
+
+
+def _widen(axes: Axes) -> None:
+    """Show a span of Dice of .03 at least, so that trifles look like trifles."""
+    low, high = axes.get_ylim()
+    beside = max(0.0, 0.03 - (high - low)) / 2
+    axes.set_ylim(low - beside, high + beside)
 
 
 def _near(points: Sequence[tuple[float, Recipe]], spans: Sequence[float]) -> dict[tuple[float, float], list[str]]:
@@ -134,7 +147,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def effects(comparison: Comparison) -> list[tuple[str, Figure]]:
-    """For each hyperparameter that varies, validation Dice by its value: a point for each recipe, a bar for the mean.
+    """For each hyperparameter that varies, validation Dice by its value: a point for each run, a bar for the mean.
 
     Keys that always change together share a chart.
     """
@@ -160,19 +173,22 @@ def _effect(recipes: Sequence[Recipe], keys: Sequence[str], name: str) -> Figure
         axes.plot(np.array(values, dtype=float), found, "o", color=COLOURS[0], alpha=0.8)
         if _is_log(values):
             axes.set_xscale("log")
+        _widen(axes)
         return figure
     kinds = _ordered(values)
     for place, kind in enumerate(kinds):
         group = [recipe for recipe, value in zip(recipes, values, strict=True) if str(value) == str(kind)]
-        dice = np.array([recipe.val for recipe in group])
-        beside = np.linspace(-0.12, 0.12, len(group)) if len(group) > 1 else [0.0]
-        axes.plot(place + np.asarray(beside), dice, "o", color=COLOURS[0], alpha=0.7, mew=0)
-        axes.plot([place - 0.25, place + 0.25], [dice.mean()] * 2, color=COLOURS[1], lw=3)
-        axes.annotate(f"{dice.mean():.3f}", (place + 0.28, dice.mean()), fontsize=9, va="center", color=COLOURS[1])
+        points = [run.val for recipe in group for run in recipe.runs]
+        beside = np.linspace(-0.12, 0.12, len(points)) if len(points) > 1 else np.zeros(1)
+        mean = float(np.mean([recipe.val for recipe in group]))
+        axes.plot([place - 0.25, place + 0.25], [mean, mean], color=COLOURS[1], lw=3)
+        axes.plot(place + beside, points, "o", color=COLOURS[0], alpha=0.7, mew=0)
+        axes.annotate(f"{mean:.3f}", (place + 0.28, mean), fontsize=9, va="center", color=COLOURS[1])
     ticks = [next(r for r, value in zip(recipes, values, strict=True) if str(value) == str(kind)) for kind in kinds]
     labels = [" / ".join(_clipped(plain(recipe.values.get(key))) for key in keys) for recipe in ticks]
     axes.set_xticks(range(len(kinds)), labels, rotation=20 if sum(map(len, labels)) > 45 else 0)
     axes.set_xlim(-0.5, len(kinds) - 0.3)
+    _widen(axes)
     return figure
 
 
@@ -210,8 +226,7 @@ def parallel(comparison: Comparison) -> Figure:
 def _upright(axes: Axes, place: int, ticks: dict[str, float]) -> None:
     axes.plot([place, place], [-0.03, 1.03], color="0.5", lw=1, zorder=0)
     for text, height in ticks.items():
-        box = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.8}
-        axes.text(place + 0.04, height, _clipped(text), fontsize=8, va="center", bbox=box, zorder=5)
+        axes.text(place + 0.04, height, _clipped(text), fontsize=8, va="center", bbox=BOX, zorder=5)
 
 
 def _heights(values: Sequence[Any]) -> tuple[np.ndarray, dict[str, float]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PAGE, TABLE, CARD = "compare.html", "table.csv", "MODEL_CARD.md"
 
-WIDEST = 190
+WIDEST = 205
 
 METHOD = (
     "Validation ranks the runs and chooses the best; the test set only tells how large a difference is. Test Dice is "
@@ -313,18 +313,19 @@ def _draw_charts(page: "Page", comparison: Comparison, costs: dict[int, float | 
             for key, (x, name) in axes.items()
         ]
     )
-    if comparison.varying:
+    if effects := charts.effects(comparison):
         page.section("What each hyperparameter does")
         page.charts(
             [
                 (
                     figure,
-                    f"Validation Dice by {name}: a point for each configuration, a bar for their mean.",
+                    f"Validation Dice by {name}: a point for each run, a bar for the mean of the configurations.",
                     folder / f"effect_{name.replace(' ', '_')}.png",
                 )
-                for name, figure in charts.effects(comparison)
+                for name, figure in effects
             ]
         )
+    if len(effects) > 1:
         page.chart(
             charts.parallel(comparison),
             "Parallel coordinates: a line for each configuration, bright where validation Dice is high.",

@@ -150,7 +150,11 @@ class Comparison:
         answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}{low_high}."
         if not others:
             return answer
-        return f"{answer} Of {len(others)} other{'s' * (len(others) > 1)}, {alike or 'none'} " + (
+        if len(others) == 1:
+            return (
+                f"{answer} The other is {'not ' * alike}distinguishable from it on the {len(best.stems)} test images."
+            )
+        return f"{answer} Of {len(others)} others, {alike or 'none'} " + (
             f"{'is' if alike <= 1 else 'are'} not distinguishable from it on the {len(best.stems)} test images."
         )
 
