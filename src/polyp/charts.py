@@ -28,6 +28,9 @@ SIZE = (4.4, 3.3)
 BOX = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.8}
 """Behind text that may lie on lines."""
 
+LEAST = 0.03
+"""Of Dice, that an axis spans."""
+
 MANY = 6
 """Values of a number from which on it has an axis of its own instead of a place for each value."""
 
@@ -108,23 +111,22 @@ def against(comparison: Comparison, x: Callable[[Recipe], float | None], name: s
     corners = sorted((points[place][0], points[place][1].val) for place in front)
     axes.plot(*zip(*corners, strict=True), color="0.3", lw=1.2, drawstyle="steps-post", zorder=0)
     named = front if len(points) > len(COLOURS) else range(len(points))
-    spans = [np.ptp(side) or 1.0 for side in zip(*((cost, recipe.val) for cost, recipe in points), strict=True)]
+    spans = float(np.ptp([cost for cost, _ in points])) or 1.0, max(LEAST, np.ptp([r.val for _, r in points]))
     for (cost, dice), numbers in _near([points[place] for place in named], spans).items():
-        axes.annotate(
-            ", ".join(numbers), (cost, dice), xytext=(6, -12), textcoords="offset points", fontsize=9, bbox=BOX
-        )
+        beside: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(", ".join(numbers), (cost, dice), fontsize=9, **beside)
     costs = [cost for cost, _ in points]
-    if min(costs) > 0 and max(costs) / min(costs) > 8:
+    if min(costs) > 0 and max(costs) / min(costs) > 30:
         axes.set_xscale("log")
-    axes.margins(0.08)
+    axes.margins(0.13)
     _widen(axes)
     return figure
 
 
 def _widen(axes: Axes) -> None:
-    """Show a span of Dice of .03 at least, so that trifles look like trifles."""
+    """Show a span of Dice of LEAST, so that trifles look like trifles."""
     low, high = axes.get_ylim()
-    beside = max(0.0, 0.03 - (high - low)) / 2
+    beside = max(0.0, LEAST - (high - low)) / 2
     axes.set_ylim(low - beside, high + beside)
 
 

@@ -284,19 +284,22 @@ def _page(
 
 
 def _draw_charts(page: "Page", comparison: Comparison, costs: dict[int, float | None], folder: Path) -> None:
-    from polyp import charts
+    from polyp import charts, curves
 
     page.section("Curves")
-    page.charts(
-        [
-            (
-                charts.curve(comparison, what),
-                f"{name} by epoch: training dotted, validation solid.",
-                folder / f"{what}.png",
-            )
-            for what, name in (("loss", "Loss"), ("dice", "Dice"))
-        ]
-    )
+    if any(curves.read(run.folder) for run in (*comparison.runs, *comparison.unfinished)):
+        page.charts(
+            [
+                (
+                    charts.curve(comparison, what),
+                    f"{name} by epoch: training dotted, validation solid.",
+                    folder / f"{what}.png",
+                )
+                for what, name in (("loss", "Loss"), ("dice", "Dice"))
+            ]
+        )
+    else:
+        page.text("No run has TensorBoard files any more.", "faint")
     page.section("Dice and what it costs")
     axes = {
         "parameters": (lambda recipe: recipe.first.metrics["parameters"] / 1e6, "parameters, millions"),
@@ -311,6 +314,7 @@ def _draw_charts(page: "Page", comparison: Comparison, costs: dict[int, float | 
                 folder / f"dice_against_{key}.png",
             )
             for key, (x, name) in axes.items()
+            if any(x(recipe) is not None for recipe in comparison.recipes)
         ]
     )
     if effects := charts.effects(comparison):

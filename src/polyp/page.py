@@ -39,7 +39,7 @@ figure { margin: .8rem 0 } figure img { max-width: 100%; height: auto } figcapti
 figure.chart img { background: #fff; max-width: min(46rem, 100%) }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem }
 .gallery figure, .charts figure { margin: 0 } .gallery img, .charts img { width: 100% }
-.small { grid-template-columns: repeat(auto-fill, minmax(6.8rem, 1fr)); gap: .5rem }
+.small { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .5rem }
 .small figcaption { font-size: .8rem; line-height: 1.3 }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem;
           align-items: start; margin: .8rem 0 }
