@@ -13,7 +13,7 @@ import pytest
 from conftest import SMALL, Train
 from planted import plant
 
-from polyp import cli, side_by_side
+from polyp import charts, cli, side_by_side
 from polyp.comparison import compare, in_words
 from polyp.errors import InputError
 from polyp.found import find_runs
@@ -263,16 +263,36 @@ def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_real_sweep(train: Train, tmp_path: Path) -> None:
-    outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "model.loss=dice,bce", "+trainer.limit_train_batches=2")
+def test_parallel_coordinates_and_effects(tmp_path: Path) -> None:
+    for number in range(8):
+        rates = [f"optim.decoder_lr={10.0**-number}", f"model.loss={'ab'[number % 2]}", f"optim.twice={number % 2}"]
+        plant(tmp_path / str(number), IMAGES, val=0.9 - number / 100, changed=rates)
+    told = compare(find_runs([tmp_path]))
+    found = dict(charts.effects(told))
+    assert list(found) == ["loss and twice", "decoder_lr"]  # what always changes together shares a chart
+    assert found["decoder_lr"].axes[0].get_xscale() == "log"
+    bars = [text.get_text() for text in found["loss and twice"].axes[0].texts]
+    assert bars == ["0.870", "0.860"]  # by hand: means of .90 .88 .86 .84 and of .89 .87 .85 .83
+    heights = [line.get_ydata() for line in charts.parallel(told).axes[0].lines if len(line.get_ydata()) > 2]
+    assert len(heights) == 8 and np.allclose(sorted(line[-1] for line in heights), np.linspace(0, 1, 8))
+
+
+def test_the_pareto_front() -> None:
+    assert charts.pareto([(1, 0.5), (2, 0.4), (2, 0.7), (3, 0.7), (4, 0.9)]) == [0, 2, 4]
+
+
+def test_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "VARIED", 1)
+    monkeypatch.setattr(side_by_side, "DISPUTED", 1)
+    outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "+trainer.limit_train_batches=2")
     out = tmp_path / "out"
     cli.main(["compare", str(outputs), "--out", str(out)])
     page = (out / "compare.html").read_text()
     assert "http://" not in page and "https://" not in page and page.count("<img") >= 9
     assert all(source.startswith("data:image/") for source in re.findall(r'(?:src|href)="([^"#][^"]*)', page))
     drawn = {file.name for file in (out / "pictures").iterdir()}
-    assert {"loss.png", "dice.png", "parallel.png", "effect_decoder_lr.png", "dice_against_minutes.png"} <= drawn
-    assert any(name.startswith("image_1_") for name in drawn)
+    assert {"loss.png", "dice.png", "effect_decoder_lr.png", "dice_against_minutes.png"} <= drawn
+    assert sum(name.startswith("image_") for name in drawn) == 2
     first = table(out)[0]
     (run,) = [Path(row["runs"]) for row in (first,)]
     assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(float(first["test/dice"]))

@@ -108,8 +108,8 @@ def _chosen_among(run: Run, recipe: Recipe | None, comparison: Comparison | None
     if recipe is not comparison.reference:
         return f"It is {rank}; against the best of them: {comparison.verdict(recipe)}."
     return (
-        f"It is {rank} that were compared on the same test images; of the other {len(comparison.differences)}, "
-        f"{alike} are not distinguishable from it on the test set."
+        f"It is {rank}. {alike or 'None'} of the {len(comparison.differences)} others that were tested on the same "
+        "images cannot be told from it there."
     )
 
 

@@ -24,6 +24,10 @@ NO_DIFFERENCE = (
 """Keys that change no score, and the seed, which has its own place. model.image_size is that of data."""
 
 
+NEEDED = {"definitions", "device", "epochs", "parameters", "peak_memory_mb", "precision", "versions"}
+"""What else metrics.json has had since the first version."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run's folder and what it says.
@@ -161,6 +165,8 @@ def read(folder: Path) -> Run:
     try:
         metrics = runs.read_metrics(folder)
         assert metrics["test"]["dice"] >= 0 and metrics["best"]["monitor"] and metrics["data"]["fingerprint"]
+        assert metrics["data"]["images"]["train"] and metrics["seconds"] > 0
+        assert not (lacks := NEEDED - metrics.keys()), f"it lacks {', '.join(sorted(lacks))}"
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise InputError(f"{folder / runs.METRICS} is damaged ({_line(error)}): delete it and {way_out}") from error
     file = folder / runs.PER_IMAGE

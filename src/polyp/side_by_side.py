@@ -114,7 +114,9 @@ def rows(comparison: Comparison, root: str | None = None) -> list[Row]:
 def _pairs(run: Run, root: str | None) -> dict[str, Pair]:
     settings = run.config["data"]
     kind = DATASETS[settings["dataset"]]
-    source = Folder(root) if root else kind(**{k: v for k, v in settings.items() if k in kind.__dataclass_fields__})
+    source = kind(**{key: value for key, value in settings.items() if key in kind.__dataclass_fields__})
+    if root:
+        source = Folder(root, source.images, source.masks)
     folder = source.present() if isinstance(source, KvasirSeg) else source.prepare()
     if folder is None:  # it would be downloaded
         raise InputError(f"{settings['dataset']} is no longer where the runs found it")
