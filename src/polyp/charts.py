@@ -112,9 +112,10 @@ def against(comparison: Comparison, x: Callable[[Recipe], float | None], name: s
     axes.plot(*zip(*corners, strict=True), color="0.3", lw=1.2, drawstyle="steps-post", zorder=0)
     named = front if len(points) > len(COLOURS) else range(len(points))
     spans = float(np.ptp([cost for cost, _ in points])) or 1.0, max(LEAST, np.ptp([r.val for _, r in points]))
+    several = any(len(recipe.seeds) > 1 for recipe in comparison.recipes)  # a bar stands above a point
     for (cost, dice), numbers in _near([points[place] for place in named], spans).items():
-        beside: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(", ".join(numbers), (cost, dice), fontsize=9, **beside)
+        place: dict[str, Any] = {"xytext": (5 if several else 0, 7), "ha": "left" if several else "center"}
+        axes.annotate(", ".join(numbers), (cost, dice), fontsize=9, textcoords="offset points", **place)
     costs = [cost for cost, _ in points]
     if min(costs) > 0 and max(costs) / min(costs) > 30:
         axes.set_xscale("log")

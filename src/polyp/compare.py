@@ -301,6 +301,7 @@ def _draw_charts(page: "Page", comparison: Comparison, costs: dict[int, float | 
     else:
         page.text("No run has TensorBoard files any more.", "faint")
     page.section("Dice and what it costs")
+    bars = " Bars: sd between seeds." if any(len(recipe.seeds) > 1 for recipe in comparison.recipes) else ""
     axes = {
         "parameters": (lambda recipe: recipe.first.metrics["parameters"] / 1e6, "parameters, millions"),
         "gmacs": (lambda recipe: costs[recipe.number], "GMACs per image"),
@@ -310,7 +311,7 @@ def _draw_charts(page: "Page", comparison: Comparison, costs: dict[int, float | 
         [
             (
                 charts.against(comparison, x, name),
-                f"Validation Dice against {name}. The line is the Pareto front: no other run is better in both.",
+                f"Validation Dice against {name}. Line: the Pareto front, which none beats in both.{bars}",
                 folder / f"dice_against_{key}.png",
             )
             for key, (x, name) in axes.items()
