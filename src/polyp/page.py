@@ -86,7 +86,7 @@ class Page:
         if not rows:
             return
         columns = columns or list(rows[0])
-        kinds = [_kind([_cell(row.get(name)) for row in rows]) for name in columns]
+        kinds = [_kind([str(row.get(name, "")) for row in rows]) for name in columns]
         head = "".join(f"<th{kind}>{html.escape(name)}</th>" for name, kind in zip(columns, kinds, strict=True))
         body = "".join(
             "<tr>" + "".join(f"<td{k}>{_cell(row.get(n))}</td>" for n, k in zip(columns, kinds, strict=True)) + "</tr>"
