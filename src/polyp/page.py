@@ -34,7 +34,7 @@ nav a { margin-right: 1rem } a { color: var(--mark) }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
          font-variant-numeric: tabular-nums; white-space: nowrap }
 th { color: var(--faint); font-weight: 600 } th.text, td.text { text-align: left } td.text { white-space: normal }
-td.long { min-width: 14rem }
+td.long { min-width: 16rem }
 figure { margin: .8rem 0 } figure img { max-width: 100%; height: auto } figcaption { font-size: .9rem }
 figure.chart img { background: #fff; max-width: min(46rem, 100%) }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem }
