@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from planted import plant
 
-from polyp.card import card
-from polyp.comparison import compare
-from polyp.found import find_runs
+from polyp.comparison.card import card
+from polyp.comparison.found import find_runs
+from polyp.comparison.recipes import compare
 
 
 def test_numbers_strata_and_limits(tmp_path: Path) -> None:

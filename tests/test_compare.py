@@ -13,10 +13,11 @@ import pytest
 from conftest import SMALL, Train
 from planted import plant
 
-from polyp import charts, cli, side_by_side
-from polyp.comparison import compare, in_words
+from polyp import cli
+from polyp.comparison import charts, side_by_side
+from polyp.comparison.found import find_runs
+from polyp.comparison.recipes import compare, in_words
 from polyp.errors import InputError
-from polyp.found import find_runs
 
 IMAGES = np.random.default_rng(0).uniform(0.5, 0.9, 60)
 NOISE = np.random.default_rng(1).normal(0, 0.03, 60)
@@ -152,7 +153,7 @@ def test_runs_that_are_not_comparable_are_said_so(
 ) -> None:
     plant(tmp_path / "a", IMAGES, val=0.9)
     plant(tmp_path / "b", IMAGES, val=0.8, changed=["optim.decoder_lr=1", *changed], **metrics)
-    monkeypatch.setattr("polyp.curves.read", lambda folder: {"val/dice": [0.1, 0.2]})
+    monkeypatch.setattr("polyp.comparison.curves.read", lambda folder: {"val/dice": [0.1, 0.2]})
     told = compare(find_runs([tmp_path]))
     assert any(said.startswith(warning) for said in [*told.warnings, *told.notes])
 
@@ -257,8 +258,9 @@ def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
     plant(tmp_path / "a", IMAGES)
     plant(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
     code = (
-        "import sys; from pathlib import Path; from polyp.comparison import compare; from polyp.found import find_runs;"
-        f"import polyp.compare; compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; import polyp.comparison.compare;"
+        "from polyp.comparison.found import find_runs; from polyp.comparison.recipes import compare;"
+        f"compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

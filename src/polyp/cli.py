@@ -23,6 +23,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _data(commands: Any) -> None:
+    command = commands.add_parser("data", help="look at a data set before training")
+    command.add_argument("data", nargs="?", default="kvasir_seg", metavar="FOLDER", help="or kvasir_seg or synthetic")
+    command.add_argument("--root", help="where kvasir_seg or synthetic is or shall be")
+    command.add_argument("--archive", help="the zip file of kvasir_seg")
+    command.add_argument("--images", default="images", help="name of the folder's subfolder of images")
+    command.add_argument("--masks", default="masks", help="name of the folder's subfolder of masks")
+    command.add_argument("--split", help="official, pranet, random or a CSV: which near-duplicates straddle it")
+    command.add_argument("--allow-empty", action="store_true", help="a mask without a polyp is no problem")
+    command.add_argument("--encoder", help="an encoder that helps to find near-duplicates, with --weights")
+    command.add_argument("--weights", help="its weights, a .safetensors or .pt file")
+    command.add_argument("--seed", type=int, default=0, help="of the suggested split")
+    command.add_argument("--out", metavar="FILE.html", help="the page; the suggested split goes beside it")
+
+    def run(given: argparse.Namespace) -> None:
+        from polyp.survey.survey import survey
+
+        survey(**{key: value for key, value in vars(given).items() if key != "run"})
+
+    command.set_defaults(run=run)
+
+
 def _evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
@@ -63,6 +85,10 @@ def _evaluate(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
 def _compare(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
@@ -82,37 +108,11 @@ def _compare(commands: Any) -> None:
     def run(given: argparse.Namespace) -> None:
         if not (given.folders or given.card):
             parser.error("give a FOLDER of runs, such as outputs/")
-        from polyp.compare import main
+        from polyp.comparison.compare import main
 
         main(given.folders, given.out, given.card, given.root, given.overwrite, given.pictures)
 
     parser.set_defaults(run=run)
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
-def _data(commands: Any) -> None:
-    command = commands.add_parser("data", help="look at a data set before training")
-    command.add_argument("data", nargs="?", default="kvasir_seg", metavar="FOLDER", help="or kvasir_seg or synthetic")
-    command.add_argument("--root", help="where kvasir_seg or synthetic is or shall be")
-    command.add_argument("--archive", help="the zip file of kvasir_seg")
-    command.add_argument("--images", default="images", help="name of the folder's subfolder of images")
-    command.add_argument("--masks", default="masks", help="name of the folder's subfolder of masks")
-    command.add_argument("--split", help="official, pranet, random or a CSV: which near-duplicates straddle it")
-    command.add_argument("--allow-empty", action="store_true", help="a mask without a polyp is no problem")
-    command.add_argument("--encoder", help="an encoder that helps to find near-duplicates, with --weights")
-    command.add_argument("--weights", help="its weights, a .safetensors or .pt file")
-    command.add_argument("--seed", type=int, default=0, help="of the suggested split")
-    command.add_argument("--out", metavar="FILE.html", help="the page; the suggested split goes beside it")
-
-    def run(given: argparse.Namespace) -> None:
-        from polyp.survey.survey import survey
-
-        survey(**{key: value for key, value in vars(given).items() if key != "run"})
-
-    command.set_defaults(run=run)
 
 
 COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate, _compare)

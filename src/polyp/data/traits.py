@@ -1,8 +1,9 @@
 """What an image and its mask are like, in a few numbers, and the strata that they make."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -134,6 +135,20 @@ STRATA: dict[str, Stratum] = {
     "highlights": Stratum("highlights", ("few", "some", "many"), (0.01, 0.03)),
     "overlay": Stratum("overlay", ("none", "box"), (0.5,)),
 }
+
+
+def by_stratum(rows: Sequence[Mapping[str, Any]], number: str) -> dict[str, dict[str, list[float]]]:
+    """A number of the images of each bin of each stratum, in the order of `STRATA`; bins without images are left out.
+
+    Args:
+        rows: one for each image, with its traits and the number.
+        number: its name.
+    """
+    found = {name: {part: list[float]() for part in stratum.bins} for name, stratum in STRATA.items()}
+    for row in rows:
+        for name, part in strata_of(row).items():
+            found[name][part].append(row[number])
+    return {name: {part: values for part, values in parts.items() if values} for name, parts in found.items()}
 
 
 def strata_of(row: Mapping[str, float]) -> dict[str, str]:

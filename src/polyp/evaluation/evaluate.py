@@ -19,7 +19,7 @@ from tqdm import tqdm
 from polyp import device, runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import Pair
-from polyp.data.traits import STRATA, strata_of, traits
+from polyp.data.traits import by_stratum, traits
 from polyp.errors import InputError
 from polyp.evaluation import testsets
 from polyp.evaluation.report import FAILURE, tell, tell_together, write_report
@@ -267,10 +267,6 @@ def _plain(numbers: Mapping[str, Number]) -> dict[str, dict[str, Any]]:
 
 def strata(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Dice by stratum: for each kind and bin that has images n, dice with its interval, and the share of failures."""
-    found = {name: {part: list[float]() for part in stratum.bins} for name, stratum in STRATA.items()}
-    for row in rows:
-        for name, part in strata_of(row).items():
-            found[name][part].append(row["dice"])
     return {
         name: {
             part: {
@@ -280,10 +276,9 @@ def strata(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, A
                 "failures": float(np.mean(np.array(values) < FAILURE)),
             }
             for part, values in parts.items()
-            if values
         }
-        for name, parts in found.items()
-        if any(parts.values())
+        for name, parts in by_stratum(rows, "dice").items()
+        if parts
     }
 
 

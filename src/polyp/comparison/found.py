@@ -12,7 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from polyp import curves, runs
+from polyp import runs
+from polyp.comparison import curves
 from polyp.errors import InputError
 
 NO_DIFFERENCE = (

@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from polyp import runs
-from polyp.comparison import Comparison, Recipe, compare, plain, short
+from polyp.comparison.found import Run, find_runs
+from polyp.comparison.recipes import Comparison, Recipe, compare, plain, short
 from polyp.errors import InputError
-from polyp.found import Run, find_runs
 
 if TYPE_CHECKING:
     from polyp.page import Page
@@ -100,7 +100,7 @@ def _card_alone(run: Run, card: str, out: str | None, overwrite: bool) -> Path:
 
 
 def _write_card(folder: Path, subject: Run, comparison: Comparison | None) -> None:
-    from polyp.card import card  # imports torch
+    from polyp.comparison.card import card  # imports torch
 
     runs.write_whole(folder / CARD, card(subject, _gmacs(subject), comparison))
 
@@ -284,7 +284,7 @@ def _page(
 
 
 def _draw_charts(page: "Page", comparison: Comparison, costs: dict[int, float | None], folder: Path) -> None:
-    from polyp import charts, curves
+    from polyp.comparison import charts, curves
 
     page.section("Curves")
     if any(curves.read(run.folder) for run in (*comparison.runs, *comparison.unfinished)):
@@ -339,7 +339,7 @@ def _draw_charts(page: "Page", comparison: Comparison, costs: dict[int, float | 
 
 
 def _draw_images(page: "Page", comparison: Comparison, folder: Path, root: str | None) -> None:
-    from polyp import charts, side_by_side
+    from polyp.comparison import charts, side_by_side
 
     page.section(
         "The same test images",

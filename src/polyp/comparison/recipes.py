@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from polyp.comparison.found import Run
 from polyp.errors import InputError
-from polyp.found import Run
 from polyp.metrics.difference import holm, seed_margin, seed_noise, seed_p, sign_flip_p
 from polyp.metrics.intervals import bootstrap_interval
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from polyp.comparison import LEVEL, Comparison, Recipe, plain
-from polyp.data.traits import STRATA, strata_of
-from polyp.found import Run
+from polyp.comparison.found import Run
+from polyp.comparison.recipes import LEVEL, Comparison, Recipe, plain
+from polyp.data.traits import STRATA, by_stratum
 from polyp.metrics.intervals import bootstrap_interval
 
 MEANS = ("dice", "iou", "precision", "recall", "mae")
@@ -115,14 +115,11 @@ def _chosen_among(run: Run, recipe: Recipe | None, comparison: Comparison | None
 
 def _by_stratum(run: Run) -> dict[str, list[float]]:
     """Dice of the images of each bin of each stratum, in the order of STRATA."""
-    rows = list(run.rows.values())
-    kinds = [strata_of(row) for row in rows]
-    found: dict[str, list[float]] = {}
-    for name, stratum in STRATA.items():
-        for kind in stratum.bins:
-            if dice := [row["dice"] for row, of in zip(rows, kinds, strict=True) if of.get(name) == kind]:
-                found[f"{name}: {kind} ({stratum.meaning(kind)})"] = dice
-    return found
+    return {
+        f"{name}: {part} ({STRATA[name].meaning(part)})": dice
+        for name, parts in by_stratum(list(run.rows.values()), "dice").items()
+        for part, dice in parts.items()
+    }
 
 
 def _strata(run: Run) -> list[tuple[str, ...]]:

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import torch
 
-from polyp.comparison import Comparison, Recipe
+from polyp.comparison.found import Run
+from polyp.comparison.recipes import Comparison, Recipe
 from polyp.data.datamodule import DATASETS
 from polyp.data.folder import Folder, Pair, find_pairs, read_image, read_mask
 from polyp.data.kvasir import KvasirSeg
 from polyp.errors import InputError
-from polyp.found import Run
 from polyp.inference import best_model
 from polyp.pictures import PREDICTION, TRUTH, contour
 
