@@ -17,9 +17,9 @@ def test_numbers_strata_and_limits(tmp_path: Path) -> None:
     text = card(run, 1.234)
     assert "not a medical device, and not for diagnosis" in text and "Kvasir-SEG may be used" in text
     assert f"| dice | {dice.mean():.3f} |" in text and "what dice is" in text and "1.23 GMACs" in text
-    assert f"| size: small (polyp_share below 0.05) | 3 | {dice[1::2].mean():.3f} |" in text
+    assert f"| size: small (below 5 %) | 3 | {dice[1::2].mean():.3f} |" in text
     assert "On 2 of the 6 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
-    assert "Weakest on size: small (polyp_share below 0.05): mean Dice 0.300 on 3 images" in text
+    assert "Weakest on size: small (below 5 %): mean Dice 0.300 on 3 images" in text
     assert "A single seed: how far" in text and "false alarms on normal images are not measured" in text
     worst = text.split("Worst test images:")[1].split("##")[0].splitlines()
     assert [line.split(" | ")[0] for line in worst if "image_" in line][:2] == ["| image_3", "| image_1"]

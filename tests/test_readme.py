@@ -71,6 +71,8 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(OWN)])
 def test_a_command_runs(command: str, desk: None, train: Train) -> None:
     words = shlex.split(command)
+    if "outputs/data/" in command:
+        main(["data", "my_polyps"])
     if command.startswith("resume="):
         folder = Path(command.removeprefix("resume="))
         if "sweeps" in folder.parts:

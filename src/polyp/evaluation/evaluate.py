@@ -3,38 +3,27 @@
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from polyp import device, runs
 from polyp.data.datamodule import PolypDataModule
-from polyp.data.folder import Pair
-from polyp.data.traits import by_stratum, traits
 from polyp.errors import InputError
 from polyp.evaluation import testsets
-from polyp.evaluation.report import FAILURE, tell, tell_together, write_report
+from polyp.evaluation.report import tell, tell_together, write_report
+from polyp.evaluation.scoring import controlled, scored, summary
 from polyp.evaluation.testsets import TestSet
 from polyp.inference import Ensemble, best_model, load_model
 from polyp.metrics import literature
-from polyp.metrics.calibration import RiskControl, risk_threshold
-from polyp.metrics.intervals import bootstrap_interval
-from polyp.metrics.suite import Number, Scores, at_threshold, definitions, missed, score, summarise
+from polyp.metrics.calibration import RiskControl
 
 log = logging.getLogger(__name__)
 
 EVALUATIONS = "evaluations"
-OF_NORMAL_FRAMES = ("false_alarms", "false_positives_per_image", "mae", "brier", "ece")
-"""The numbers that say something where there is no polyp."""
 
 
 @dataclass(frozen=True)
@@ -131,30 +120,6 @@ class Source:
         return Source(path, path.parent, None)
 
 
-@dataclass(frozen=True)
-class Image:
-    """An image that has been scored."""
-
-    pair: Pair
-    scores: Scores
-    traits: dict[str, float]
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """Its row of per_image.csv."""
-        return {"stem": self.pair.stem, **self.scores.row, **self.traits}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The answer: what metrics.json holds, and the images."""
-
-    metrics: dict[str, Any]
-    images: list[Image]
-    test_set: TestSet
-    ensemble: Ensemble
-
-
 def evaluate(models: Sequence[str], options: Options) -> None:
     """Score models, and leave the answer in the folder of the first one's run, under evaluations/.
 
@@ -183,7 +148,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
     answers = []
     for test_set, folder in zip(test_sets, folders, strict=True):
         started = time.time()
-        images = list(scored(ensemble, test_set, options))
+        images = list(scored(ensemble, test_set, options.threshold, options.batch))
         metrics = {
             "models": [os.path.relpath(source.file) for source in sources],
             "images": test_set.name,
@@ -194,97 +159,20 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "tta": {"flips": options.tta, "scales": list(options.scales)},
             "precision": ensemble.precision,
             "device": str(ensemble.device),
-            **summary(images, options, control),
+            **summary(images, options.threshold, options.normal, control),
             "warnings": warnings,
             "seconds": round(time.time() - started, 1),
             "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
         }
-        evaluation = Evaluation(metrics, images, test_set, ensemble)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / runs.METRICS).unlink(missing_ok=True)  # written last: its presence means that the rest is there
         runs.write_per_image(folder, [image.row for image in images])
-        write_report(evaluation, folder / "report.html")
+        write_report(metrics, images, test_set, ensemble, folder / "report.html")
         runs.write_metrics(folder, metrics)
         tell(metrics, folder)
         answers.append(metrics)
     if len(answers) > 1:
         tell_together(answers)
-
-
-def scored(ensemble: Ensemble, test_set: TestSet, options: Options) -> Iterator[Image]:
-    """Score the images in their order; a few batches are in memory at a time.
-
-    Raises:
-        InputError: a network answers with NaN.
-    """
-    pending: deque[Future[Image]] = deque()
-    with_literature = literature.unavailable() is None
-
-    def count(pair: Pair, image: np.ndarray, mask: np.ndarray, probability: np.ndarray) -> Image:
-        numbers = score(probability, mask, options.threshold, literature=with_literature)
-        return Image(pair, numbers, traits(image, mask))
-
-    bar = tqdm(total=len(test_set.pairs), desc=test_set.name, unit="image", leave=False, disable=None)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
-        groups = testsets.batches(test_set.pairs, options.batch)
-        reading = [(pair, pool.submit(test_set.read, pair)) for pair in next(groups, [])]
-        while reading:
-            now = [(pair, *future.result()) for pair, future in reading]
-            reading = [(pair, pool.submit(test_set.read, pair)) for pair in next(groups, [])]
-            probabilities = ensemble.predict([torch.from_numpy(image).permute(2, 0, 1) for _, image, _ in now])
-            for (pair, image, mask), probability in zip(now, probabilities, strict=True):
-                if not probability.isfinite().all():
-                    raise InputError(
-                        f"{pair.image}: the network answers with NaN: its training has failed, or give another "
-                        "trainer.precision"
-                    )
-                pending.append(pool.submit(count, pair, image, mask, probability.numpy()))
-            while pending and (len(pending) > 4 * options.batch or not reading):
-                yield pending.popleft().result()
-                bar.update()
-
-
-def summary(images: Sequence[Image], options: Options, control: RiskControl | None) -> dict[str, Any]:
-    """What metrics.json says of images that have been scored: all numbers, the strata, the controlled threshold."""
-    scores = [image.scores for image in images]
-    numbers = summarise(scores)
-    if options.normal:  # Dice and its like say nothing of images without a polyp
-        numbers = {name: number for name, number in numbers.items() if name in OF_NORMAL_FRAMES}
-    known = definitions(options.threshold, literature.unavailable() is None)
-    pixels, probability, polyp = np.mean([one.vectors["reliability"] for one in scores], axis=0).tolist()
-    controlled = control and vars(control) | {"here": _plain(at_threshold(scores, control.threshold))}
-    return {
-        "numbers": _plain(numbers),
-        "definitions": {name: known[name] for name in numbers},
-        "strata": {} if options.normal else strata([image.row for image in images]),
-        "reliability": {"pixels": pixels, "probability": probability, "polyp": polyp},
-        "risk_control": controlled,
-    }
-
-
-def _plain(numbers: Mapping[str, Number]) -> dict[str, dict[str, Any]]:
-    return {name: vars(number) for name, number in numbers.items()}
-
-
-def strata(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Dice by stratum: for each kind and bin that has images n, dice with its interval, and the share of failures."""
-    return {
-        name: {
-            part: {
-                "n": len(values),
-                "dice": float(np.mean(values)),
-                "dice_interval": interval(values),
-                "failures": float(np.mean(np.array(values) < FAILURE)),
-            }
-            for part, values in parts.items()
-        }
-        for name, parts in by_stratum(rows, "dice").items()
-        if parts
-    }
-
-
-def interval(values: Sequence[float]) -> list[float] | None:
-    """The bootstrap interval of a mean; None for a single image, since JSON knows no NaN."""
-    return list(bootstrap_interval(values)) if len(values) > 1 else None
 
 
 def _own_data(sources: Sequence[Source], options: Options) -> PolypDataModule | None:
@@ -295,7 +183,7 @@ def _own_data(sources: Sequence[Source], options: Options) -> PolypDataModule | 
             raise InputError(f"{sources[0].file} is not in a run's folder: say with --data FOLDER what to score it on")
         return None
     try:
-        return testsets.data_of(config, options.root, options.archive)
+        return testsets.data_of(config, options.root, options.archive, needed=options.data is None)
     except InputError as error:
         if options.data is None:
             raise
@@ -357,12 +245,12 @@ def _risk_control(
     """The threshold that the run's validation images allow."""
     if data is None or options.normal or (options.data is None and options.subset != "test"):
         return None
-    seen = [image.scores for image in scored(ensemble, testsets.subset_of(data, "val"), options)]
-    shares = missed(seen)
-    control = risk_threshold(shares, options.missed, options.confidence) if len(shares) else None
+    validation = testsets.subset_of(data, "val")
+    images = list(scored(ensemble, validation, options.threshold, options.batch))
+    control = controlled(images, options.missed, options.confidence)
     if control is None:
         warnings.append(
             f"no threshold keeps the missed share of a polyp under {options.missed:g} with confidence "
-            f"{options.confidence:g}: {len(shares)} validation images cannot vouch for it"
+            f"{options.confidence:g}: {len(images)} validation images cannot vouch for it"
         )
     return control

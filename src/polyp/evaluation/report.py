@@ -1,9 +1,9 @@
 """What an evaluation looks like: a table in the terminal, and a page with charts and pictures."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,16 +14,13 @@ from rich.table import Table
 
 from polyp import pictures
 from polyp.data.traits import STRATA, strata_of
+from polyp.evaluation.scoring import FAILURE, Image
+from polyp.evaluation.testsets import TestSet
+from polyp.inference import Ensemble
 from polyp.page import Page
-
-if TYPE_CHECKING:
-    from polyp.evaluation.evaluate import Evaluation, Image
 
 CASES = 6
 """Pictures of the worst, of the median and of the best images."""
-
-FAILURE = 0.5
-"""An image whose Dice is below this is a failure."""
 
 EACH = 4
 """Pictures of failures in one stratum."""
@@ -66,13 +63,21 @@ def tell_together(answers: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def write_report(evaluation: "Evaluation", file: Path) -> None:
+def write_report(
+    metrics: Mapping[str, Any], images: Sequence[Image], test_set: TestSet, ensemble: Ensemble, file: Path
+) -> None:
     """The page.
+
+    Args:
+        metrics: what metrics.json holds.
+        images: that have been scored.
+        test_set: that they are of.
+        ensemble: what has predicted, and does so again for the pictures.
+        file: where to write it.
 
     Raises:
         InputError: it cannot be written.
     """
-    metrics, images = evaluation.metrics, evaluation.images
     page = Page(
         f"{file.absolute().parents[2].name} on {metrics['images']}",
         f"{', '.join(metrics['models'])}: {metrics['n']} images, threshold {metrics['threshold']:g}. For research, not "
@@ -97,7 +102,7 @@ def write_report(evaluation: "Evaluation", file: Path) -> None:
         page.text(line)
     if not metrics["normal"]:
         _charts(page, metrics, images)
-    _cases(page, evaluation)
+    _cases(page, metrics, images, lambda image: _picture(image, test_set, ensemble, metrics["threshold"]))
     page.section("Definitions")
     page.table([{"number": name, "definition": text} for name, text in metrics["definitions"].items()])
     page.write(file)
@@ -130,9 +135,9 @@ def _control(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _charts(page: Page, metrics: Mapping[str, Any], images: Sequence["Image"]) -> None:
+def _charts(page: Page, metrics: Mapping[str, Any], images: Sequence[Image]) -> None:
     page.section("Where it is good and where not")
-    dice = [image.scores.row["dice"] for image in images]
+    dice = [image.dice for image in images]
     figure = Figure((7, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.hist(dice, bins=40, range=(0, 1), color="#0b6bcb")
@@ -184,34 +189,30 @@ def _reliability(metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _cases(page: Page, evaluation: "Evaluation") -> None:
-    ranked = sorted(evaluation.images, key=lambda image: image.scores.row["dice"])
+def _cases(page: Page, metrics: Mapping[str, Any], images: Sequence[Image], picture: Callable[[Image], Any]) -> None:
+    ranked = sorted(images, key=lambda image: image.dice)
     middle = max(0, (len(ranked) - CASES) // 2)
     groups = {"Worst": ranked[:CASES], "Median": ranked[middle:][:CASES], "Best": ranked[::-1][:CASES]}
-    page.section(
-        "Cases", "The image with the outlines of truth (green) and prediction (yellow), truth, and prediction."
-    )
+    page.section("Cases", "The image with the outlines of truth (green) and prediction (yellow); truth; prediction.")
     for name, chosen in groups.items():
         page.heading(name)
-        page.gallery([_picture(evaluation, image) for image in chosen])
-    failures = [] if evaluation.test_set.normal else [i for i in ranked if i.scores.row["dice"] < FAILURE]
+        page.gallery([picture(image) for image in chosen])
+    failures = [] if metrics["normal"] else [image for image in ranked if image.dice < FAILURE]
     if not failures:
         return
-    page.section(
-        "Failures by stratum", f"{len(failures)} of {len(ranked)} images have a Dice below 0.5, the worst first."
-    )
-    for name in STRATA:
-        for part in STRATA[name].bins:
-            here = [image for image in failures if strata_of(image.row).get(name) == part]
-            if here:
-                page.heading(f"{name}: {part}, {len(here)} of {evaluation.metrics['strata'][name][part]['n']} images")
-                page.gallery([_picture(evaluation, image) for image in here[:EACH]])
+    told = f"{len(failures)} of {len(ranked)} images have a Dice below {FAILURE}, here the worst first."
+    page.section("Failures by stratum", told)
+    for name, parts in metrics["strata"].items():
+        for part, of in parts.items():
+            if here := [image for image in failures if strata_of(image.row).get(name) == part]:
+                page.heading(f"{name}: {part}, {len(here)} of {of['n']} images")
+                page.gallery([picture(image) for image in here[:EACH]])
 
 
-def _picture(evaluation: "Evaluation", image: "Image") -> tuple[np.ndarray, str]:
-    pixels, mask = evaluation.test_set.read(image.pair)
-    probability = evaluation.ensemble.predict([torch.from_numpy(pixels).permute(2, 0, 1)])[0].numpy()
-    panel = pictures.panel(pixels, mask, probability, evaluation.metrics["threshold"])
+def _picture(image: Image, test_set: TestSet, ensemble: Ensemble, threshold: float) -> tuple[np.ndarray, str]:
+    pixels, mask = test_set.read(image.pair)
+    probability = ensemble.predict([torch.from_numpy(pixels).permute(2, 0, 1)])[0].numpy()
+    panel = pictures.panel(pixels, mask, probability, threshold)
     width = round(panel.shape[1] * HEIGHT / panel.shape[0])
-    told = f"{image.pair.stem}: Dice {image.scores.row['dice']:.3f}, polyp {100 * image.traits['polyp_share']:.1f} %"
+    told = f"{image.pair.stem}: Dice {image.dice:.3f}, polyp {100 * image.traits['polyp_share']:.1f} %"
     return cv2.resize(panel, (width, HEIGHT), interpolation=cv2.INTER_AREA), told

@@ -1,6 +1,5 @@
 """What a model is scored on: the test images of its run, or any folder of images with or without masks."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from polyp.data.cache import cache_folder, inspected
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import EXTENSIONS, Folder, Pair, find_pairs, read_image, read_mask
+from polyp.data.kvasir import KvasirSeg
 from polyp.errors import InputError
 
 
@@ -36,12 +36,15 @@ class TestSet:
         return image, np.zeros(image.shape[:2], np.uint8) if self.normal else read_mask(pair.mask)
 
 
-def data_of(config: DictConfig, root: str | None = None, archive: str | None = None) -> PolypDataModule:
+def data_of(
+    config: DictConfig, root: str | None = None, archive: str | None = None, needed: bool = True
+) -> PolypDataModule:
     """The data of a run, found and split.
 
     Args:
         config: the run's.
         root, archive: where the data are now, if they have moved.
+        needed: whether to download or draw them if they are not there.
 
     Raises:
         InputError: they are not there, or not what the run's split is of.
@@ -54,6 +57,8 @@ def data_of(config: DictConfig, root: str | None = None, archive: str | None = N
                 raise InputError(f"--{key} means nothing for data={settings['dataset']}, which the run was trained on")
             settings[key] = value
     data = PolypDataModule(**settings, augment=[], seed=plain["seed"])
+    if not needed and isinstance(data.source, KvasirSeg) and data.source.present() is None:
+        raise InputError("Kvasir-SEG is no longer where the run found it: say where with --root FOLDER")
     try:
         data.find()
     except InputError as error:
@@ -120,9 +125,3 @@ def _normal(root: Path, images: str) -> TestSet:
 
 def _is_image(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS
-
-
-def batches(pairs: list[Pair], size: int) -> Iterator[list[Pair]]:
-    """The images in their order, so many at a time."""
-    for start in range(0, len(pairs), size):
-        yield pairs[start : start + size]
