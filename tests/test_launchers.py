@@ -36,6 +36,7 @@ def seeds_and_threads(sweep: Path) -> tuple[dict[str, int], set[str]]:
     }
 
 
+@pytest.mark.slow
 def test_joblib_shares_the_cores(train: Train) -> None:
     outputs = train("-m", *SMALL, "launcher=joblib", "seed=0,1,2")  # the third finds a worker that has run a job
     assert seeds_and_threads(outputs / "sweep") == (JOBS | {"2_seed-2": 2}, {f"{max(cpu_count() // 2, 1)} threads"})

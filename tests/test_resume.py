@@ -78,7 +78,7 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("workers", KILLS)
+@pytest.mark.parametrize("workers", [0, *(pytest.param(workers, marks=pytest.mark.slow) for workers in (1, 2))])
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     workers: int, whole: tuple[Path, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def table(said: str) -> list[list[str]]:
     return [line.split() for line in lines[head + 1 : end]]
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_until_it_completes(tmp_path: Path) -> None:
     whole, killed, said = tmp_path / "whole", tmp_path / "killed", tmp_path / "said"
     process = start(*GRID, f"hydra.sweep.dir={whole}", log=said)
