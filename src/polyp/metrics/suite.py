@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from . import boundary, calibration, detection, overlap
-from .intervals import bootstrap_intervals
-from .literature import CURVES, literature_scores
-from .literature import DEFINITIONS as OF_LITERATURE
+from polyp.metrics import boundary, calibration, detection, overlap
+from polyp.metrics.intervals import bootstrap_intervals
+from polyp.metrics.literature import CURVES, literature_scores
+from polyp.metrics.literature import DEFINITIONS as OF_LITERATURE
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Probability (H, W) float32 in [0, 1] and truth (H, W) with values 0 and 1."""
