@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from polyp.data.folder import read_image, read_mask
 from polyp.data.synthetic import Synthetic
 from polyp.images import components
 from polyp.inference import Ensemble, best_model
+from polyp.metrics import literature
 
 Evaluate = Callable[..., dict[str, Any]]
 
@@ -287,3 +289,25 @@ def test_a_checkpoint_anywhere(run: Path, drawn: Path, tmp_path: Path) -> None:
     main(["evaluate", str(elsewhere), "--data", str(drawn)])
     main(["evaluate", str(runs.last_checkpoint(run)), "--data", str(drawn)])
     assert answer(tmp_path, f"mine_{drawn.name}")["n"] == answer(run, f"last_{drawn.name}")["n"] == 10
+
+
+# ---- the extra
+
+
+def test_without_the_extra_the_rest_of_the_table_is_there(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "py_sod_metrics", None)  # as if it were not installed
+    monkeypatch.setattr(literature, "find_spec", lambda name: None)
+    main(["evaluate", str(run)])
+    assert "pip install -e '.[literature]'" in caplog.text
+    numbers = answer(run)["numbers"]
+    assert "wfm" not in numbers and "nsd" in numbers
+
+
+def test_with_the_extra_the_literatures_numbers_are_there(run: Path) -> None:
+    pytest.importorskip("py_sod_metrics", reason="needs pip install -e '.[literature]'")
+    main(["evaluate", str(run)])
+    found = answer(run)
+    assert {"wfm", "sm", "em_max", "dice_mean"} <= found["numbers"].keys() == found["definitions"].keys()
+    assert found["numbers"]["dice_max"]["value"] >= found["numbers"]["dice_mean"]["value"]
