@@ -1,5 +1,6 @@
 """The model card says what the run's numbers show, and nothing else."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,21 @@ def test_numbers_strata_and_limits(tmp_path: Path) -> None:
     worst = text.split("Worst test images:")[1].split("##")[0].splitlines()
     assert [line.split(" | ")[0] for line in worst if "image_" in line][:2] == ["| image_3", "| image_1"]
     assert "| `optim.decoder_lr` | 1e-3 |" in text and "resume" not in text
+
+
+def test_an_alarm_on_a_normal_image_is_no_polyp_missed(tmp_path: Path) -> None:
+    run = plant(tmp_path / "a", [0.9, 0.0, 0.0])
+    rows = (run / "per_image.csv").read_text().splitlines()
+    rows[2] = rows[2].replace("image_1,50,10,11", "image_1,0,60,0")
+    (run / "per_image.csv").write_text("\n".join(rows))
+    text = card(find_runs([tmp_path])[0], None)
+    assert "On 2 of the 3 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
+
+
+def test_the_epoch_is_counted_as_its_definition_says(tmp_path: Path) -> None:
+    run = plant(tmp_path / "a", [0.9, 0.8], definitions={"best": "of the best epoch (the first is 0)"})
+    epoch = json.loads((run / "metrics.json").read_text())["best"]["epoch"]
+    assert f"in epoch {epoch}: of the best epoch (the first is 0)." in card(find_runs([tmp_path])[0], None)
 
 
 def test_seeds_and_the_others_it_was_chosen_from(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def card(run: Run, gmacs: float | None, comparison: Comparison | None = None) ->
         f"On the {len(run.rows)} test images, with 95 % bootstrap intervals over these images; "
         f"{metrics['definitions']['test']}.",
         _table(("number", "value", "95 %", "definition"), _numbers(run)),
-        f"Chosen by {run.monitor}, {metrics['best']['value']:.3f} after epoch {metrics['best']['epoch'] + 1}: "
+        f"Chosen by {run.monitor}, {metrics['best']['value']:.3f} in epoch {metrics['best']['epoch']}: "
         f"{metrics['definitions']['best']}.",
         _chosen_among(run, recipe, comparison),
         "## By kind of image",
@@ -133,11 +133,12 @@ def _worst(run: Run) -> list[tuple[str, ...]]:
 
 def _limits(run: Run, recipe: Recipe | None, comparison: Comparison | None) -> list[str]:
     dice = np.array([row["dice"] for row in run.rows.values()])
+    shown = np.array([row["tp"] + row["fn"] > 0 for row in run.rows.values()])
     limits = []
     if missed := int((dice < MISSED).sum()):
         limits.append(
             f"On {missed} of the {len(dice)} test images Dice is below {MISSED}, on "
-            f"{int((dice == 0).sum())} of them the polyp is not found at all."
+            f"{int((shown & (dice == 0)).sum())} of them the polyp is not found at all."
         )
     known = {kind: values for kind, values in _by_stratum(run).items() if len(values) > 1}
     if known:
@@ -145,7 +146,7 @@ def _limits(run: Run, recipe: Recipe | None, comparison: Comparison | None) -> l
         limits.append(
             f"Weakest on {kind}: mean Dice {np.mean(values):.3f} on {len(values)} images, {dice.mean():.3f} on all."
         )
-    if all(row["tp"] + row["fn"] > 0 for row in run.rows.values()):
+    if shown.all():
         limits.append("Every test image shows a polyp: false alarms on normal images are not measured.")
     limits.append(
         f"Tested on images of the data set that it was trained on ({run.metrics['data']['dataset']}): other "
