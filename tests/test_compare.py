@@ -244,6 +244,18 @@ def test_what_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert refused(capsys, *given[1:], "--overwrite", "--card", tmp_path / "runs").endswith("give the folder of one")
 
 
+def test_pictures_of_others_are_kept(tmp_path: Path) -> None:
+    for name in "ab":
+        plant(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
+    run = tmp_path / "runs/a"
+    (run / "pictures").mkdir()
+    (run / "pictures/0_a.png").write_text("precious")
+    given = ["compare", "--card", str(run), "--out", str(run), "--overwrite"]
+    for folders in ([], [], [str(tmp_path / "runs")], [str(tmp_path / "runs")]):
+        cli.main([*given, *folders, "--no-pictures"])
+        assert (run / "pictures/0_a.png").read_text() == "precious"
+
+
 def test_a_share_in_words() -> None:
     assert [in_words(share) for share in (0.26, 0.5, 0.34, 0.1, 0.43)] == [
         "a quarter",

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from polyp.page import Page
 
 PAGE, TABLE, CARD = "compare.html", "table.csv", "MODEL_CARD.md"
+
+DRAWN = ("loss.png", "dice*.png", "effect_*.png", "parallel.png", "image_*.png")
+"""The pictures of a comparison, which may lie among others."""
 
 WIDEST = 205
 
@@ -111,9 +113,11 @@ def _prepare(out: str | None, overwrite: bool) -> Path:
         if folder.exists() and any(folder.iterdir()):
             if not overwrite:
                 raise InputError(f"{folder} is not empty: give another --out, or --overwrite to replace a comparison")
+            if (folder / PAGE).exists():  # else no picture is a comparison's
+                for picture in (file for name in DRAWN for file in (folder / runs.PICTURES).glob(name)):
+                    picture.unlink()
             for name in (PAGE, TABLE, CARD):
                 (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / runs.PICTURES, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
