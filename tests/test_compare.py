@@ -98,9 +98,9 @@ def test_seeds_are_grouped_and_their_noise_counts(tmp_path: Path) -> None:
     assert first.seeds == [0, 1, 2] and first.val == pytest.approx(0.9)
     assert first.deviation(lambda run: run.test) == pytest.approx(0.04)  # by hand: (0, .04, -.04)
     assert told.noise == (pytest.approx(0.04), 2)
-    # By hand: t(.975, 2) = 4.3027, x .04 x sqrt(1 + 1/3)
-    assert told.differences[2].margin == pytest.approx(4.3027 * 0.04 * (4 / 3) ** 0.5, rel=1e-4)
-    assert told.verdict(near) == "worse on these images by 0.050 (0.050 to 0.050), but seeds alone do ±0.199"
+    # By hand, for two comparisons: t(.9875, 2) = 6.2053, x .04 x sqrt(1 + 1/3)
+    assert told.differences[2].margin == pytest.approx(6.2053 * 0.04 * (4 / 3) ** 0.5, rel=1e-4)
+    assert told.verdict(near) == "worse on these images by 0.050 (0.050 to 0.050), but seeds alone do ±0.287"
     assert told.verdict(far).startswith("worse than the best by 0.300")
     assert any("0.0400 between seeds" in note for note in told.notes)
 

@@ -100,7 +100,8 @@ class Difference:
         value: the recipe's mean minus the reference's.
         interval: simultaneous over all comparisons (Bonferroni); None for a single image.
         images_p: corrected p-value (Holm) of chance in the choice of images.
-        margin: what another choice of seeds alone may do (95 %); None where no configuration has two seeds.
+        margin: what another choice of seeds alone may do, simultaneous like the interval; None where no
+            configuration has two seeds.
         p: corrected p-value (Holm) of the larger of both sources' p-values; that of the images where seed noise is
             unknown.
     """
@@ -317,12 +318,13 @@ def _differences(reference: Recipe, others: Sequence[Recipe], noise: tuple[float
     means = values.mean(axis=0)
     images_p = sign_flip_p(values).tolist()
     both_p: list[float] = images_p
+    confidence = 1 - LEVEL / len(others)  # of each, so that all hold together
     margins: list[float | None] = [None] * len(others)
     if noise is not None:
         seeds = [(len(other.seeds), len(reference.seeds)) for other in others]
         both_p = [max(p, seed_p(mean, noise, *n)) for p, mean, n in zip(images_p, means, seeds, strict=True)]
-        margins = [seed_margin(noise, *n) for n in seeds]
-    intervals = [bootstrap_interval(column, confidence=1 - LEVEL / len(others)) for column in values.T]
+        margins = [seed_margin(noise, *n, confidence) for n in seeds]
+    intervals = [bootstrap_interval(column, confidence) for column in values.T]
     return {
         other.number: Difference(float(mean), None if np.isnan(low) else (low, high), of_images, margin, of_both)
         for other, mean, (low, high), of_images, margin, of_both in zip(
