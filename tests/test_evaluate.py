@@ -168,6 +168,24 @@ def test_models_of_another_split_are_no_ensemble(trained: Path, run: Path, capsy
     assert "was trained on" in said(capsys, str(run), str(trained / "second"))
 
 
+def test_a_threshold_needs_images_that_no_model_was_trained_on(trained: Path, run: Path, drawn: Path) -> None:
+    main(["evaluate", str(run), str(trained / "second"), "--data", str(drawn), "--missed", "0.9"])
+    found = answer(run, f"{drawn.name}_ensemble-of-2")
+    assert found["risk_control"] is None
+    assert any("no threshold is chosen" in warning and "second" in warning for warning in found["warnings"])
+
+
+def test_a_data_set_that_any_model_was_trained_on_is_told(trained: Path, run: Path, drawn: Path) -> None:
+    other = shutil.copytree(run, run.with_name("other"))
+    main(["evaluate", str(run), "--data", str(drawn)])
+    assert not any("is the data set of" in warning for warning in answer(run, drawn.name)["warnings"])
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["data"]["fingerprint"] = answer(run, drawn.name)["fingerprint"]
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    main(["evaluate", str(run), str(other), "--data", str(drawn), "--name", "both"])
+    assert any(f"is the data set of {other}" in warning for warning in answer(run, "both")["warnings"])
+
+
 def test_flips_are_averaged(run: Path, drawn: Path) -> None:
     model, images = best_model(run), sorted((drawn / "images").iterdir())[:2]
     pictures = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in images]
@@ -204,6 +222,8 @@ def test_an_evaluation_is_kept_unless_told(run: Path, capsys: pytest.CaptureFixt
         (["--normal"], "--normal needs --data"),
         (["--device", "cuda:7"], "--device cuda:7 is not there"),
         (["--name", "../x"], "--name ../x must be a single folder's name"),
+        (["--name", "..", "--overwrite"], "--name .. must be a single folder's name"),
+        (["--name", ""], "--name  must be a single folder's name"),
         (["--archive", "x.zip"], "--archive means nothing for data=synthetic"),
     ],
 )
@@ -212,6 +232,29 @@ def test_options_that_cannot_work(
 ) -> None:
     assert message in said(capsys, str(run), *arguments)
     assert not (run / "evaluations").exists()
+
+
+def test_a_folder_by_a_relative_path_has_its_name(
+    run: Path, drawn: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(drawn / "images")
+    drawn.rename(named := drawn.with_name("[bold] drawn"))  # which is no markup
+    main(["evaluate", str(run), "--data", "..", "--overwrite"])
+    assert answer(run, named.name)["n"] == 10 and runs.read_metrics(run)["best"]
+    assert named.name in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "evaluations").touch()
+    assert "cannot write to" in said(capsys, str(run))
+
+
+def test_damaged_files_of_a_run(run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "metrics.json").write_text("{")
+    main(["evaluate", str(run)])  # needs none of it
+    for damaged in ("a: [", "- 1"):
+        (run / "config.yaml").write_text(damaged)
+        assert "config.yaml is damaged" in said(capsys, str(run))
 
 
 def test_a_folder_without_masks(run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,6 +331,8 @@ def test_a_checkpoint_anywhere(run: Path, drawn: Path, tmp_path: Path) -> None:
     elsewhere = Path(shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt"))
     main(["evaluate", str(elsewhere), "--data", str(drawn)])
     main(["evaluate", str(runs.last_checkpoint(run)), "--data", str(drawn)])
+    main(["evaluate", str(runs.best_checkpoint(run)), "--data", str(drawn)])
+    assert answer(run, drawn.name)["n"] == 10  # as for the run itself
     assert answer(tmp_path, f"mine_{drawn.name}")["n"] == answer(run, f"last_{drawn.name}")["n"] == 10
 
 

@@ -117,12 +117,16 @@ def read_config(folder: Path) -> DictConfig:
     """The configuration of a run.
 
     Raises:
-        InputError: there is none, or it was written by a newer version.
+        InputError: there is none, it is damaged, or it was written by a newer version.
     """
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not the folder of a run: it has no {CONFIG}")
-    config = OmegaConf.load(folder / CONFIG)
-    assert isinstance(config, DictConfig)
+    try:
+        config = OmegaConf.load(folder / CONFIG)
+        assert isinstance(config, DictConfig), "it holds no keys"
+    except Exception as error:  # there is no end to what a damaged YAML file can raise
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{folder / CONFIG} is damaged ({reason}): move the run elsewhere") from error
     made = config.pop("polyp", "0.1.0")  # which did not say so
     if Version(made) > Version(version("polyp")):
         raise InputError(f"{folder} was made by polyp {made}, newer than this {version('polyp')}: update polyp first")

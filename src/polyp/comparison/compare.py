@@ -82,7 +82,7 @@ def main(
     _write_card(folder, subject, comparison)
     console = Console(highlight=False, soft_wrap=True)
     for name, file in (("the page", PAGE), ("the table", TABLE), ("model card", CARD)):
-        console.print(f"  {name:10} {os.path.relpath(folder / file)}")
+        console.print(f"  {name:10} {escape(os.path.relpath(folder / file))}")
     return folder
 
 
@@ -97,7 +97,7 @@ def _subject(finished: Sequence[Run], card: str) -> Run:
 def _card_alone(run: Run, card: str, out: str | None, overwrite: bool) -> Path:
     subject, folder = _subject([run], card), _prepare(out, overwrite)
     _write_card(folder, subject, None)
-    Console(highlight=False, soft_wrap=True).print(f"  model card {os.path.relpath(folder / CARD)}")
+    Console(highlight=False, soft_wrap=True).print(f"  model card {escape(os.path.relpath(folder / CARD))}")
     return folder
 
 

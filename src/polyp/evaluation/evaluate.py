@@ -75,7 +75,7 @@ class Options:
             raise InputError(f"--scales {','.join(f'{scale:g}' for scale in self.scales)} must lie between 0.25 and 4")
         if self.normal and self.data is None:
             raise InputError("--normal needs --data FOLDER, the folder of normal frames")
-        if self.name is not None and Path(self.name).name != self.name:
+        if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
             raise InputError(f"--name {self.name} must be a single folder's name")
 
     def folder_name(self, tested: str, count: int) -> str:
@@ -116,8 +116,18 @@ class Source:
         run = path.absolute().parent.parent
         if path.absolute().parent.name == runs.CHECKPOINTS and (run / runs.CONFIG).is_file():
             home = Path(os.path.relpath(run))
-            return Source(path, home, runs.read_config(home))
+            return Source(home / runs.CHECKPOINTS / path.name, home, runs.read_config(home))
         return Source(path, path.parent, None)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the data that the model was trained on; None if nobody knows."""
+        if self.config is None or not runs.finished(self.home):
+            return None
+        try:
+            return runs.read_metrics(self.home)["data"]["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):  # damaged: training's numbers are not what is asked for
+            return None
 
 
 def evaluate(models: Sequence[str], options: Options) -> None:
@@ -143,7 +153,9 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         options.tta,
         options.scales,
     )
-    control = _risk_control(ensemble, data, options, warnings)
+    for folder in folders:  # before the work, not after it
+        _check_writable(folder)
+    control = _risk_control(ensemble, sources, data, options, warnings)
 
     answers = []
     for test_set, folder in zip(test_sets, folders, strict=True):
@@ -164,7 +176,6 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "seconds": round(time.time() - started, 1),
             "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
         }
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / runs.METRICS).unlink(missing_ok=True)  # written last: its presence means that the rest is there
         runs.write_per_image(folder, [image.row for image in images])
         write_report(metrics, images, test_set, ensemble, folder / "report.html")
@@ -198,10 +209,12 @@ def _test_sets(
     warnings = []
     if options.data is not None:
         found = testsets.in_folder(options.data, options.images, options.masks, options.normal)
-        own = data.inspection.fingerprint if data is not None else ""
-        if any(test_set.fingerprint == own for test_set in found):
+        own = [(source, source.fingerprint) for source in sources]
+        own += [(sources[0], data.inspection.fingerprint)] if data is not None else []
+        scored_on = {test_set.fingerprint for test_set in found if not test_set.normal}
+        for home in dict.fromkeys(source.home for source, fingerprint in own if fingerprint in scored_on):
             warnings.append(
-                f"{options.data} is the run's own data set, and the images that it was trained on are scored as well: "
+                f"{options.data} is the data set of {home}, and the images that it was trained on are scored as well: "
                 "leave --data out for the test images alone"
             )
         return found, warnings
@@ -221,8 +234,7 @@ def _test_sets(
                 f"{other.home} was trained on {len(seen)} of the {len(stems)} test images of {sources[0].home}: "
                 "average only runs of one split"
             )
-    before = runs.read_metrics(sources[0].home) if runs.finished(sources[0].home) else {}
-    if (known := before.get("data", {}).get("fingerprint", test_set.fingerprint)) != test_set.fingerprint:
+    if (known := sources[0].fingerprint) not in (None, test_set.fingerprint):
         warnings.append(f"the data have changed since training: fingerprint {test_set.fingerprint}, then {known}")
     return [test_set], warnings
 
@@ -239,13 +251,46 @@ def _folder(source: Source, test_set: TestSet, options: Options, sets: int, mode
     return folder
 
 
+def _trained_on(source: Source, images: TestSet, options: Options) -> bool:
+    """Whether images may be among those that a model was trained on."""
+    if source.config is None:
+        return True
+    if source.fingerprint not in (None, images.fingerprint):
+        return False
+    try:
+        theirs = testsets.data_of(source.config, options.root, options.archive, needed=False)
+    except InputError:
+        return True
+    return not {pair.stem for pair in images.pairs}.isdisjoint(theirs.subsets["train"])
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write to {folder}: it is read-only")
+
+
 def _risk_control(
-    ensemble: Ensemble, data: PolypDataModule | None, options: Options, warnings: list[str]
+    ensemble: Ensemble,
+    sources: Sequence[Source],
+    data: PolypDataModule | None,
+    options: Options,
+    warnings: list[str],
 ) -> RiskControl | None:
-    """The threshold that the run's validation images allow."""
+    """The threshold that the first run's validation images allow; they tell nothing if another model has seen them."""
     if data is None or options.normal or (options.data is None and options.subset != "test"):
         return None
     validation = testsets.subset_of(data, "val")
+    for other in sources[1:]:
+        if _trained_on(other, validation, options):
+            warnings.append(
+                f"no threshold is chosen on the validation images of {sources[0].home}: {other.home} may have been "
+                "trained on some of them"
+            )
+            return None
     images = list(scored(ensemble, validation, options.threshold, options.batch))
     control = controlled(images, options.missed, options.confidence)
     if control is None:

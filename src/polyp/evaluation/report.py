@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from polyp import pictures
@@ -34,7 +35,7 @@ HEIGHT = 220  # pixels of a picture
 def tell(metrics: Mapping[str, Any], folder: Path) -> None:
     """The numbers in the terminal, and where the page is."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{metrics['images']}[/], {metrics['n']} images, threshold {metrics['threshold']:g}")
+    console.print(f"\n[bold]{escape(metrics['images'])}[/], {metrics['n']} images, threshold {metrics['threshold']:g}")
     table = Table(box=None, pad_edge=False)
     for name in ("", "value", "95 % interval"):
         table.add_column(name, justify="left" if not name else "right")
@@ -44,8 +45,8 @@ def tell(metrics: Mapping[str, Any], folder: Path) -> None:
     for line in _control(metrics):
         console.print(line)
     for warning in metrics["warnings"]:
-        console.print(f"[bold yellow]note[/] {warning}")
-    console.print(f"  the page   {os.path.relpath(folder / 'report.html')}")
+        console.print(f"[bold yellow]note[/] {escape(warning)}")
+    console.print(f"  the page   {escape(os.path.relpath(folder / 'report.html'))}")
 
 
 def tell_together(answers: Sequence[Mapping[str, Any]]) -> None:
@@ -57,7 +58,7 @@ def tell_together(answers: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, justify="right")
     for metrics in answers:
         values = [_value(metrics["numbers"][name]["value"]) for name in shared]
-        table.add_row(metrics["images"], str(metrics["n"]), *values)
+        table.add_row(escape(metrics["images"]), str(metrics["n"]), *values)
     console = Console(highlight=False, soft_wrap=True)
     console.print()
     console.print(table)

@@ -1,5 +1,6 @@
 """What a model is scored on: the test images of its run, or any folder of images with or without masks."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def _with_masks(root: Path, images: str, masks: str) -> TestSet:
     root = Folder(str(root), images, masks).prepare()
     pairs, problems = find_pairs(root, images, masks)
     inspection = inspected(pairs, problems, cache_folder(True), allow_empty=True)
-    return TestSet(root.name, pairs, fingerprint=inspection.fingerprint)
+    return TestSet(Path(os.path.abspath(root)).name, pairs, fingerprint=inspection.fingerprint)
 
 
 def _normal(root: Path, images: str) -> TestSet:
@@ -120,7 +121,7 @@ def _normal(root: Path, images: str) -> TestSet:
     pairs = [Pair(path.stem, path, path) for path in sorted(folder.iterdir()) if _is_image(path)]
     if not pairs:
         raise InputError(f"--data {root} holds no images ({', '.join(sorted(EXTENSIONS))})")
-    return TestSet(root.resolve().name, pairs, normal=True)
+    return TestSet(Path(os.path.abspath(root)).name, pairs, normal=True)
 
 
 def _is_image(path: Path) -> bool:

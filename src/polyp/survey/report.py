@@ -101,9 +101,9 @@ def tell(result: "Survey", page: Path, suggestion: Path | None, split: str | Non
     console.print(f"[{'yellow' if result.straddling else 'green'}]{_findings(result, split)}[/]")
     _some(console, [_named(result, rows) for rows in result.straddling])
     console.print(_advice(result, split))
-    console.print(f"\n  the page   {os.path.relpath(page)}")
+    console.print(f"\n  the page   {escape(os.path.relpath(page))}")
     if suggestion:
-        console.print(f"  the split  data.split={os.path.relpath(suggestion)}")
+        console.print(f"  the split  data.split={escape(os.path.relpath(suggestion))}")
 
 
 def _some(console: Console, lines: Sequence[str]) -> None:
