@@ -219,6 +219,8 @@ def test_scores_that_are_missing_or_damaged(tmp_path: Path, capsys: pytest.Captu
     assert f"{tmp_path / 'b'} has no per_image.csv" in refused(capsys, tmp_path)
     (tmp_path / "b/config.yaml").write_text("a: [")
     assert "config.yaml is damaged" in refused(capsys, tmp_path)
+    (tmp_path / "b/config.yaml").write_text("data: {}\nmodel: {}\n")
+    assert "config.yaml is damaged (it lacks seed)" in refused(capsys, tmp_path)
 
 
 def test_a_folder_that_cannot_be_read(
@@ -289,6 +291,11 @@ def test_parallel_coordinates_and_effects(tmp_path: Path) -> None:
     assert bars == ["0.870", "0.860"]  # by hand: means of .90 .88 .86 .84 and of .89 .87 .85 .83
     heights = [line.get_ydata() for line in charts.parallel(told).axes[0].lines if len(line.get_ydata()) > 2]
     assert len(heights) == 8 and np.allclose(sorted(line[-1] for line in heights), np.linspace(0, 1, 8))
+
+
+def test_pictures_of_odd_names(tmp_path: Path) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    charts.tiles([(picture, "a$x_{$")], "é$x_{$0: polyp").savefig(tmp_path / "odd.png")  # no formula
 
 
 def test_the_pareto_front() -> None:

@@ -220,6 +220,7 @@ def test_an_evaluation_is_kept_unless_told(run: Path, capsys: pytest.CaptureFixt
         (["--scales", "9"], "--scales 9 must lie"),
         (["--batch", "0"], "--batch 0"),
         (["--normal"], "--normal needs --data"),
+        (["--device", "meta"], "--device meta is not there"),
         (["--device", "cuda:7"], "--device cuda:7 is not there"),
         (["--name", "../x"], "--name ../x must be a single folder's name"),
         (["--name", "..", "--overwrite"], "--name .. must be a single folder's name"),

@@ -17,7 +17,7 @@ def choose(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second is torch without CUDA
         raise InputError(f"--device {name} is not there: give cpu, or leave it out") from error
     return device

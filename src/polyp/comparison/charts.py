@@ -270,10 +270,10 @@ def tiles(pictures: Sequence[tuple[np.ndarray, str]], title: str) -> Figure:
     """Pictures (h, w, 3) uint8 RGB with captions, five in a row."""
     rows = -(-len(pictures) // 5)
     figure = _figure((10, 2.3 * rows + 0.4))
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)  # a name with two $ is no formula
     for place, (picture, caption) in enumerate(pictures, 1):
         axes = figure.add_subplot(rows, 5, place)
         axes.imshow(picture)
         axes.axis("off")
-        axes.set_title("\n".join(textwrap.wrap(caption, 26)), fontsize=8)
+        axes.set_title("\n".join(textwrap.wrap(caption, 26)), fontsize=8, parse_math=False)
     return figure

@@ -156,6 +156,7 @@ def read(folder: Path) -> Run:
     """
     try:
         config: Any = OmegaConf.to_container(runs.read_config(folder), resolve=True)
+        assert not (lacks := {"seed", "data", "model"} - config.keys()), f"it lacks {', '.join(sorted(lacks))}"
     except InputError:
         raise
     except Exception as error:  # there is no end to what a damaged YAML file can raise
