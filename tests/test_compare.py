@@ -102,6 +102,9 @@ def test_seeds_are_grouped_and_their_noise_counts(tmp_path: Path) -> None:
     assert told.differences[2].margin == pytest.approx(6.2053 * 0.04 * (4 / 3) ** 0.5, rel=1e-4)
     assert told.verdict(near) == "worse on these images by 0.050 (0.050 to 0.050), but seeds alone do ±0.287"
     assert told.verdict(far).startswith("worse than the best by 0.300")
+    assert told.headline.endswith(
+        "1 is not distinguishable from it on the 60 test images, given the noise of the seeds."
+    )
     assert any("0.0400 between seeds" in note for note in told.notes)
 
 

@@ -109,7 +109,7 @@ def _chosen_among(run: Run, recipe: Recipe | None, comparison: Comparison | None
         return f"It is {rank}; against the best of them: {comparison.verdict(recipe)}."
     return (
         f"It is {rank}. {alike or 'None'} of the {len(comparison.differences)} others that were tested on the same "
-        "images cannot be told from it there."
+        "images cannot be told from it."
     )
 
 

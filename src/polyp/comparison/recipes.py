@@ -151,12 +151,12 @@ class Comparison:
         answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}{low_high}."
         if not others:
             return answer
+        where = f"on the {len(best.stems)} test images" + ", given the noise of the seeds" * (self.noise is not None)
         if len(others) == 1:
-            return (
-                f"{answer} The other is {'not ' * alike}distinguishable from it on the {len(best.stems)} test images."
-            )
-        return f"{answer} Of {len(others)} others, {alike or 'none'} " + (
-            f"{'is' if alike <= 1 else 'are'} not distinguishable from it on the {len(best.stems)} test images."
+            return f"{answer} The other is {'not ' * alike}distinguishable from it {where}."
+        return (
+            f"{answer} Of {len(others)} others, {alike or 'none'} {'is' if alike <= 1 else 'are'} not distinguishable "
+            f"from it {where}."
         )
 
     def verdict(self, recipe: Recipe) -> str:
