@@ -142,6 +142,13 @@ def test_several_sets_in_one_go(run: Path, drawn: Path, tmp_path: Path, capsys: 
         assert re.search(rf"^{name} +10 +{first['dice']['value']:.3f} ", together, re.MULTILINE)
 
 
+def test_no_set_is_passed_over(run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("CVC-300", "Kvasir"):
+        shutil.copytree(drawn, tmp_path / "TestDataset" / name)
+    (tmp_path / "TestDataset/Kvasir/masks").rename(tmp_path / "TestDataset/Kvasir/mask")
+    assert "Kvasir has no folder 'masks'" in said(capsys, str(run), "--data", str(tmp_path / "TestDataset"))
+
+
 def test_normal_frames_have_false_alarms(run: Path, drawn: Path) -> None:
     main(["evaluate", str(run), "--data", str(drawn / "images"), "--normal", "--name", "normal"])
     seen = [components(p >= 0.5)[0] for p in probabilities(run, sorted((drawn / "images").iterdir()))]
@@ -253,6 +260,9 @@ def test_a_folder_that_cannot_be_written(run: Path, capsys: pytest.CaptureFixtur
 def test_damaged_files_of_a_run(run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "metrics.json").write_text("{")
     main(["evaluate", str(run)])  # needs none of it
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("  split:", "  unknown: 1\n  split:"))
+    assert "config.yaml does not fit this version of polyp" in said(capsys, str(run), "--overwrite")
     for damaged in ("a: [", "- 1"):
         (run / "config.yaml").write_text(damaged)
         assert "config.yaml is damaged" in said(capsys, str(run))
@@ -293,6 +303,7 @@ def test_nan_is_no_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     spoil(run, poison)
     assert "answers with NaN" in said(capsys, str(run))
+    assert not (run / "evaluations").exists()
 
 
 class Code:

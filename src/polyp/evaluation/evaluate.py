@@ -176,6 +176,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "seconds": round(time.time() - started, 1),
             "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
         }
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / runs.METRICS).unlink(missing_ok=True)  # written last: its presence means that the rest is there
         runs.write_per_image(folder, [image.row for image in images])
         write_report(metrics, images, test_set, ensemble, folder / "report.html")
@@ -194,7 +195,7 @@ def _own_data(sources: Sequence[Source], options: Options) -> PolypDataModule | 
             raise InputError(f"{sources[0].file} is not in a run's folder: say with --data FOLDER what to score it on")
         return None
     try:
-        return testsets.data_of(config, options.root, options.archive, needed=options.data is None)
+        return testsets.data_of(sources[0].home, config, options.root, options.archive, needed=options.data is None)
     except InputError as error:
         if options.data is None:
             raise
@@ -227,7 +228,7 @@ def _test_sets(
         if other.config is None:
             warnings.append(f"nobody knows what {other.file} was trained on: perhaps on these images")
             continue
-        theirs = testsets.data_of(other.config, options.root, options.archive)
+        theirs = testsets.data_of(other.home, other.config, options.root, options.archive)
         seen = stems & {stem for subset in ("train", "val") for stem in theirs.subsets[subset]}
         if options.subset == "test" and theirs.inspection.fingerprint == test_set.fingerprint and seen:
             raise InputError(
@@ -258,19 +259,18 @@ def _trained_on(source: Source, images: TestSet, options: Options) -> bool:
     if source.fingerprint not in (None, images.fingerprint):
         return False
     try:
-        theirs = testsets.data_of(source.config, options.root, options.archive, needed=False)
+        theirs = testsets.data_of(source.home, source.config, options.root, options.archive, needed=False)
     except InputError:
         return True
     return not {pair.stem for pair in images.pairs}.isdisjoint(theirs.subsets["train"])
 
 
 def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write to {folder}: it is read-only")
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot write to {folder}: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"cannot write to {folder}: {there} is read-only")
 
 
 def _risk_control(

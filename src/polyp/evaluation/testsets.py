@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from polyp import runs
 from polyp.data.cache import cache_folder, inspected
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import EXTENSIONS, Folder, Pair, find_pairs, read_image, read_mask
@@ -38,11 +39,12 @@ class TestSet:
 
 
 def data_of(
-    config: DictConfig, root: str | None = None, archive: str | None = None, needed: bool = True
+    home: Path, config: DictConfig, root: str | None = None, archive: str | None = None, needed: bool = True
 ) -> PolypDataModule:
     """The data of a run, found and split.
 
     Args:
+        home: the run's folder.
         config: the run's.
         root, archive: where the data are now, if they have moved.
         needed: whether to download or draw them if they are not there.
@@ -51,13 +53,18 @@ def data_of(
         InputError: they are not there, or not what the run's split is of.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    settings = plain["data"]
+    settings = plain.get("data", {})
     for key, value in (("root", root), ("archive", archive)):
         if value is not None:
             if key not in settings:
-                raise InputError(f"--{key} means nothing for data={settings['dataset']}, which the run was trained on")
+                raise InputError(
+                    f"--{key} means nothing for data={settings.get('dataset')}, which the run was trained on"
+                )
             settings[key] = value
-    data = PolypDataModule(**settings, augment=[], seed=plain["seed"])
+    try:
+        data = PolypDataModule(**settings, augment=[], seed=plain["seed"])
+    except (TypeError, KeyError) as error:  # other keys
+        raise InputError(f"{home / runs.CONFIG} does not fit this version of polyp: {error}") from error
     if not needed and isinstance(data.source, KvasirSeg) and data.source.present() is None:
         raise InputError("Kvasir-SEG is no longer where the run found it: say where with --root FOLDER")
     try:
@@ -106,7 +113,15 @@ def in_folder(folder: str, images: str = "images", masks: str = "masks", normal:
             f"--data {folder} has no folders '{images}' and '{masks}', nor folders that do; its folders are {there}: "
             "say which with --images and --masks"
         )
+    if lacking := [] if (root / images).is_dir() else [p for p in sorted(root.iterdir()) if _half(p, images, masks)]:
+        there = masks if (lacking[0] / images).is_dir() else images
+        raise InputError(f"{lacking[0]} has no folder '{there}', which others in {folder} have: name it so, or move it")
     return [_with_masks(path, images, masks) for path in ([root] if (root / images).is_dir() else inside)]
+
+
+def _half(folder: Path, images: str, masks: str) -> bool:
+    """Whether a folder has images or masks, but not both."""
+    return (folder / images).is_dir() != (folder / masks).is_dir()
 
 
 def _with_masks(root: Path, images: str, masks: str) -> TestSet:
