@@ -19,6 +19,7 @@ from polyp import runs
 from polyp.cli import main
 from polyp.data.folder import read_image, read_mask
 from polyp.data.synthetic import Synthetic
+from polyp.evaluation import report
 from polyp.images import components
 from polyp.inference import Ensemble, best_model
 from polyp.metrics import literature
@@ -158,6 +159,22 @@ def test_normal_frames_have_false_alarms(run: Path, drawn: Path) -> None:
     assert found["normal"] is True and "dice" not in found["numbers"]
 
 
+@pytest.mark.parametrize(
+    ("missed", "interval", "ends"),
+    [
+        (0.08, (0.05, 0.12), "12.0 %)."),
+        (0.12, (0.08, 0.16), "16.0 %): more than that, which chance in the choice of images may explain."),
+        (0.2, (0.15, 0.25), "25.0 %): these are harder, and the promise does not hold for them."),
+    ],
+)
+def test_a_promise_that_is_not_kept_is_said(missed: float, interval: tuple[float, float], ends: str) -> None:
+    one = {"value": 0.8, "interval": None, "n": 9}
+    here = {"missed": {"value": missed, "interval": interval, "n": 9}, "dice": one, "precision": one}
+    control = {"threshold": 0.1, "share": 0.1, "confidence": 0.95, "missed": 0.06, "images": 80, "here": here}
+    (line,) = report._control({"risk_control": control})
+    assert line.split(" Dice is then")[0].endswith(ends)
+
+
 # ---- several models, several views
 
 
@@ -211,12 +228,12 @@ def test_flips_are_averaged(run: Path, drawn: Path) -> None:
 
 def test_an_evaluation_is_kept_unless_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", str(run)])
-    report = run / "evaluations" / "test" / "report.html"
-    report.write_text("mine")
+    page = run / "evaluations" / "test" / "report.html"
+    page.write_text("mine")
     assert "--overwrite" in said(capsys, str(run))
-    assert report.read_text() == "mine"
+    assert page.read_text() == "mine"
     main(["evaluate", str(run), "--overwrite"])
-    assert report.read_text() != "mine"
+    assert page.read_text() != "mine"
 
 
 @pytest.mark.parametrize(
