@@ -19,7 +19,7 @@ from polyp import runs
 from polyp.cli import main
 from polyp.data.folder import read_image, read_mask
 from polyp.data.synthetic import Synthetic
-from polyp.evaluation import report
+from polyp.evaluation import report, testsets
 from polyp.images import components
 from polyp.inference import Ensemble, best_model
 from polyp.metrics import literature
@@ -243,6 +243,7 @@ def test_an_evaluation_is_kept_unless_told(run: Path, capsys: pytest.CaptureFixt
         (["--threshold", "1.5"], "--threshold 1.5 must lie between 0 and 1"),
         (["--scales", "9"], "--scales 9 must lie"),
         (["--batch", "0"], "--batch 0"),
+        (["--data", "x", "--subset", "val"], "--subset val is of the run's own images"),
         (["--normal"], "--normal needs --data"),
         (["--device", "meta"], "--device meta is not there"),
         (["--device", "cuda:7"], "--device cuda:7 is not there"),
@@ -298,6 +299,25 @@ def test_masks_of_another_size(run: Path, drawn: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as error:
         main(["evaluate", str(run), "--data", str(drawn)])
     assert mask.stem in str(error.value.code) and "its mask is 9x7" in str(error.value.code)
+
+
+def test_images_that_it_was_trained_on_are_counted(run: Path, tmp_path: Path) -> None:
+    data = testsets.data_of(run, runs.read_config(run))
+    for pair in [*data.of("train")[:2], *data.of("test")]:
+        for path in (pair.image, pair.mask):
+            (tmp_path / "some" / path.parent.name).mkdir(parents=True, exist_ok=True)
+            # As another format: the pixels are what counts.
+            cv2.imwrite(str(tmp_path / "some" / path.parent.name / f"{path.stem}.png"), cv2.imread(str(path)))
+    main(["evaluate", str(run), "--data", str(tmp_path / "some")])
+    assert [w for w in answer(run, "some")["warnings"] if "was trained on 2 of the 4 images of some" in w]
+
+
+def test_the_runs_precision_is_taken(run: Path, drawn: Path) -> None:
+    config = runs.read_config(run)
+    config.trainer.precision = "32-true"
+    runs.begin(run, config)
+    main(["evaluate", str(run), "--data", str(drawn), "--name", "precise"])
+    assert answer(run, "precise")["precision"] == "32-true"
 
 
 def test_a_single_image_has_no_interval(run: Path, drawn: Path) -> None:

@@ -86,7 +86,10 @@ def _evaluate(commands: Any) -> None:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} must be numbers such as 0.75,1,1.25") from None
 
 
 def _compare(commands: Any) -> None:

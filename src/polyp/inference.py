@@ -11,6 +11,9 @@ from polyp.checkpoints import load
 from polyp.errors import InputError
 from polyp.model.segmenter import PolypSegmenter
 
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What the operations that gain from it are computed in, by Lightning's name of the precision."""
+
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 """The axes that each view of test-time augmentation is flipped along: none, left-right, up-down, both."""
 
@@ -55,7 +58,7 @@ class Ensemble:
         used: the device to run on.
         flips: also see each image flipped left-right, up-down and both, and average (test-time augmentation).
         scales: of the resolution that the networks work at; the average over all is taken.
-        precision: Lightning's name of it, or auto.
+        precision: Lightning's name of it, or auto; only mixed ones change anything.
     """
 
     def __init__(
@@ -76,8 +79,8 @@ class Ensemble:
         """Polyp probabilities: of RGB images (3, H, W) uint8 a float32 (H, W) each, in 0-1, on the CPU."""
         moved = [image.to(self.device) for image in images]
         sums = [torch.zeros(image.shape[-2:], device=self.device) for image in images]
-        half = self.precision.startswith("bf16")
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        half = HALF.get(str(self.precision))
+        with torch.autocast(self.device.type, half, enabled=half is not None):
             for model in self.models:
                 for scale, axes in self.views:
                     seen = model.predict([image.flip(axes) for image in moved], scale)

@@ -94,10 +94,6 @@ class Page:
         )
         self.parts.append(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>')
 
-    def picture(self, picture: np.ndarray, caption: str) -> None:
-        """A picture (H, W, 3) uint8 RGB with a line below it."""
-        self.parts.append(_figure(_jpeg(picture), caption, ""))
-
     def gallery(self, pictures: Sequence[tuple[np.ndarray, str]], small: bool = False) -> None:
         """Pictures with captions side by side, as many as the window is wide; twice as many if they are small."""
         if pictures:

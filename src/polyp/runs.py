@@ -98,7 +98,7 @@ def is_claimed(folder: Path) -> bool:
 def write_whole(file: Path, text: str) -> None:
     """Write a file in one piece: whoever finds it finds it whole."""
     part = file.with_name(f".{file.name}.part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     os.replace(part, file)
 
 
@@ -145,7 +145,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
 
 def write_per_image(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write per_image.csv: one row per test image."""
-    with open(folder / PER_IMAGE, "w", newline="") as file:
+    with open(folder / PER_IMAGE, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

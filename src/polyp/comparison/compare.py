@@ -353,7 +353,9 @@ def _draw_images(page: "Page", comparison: Comparison, folder: Path, root: str |
     try:
         drawn = side_by_side.rows(comparison, root)
     except InputError as error:
-        page.text(f"No pictures: {error}. --root FOLDER says where images/ and masks/ are.", "warning")
+        told = f"No pictures of test images: {error}. --root FOLDER says where images/ and masks/ are."
+        page.text(told, "warning")
+        Console(highlight=False, soft_wrap=True).print(f"[bold yellow]note[/] {escape(told)}")
         return
     shown = len(side_by_side.shown(comparison))
     if shown < len(comparison.recipes):

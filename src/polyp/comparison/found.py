@@ -178,7 +178,7 @@ def read(folder: Path) -> Run:
             f"delete {runs.METRICS} and {way_out}"
         )
     try:
-        with file.open(newline="") as stream:
+        with file.open(newline="", encoding="utf-8") as stream:
             rows = {row.pop("stem"): _numbers(row) for row in csv.DictReader(stream)}
         assert len(rows) == metrics["test"]["n"] > 0, f"{len(rows)} images instead of {metrics['test']['n']}"
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:

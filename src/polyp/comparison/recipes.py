@@ -212,7 +212,7 @@ def compare(found: Sequence[Run]) -> Comparison:
     recipes, varying = _ranked(finished)
     comparable = _comparable(recipes)
     reference = comparable[0]
-    noise = seed_noise([recipe.by_seed(lambda run: run.test) for recipe in recipes])
+    noise = seed_noise([recipe.by_seed(lambda run: run.test) for recipe in comparable])
     return Comparison(
         recipes,
         unfinished,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from polyp import device, runs
 from polyp.data.datamodule import PolypDataModule
@@ -73,6 +73,10 @@ class Options:
             raise InputError(f"--batch {self.batch} must be at least 1")
         if not all(0.25 <= scale <= 4 for scale in self.scales):
             raise InputError(f"--scales {','.join(f'{scale:g}' for scale in self.scales)} must lie between 0.25 and 4")
+        if self.data is not None and self.subset != "test":
+            raise InputError(
+                f"--subset {self.subset} is of the run's own images, and --data gives others: leave one out"
+            )
         if self.normal and self.data is None:
             raise InputError("--normal needs --data FOLDER, the folder of normal frames")
         if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
@@ -152,6 +156,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         device.choose(options.device),
         options.tta,
         options.scales,
+        _precision(sources[0]),
     )
     for folder in folders:  # before the work, not after it
         _check_writable(folder)
@@ -187,6 +192,11 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         tell_together(answers)
 
 
+def _precision(source: Source) -> str:
+    """The run's own: its numbers were found with it."""
+    return "auto" if source.config is None else str(OmegaConf.select(source.config, "trainer.precision") or "32-true")
+
+
 def _own_data(sources: Sequence[Source], options: Options) -> PolypDataModule | None:
     """The data of the first model's run; None if it is not known, or not there and not needed."""
     config = sources[0].config
@@ -218,6 +228,11 @@ def _test_sets(
                 f"{options.data} is the data set of {home}, and the images that it was trained on are scored as well: "
                 "leave --data out for the test images alone"
             )
+        for test_set in found if data is not None and not warnings else []:
+            if count := testsets.trained_on(data, test_set):
+                warnings.append(
+                    f"{sources[0].home} was trained on {count} of the {len(test_set.pairs)} images of {test_set.name}"
+                )
         return found, warnings
     assert data is not None
     if options.subset != "test":

@@ -80,6 +80,18 @@ def subset_of(data: PolypDataModule, subset: str) -> TestSet:
     return TestSet(subset, data.of(subset), fingerprint=data.inspection.fingerprint)
 
 
+def trained_on(data: PolypDataModule, test_set: TestSet) -> int:
+    """How many images of a set a run was trained on: of the same stem, and with the same pixels in whatever format.
+
+    Args:
+        data: the run's.
+        test_set: images from elsewhere.
+    """
+    training = {pair.stem: pair.image for pair in data.of("train")}
+    common = [(pair.image, training[pair.stem]) for pair in test_set.pairs if pair.stem in training]
+    return sum(np.array_equal(read_image(one), read_image(other)) for one, other in common)
+
+
 def in_folder(folder: str, images: str = "images", masks: str = "masks", normal: bool = False) -> list[TestSet]:
     """The images of a folder: one set, or several if its subfolders are sets, as in PraNet's TestDataset.
 
