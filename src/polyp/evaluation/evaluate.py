@@ -228,8 +228,8 @@ def _test_sets(
                 f"{options.data} is the data set of {home}, and the images that it was trained on are scored as well: "
                 "leave --data out for the test images alone"
             )
-        for test_set in found if data is not None and not warnings else []:
-            if count := testsets.trained_on(data, test_set):
+        for test_set in [] if warnings else found:
+            if data is not None and (count := testsets.trained_on(data, test_set)):
                 warnings.append(
                     f"{sources[0].home} was trained on {count} of the {len(test_set.pairs)} images of {test_set.name}"
                 )
