@@ -17,6 +17,7 @@ import torch
 from conftest import ROOT, SMALL, Train, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from polyp import device, runs
 from polyp.metrics.intervals import bootstrap_interval
 
 
@@ -413,3 +414,10 @@ def test_training_on_kvasir_learns(train: Train, data_folder: Path) -> None:
     assert metrics["data"]["images"] == {"train": 800, "val": 80, "test": 120}
     assert metrics["data"]["fingerprint"] == "1865507fb8f7e6f2"
     assert metrics["test"]["dice"] > 0.5
+
+
+def test_peak_memory_is_the_runs_own(train: Train) -> None:
+    np.ones(2**30, np.uint8)  # what the process has taken before, and given back
+    before = device.peak_memory()
+    run = train(*SMALL) / "run"
+    assert 0 < runs.read_metrics(run)["peak_memory_mb"] * 2**20 < before

@@ -1,5 +1,9 @@
 """The device that a network runs on, and the precision that it gains from there."""
 
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,3 +54,22 @@ def description() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{torch.cpu.get_capabilities().get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory` begin anew: the jobs of a sweep follow each other in one process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):  # not on Linux, or a /proc that cannot be written: it is then that of all jobs so far
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """The most memory that was taken at once, in bytes: on the GPU, or else by the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # a process inherits the other measure from the one that started it
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,8 +1,6 @@
 """From a configuration to a trained model: the parts, built and put together, and the numbers at the end."""
 
 import math
-import resource
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +43,7 @@ def build(
     seed, optim = plain["seed"], plain["optim"]
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(f"seed={seed} must be a whole number from 0 on")
+    device.forget_peak_memory()
     pl.seed_everything(seed, workers=True, verbose=False)
     try:
         data = PolypDataModule(**plain["data"], augment=plain["augment"]["transforms"], seed=seed)
@@ -134,7 +133,7 @@ def record(
         | {
             "test": "at original resolution, by the checkpoint that validated best; the test set is used once",
             "best": "the monitored validation number of the best epoch (the first is 0), at network resolution",
-            "peak_memory_mb": "of the first process where devices is more than 1",
+            "peak_memory_mb": "of the GPU, or else of the process, while it ran (on Linux); of the first of several devices",
             "interval": "percentile bootstrap over the test images, 95 %: other images, not other seeds",
         },
         "seed": cfg.seed,
@@ -142,7 +141,7 @@ def record(
         "parameters": parameters(model),
         "epochs": trainer.current_epoch,
         "seconds": round(_callback(trainer, LastCheckpoint).seconds, 1),
-        "peak_memory_mb": round(_peak_memory() / 2**20),
+        "peak_memory_mb": round(device.peak_memory() / 2**20),
         "devices": trainer.world_size,
         "device": device.description(),
         "precision": str(trainer.precision),
@@ -177,12 +176,3 @@ def _interval(values: list[float]) -> list[float] | None:
 
 def _epoch(folder: Path) -> int:
     return torch.load(runs.best_checkpoint(folder), map_location="cpu", weights_only=True, mmap=True)["epoch"]
-
-
-def _peak_memory() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # a process inherits the other measure from the one that started it
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
