@@ -133,7 +133,7 @@ def record(
         | {
             "test": "at original resolution, by the checkpoint that validated best; the test set is used once",
             "best": "the monitored validation number of the best epoch (the first is 0), at network resolution",
-            "peak_memory_mb": "of the GPU, or else of the process, while it ran (on Linux); of the first of several devices",
+            "peak_memory_mb": "of the GPU, or else of the process, during the run (on Linux); of the first device",
             "interval": "percentile bootstrap over the test images, 95 %: other images, not other seeds",
         },
         "seed": cfg.seed,
