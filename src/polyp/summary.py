@@ -69,6 +69,8 @@ def sweep_table(done: Sequence[dict[str, Any]], failed: Sequence[Path], folder: 
         console.print(f"To try these again: python train.py resume={os.path.relpath(folder)}")
     console.print(f"\n  the sweep  {os.path.relpath(folder)}")
     console.print(f"  curves     tensorboard --logdir {shlex.quote(os.path.relpath(folder))}")
+    if len(done) > 1:
+        console.print(f"  compare    polyp compare {shlex.quote(os.path.relpath(folder))}")
 
 
 def closing(metrics: dict[str, Any], folder: Path) -> None:
@@ -86,6 +88,7 @@ def closing(metrics: dict[str, Any], folder: Path) -> None:
     console.print(f"  pictures   {where}/{runs.PICTURES}/overview.png")
     inside = not where.startswith("..")
     console.print(f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}")
+    console.print(f"  evaluate   polyp evaluate {shlex.quote(where)}")
     if metrics["data"]["dataset"] == "synthetic":
         console.print(
             "  next       python train.py                                     UNet++ on Kvasir-SEG, downloaded once"

@@ -221,7 +221,7 @@ def compare(found: Sequence[Run]) -> Comparison:
         _differences(reference, comparable[1:], noise),
         noise,
         _warnings(recipes, comparable),
-        _notes(recipes, noise),
+        _notes(recipes, comparable, noise),
     )
 
 
@@ -360,7 +360,7 @@ def _warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> list[s
     return found
 
 
-def _notes(recipes: Sequence[Recipe], noise: tuple[float, int] | None) -> list[str]:
+def _notes(recipes: Sequence[Recipe], comparable: Sequence[Recipe], noise: tuple[float, int] | None) -> list[str]:
     every = [(recipe, run) for recipe in recipes for run in recipe.runs]
     found = _apart(
         "Other resolution (validation Dice is at network resolution)",
@@ -379,7 +379,7 @@ def _notes(recipes: Sequence[Recipe], noise: tuple[float, int] | None) -> list[s
             "several: python train.py -m … seed=0,1,2"
         )
     else:
-        count = sum(len(recipe.seeds) > 1 for recipe in recipes)
+        count = sum(len(recipe.seeds) > 1 for recipe in comparable)
         found.append(
             f"Seed noise: test Dice has a standard deviation of {noise[0]:.4f} between seeds, pooled over {count} "
             f"configuration{'s' * (count > 1)} with several ({noise[1]} degree{'s' * (noise[1] > 1)} of freedom). Two "
