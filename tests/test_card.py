@@ -7,8 +7,8 @@ import numpy as np
 from planted import plant
 
 from polyp.comparison.card import card
+from polyp.comparison.differences import compare
 from polyp.comparison.found import find_runs
-from polyp.comparison.recipes import compare
 
 
 def test_numbers_strata_and_limits(tmp_path: Path) -> None:

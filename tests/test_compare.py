@@ -15,8 +15,8 @@ from planted import plant
 
 from polyp import cli
 from polyp.comparison import charts, side_by_side
+from polyp.comparison.differences import compare, in_words
 from polyp.comparison.found import find_runs
-from polyp.comparison.recipes import compare, in_words
 from polyp.errors import InputError
 
 IMAGES = np.random.default_rng(0).uniform(0.5, 0.9, 60)
@@ -276,7 +276,7 @@ def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
     plant(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
     code = (
         "import sys; from pathlib import Path; import polyp.comparison.compare;"
-        "from polyp.comparison.found import find_runs; from polyp.comparison.recipes import compare;"
+        "from polyp.comparison.found import find_runs; from polyp.comparison.differences import compare;"
         f"compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

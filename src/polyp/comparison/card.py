@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from polyp.comparison.differences import LEVEL, Comparison
 from polyp.comparison.found import Run
-from polyp.comparison.recipes import LEVEL, Comparison, Recipe, plain
+from polyp.comparison.recipes import Recipe, plain
 from polyp.data.traits import STRATA, by_stratum
 from polyp.metrics.intervals import bootstrap_interval
 

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from polyp.comparison import curves
-from polyp.comparison.recipes import Comparison, Recipe, plain, short
+from polyp.comparison.differences import Comparison
+from polyp.comparison.recipes import Recipe, plain, short
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which those who see fewer colours can tell apart."""

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import torch
 
+from polyp.comparison.differences import Comparison
 from polyp.comparison.found import Run
-from polyp.comparison.recipes import Comparison, Recipe
+from polyp.comparison.recipes import Recipe
 from polyp.data.datamodule import DATASETS
 from polyp.data.folder import Folder, Pair, find_pairs, read_image, read_mask
 from polyp.data.kvasir import KvasirSeg

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from polyp import device, runs
 from polyp.data.datamodule import PolypDataModule
@@ -16,6 +16,7 @@ from polyp.errors import InputError
 from polyp.evaluation import testsets
 from polyp.evaluation.report import tell, tell_together, write_report
 from polyp.evaluation.scoring import controlled, scored, summary
+from polyp.evaluation.sources import Source
 from polyp.evaluation.testsets import TestSet
 from polyp.inference import Ensemble, best_model, load_model
 from polyp.metrics import literature
@@ -87,51 +88,6 @@ class Options:
         views = ["tta"] * self.tta + [f"scales-{'-'.join(f'{s:g}' for s in self.scales)}"] * (self.scales != (1.0,))
         other = [f"threshold-{self.threshold:g}"] * (self.threshold != 0.5) + [f"ensemble-of-{count}"] * (count > 1)
         return "_".join([tested, *views, *other])
-
-
-@dataclass(frozen=True)
-class Source:
-    """A trained model.
-
-    Attributes:
-        file: its checkpoint.
-        home: the run's folder; of a checkpoint that lies elsewhere, the folder that it lies in.
-        config: the run's; None if it is not known.
-    """
-
-    file: Path
-    home: Path
-    config: DictConfig | None
-
-    @staticmethod
-    def of(given: str) -> "Source":
-        """A run's folder or a checkpoint.
-
-        Raises:
-            InputError: it is neither.
-        """
-        path = Path(given).expanduser()
-        if (path / runs.SWEEP).is_file():
-            raise InputError(f"{given} is a sweep: give one of the runs in it")
-        if path.is_dir():
-            return Source(runs.best_checkpoint(path), path, runs.read_config(path))
-        if not path.is_file():
-            raise InputError(f"{given} is not there: give a run's folder or a checkpoint")
-        run = path.absolute().parent.parent
-        if path.absolute().parent.name == runs.CHECKPOINTS and (run / runs.CONFIG).is_file():
-            home = Path(os.path.relpath(run))
-            return Source(home / runs.CHECKPOINTS / path.name, home, runs.read_config(home))
-        return Source(path, path.parent, None)
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Of the data that the model was trained on; None if nobody knows."""
-        if self.config is None or not runs.finished(self.home):
-            return None
-        try:
-            return runs.read_metrics(self.home)["data"]["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError):  # damaged: training's numbers are not what is asked for
-            return None
 
 
 def evaluate(models: Sequence[str], options: Options) -> None:
