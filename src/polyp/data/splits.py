@@ -2,7 +2,8 @@
 
 A split is a CSV with the columns `stem,subset`. Two are shipped, both of Kvasir-SEG: `official` (the owners' 880/120)
 and `pranet` (the literature's 900/100). Their test sets are as published; validation (80 and 90 images) was drawn from
-the rest with a fixed seed, spread evenly over the polyps' sizes, and without images that have a near-duplicate.
+the rest with a fixed seed, spread evenly over the polyps' sizes, and without images whose whole frame has a
+near-duplicate; `polyp data` also finds frames that are in the set twice, cut differently.
 """
 
 import csv
