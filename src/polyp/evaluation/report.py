@@ -114,7 +114,10 @@ def _value(value: float) -> str:
 
 
 def _interval(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"{_value(interval[0])} to {_value(interval[1])}"
+    if interval is None:
+        return ""
+    digits = 3 if interval[1] < 10 else 1
+    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
 def _control(metrics: Mapping[str, Any]) -> list[str]:
