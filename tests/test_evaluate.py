@@ -175,6 +175,16 @@ def test_a_promise_that_is_not_kept_is_said(missed: float, interval: tuple[float
     assert line.split(" Dice is then")[0].endswith(ends)
 
 
+def test_normal_frames_that_cannot_be_read_are_all_told_before_the_work(run: Path, drawn: Path) -> None:
+    frames = sorted((drawn / "images").iterdir())
+    frames[0].write_bytes(b"no picture")
+    shutil.copy(frames[1], frames[1].with_suffix(".jpeg"))
+    with pytest.raises(SystemExit) as error:
+        main(["evaluate", str(run), "--data", str(drawn / "images"), "--normal"])
+    assert re.search(f"2 problems\n.*{frames[0].name}: not a readable image\n.*{frames[1].stem}", str(error.value.code))
+    assert not (run / "evaluations").exists()
+
+
 # ---- several models, several views
 
 

@@ -14,7 +14,7 @@ from polyp import device, runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.evaluation import testsets
-from polyp.evaluation.report import tell, tell_together, write_report
+from polyp.evaluation.report import REPORT, tell, tell_together, write_report
 from polyp.evaluation.scoring import controlled, scored, summary
 from polyp.evaluation.sources import Source
 from polyp.evaluation.testsets import TestSet
@@ -138,9 +138,10 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
         }
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / runs.METRICS).unlink(missing_ok=True)  # written last: its presence means that the rest is there
+        for name in (runs.METRICS, REPORT):  # metrics.json is written last: its presence means that the rest is there
+            (folder / name).unlink(missing_ok=True)
         runs.write_per_image(folder, [image.row for image in images])
-        write_report(metrics, images, test_set, ensemble, folder / "report.html")
+        write_report(metrics, images, test_set, ensemble, folder / REPORT)
         runs.write_metrics(folder, metrics)
         tell(metrics, folder)
         answers.append(metrics)

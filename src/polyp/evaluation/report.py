@@ -20,6 +20,8 @@ from polyp.evaluation.testsets import TestSet
 from polyp.inference import Ensemble
 from polyp.page import Page
 
+REPORT = "report.html"
+
 CASES = 6
 """Pictures of the worst, of the median and of the best images."""
 
@@ -46,7 +48,7 @@ def tell(metrics: Mapping[str, Any], folder: Path) -> None:
         console.print(line)
     for warning in metrics["warnings"]:
         console.print(f"[bold yellow]note[/] {escape(warning)}")
-    console.print(f"  the page   {escape(os.path.relpath(folder / 'report.html'))}")
+    console.print(f"  the page   {escape(os.path.relpath(folder / REPORT))}")
 
 
 def tell_together(answers: Sequence[Mapping[str, Any]]) -> None:

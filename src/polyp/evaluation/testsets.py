@@ -1,6 +1,8 @@
 """What a model is scored on: the test images of its run, or any folder of images with or without masks."""
 
 import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +150,21 @@ def _normal(root: Path, images: str) -> TestSet:
     pairs = [Pair(path.stem, path, path) for path in sorted(folder.iterdir()) if _is_image(path)]
     if not pairs:
         raise InputError(f"--data {root} holds no images ({', '.join(sorted(EXTENSIONS))})")
+    with ThreadPoolExecutor() as pool:  # before long work, and all that is wrong at once
+        problems = [text for text in pool.map(_unreadable, pairs) if text]
+    twice = [stem for stem, count in Counter(pair.stem for pair in pairs).items() if count > 1]
+    problems += [f"{stem}: several images have this stem" for stem in twice]
+    if problems:
+        raise InputError("\n  ".join([f"--data {root}: {len(problems)} problem{'s' * (len(problems) > 1)}", *problems]))
     return TestSet(Path(os.path.abspath(root)).name, pairs, normal=True)
+
+
+def _unreadable(pair: Pair) -> str:
+    try:
+        read_image(pair.image)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _is_image(path: Path) -> bool:
