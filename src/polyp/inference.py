@@ -1,7 +1,8 @@
 """Trained models at work: from images of any size to probabilities of that size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,11 @@ def load_model(file: Path) -> PolypSegmenter:
         reason = " ".join(str(error).split())[:150]
         raise InputError(f"{file} does not fit this version of polyp: {reason}") from error
     return model
+
+
+def precision_of(config: Mapping[str, Any]) -> str:
+    """The precision that a run of this configuration was scored in, by Lightning's name of it, or auto."""
+    return str(config.get("trainer", {}).get("precision") or "32-true")
 
 
 class Ensemble:

@@ -13,11 +13,9 @@ from polyp.comparison.found import Run
 from polyp.comparison.recipes import Recipe, plain
 from polyp.data.traits import STRATA, by_stratum
 from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.overlap import FAILURE
 
 MEANS = ("dice", "iou", "precision", "recall", "mae")
-MISSED = 0.5
-"""An image below this Dice is one that the model has not understood."""
-
 LICENCES = {
     "kvasir_seg": "Kvasir-SEG may be used for research and education; cite Jha et al., Kvasir-SEG: A Segmented Polyp "
     "Dataset, MMM 2020.",
@@ -136,9 +134,9 @@ def _limits(run: Run, recipe: Recipe | None, comparison: Comparison | None) -> l
     dice = np.array([row["dice"] for row in run.rows.values()])
     shown = np.array([row["tp"] + row["fn"] > 0 for row in run.rows.values()])
     limits = []
-    if missed := int((dice < MISSED).sum()):
+    if missed := int((dice < FAILURE).sum()):
         limits.append(
-            f"On {missed} of the {len(dice)} test images Dice is below {MISSED}, on "
+            f"On {missed} of the {len(dice)} test images Dice is below {FAILURE}, on "
             f"{int((shown & (dice == 0)).sum())} of them the polyp is not found at all."
         )
     known = {kind: values for kind, values in _by_stratum(run).items() if len(values) > 1}

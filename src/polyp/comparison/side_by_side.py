@@ -15,7 +15,7 @@ from polyp.data.datamodule import DATASETS
 from polyp.data.folder import Folder, Pair, find_pairs, read_image, read_mask
 from polyp.data.kvasir import KvasirSeg
 from polyp.errors import InputError
-from polyp.inference import best_model
+from polyp.inference import Ensemble, best_model, precision_of
 from polyp.pictures import PREDICTION, TRUTH, contour
 
 SHOWN = 8
@@ -102,8 +102,9 @@ def rows(comparison: Comparison, root: str | None = None) -> list[Row]:
     }
     for recipe in shown(comparison):
         model = best_model(recipe.first.folder)
+        ensemble = Ensemble([model], torch.device("cpu"), precision=precision_of(recipe.first.config))
         tensors = [torch.from_numpy(image).permute(2, 0, 1) for image, _ in images.values()]
-        for (stem, (image, mask)), probability in zip(images.items(), model.predict(tensors), strict=True):
+        for (stem, (image, mask)), probability in zip(images.items(), ensemble.predict(tensors), strict=True):
             found = probability.numpy() >= model.hparams["threshold"]
             outlined = contour(contour(image.copy(), mask, TRUTH), found, PREDICTION)
             dice = recipe.first.rows[stem]["dice"]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from polyp import device, runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
@@ -18,7 +16,7 @@ from polyp.evaluation.report import REPORT, tell, tell_together, write_report
 from polyp.evaluation.scoring import controlled, scored, summary
 from polyp.evaluation.sources import Source
 from polyp.evaluation.testsets import TestSet
-from polyp.inference import Ensemble, best_model, load_model
+from polyp.inference import Ensemble, best_model, load_model, precision_of
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
 
@@ -112,7 +110,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         device.choose(options.device),
         options.tta,
         options.scales,
-        _precision(sources[0]),
+        "auto" if sources[0].config is None else precision_of(sources[0].config),
     )
     for folder in folders:  # before the work, not after it
         _check_writable(folder)
@@ -147,11 +145,6 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         answers.append(metrics)
     if len(answers) > 1:
         tell_together(answers)
-
-
-def _precision(source: Source) -> str:
-    """The run's own: its numbers were found with it."""
-    return "auto" if source.config is None else str(OmegaConf.select(source.config, "trainer.precision") or "32-true")
 
 
 def _own_data(sources: Sequence[Source], options: Options) -> PolypDataModule | None:

@@ -15,9 +15,10 @@ from rich.table import Table
 
 from polyp import pictures
 from polyp.data.traits import STRATA, strata_of
-from polyp.evaluation.scoring import FAILURE, Image
+from polyp.evaluation.scoring import Image
 from polyp.evaluation.testsets import TestSet
 from polyp.inference import Ensemble
+from polyp.metrics.overlap import FAILURE
 from polyp.page import Page
 
 REPORT = "report.html"

@@ -19,11 +19,9 @@ from polyp.inference import Ensemble
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl, risk_threshold
 from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.overlap import FAILURE
 from polyp.metrics.suite import Number, Scores, at_threshold, definitions, missed, summarise
 from polyp.metrics.suite import scored as scored_pairs
-
-FAILURE = 0.5
-"""An image whose Dice is below this is a failure."""
 
 OF_NORMAL_FRAMES = ("false_alarms", "false_positives_per_image", "mae", "brier", "ece")
 """The numbers that say something where there is no polyp."""

@@ -26,6 +26,9 @@ DEFINITIONS: dict[str, str] = {
 }
 
 COUNTS = ("tp", "fp", "fn")
+FAILURE = 0.5
+"""On an image whose Dice is below this, a model has failed."""
+
 MEANS = ("dice", "iou", "precision", "recall", "mae")
 
 
