@@ -35,7 +35,8 @@ def train(cfg: DictConfig) -> float | None:
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        from polyp import checkpoints, experiment, inference, summary  # imports torch
+        from polyp import checkpoints, experiment, summary  # imports torch
+        from polyp.inference.models import best_model
 
         last = checkpoints.to_continue(folder)
         data, model, trainer = experiment.build(cfg, folder, last)
@@ -46,7 +47,7 @@ def train(cfg: DictConfig) -> float | None:
         if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
             return None
 
-        best = inference.best_model(folder)
+        best = best_model(folder)
         tester = experiment.test(folder, cfg, data, best, trainer)
         metrics = experiment.record(folder, cfg, data, best, trainer, tester)
         summary.closing(metrics, folder)

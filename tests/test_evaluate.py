@@ -21,7 +21,8 @@ from polyp.data.folder import read_image, read_mask
 from polyp.data.synthetic import Synthetic
 from polyp.evaluation import report, testsets
 from polyp.images import components
-from polyp.inference import Ensemble, best_model
+from polyp.inference.ensemble import Ensemble
+from polyp.inference.models import best_model
 from polyp.metrics import literature
 
 Evaluate = Callable[..., dict[str, Any]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from polyp import runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
-from polyp.inference import best_model
+from polyp.inference.models import best_model
 from polyp.model.segmenter import PolypSegmenter
 from polyp.trainer import build_trainer
 

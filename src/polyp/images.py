@@ -23,8 +23,11 @@ def square(image_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image (3, H, W) uint8 at another (height, width): bilinear, averaging where it shrinks."""
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    """An image (3, H, W) uint8 at another (height, width): bilinear, averaging where it shrinks.
+
+    On the CPU wherever the image is: torch resizes 8-bit integers there only.
+    """
+    return F.interpolate(image[None].cpu(), size=size, mode="bilinear", antialias=True)[0].to(image.device)
 
 
 SPECK = 1e-4

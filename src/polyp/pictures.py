@@ -19,6 +19,20 @@ def contour(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -
     return cv2.drawContours(np.ascontiguousarray(image), outlines, -1, colour, thickness)
 
 
+def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.25) -> np.ndarray:
+    """The image (H, W, 3) uint8 with a predicted mask (H, W) laid over it, tinted inside and outlined.
+
+    Args:
+        image: RGB.
+        mask: polyp where it is not 0.
+        opacity: of the tint, 0-1; 0 leaves the outline alone.
+    """
+    inside = mask != 0
+    tinted = image.copy()
+    tinted[inside] = np.rint(image[inside] * (1 - opacity) + np.multiply(PREDICTION, opacity)).astype(np.uint8)
+    return contour(tinted, inside, PREDICTION)
+
+
 def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
     """Image | truth | prediction side by side.
 

@@ -15,7 +15,8 @@ from polyp.data.datamodule import DATASETS
 from polyp.data.folder import Folder, Pair, find_pairs, read_image, read_mask
 from polyp.data.kvasir import KvasirSeg
 from polyp.errors import InputError
-from polyp.inference import Ensemble, best_model, precision_of
+from polyp.inference.ensemble import Ensemble
+from polyp.inference.models import best_model, precision_of
 from polyp.pictures import PREDICTION, TRUTH, contour
 
 SHOWN = 8

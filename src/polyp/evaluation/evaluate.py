@@ -16,7 +16,8 @@ from polyp.evaluation.report import REPORT, tell, tell_together, write_report
 from polyp.evaluation.scoring import controlled, scored, summary
 from polyp.evaluation.sources import Source
 from polyp.evaluation.testsets import TestSet
-from polyp.inference import Ensemble, best_model, load_model, precision_of
+from polyp.inference.ensemble import Ensemble
+from polyp.inference.models import best_model, load_model, precision_of
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
 

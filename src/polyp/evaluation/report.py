@@ -17,7 +17,7 @@ from polyp import pictures
 from polyp.data.traits import STRATA, strata_of
 from polyp.evaluation.scoring import Image
 from polyp.evaluation.testsets import TestSet
-from polyp.inference import Ensemble
+from polyp.inference.ensemble import Ensemble
 from polyp.metrics.overlap import FAILURE
 from polyp.page import Page
 

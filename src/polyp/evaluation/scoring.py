@@ -15,7 +15,7 @@ from polyp.data.folder import Pair
 from polyp.data.traits import by_stratum, traits
 from polyp.errors import InputError
 from polyp.evaluation.testsets import TestSet
-from polyp.inference import Ensemble
+from polyp.inference.ensemble import Ensemble
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl, risk_threshold
 from polyp.metrics.intervals import bootstrap_interval

@@ -90,16 +90,16 @@ class PolypSegmenter(pl.LightningModule):
         """Polyp probabilities of images of any sizes.
 
         Args:
-            images: RGB, (3, H, W), uint8.
+            images: RGB, (3, H, W), uint8, on any device.
             scale: of the resolution that the network works at.
 
         Returns:
-            For each image a float32 (H, W) tensor in 0-1.
+            For each image a float32 (H, W) tensor in 0-1, on the model's device.
         """
         training = self.training
         self.eval()
         size = round(self.image_size[0] * scale), round(self.image_size[1] * scale)
-        logits = self(torch.stack([resize(image, size) for image in images])).float()
+        logits = self(torch.stack([resize(image, size) for image in images]).to(self.device)).float()
         self.train(training)
         return [
             torch.sigmoid(F.interpolate(one[None], size=image.shape[-2:], mode="bilinear")).reshape(image.shape[-2:])

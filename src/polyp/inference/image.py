@@ -1,0 +1,84 @@
+"""The images that people have, as the networks want them: whatever the format, RGB of 8 bits, upright."""
+
+from io import BytesIO
+from pathlib import Path
+from warnings import filterwarnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from polyp.errors import InputError
+
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+"""What is opened: Pillow's other formats are rare, and some run programs."""
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
+"""Of the files that are taken for images."""
+
+MOST_PIXELS = 2**26
+"""More than an endoscope has by far; an image of so many takes 1 GB while it is looked at."""
+
+filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `decode` refuses such an image anyway
+
+
+def read(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
+    """The image in a file, as `decode` gives it.
+
+    Raises:
+        InputError: it cannot be read, or as `decode` does.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return decode(content, str(path), most)
+
+
+def decode(content: bytes, name: str, most: int = MOST_PIXELS) -> np.ndarray:
+    """An image as a person sees it.
+
+    An orientation tag is followed, grey becomes RGB, 16 bits become 8, CMYK becomes RGB, and what is transparent black.
+
+    Args:
+        content: of the file.
+        name: of the file, for the message.
+        most: pixels that are accepted; the size is known before they are decoded.
+
+    Returns:
+        (H, W, 3) uint8 RGB; of a JPEG, PNG or BMP of 8 bits the same pixels that training reads.
+
+    Raises:
+        InputError: it is no image, damaged, cut off, an animation, too large, or of floating-point numbers.
+    """
+    try:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > most:
+                raise InputError(
+                    f"{name}: has {width}x{height} pixels, more than {most / 1e6:.0f} million: make it smaller"
+                )
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # MPO is a photograph with previews of itself
+                raise InputError(f"{name}: holds {frames} images: save each as a file of its own, or all as a video")
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image), name)
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name}: has more than {most / 1e6:.0f} million pixels: make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name}: not an image that can be read ({', '.join(FORMATS)} can)") from error
+    except Exception as error:  # there is no end to what Pillow raises on damaged files
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise InputError(f"{name}: a damaged image ({reason})") from error
+
+
+def _rgb(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode == "F":
+        raise InputError(f"{name}: has floating-point pixels: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits, grey; those of colour images Pillow has made 8 bits
+        return np.repeat((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, "black"), seen)
+    return np.array(image.convert("RGB"))
