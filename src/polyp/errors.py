@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from hydra.errors import CompactHydraException
@@ -40,3 +41,13 @@ def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
     if value not in table:
         raise InputError(f"{key}={value} is unknown: {nearest(value, table)}")
     return table[value]
+
+
+def require(extra: str, *modules: str) -> None:
+    """Say what to install if a module of an extra of polyp's is missing.
+
+    Raises:
+        InputError: it is; the message has the command.
+    """
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise InputError(f"{', '.join(missing)} is not installed: pip install -e '.[{extra}]'")

@@ -89,6 +89,8 @@ def closing(metrics: dict[str, Any], folder: Path) -> None:
     inside = not where.startswith("..")
     console.print(f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}")
     console.print(f"  evaluate   polyp evaluate {shlex.quote(where)}")
+    console.print(f"  use it     polyp predict {shlex.quote(where)} FOLDER_OR_VIDEO")
+    console.print(f"  show it    polyp app {shlex.quote(where)}")
     if metrics["data"]["dataset"] == "synthetic":
         console.print(
             "  next       python train.py                                     UNet++ on Kvasir-SEG, downloaded once"
