@@ -51,3 +51,8 @@ def require(extra: str, *modules: str) -> None:
     """
     if missing := [module for module in modules if find_spec(module) is None]:
         raise InputError(f"{', '.join(missing)} is not installed: pip install -e '.[{extra}]'")
+
+
+def printable(name: Any) -> str:
+    """A file's name as one line of a message: line breaks, control characters and broken bytes are escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(name))

@@ -35,7 +35,11 @@ class Predictor:
         Raises:
             InputError: the network answers with NaN.
         """
-        return _checked(self.ensemble.predict([_tensor(image)])[0])
+        return self.predict_all([image])[0]
+
+    def predict_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What `predict` gives, of several images at once, which may differ in size."""
+        return [_checked(probability) for probability in self.ensemble.predict([_tensor(image) for image in images])]
 
     def spread(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What `predict` gives, and the standard deviation (H, W) float32 in 0-0.5 between models and views."""

@@ -1,0 +1,1 @@
+"""New images and videos: masks, overlays, probability maps, and tables of the polyps found."""
