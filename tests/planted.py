@@ -87,3 +87,38 @@ def plant(
         made[name] = made[name] | value if isinstance(value, dict) else value
     (folder / "metrics.json").write_text(json.dumps(made))
     return folder
+
+
+def plant_model(folder: Path, seed: int = 0) -> Path:
+    """A run with a small network of random weights, whose probabilities are of all sizes."""
+    import torch
+
+    from polyp.model.segmenter import PolypSegmenter
+
+    torch.manual_seed(seed)
+    plant(folder, [0.5], seed=seed)
+    settings = {
+        "arch": "unet",
+        "encoder": "mobilenet_v2",
+        "encoder_weights": None,
+        "encoder_depth": 3,
+        "decoder_channels": [16, 16, 8],
+        "decoder_attention": None,
+        "stages": 1,
+        "image_size": 64,
+        "loss": "dice",
+        "threshold": 0.5,
+    }
+    model = PolypSegmenter(**settings).eval()
+    picture = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8).float().div(255)
+    with torch.inference_mode():
+        logits = model(torch.nn.functional.avg_pool2d(picture, 9, 1, 4))
+    head = model.network.state_dict()
+    *_, weight, bias = (name for name in head if "segmentation_head" in name)
+    with torch.no_grad():
+        head[weight].mul_(2 / logits.std())
+        head[bias].copy_((head[bias] - logits.mean()) * 2 / logits.std())
+    (folder / "checkpoints").mkdir()
+    content = {"hyper_parameters": settings, "state_dict": model.state_dict()}
+    torch.save(content, folder / "checkpoints" / "best.ckpt")
+    return folder

@@ -10,7 +10,7 @@ from polyp.errors import InputError
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; what is wrong with the user's input is said in one line, and the exit code is then 1."""
-    parser = argparse.ArgumentParser(prog="polyp", description="Look at data, score models, compare runs.")
+    parser = argparse.ArgumentParser(prog="polyp", description="Look at data, score models, compare runs, find polyps.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
@@ -118,7 +118,42 @@ def _compare(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate, _compare)
+def _predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="find polyps in new images and videos",
+        description="Find polyps in new images and videos: masks of their size, pictures with the polyps drawn on "
+        "them, and tables. A command that was interrupted goes on where it was when it is given again.",
+    )
+    parser.add_argument("model", metavar="RUN", help="a run's folder, or a checkpoint")
+    parser.add_argument("given", nargs="+", metavar="INPUT", help="an image, a video, or a folder of these")
+    parser.add_argument(
+        "--with", dest="others", action="append", default=[], metavar="RUN", help="average with this one; repeatable"
+    )
+    what = parser.add_argument_group("what to write")
+    what.add_argument("--out", metavar="FOLDER", help="where (RUN/predictions/NAME, NAME being that of the folder)")
+    what.add_argument("--threshold", type=float, metavar="P", help="polyp from this probability on (the run's own)")
+    what.add_argument("--probabilities", action="store_true", help="maps as PNG of 16 bits too: 65535 is 1")
+    what.add_argument(
+        "--no-overlays", dest="overlays", action="store_false", help="no pictures, masks and tables alone"
+    )
+    what.add_argument("--overwrite", action="store_true", help="again what is finished; replace another model's")
+    how = parser.add_argument_group("how")
+    how.add_argument("--tta", action="store_true", help="average over the image and its flips")
+    how.add_argument("--backend", choices=("auto", "checkpoint", "onnx"), default="auto", help="what computes (auto)")
+    how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
+
+    def run(given: argparse.Namespace) -> None:
+        from polyp.prediction.predict import Options, predict
+
+        chosen = {key: value for key, value in vars(given).items() if key != "run"}
+        models = [chosen.pop("model"), *chosen.pop("others")]
+        predict(models, chosen.pop("given"), Options(**chosen))
+
+    parser.set_defaults(run=run)
+
+
+COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate, _compare, _predict)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from warnings import filterwarnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from polyp.errors import InputError
+from polyp.errors import InputError, printable
 
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-"""What is opened: Pillow's other formats are rare, and some run programs."""
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+"""What is opened: Pillow's other formats are rare, and some run programs. (MPO opens as JPEG.)"""
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
 """Of the files that are taken for images."""
@@ -18,7 +18,11 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 MOST_PIXELS = 2**26
 """More than an endoscope has by far; an image of so many takes 1 GB while it is looked at."""
 
+MOST_BYTES = 2**30
+"""Of a file: more than so many pixels take in any format."""
+
 filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `decode` refuses such an image anyway
+filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which nobody asked for
 
 
 def read(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
@@ -27,11 +31,16 @@ def read(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
     Raises:
         InputError: it cannot be read, or as `decode` does.
     """
+    name = printable(path)
     try:
+        if not path.is_file():  # a pipe or a device might never end
+            raise InputError(f"{name}: {'not a file' if path.exists() else 'not there'}")
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{name}: has more than {MOST_BYTES / 2**30:.0f} GB")
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return decode(content, str(path), most)
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
+    return decode(content, name, most)
 
 
 def decode(content: bytes, name: str, most: int = MOST_PIXELS) -> np.ndarray:
@@ -77,7 +86,10 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
     if image.mode == "F":
         raise InputError(f"{name}: has floating-point pixels: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits, grey; those of colour images Pillow has made 8 bits
-        return np.repeat((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)[..., None], 3, axis=2)
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{name}: has pixels of 32 bits: save it with 8 or 16 bits")
+        return np.repeat((values // 257).astype(np.uint8)[..., None], 3, axis=2)
     if image.has_transparency_data:
         seen = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", seen.size, "black"), seen)

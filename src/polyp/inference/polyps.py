@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from polyp.images import components
 
@@ -42,22 +43,22 @@ def find(probability: np.ndarray, threshold: float) -> list[Polyp]:
         probability: (H, W) in 0-1.
         threshold: a pixel is polyp from this probability on.
     """
-    count, labels = components(mask(probability, threshold))
+    _, labels = components(mask(probability, threshold))
     found = []
-    for label in range(1, count + 1):
-        rows, columns = np.nonzero(labels == label)
-        top, left = int(rows.min()), int(columns.min())
+    for label, box in enumerate(find_objects(labels), start=1):
+        rows, columns = np.nonzero(labels[box] == label)
+        top, left = box[0].start, box[1].start
         found.append(
             Polyp(
                 left=left,
                 top=top,
-                width=int(columns.max()) - left + 1,
-                height=int(rows.max()) - top + 1,
+                width=box[1].stop - left,
+                height=box[0].stop - top,
                 pixels=len(rows),
                 share=len(rows) / labels.size,
-                probability=float(probability[rows, columns].mean(dtype=np.float64)),
-                x=float(columns.mean()),
-                y=float(rows.mean()),
+                probability=float(probability[box][rows, columns].mean(dtype=np.float64)),
+                x=left + float(columns.mean()),
+                y=top + float(rows.mean()),
             )
         )
     return sorted(found, key=lambda polyp: -polyp.pixels)

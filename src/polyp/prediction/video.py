@@ -135,7 +135,7 @@ class Video:
 
 def annotate(
     video: Path,
-    target: Path,
+    target: Path | None,
     predictor: Predictor,
     threshold: float,
     told: Callable[[int, int | None], None] = lambda done, count: None,
@@ -149,6 +149,7 @@ def annotate(
     Args:
         video: any that OpenCV reads.
         target: a .webm file (VP8), which every browser plays; it is there, in one piece, when the last frame is given.
+            None draws nothing.
         predictor: what predicts.
         threshold: a pixel is polyp from this probability on.
         told: is called with the frames that are done, and how many there should be (None if nobody knows).
@@ -163,7 +164,7 @@ def annotate(
     """
     source = Video(video)
     count = source.count if most_frames is None else min(source.count or most_frames, most_frames)
-    part = target.with_name(f".{target.stem}.part.webm")
+    part = target and target.with_name(f".{target.stem}.part.webm")
     writer = _Writer(part, source.rate)
     done, size_changed = 0, False
     shape: tuple[int, ...] | None = None
@@ -195,11 +196,13 @@ def annotate(
         if not done:
             raise InputError(f"{printable(video)}: no frame of it can be read")
         writer.close()
-        os.replace(part, target)
+        if part and target:
+            os.replace(part, target)
     finally:
         source.close()
         writer.close()
-        part.unlink(missing_ok=True)
+        if part:
+            part.unlink(missing_ok=True)
     if size_changed:
         raise EndedEarly(f"{printable(video)}: its frames change in size after {done} frames, which are kept")
     if most_frames is None and not source.complete(done):
@@ -219,11 +222,13 @@ def _batch(source: Video, most: int | None) -> list[tuple[float, np.ndarray]]:
 class _Writer:
     """A video that is being written; it is opened with the first frame, which tells the size."""
 
-    def __init__(self, path: Path, rate: float) -> None:
+    def __init__(self, path: Path | None, rate: float) -> None:
         self.path, self.rate = path, rate
         self._file: Any = None
 
     def write(self, pictures: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        if self.path is None:
+            return
         for picture, mask in zip(pictures, masks, strict=True):
             drawn = overlay(picture, mask)
             height, width = picture.shape[:2]
