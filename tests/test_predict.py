@@ -1,0 +1,470 @@
+"""`polyp predict`: masks are what the network says, tables are whole, and nothing is lost or overwritten."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from planted import plant_model
+from test_image import encoded, mutated
+
+from polyp.cli import main
+from polyp.data.folder import read_image
+from polyp.data.synthetic import Synthetic
+from polyp.errors import InputError
+from polyp.inference import polyps
+from polyp.inference.backends import Predictor
+from polyp.inference.ensemble import Ensemble
+from polyp.inference.models import best_model
+from polyp.prediction.predict import BATCH
+
+Array = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs and drawn images."""
+    folder = tmp_path_factory.mktemp("planted")
+    plant_model(folder / "first")
+    plant_model(folder / "second", seed=1)
+    Synthetic(root=str(folder / "drawn"), count=20, size=48).prepare()
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the test stands: a folder of its own with the runs `first` and `second` and drawn `images`."""
+    for run in ("first", "second"):
+        shutil.copytree(planted / run, tmp_path / run)
+    images = next((planted / "drawn").rglob("images"))
+    shutil.copytree(images, tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images the network was shown at once, each time."""
+    counts: list[int] = []
+    predict_all = Predictor.predict_all
+
+    def counted(self: Predictor, images: Sequence[Array]) -> list[Array]:
+        counts.append(len(images))
+        return predict_all(self, images)
+
+    monkeypatch.setattr(Predictor, "predict_all", counted)
+    return counts
+
+
+def predict(*arguments: str) -> None:
+    main(["predict", *arguments, "--device", "cpu"])
+
+
+def said(*arguments: str) -> str:
+    """The line that the command leaves with."""
+    with pytest.raises(SystemExit) as error:
+        predict(*arguments)
+    text = str(error.value.code)
+    assert text.startswith("polyp: ")
+    return text.removeprefix("polyp: ")
+
+
+def probability(images: Sequence[Path], *given: str, flips: bool = False) -> list[Array]:
+    """What the runs say, in batches as large as those of the command."""
+    ensemble = Ensemble([best_model(Path(run)) for run in given], torch.device("cpu"), flips)
+    tensors = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in images]
+    batches = [tensors[start : start + BATCH] for start in range(0, len(tensors), BATCH)]
+    return [one.numpy() for batch in batches for one in ensemble.predict(batch)]
+
+
+def grey(path: Path) -> Array:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def answer(folder: str | Path) -> dict[str, Any]:
+    return json.loads((Path(folder) / "predictions.json").read_text())
+
+
+def rows(folder: str | Path) -> list[dict[str, str]]:
+    with (Path(folder) / "polyps.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder: str | Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()} - {".lock"}
+
+
+def contents(folder: str | Path) -> dict[str, bytes]:
+    return {name: (Path(folder) / name).read_bytes() for name in files(folder)}
+
+
+# ---- what is found
+
+
+def test_masks_are_what_the_network_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict("first", "images", "--probabilities")
+    out = Path("first/predictions/images")
+    images = sorted(Path("images").iterdir())
+    both = 0
+    for path, expected in zip(images, probability(images, "first"), strict=True):
+        mask = grey(out / "masks" / f"{path.stem}.png")
+        assert mask.dtype == np.uint8 and np.array_equal(mask, np.where(expected >= 0.5, 255, 0))
+        both += {0, 255} == set(np.unique(mask))
+        stored = grey(out / "probabilities" / f"{path.stem}.png")
+        assert stored.dtype == np.uint16 and np.abs(stored / 65535 - expected).max() <= 0.5 / 65535 + 1e-6
+        assert cv2.imread(str(out / "overlays" / f"{path.stem}.jpg")).shape == (*mask.shape, 3)
+    assert both > 10
+    found = answer(out)
+    assert [one["image"] for one in found["images"]] == [path.name for path in images]
+    assert (found["threshold"], found["runs"], found["tta"]) == (0.5, ["first"], False)
+    with_polyps = sum(bool(one["polyps"]) for one in found["images"])
+    told = capsys.readouterr().out
+    assert re.fullmatch(rf"20 images, {with_polyps} with polyps, \d+\.\d images/s, in first/predictions/images\n", told)
+
+
+def test_polyps_by_hand(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = np.full((40, 50), 0.1, np.float32)
+    drawn[5:15, 10:30] = 0.8  # 10 x 20
+    drawn[5:15, 10] = 0.6
+    drawn[30:34, 40:44] = 0.5  # 4 x 4, just so
+    drawn[20, 20] = 0.9  # a pixel is no speck in an image of 2000
+    monkeypatch.setattr(Predictor, "predict_all", lambda self, images: [drawn for _ in images])
+    cv2.imwrite("one.png", np.zeros((40, 50, 3), np.uint8))
+    predict("first", "one.png", "--out", "out")
+    assert (here / "out/polyps.csv").read_text().splitlines() == [
+        "image,polyp,left,top,width,height,pixels,share,probability,x,y",
+        "one.png,1,10,5,20,10,200,0.100000,0.7900,19.5,9.5",
+        "one.png,2,40,30,4,4,16,0.008000,0.5000,41.5,31.5",
+        "one.png,3,20,20,1,1,1,0.000500,0.9000,20.0,20.0",
+    ]
+    one = answer("out")["images"][0]
+    assert (one["width"], one["height"]) == (50, 40)
+    assert [polyp["pixels"] for polyp in one["polyps"]] == [200, 16, 1]
+
+
+def test_specks_are_no_polyps() -> None:
+    drawn = np.zeros((200, 200), np.float32)
+    drawn[0, 0:3] = drawn[100, 100:104] = 0.9  # 3 pixels of 40,000 are less than a ten-thousandth, 4 are not
+    assert [(polyp.left, polyp.pixels) for polyp in polyps.find(drawn, 0.5)] == [(100, 4)]
+    assert polyps.find(drawn, 0.95) == []
+
+
+def test_several_runs_are_averaged(here: Path) -> None:
+    predict("first", "images", "--with", "second", "--probabilities", "--no-overlays")
+    out = here / "first/predictions/images_ensemble-of-2"
+    images = sorted(Path("images").iterdir())
+    for path, one, other in zip(images, probability(images, "first"), probability(images, "second"), strict=True):
+        stored = grey(out / "probabilities" / f"{path.stem}.png") / 65535
+        assert np.abs(stored - (one + other) / 2).max() < 1e-4
+        assert np.abs(one - other).max() > 0.05
+    assert answer(out)["runs"] == ["first", "second"] and not (out / "overlays").exists()
+
+
+def test_flips_and_threshold(here: Path) -> None:
+    predict("first", "images", "--tta", "--threshold", "0.3")
+    images = sorted(Path("images").iterdir())
+    for path, expected in zip(images, probability(images, "first", flips=True), strict=True):
+        mask = grey(here / f"first/predictions/images_tta_threshold-0.3/masks/{path.stem}.png")
+        assert np.array_equal(mask, np.where(expected >= 0.3, 255, 0))
+
+
+def test_a_mask_fits_the_image_as_it_is_seen(here: Path) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Path("phone.jpg").write_bytes(encoded(np.zeros((30, 50, 3), np.uint8), "JPEG", exif=exif.tobytes()))
+    predict("first", "phone.jpg", "--out", "out")
+    assert grey(here / "out/masks/phone.png").shape == (50, 30)
+
+
+def test_the_threshold_is_the_run_s_own(here: Path) -> None:
+    checkpoint = here / "first/checkpoints/best.ckpt"
+    content = torch.load(checkpoint)
+    content["hyper_parameters"]["threshold"] = 0.3
+    torch.save(content, checkpoint)
+    predict("first", "images", "--out", "out")
+    assert answer("out")["threshold"] == 0.3
+
+
+# ---- names
+
+
+def test_folders_keep_their_structure(here: Path) -> None:
+    image = next(Path("images").iterdir())
+    for name in ("in/a/1.jpg", "in/b/1.jpg", "in/1.jpg", "in/.hidden.jpg", "in/.git/1.jpg", "in/notes.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, name)
+    (here / "in/loop").symlink_to(here / "in")
+    (here / "in/linked.jpg").symlink_to(image.absolute())
+    predict("first", "in", "--out", "out", "--no-overlays")
+    masks = {"masks/a/1.png", "masks/b/1.png", "masks/1.png", "masks/linked.png"}
+    assert files("out") == masks | {"polyps.csv", "predictions.json"}
+
+
+def test_like_names_do_not_overwrite_each_other(here: Path) -> None:
+    Path("in").mkdir()
+    for number, name in enumerate(("1.png", "1.bmp", "A.png", "a.png", "b.jpg")):
+        cv2.imwrite(f"in/{name}", np.zeros((20 + number, 30, 3), np.uint8))
+    Path("in/b.png").mkdir()
+    cv2.imwrite("in/b.png/c.png", np.zeros((50, 30, 3), np.uint8))
+    predict("first", "in", "--out", "out", "--no-overlays")
+    found = {one["image"]: one["files"][0] for one in answer("out")["images"]}
+    assert len({name.casefold() for name in found.values()}) == len(found) == 6
+    for name, mask in found.items():
+        assert grey(here / "out" / mask).shape == cv2.imread(f"in/{name}").shape[:2]
+    before = contents("out/masks")
+    cv2.imwrite("in/1.jpg", np.zeros((99, 30, 3), np.uint8))  # names that were given stay
+    predict("first", "in", "--out", "out", "--no-overlays")
+    after = contents("out/masks")
+    assert len(after) == 7 and before.items() <= after.items()
+
+
+HOSTILE = [
+    b"two\nlines.png", b"-rf.png", b"a..png", b"'quotes\".png", b"=cmd()|' '!A0.png", b"+1.png", b"@sum.png",
+    "Größe ☃.png".encode(), b"%s%d%n.png", b"\\..\\x.png", b"a,b;c.png", b"\xff\xfe.png", b"x" * 251 + b".png",
+    b" .png", b"$(touch owned).png", b"\x1b[31mred.png",
+]  # fmt: skip
+
+
+def test_hostile_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in").mkdir()
+    for name in HOSTILE:
+        (here / "in" / os.fsdecode(name)).write_bytes(encoded(np.zeros((20, 30, 3), np.uint8)))
+    before = sorted(os.listdir("."))
+    predict("first", "in", "--out", "out", "--no-overlays", "--threshold", "0.01")
+    predict("first", "in", "--out", "out", "--no-overlays", "--threshold", "0.01")
+    assert "16 with polyps, all done before" in capsys.readouterr().out
+    found = answer("out")["images"]
+    assert {os.fsencode(one["image"]) for one in found} == set(HOSTILE) and len(os.listdir("out/masks")) == 16
+    assert sorted(os.listdir(".")) == sorted([*before, "out"])
+    cells = {row["image"] for row in rows("out")}
+    assert len(cells) == 16 and {"'=cmd()|' '!A0.png", "'-rf.png", "two\nlines.png"} <= cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+
+
+def test_images_of_other_folders_with_the_same_names(here: Path) -> None:
+    shutil.copytree("images", "others")
+    predict("first", "images", "--out", "out")
+    before = contents("out")
+    assert re.search(r"others/\S+: predictions named \S+ are there, of \S+images/\S+: give another --out", said(
+        "first", "others", "--out", "out"
+    ))  # fmt: skip
+    assert contents("out") == before
+    predict("first", "images", "others", "--out", "both", "--no-overlays")  # together they have a folder each
+    assert len(files("both/masks/images")) == len(files("both/masks/others")) == 20
+
+
+# ---- again
+
+
+def test_what_is_finished_is_skipped(here: Path, seen: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    predict("first", "images", "--out", "out")
+    before = contents("out")
+    assert sum(seen) == 20 and max(seen) == 8
+    predict("first", "images", "--out", "out")
+    assert sum(seen) == 20 and contents("out") == before
+    assert "20 images, 2" in (told := capsys.readouterr().out) and "all done before, in out" in told
+    gone, changed = sorted(Path("images").iterdir())[:2]
+    (here / "out/masks" / f"{gone.stem}.png").unlink()
+    cv2.imwrite(str(changed), np.zeros((33, 44, 3), np.uint8))
+    predict("first", "images", "--out", "out")
+    assert sum(seen) == 22 and grey(here / "out/masks" / f"{changed.stem}.png").shape == (33, 44)
+    assert "18 done before" in capsys.readouterr().out
+    predict("first", "images", "--out", "out", "--probabilities")
+    assert sum(seen) == 42
+    predict("first", "images", "--out", "out", "--overwrite")
+    assert sum(seen) == 62
+
+
+def test_an_interrupted_command_goes_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict("first", "images", "--out", "whole")
+    counted = Predictor.predict_all
+
+    def interrupted(self: Predictor, images: Sequence[Array]) -> list[Array]:
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return counted(self, images)
+
+    monkeypatch.setattr(Predictor, "predict_all", interrupted)
+    with pytest.raises(SystemExit) as error:
+        predict("first", "images", "--out", "out")
+    assert error.value.code == 130
+    done = [one["image"] for one in answer("out")["images"]]
+    assert 0 < len(done) < 20 and not [name for name in files("out") if "part" in name]
+    assert {row["image"] for row in rows("out")} <= set(done)
+    seen.clear()
+    monkeypatch.setattr(Predictor, "predict_all", counted)
+    predict("first", "images", "--out", "out")
+    assert sum(seen) == 20 - len(done)
+    assert [one["image"] for one in answer("out")["images"]] == [one["image"] for one in answer("whole")["images"]]
+    assert rows("out") == rows("whole")
+    assert contents("out/masks") == contents("whole/masks")
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on(here: Path, seen: list[int]) -> None:
+    for number in range(600):
+        shutil.copy("images/synthetic_0000.jpg", f"images/{number}.jpg")
+    command = [sys.executable, "-m", "polyp.cli", "predict", "first", "images", "--out", "out", "--device", "cpu"]
+    process = subprocess.Popen(command)
+    while len(list(Path("out/masks").glob("*"))) < 40:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not Path("out/predictions.json").exists()
+    for mask in Path("out/masks").iterdir():
+        assert grey(mask) is not None
+    predict("first", "images", "--out", "out")
+    assert 0 < sum(seen) <= 620 - 20 and len(answer("out")["images"]) == 620
+    assert not [name for name in files("out") if name.startswith(".")]
+
+
+def test_a_journal_that_was_cut_off(here: Path, seen: list[int]) -> None:
+    predict("first", "images", "--out", "out")
+    found = answer("out")
+    settings = {key: found[key] for key in ("runs", "models", "backend", "threshold", "tta")}
+    lines = [json.dumps(settings), *map(json.dumps, found["images"])]
+    Path("out/.journal.jsonl").write_text("\n".join(lines)[:-20])
+    Path("out/predictions.json").unlink()
+    Path("out/.parts").mkdir()
+    Path("out/.parts/1_file").write_bytes(b"half")
+    seen.clear()
+    predict("first", "images", "--out", "out")
+    assert seen == [1] and answer("out")["images"] == found["images"] and not Path("out/.parts").exists()
+
+
+def test_other_predictions_are_not_overwritten(here: Path) -> None:
+    predict("first", "images", "--out", "out")
+    before = contents("out")
+    for arguments, what in (
+        (("second", "images"), "other models"),
+        (("first", "images", "--with", "second"), "other models"),
+        (("first", "images", "--threshold", "0.4"), "threshold 0.5, and not 0.4"),
+        (("first", "images", "--tta"), "tta False, and not True"),
+    ):
+        assert said(*arguments, "--out", "out") == (
+            f"out holds predictions made with {what}: give another --out, or --overwrite to replace them"
+        )
+        assert contents("out") == before
+    predict("second", "images/synthetic_0000.jpg", "--out", "out", "--overwrite")
+    assert files("out/masks") == {"synthetic_0000.png"} and len(answer("out")["images"]) == 1
+
+
+def test_what_is_no_prediction_is_not_overwritten(here: Path) -> None:
+    Path("mine/masks").mkdir(parents=True)
+    Path("mine/masks/synthetic_0000.png").write_text("truth")
+    for arguments in ((), ("--overwrite",)):
+        assert "mine holds masks, and no predictions: give another --out" in said(
+            "first", "images", "--out", "mine", *arguments
+        )
+    assert files("mine") == {"masks/synthetic_0000.png"}
+    assert "is in images, a folder of images" in said("first", "images", "--out", "images/out")
+    predict("first", "images", "--out", "out")
+    assert "where predictions are written" in said("first", "out/masks", "--out", "out")
+    Path("out/predictions.json").write_text("{")
+    assert "is damaged: give another --out" in said("first", "images", "--out", "out")
+
+
+# ---- bad input
+
+
+def test_what_cannot_be_read_is_told_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("images/text.jpg").write_text("no image")
+    Path("images/cut.png").write_bytes(Path("images/synthetic_0000.jpg").read_bytes()[:500])
+    os.mkfifo("images/pipe.jpg")
+    Path("images/gone.jpg").symlink_to("nowhere")
+    told = said("first", "images", "--out", "out").split("\n")
+    assert told[0] == "4 problems with 22 inputs; the others are done" and len(told) == 5
+    for line, pattern in zip(
+        sorted(told[1:]), ("cut.png: .*damaged", "gone.jpg: a broken", "pipe.jpg: a broken", "text.jpg: not an image"),
+        strict=True,
+    ):  # fmt: skip
+        assert re.search(pattern, line)
+    assert len(answer("out")["images"]) == 20 and "20 images, " in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree("images", "images/closed")
+    scandir = os.scandir
+
+    def refused(path: Any) -> Any:  # the tests may run as root, who may read everything
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    told = said("first", "images", "--out", "out")
+    assert told.endswith("images/closed: the folder cannot be read (Permission denied)")
+    assert len(answer("out")["images"]) == 20
+
+
+def test_what_can_never_work_is_told_before_the_work(here: Path, seen: list[int]) -> None:
+    Path("empty").mkdir()
+    Path("text.jpg").write_text("no image")
+    Path("text").write_text("no image")
+    os.mkfifo("pipe.jpg")
+    for arguments, pattern in (
+        (("first", "none.jpg"), "none.jpg is not there"),
+        (("first", "empty"), "empty: no images or videos there"),
+        (("first", "text.jpg"), "text.jpg: not an image that can be read"),
+        (("first", "text"), "text: not an image .*; nor is it a video"),
+        (("first", "pipe.jpg"), "pipe.jpg is not a file"),
+        (("none", "images"), "none is not there: give a run's folder or a checkpoint"),
+        (("images", "images"), "not the folder of a run"),
+        (("first", "images", "--threshold", "1.5"), "--threshold 1.5 must lie between 0 and 1"),
+        (("first", "images", "--out", "text.jpg"), "cannot write to text.jpg"),
+    ):
+        assert re.search(pattern, told := said(*arguments)) and "\n" not in told, arguments
+    shutil.rmtree("second/checkpoints")
+    assert "second has no checkpoints/best.ckpt" in said("second", "images")
+    assert seen == []
+
+
+def test_a_name_without_an_ending(here: Path) -> None:
+    shutil.copy("images/synthetic_0000.jpg", "scan")
+    predict("first", "scan", "--out", "out")
+    assert (here / "out/masks/scan.png").is_file()
+
+
+def test_a_network_that_answers_with_nan(here: Path) -> None:
+    checkpoint = here / "first/checkpoints/best.ckpt"
+    content = torch.load(checkpoint)
+    for value in content["state_dict"].values():
+        if value.is_floating_point():
+            value.fill_(torch.nan)
+    torch.save(content, checkpoint)
+    assert "NaN" in said("first", "images", "--out", "out")
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.slow
+def test_mutated_images_get_masks_of_their_size_or_a_line(here: Path) -> None:
+    from polyp.inference.image import read
+
+    Path("in").mkdir()
+    expected = {}
+    for number, content in enumerate(mutated()):
+        path = Path(f"in/{number}.png")
+        path.write_bytes(content)
+        with suppress(InputError):
+            expected[path.stem] = read(path).shape[:2]
+    told = said("first", "in", "--out", "out", "--no-overlays")
+    assert told.startswith(f"{500 - len(expected)} problems with 500 inputs; the others are done")
+    assert {path.stem: grey(path).shape for path in Path("out/masks").iterdir()} == expected
