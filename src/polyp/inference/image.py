@@ -70,7 +70,8 @@ def decode(content: bytes, name: str, most: int = MOST_PIXELS) -> np.ndarray:
             if frames > 1 and image.format != "MPO":  # MPO is a photograph with previews of itself
                 raise InputError(f"{name}: holds {frames} images: save each as a file of its own, or all as a video")
             image.load()
-            return _rgb(ImageOps.exif_transpose(image), name)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image, name)
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -93,4 +94,4 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
     if image.has_transparency_data:
         seen = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", seen.size, "black"), seen)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
