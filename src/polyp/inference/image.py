@@ -16,7 +16,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 """Of the files that are taken for images."""
 
 MOST_PIXELS = 2**26
-"""More than an endoscope has by far; an image of so many takes 1 GB while it is looked at."""
+"""More than an endoscope has by far; an image of so many takes 1 GB to read and 3 GB to predict."""
 
 MOST_BYTES = 2**30
 """Of a file: more than so many pixels take in any format."""

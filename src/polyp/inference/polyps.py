@@ -46,7 +46,9 @@ def find(probability: np.ndarray, threshold: float) -> list[Polyp]:
     _, labels = components(mask(probability, threshold))
     found = []
     for label, box in enumerate(find_objects(labels), start=1):
-        rows, columns = np.nonzero(labels[box] == label)
+        inside = labels[box] == label
+        in_rows, in_columns = inside.sum(1), inside.sum(0)
+        pixels = int(in_rows.sum())
         top, left = box[0].start, box[1].start
         found.append(
             Polyp(
@@ -54,11 +56,11 @@ def find(probability: np.ndarray, threshold: float) -> list[Polyp]:
                 top=top,
                 width=box[1].stop - left,
                 height=box[0].stop - top,
-                pixels=len(rows),
-                share=len(rows) / labels.size,
-                probability=float(probability[box][rows, columns].mean(dtype=np.float64)),
-                x=left + float(columns.mean()),
-                y=top + float(rows.mean()),
+                pixels=pixels,
+                share=pixels / labels.size,
+                probability=float(probability[box].mean(where=inside, dtype=np.float64)),
+                x=left + float(in_columns @ np.arange(len(in_columns))) / pixels,
+                y=top + float(in_rows @ np.arange(len(in_rows))) / pixels,
             )
         )
     return sorted(found, key=lambda polyp: -polyp.pixels)

@@ -168,9 +168,7 @@ def _check_any(inputs: Inputs) -> None:
     raise InputError(problems[0] + more)
 
 
-def _sha256(file: Path) -> str | None:
-    if not file.is_file():  # a run of which the exported model alone is there
-        return None
+def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -200,17 +198,17 @@ def _work(job: _Job, each: Sequence[Input]) -> None:
 
 def _images(job: _Job, todo: Sequence[Input]) -> Iterator[Record]:
     """Predict images; reading and writing go on beside the network, a few images are in memory at a time."""
-    writing: deque[Future[Record]] = deque()
+    writing: deque[tuple[int, Future[Record]]] = deque()
     with ThreadPoolExecutor(WORKERS) as readers, ThreadPoolExecutor(WORKERS) as writers:
         try:
             for batch in _batches(job, _read_ahead(readers, todo)):
                 probabilities = job.predictor.predict_all([picture for _, picture in batch])
                 for (one, picture), probability in zip(batch, probabilities, strict=True):
-                    writing.append(writers.submit(_write, job, one, picture, probability))
-                while len(writing) > BATCH:
-                    yield writing.popleft().result()
-            while writing:
-                yield writing.popleft().result()
+                    writing.append((probability.size, writers.submit(_write, job, one, picture, probability)))
+                while len(writing) > BATCH or sum(pixels for pixels, _ in writing) > BATCH_PIXELS:
+                    yield writing.popleft()[1].result()
+            for _, future in writing:
+                yield future.result()
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 
@@ -218,11 +216,15 @@ def _images(job: _Job, todo: Sequence[Input]) -> Iterator[Record]:
 def _read_ahead(readers: ThreadPoolExecutor, todo: Sequence[Input]) -> Iterator[tuple[Input, np.ndarray | InputError]]:
     """The images in their order, with what is wrong with those that cannot be read."""
     reading: deque[tuple[Input, Future[np.ndarray | InputError]]] = deque()
+    ahead = 1
     for one in todo:
         reading.append((one, readers.submit(_read, one.path)))
-        if len(reading) > BATCH:
+        while len(reading) > ahead:
             first, future = reading.popleft()
-            yield first, future.result()
+            picture = future.result()
+            yield first, picture
+            if not isinstance(picture, InputError):  # the images of a folder are of like sizes
+                ahead = max(1, min(BATCH, BATCH_PIXELS // (picture.shape[0] * picture.shape[1])))
     for first, future in reading:
         yield first, future.result()
 
