@@ -29,7 +29,7 @@ from polyp.prediction.record import Predictions, Record
 from polyp.prediction.video import BATCH, BATCH_PIXELS, EndedEarly, Frame, Video, annotate
 
 PREDICTIONS = "predictions"
-WORKERS = min(4, os.cpu_count() or 1)  # that read, and as many that write: more would only hold more images
+WORKERS = max(1, min(4, (os.cpu_count() or 1) // 2))  # that read, and as many that write: more get in the network's way
 
 
 @dataclass(frozen=True)
