@@ -29,7 +29,7 @@ from polyp.inference import polyps
 from polyp.inference.backends import Predictor
 from polyp.inference.ensemble import Ensemble
 from polyp.inference.models import best_model
-from polyp.prediction.predict import BATCH
+from polyp.prediction.video import BATCH
 
 Array = np.ndarray
 

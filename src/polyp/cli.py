@@ -144,7 +144,8 @@ def _predict(commands: Any) -> None:
     how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
 
     def run(given: argparse.Namespace) -> None:
-        from polyp.prediction.predict import Options, predict
+        from polyp.prediction.job import Options
+        from polyp.prediction.predict import predict
 
         chosen = {key: value for key, value in vars(given).items() if key != "run"}
         models = [chosen.pop("model"), *chosen.pop("others")]

@@ -4,15 +4,9 @@ import csv
 import hashlib
 import os
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
 from polyp import runs
@@ -20,69 +14,14 @@ from polyp.data.folder import LISTED
 from polyp.errors import InputError, printable
 from polyp.evaluation.sources import Source
 from polyp.inference import image as images
-from polyp.inference import polyps
-from polyp.inference.backends import Predictor, open_models
-from polyp.pictures import overlay
-from polyp.prediction import record as places
+from polyp.inference.backends import open_models
 from polyp.prediction.inputs import Input, Inputs, find, named
+from polyp.prediction.job import Job, Options
 from polyp.prediction.record import Predictions, Record
-from polyp.prediction.video import BATCH, BATCH_PIXELS, EndedEarly, Frame, Video, annotate
+from polyp.prediction.stream import predicted
+from polyp.prediction.video import EndedEarly, Frame, Video, annotate
 
 PREDICTIONS = "predictions"
-WORKERS = max(1, min(4, (os.cpu_count() or 1) // 2))  # that read, and as many that write: more get in the network's way
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to predict; the fields are the options of `polyp predict`.
-
-    Attributes:
-        out: the folder to write to; by default one in the first run's folder, under predictions/.
-        threshold: a pixel is polyp from this probability on; None for the first run's own.
-        probabilities: also write the probabilities, as PNG of 16 bits: 65535 is 1.
-        overlays: write the images and videos with the polyps drawn on them.
-        tta: average over the image and its flips.
-        backend: auto, checkpoint or onnx.
-        device: auto, cpu, cuda, cuda:1, ...
-        overwrite: predict again what is finished, and replace predictions of other models.
-    """
-
-    out: str | None = None
-    threshold: float | None = None
-    probabilities: bool = False
-    overlays: bool = True
-    tta: bool = False
-    backend: str = "auto"
-    device: str = "auto"
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What all images of a call have in common."""
-
-    predictor: Predictor
-    threshold: float
-    options: Options
-    predictions: Predictions
-    names: dict[Input, str]
-    problems: list[str]
-
-    def files(self, one: Input) -> list[str]:
-        """What is to be made of an input."""
-        name = self.names[one]
-        if one.is_video:
-            return [f"{places.VIDEOS}/{name}.csv"] + [f"{places.VIDEOS}/{name}.webm"] * self.options.overlays
-        return (
-            [f"{places.MASKS}/{name}.png"]
-            + [f"{places.OVERLAYS}/{name}.jpg"] * self.options.overlays
-            + [f"{places.PROBABILITIES}/{name}.png"] * self.options.probabilities
-        )
-
-    def finished(self, one: Input) -> bool:
-        """Whether everything is there already, of the file as it is now."""
-        known = self.predictions.records.get(str(one.path))
-        return known is not None and known["stamp"] == one.stamp and set(self.files(one)) <= set(known["files"])
 
 
 def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Path:
@@ -121,7 +60,7 @@ def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Pa
             predictions = Predictions(folder, settings, options.overwrite)
             try:
                 known = {path: one["name"] for path, one in predictions.records.items()}
-                job = _Job(predictor, threshold, options, predictions, named(inputs.each, known), inputs.problems)
+                job = Job(predictor, threshold, options, predictions, named(inputs.each, known), inputs.problems)
                 _work(job, inputs.each)
             finally:
                 predictions.close()
@@ -173,14 +112,14 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _work(job: _Job, each: Sequence[Input]) -> None:
+def _work(job: Job, each: Sequence[Input]) -> None:
     """Predict everything, and say how much and how fast."""
     todo = [one for one in each if job.options.overwrite or not job.finished(one)]
     done = len([one for one in each if not one.is_video]) - len([one for one in todo if not one.is_video])
     still = [one for one in todo if not one.is_video]
     started = time.perf_counter()
     with tqdm(total=done + len(still), initial=done, unit="image", leave=False, disable=None) as bar:
-        for known in _images(job, still):
+        for known in predicted(job, still):
             job.predictions.add(known)
             bar.update()
     seconds = time.perf_counter() - started
@@ -196,91 +135,7 @@ def _work(job: _Job, each: Sequence[Input]) -> None:
             _tell_video(job, one, one in todo)
 
 
-def _images(job: _Job, todo: Sequence[Input]) -> Iterator[Record]:
-    """Predict images; reading and writing go on beside the network, a few images are in memory at a time."""
-    writing: deque[tuple[int, Future[Record]]] = deque()
-    with ThreadPoolExecutor(WORKERS) as readers, ThreadPoolExecutor(WORKERS) as writers:
-        try:
-            for batch in _batches(job, _read_ahead(readers, todo)):
-                probabilities = job.predictor.predict_all([picture for _, picture in batch])
-                for (one, picture), probability in zip(batch, probabilities, strict=True):
-                    writing.append((probability.size, writers.submit(_write, job, one, picture, probability)))
-                while len(writing) > BATCH or sum(pixels for pixels, _ in writing) > BATCH_PIXELS:
-                    yield writing.popleft()[1].result()
-            for _, future in writing:
-                yield future.result()
-        finally:
-            readers.shutdown(wait=False, cancel_futures=True)
-
-
-def _read_ahead(readers: ThreadPoolExecutor, todo: Sequence[Input]) -> Iterator[tuple[Input, np.ndarray | InputError]]:
-    """The images in their order, with what is wrong with those that cannot be read."""
-    reading: deque[tuple[Input, Future[np.ndarray | InputError]]] = deque()
-    ahead = 1
-    for one in todo:
-        reading.append((one, readers.submit(_read, one.path)))
-        while len(reading) > ahead:
-            first, future = reading.popleft()
-            picture = future.result()
-            yield first, picture
-            if not isinstance(picture, InputError):  # the images of a folder are of like sizes
-                ahead = max(1, min(BATCH, BATCH_PIXELS // (picture.shape[0] * picture.shape[1])))
-    for first, future in reading:
-        yield first, future.result()
-
-
-def _read(path: Path) -> np.ndarray | InputError:
-    try:
-        return images.read(path)
-    except InputError as error:
-        return error
-
-
-def _batches(
-    job: _Job, pictures: Iterator[tuple[Input, np.ndarray | InputError]]
-) -> Iterator[list[tuple[Input, np.ndarray]]]:
-    """Images that the network sees together."""
-    batch: list[tuple[Input, np.ndarray]] = []
-    pixels = 0
-    for one, picture in pictures:
-        if isinstance(picture, InputError):
-            job.problems.append(str(picture))
-            job.predictions.records.pop(str(one.path), None)  # what was made of it once is not of the file as it is now
-            continue
-        size = picture.shape[0] * picture.shape[1]
-        if batch and (len(batch) == BATCH or pixels + size > BATCH_PIXELS):
-            yield batch
-            batch, pixels = [], 0
-        batch.append((one, picture))
-        pixels += size
-    if batch:
-        yield batch
-
-
-def _write(job: _Job, one: Input, picture: np.ndarray, probability: np.ndarray) -> Record:
-    """Write what is found in an image."""
-    mask = polyps.mask(probability, job.threshold)
-    files = job.files(one)
-    for file in files:
-        if file.startswith(places.MASKS):
-            content = cv2.imencode(".png", mask)[1]
-        elif file.startswith(places.OVERLAYS):
-            drawn = cv2.cvtColor(overlay(picture, mask), cv2.COLOR_RGB2BGR)
-            content = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-        else:
-            content = cv2.imencode(".png", np.rint(probability * 65535).astype(np.uint16))[1]
-        job.predictions.write(content.tobytes(), file)
-    found = [asdict(polyp) for polyp in polyps.find(probability, job.threshold)]
-    height, width = mask.shape
-    return _record(job, one, {"image": one.relative, "width": width, "height": height, "polyps": found})
-
-
-def _record(job: _Job, one: Input, content: dict[str, Any]) -> Record:
-    about = {"source": str(one.path), "stamp": one.stamp, "name": job.names[one], "files": job.files(one)}
-    return content | about
-
-
-def _tell_video(job: _Job, one: Input, wanted: bool) -> None:
+def _tell_video(job: Job, one: Input, wanted: bool) -> None:
     """Predict a video unless that is done, and say what is in it."""
     started = time.perf_counter()
     try:
@@ -297,7 +152,7 @@ def _tell_video(job: _Job, one: Input, wanted: bool) -> None:
     print(f"{_count(known['frames'], 'frame')}, {known['with_polyps']} with polyps, {speed}, in {printable(where)}")
 
 
-def _video(job: _Job, one: Input) -> Record:
+def _video(job: Job, one: Input) -> Record:
     """Predict a video, and write it and its table."""
     table, target = (job.predictions.part(f"video{ending}") for ending in (".csv", ".webm"))
     frames, with_polyps, problem = 0, 0, ""
@@ -320,7 +175,7 @@ def _video(job: _Job, one: Input) -> Record:
     for file_name in job.files(one):
         job.predictions.keep(table if file_name.endswith(".csv") else target, file_name)
     content = {"video": one.relative, "frames": frames, "rate": video.rate, "with_polyps": with_polyps}
-    return _record(job, one, content | {"problem": problem})
+    return job.record(one, content | {"problem": problem})
 
 
 def _count(number: int, what: str) -> str:
