@@ -1,4 +1,4 @@
-"""Where a trained model comes from: a run's folder, or a checkpoint."""
+"""Where a trained model comes from: a run's folder, a checkpoint, or an exported model."""
 
 import os
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Source:
     """A trained model.
 
     Attributes:
-        file: its checkpoint.
-        home: the run's folder; of a checkpoint that lies elsewhere, the folder that it lies in.
+        file: its checkpoint or ONNX file.
+        home: the run's folder; of a file that lies elsewhere, the folder that it lies in.
         config: the run's; None if it is not known.
     """
 
@@ -26,7 +26,7 @@ class Source:
 
     @staticmethod
     def of(given: str) -> "Source":
-        """A run's folder or a checkpoint.
+        """A run's folder, a checkpoint or an exported model.
 
         Raises:
             InputError: it is neither.
@@ -38,10 +38,10 @@ class Source:
             return Source(runs.best_checkpoint(path), path, runs.read_config(path))
         if not path.is_file():
             raise InputError(f"{given} is not there: give a run's folder or a checkpoint")
-        run = path.absolute().parent.parent
-        if path.absolute().parent.name == runs.CHECKPOINTS and (run / runs.CONFIG).is_file():
-            home = Path(os.path.relpath(run))
-            return Source(home / runs.CHECKPOINTS / path.name, home, runs.read_config(home))
+        folder = path.absolute().parent
+        if folder.name in (runs.CHECKPOINTS, runs.EXPORT) and (folder.parent / runs.CONFIG).is_file():
+            home = Path(os.path.relpath(folder.parent))
+            return Source(home / folder.name / path.name, home, runs.read_config(home))
         return Source(path, path.parent, None)
 
     @property

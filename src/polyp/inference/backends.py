@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from polyp import device, runs
-from polyp.errors import InputError
+from polyp.errors import InputError, pick
 from polyp.evaluation.sources import Source
 from polyp.inference.ensemble import Ensemble
+from polyp.inference.exported import fastest
 from polyp.inference.models import best_model, load_model
+from polyp.inference.onnx import OnnxModel, check_installed
+from polyp.model.segmenter import PolypSegmenter
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Predictor:
         sources: where they come from; their probabilities are averaged.
         ensemble: the models.
         threshold: that masks are made with: the first model's own.
-        backend: what computes, in words: "checkpoint, bf16-mixed, cpu".
+        backend: what computes, in words: "onnx int8", or "checkpoint, bf16-mixed, cpu".
     """
 
     sources: Sequence[Source]
@@ -51,20 +55,54 @@ def open_models(given: Sequence[str], backend: str = "auto", used: str = "auto",
     """Load models.
 
     Args:
-        given: run folders or checkpoints.
-        backend: auto, checkpoint or onnx.
+        given: run folders, checkpoints, or ONNX files that `polyp export` wrote.
+        backend: checkpoint, onnx, or auto, which takes the exported model of a run where that has been measured on this
+            CPU to be faster than the checkpoint and as good.
         used: auto, cpu, cuda, ...
         tta: also see each image flipped, and average.
 
     Raises:
         InputError: one is not there, or cannot be used so.
     """
+    pick("--backend", backend, dict.fromkeys(("auto", "checkpoint", "onnx")))
     sources = [Source.of(one) for one in given]
-    models = [best_model(s.home) if s.file == runs.best_checkpoint(s.home) else load_model(s.file) for s in sources]
-    ensemble = Ensemble(models, device.choose(used), tta)
-    return Predictor(
-        sources, ensemble, models[0].hparams["threshold"], f"checkpoint, {ensemble.precision}, {ensemble.device}"
-    )
+    if used == "auto" and (backend == "onnx" or any(source.file.suffix == ".onnx" for source in sources)):
+        used = "cpu"  # where ONNX Runtime is
+    target = device.choose(used)
+    files = [_file(source, backend, target) for source in sources]
+    models = [_load(source, file) for source, file in zip(sources, files, strict=True)]
+    ensemble = Ensemble(models, target, tta)
+    torchs = f"checkpoint, {ensemble.precision}, {ensemble.device}"
+    words = [f"onnx {model.precision}" if isinstance(model, OnnxModel) else torchs for model in models]
+    first = models[0]
+    threshold = first.threshold if isinstance(first, OnnxModel) else first.hparams["threshold"]
+    return Predictor(sources, ensemble, threshold, " and ".join(dict.fromkeys(words)))
+
+
+def _file(source: Source, backend: str, used: torch.device) -> Path:
+    """What is loaded: a checkpoint or an ONNX file."""
+    exported = source.file.suffix == ".onnx"
+    if backend == "onnx" or exported:
+        if exported and backend == "checkpoint":
+            raise InputError(f"{source.file} is no checkpoint: leave --backend checkpoint out, or give the run")
+        if used.type != "cpu":
+            raise InputError(f"--device {used} cannot run ONNX models here: leave it out, or give --device cpu")
+        check_installed("onnxruntime")
+    if exported or backend == "checkpoint" or used.type != "cpu" or not source.file.is_file():
+        return source.file
+    found = fastest(source.home, source.file, faster=backend == "auto")
+    if found is None and backend == "onnx":
+        raise InputError(
+            f"{source.home} has no exported model of {source.file.name} that is as good: make one with "
+            f"polyp export {source.home} --onnx"
+        )
+    return found or source.file
+
+
+def _load(source: Source, file: Path) -> PolypSegmenter | OnnxModel:
+    if file.suffix == ".onnx":
+        return OnnxModel(file)
+    return best_model(source.home) if file == runs.best_checkpoint(source.home) else load_model(file)
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polyp import device
+from polyp.inference.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -28,13 +29,13 @@ class Ensemble:
 
     def __init__(
         self,
-        models: Sequence[PolypSegmenter],
+        models: Sequence[PolypSegmenter | OnnxModel],
         used: torch.device,
         flips: bool = False,
         scales: Sequence[float] = (1.0,),
         precision: str = "auto",
     ) -> None:
-        self.models = [model.eval().to(used) for model in models]
+        self.models: list[PolypSegmenter | OnnxModel] = [model.eval().to(used) for model in models]
         self.device = used
         self.views = [(scale, axes) for scale in scales for axes in (FLIPS if flips else FLIPS[:1])]
         self.precision = device.precision(precision, used.type)

@@ -27,6 +27,8 @@ def load_model(file: Path) -> PolypSegmenter:
     Raises:
         InputError: the file is damaged, holds code, or is not one of polyp's.
     """
+    if file.suffix == ".onnx":
+        raise InputError(f"{file} is an exported model: give the checkpoint or the run that it was made from")
     content = load(file)
     settings, weights = (
         content.get(key) if isinstance(content, dict) else None for key in ("hyper_parameters", "state_dict")

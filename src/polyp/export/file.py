@@ -1,0 +1,76 @@
+"""The ONNX file of a model."""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import torch
+from torch.export import Dim
+
+from polyp.errors import InputError
+from polyp.export.graph import Graph
+from polyp.model.segmenter import PolypSegmenter
+
+OPSET = 18
+"""The oldest with all that is needed: what runs on old runtimes too."""
+
+EXAMPLE = (2, 96, 80, 3)
+"""An image batch to trace with; a 1 in it would be taken for a constant."""
+
+
+def write(model: PolypSegmenter, file: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model as ONNX.
+
+    Its input is `image` (batch, height, width, 3) uint8 RGB, its output `probability` (batch, height, width) float32.
+
+    Args:
+        model: on the CPU.
+        file: to be written.
+        metadata: what the file shall say of itself.
+
+    Raises:
+        InputError: the network has an operation that ONNX cannot express for images of any size.
+    """
+    import onnx
+
+    graph = Graph(model).eval()
+    dynamic = {"image": {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}}
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph,
+                (torch.zeros(EXAMPLE, dtype=torch.uint8),),
+                input_names=["image"],
+                output_names=["probability"],
+                dynamic_shapes=dynamic,
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # its exceptions are as many as its stages
+        settings = model.hparams
+        reason = " ".join(str(error.__cause__ or error).split())[:150]
+        raise InputError(
+            f"model.arch={settings['arch']} with model.encoder={settings['encoder']} cannot be exported: {reason}"
+        ) from error
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, dict(metadata))
+    onnx.save(proto, file)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is printed or logged: what torch has to say about exporting is for its developers."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

@@ -1,0 +1,60 @@
+"""What an exported model computes: everything from the bytes of an image to probabilities of the same size."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polyp.model.segmenter import PolypSegmenter
+
+
+class Graph(nn.Module):
+    """`PolypSegmenter.predict` without anything that another runtime lacks or does otherwise.
+
+    Args:
+        model: whose weights and sizes are taken.
+    """
+
+    def __init__(self, model: PolypSegmenter) -> None:
+        super().__init__()
+        self.network = model.network
+        self.size = model.image_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probabilities (B, H, W) float32 in 0-1 of images (B, H, W, 3) uint8 RGB."""
+        logits = self.network(resized(image, self.size) / 255)[-1]
+        return torch.sigmoid(F.interpolate(logits, size=image.shape[1:3], mode="bilinear"))[:, 0]
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """What `polyp.images.resize` makes of images (B, H, W, 3) uint8: (B, 3, *size) float32, whole numbers in 0-255.
+
+    ONNX has an operation of that name, but runtimes do not agree on it: ONNX Runtime's differs from torch's by up to
+    13 grey levels at an image's border. These are torch's 8-bit integers in matrix products, first along the rows.
+    """
+    height, width = image.shape[1:3]
+    grey = image.permute(0, 1, 3, 2).float() - GREY  # (B, H, 3, W)
+    rows = _product(grey, width, size[1])
+    columns = _product(rows.flatten(2).transpose(1, 2), height, size[0])  # (B, 3 * width, height)
+    return columns.unflatten(1, (3, size[1])).transpose(2, 3) + GREY
+
+
+GREY = 128
+"""Is subtracted from pixels, so that float32 holds their products with 17-bit weights exactly."""
+
+
+def _product(lines: Tensor, source: int, target: int) -> Tensor:
+    """Lines of pixels less `GREY`, (..., source), at another length (..., target), rounded.
+
+    The weights are those of ATen/native/cpu/UpSampleKernel.cpp: a triangle as wide as a target pixel, at least two
+    source pixels, as whole numbers of as many bits as fit 16 with a sign.
+    """
+    j, i = torch.arange(source)[:, None], torch.arange(target)[None]
+    distance = ((2 * j + 1) * target - (2 * i + 1) * source).abs()  # times 2 * target, to be whole
+    triangle = torch.sub(2 * torch.sym_max(source, target), distance)
+    weights = triangle.clamp(min=0).double()
+    weights = weights / weights.sum(0, keepdim=True)
+    bits = (torch.log2((2**15 - 0.5) / weights.max().float()).ceil() - 1).clamp(0, 21)
+    one = torch.exp2(bits)
+    weights = (weights * one.double() + 0.5).floor().float()
+    missing = GREY * (weights.sum(0) - one)  # their sum is not quite 1
+    return ((lines @ weights + (missing + one / 2)) / one).floor().clamp(-GREY, 255 - GREY)
