@@ -154,7 +154,34 @@ def _predict(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate, _compare, _predict)
+def _export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="make a trained model a file that runs without polyp",
+        description="Write the model of a run as an ONNX file that takes images of any size and returns probabilities, "
+        "measure how good and how fast it is beside the checkpoint, and leave both in the run's folder, under export/.",
+    )
+    parser.add_argument("model", metavar="RUN", help="its folder, or a checkpoint in it")
+    parser.add_argument("--onnx", action="store_true", required=True, help="as ONNX, the one format that there is")
+    parser.add_argument("--fp16", action="store_true", help="also in float16, for GPUs")
+    parser.add_argument(
+        "--int8", action="store_true", help="also in 8-bit integers, for CPUs; validation sets their range"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="where to write (RUN/export)")
+    parser.add_argument("--root", metavar="FOLDER", help="where the run's data are, if they have moved")
+    parser.add_argument("--archive", metavar="FILE", help="the archive of the run's data, if it has moved")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export that is there")
+
+    def run(given: argparse.Namespace) -> None:
+        from polyp.export.export import Options, export
+
+        options = {key: value for key, value in vars(given).items() if key not in ("run", "model", "onnx")}
+        export(given.model, Options(**options))
+
+    parser.set_defaults(run=run)
+
+
+COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate, _compare, _predict, _export)
 
 
 if __name__ == "__main__":

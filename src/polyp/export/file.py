@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import Dim
@@ -21,7 +22,7 @@ EXAMPLE = (2, 96, 80, 3)
 """An image batch to trace with; a 1 in it would be taken for a constant."""
 
 
-def write(model: PolypSegmenter, file: Path, metadata: Mapping[str, str]) -> None:
+def write(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], half: bool = False) -> None:
     """Write a model as ONNX.
 
     Its input is `image` (batch, height, width, 3) uint8 RGB, its output `probability` (batch, height, width) float32.
@@ -30,16 +31,17 @@ def write(model: PolypSegmenter, file: Path, metadata: Mapping[str, str]) -> Non
         model: on the CPU.
         file: to be written.
         metadata: what the file shall say of itself.
+        half: compute in float16, which GPUs gain from; input and output stay what they are.
 
     Raises:
         InputError: the network has an operation that ONNX cannot express for images of any size.
     """
     import onnx
 
-    graph = Graph(model).eval()
+    graph = Graph(model, half).eval()
     dynamic = {"image": {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}}
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 graph,
                 (torch.zeros(EXAMPLE, dtype=torch.uint8),),
@@ -59,12 +61,23 @@ def write(model: PolypSegmenter, file: Path, metadata: Mapping[str, str]) -> Non
         ) from error
     assert program is not None
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, dict(metadata))
+    say(proto, metadata)
     onnx.save(proto, file)
 
 
+def say(proto: Any, metadata: Mapping[str, str]) -> None:
+    """Let a model say of itself this and nothing else; not what its makers' versions of the code looked like either."""
+    import onnx
+
+    onnx.helper.set_model_props(proto, dict(metadata))
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Nothing is printed or logged: what torch has to say about exporting is for its developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)

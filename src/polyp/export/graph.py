@@ -1,5 +1,8 @@
 """What an exported model computes: everything from the bytes of an image to probabilities of the same size."""
 
+import copy
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,17 +15,31 @@ class Graph(nn.Module):
 
     Args:
         model: whose weights and sizes are taken.
+        half: compute the network in float16; what comes before and after it keeps float32.
     """
 
-    def __init__(self, model: PolypSegmenter) -> None:
+    def __init__(self, model: PolypSegmenter, half: bool = False) -> None:
         super().__init__()
-        self.network = model.network
+        self.network = copy.deepcopy(model.network)
         self.size = model.image_size
+        if half:
+            self.network.stages = nn.ModuleList(_Half(stage) for stage in self.network.stages)
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (B, H, W) float32 in 0-1 of images (B, H, W, 3) uint8 RGB."""
         logits = self.network(resized(image, self.size) / 255)[-1]
         return torch.sigmoid(F.interpolate(logits, size=image.shape[1:3], mode="bilinear"))[:, 0]
+
+
+class _Half(nn.Module):
+    """A network that sees float32 and answers so, and computes in float16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.half()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image.half()).float()
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -50,7 +67,7 @@ def _product(lines: Tensor, source: int, target: int) -> Tensor:
     """
     j, i = torch.arange(source)[:, None], torch.arange(target)[None]
     distance = ((2 * j + 1) * target - (2 * i + 1) * source).abs()  # times 2 * target, to be whole
-    triangle = torch.sub(2 * torch.sym_max(source, target), distance)
+    triangle = 2 * cast(int, torch.sym_max(source, target)) - distance
     weights = triangle.clamp(min=0).double()
     weights = weights / weights.sum(0, keepdim=True)
     bits = (torch.log2((2**15 - 0.5) / weights.max().float()).ceil() - 1).clamp(0, 21)

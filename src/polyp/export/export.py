@@ -1,0 +1,210 @@
+"""`polyp export`: a run's model as ONNX files, with the proof that they are as good."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from polyp import device, runs
+from polyp.data.folder import Pair
+from polyp.errors import InputError
+from polyp.evaluation import testsets
+from polyp.evaluation.sources import Source
+from polyp.export import proof
+from polyp.export.file import write
+from polyp.export.integers import write_int8
+from polyp.export.report import tell
+from polyp.inference.ensemble import HALF, Ensemble
+from polyp.inference.exported import FILES, RECORD, TOLERATED, sha256
+from polyp.inference.models import best_model, load_model
+from polyp.inference.onnx import OnnxModel, check_installed
+from polyp.metrics.overlap import DEFINITIONS
+from polyp.model.segmenter import PolypSegmenter
+
+TOLERANCE = 1e-3
+"""The largest difference of a probability to the module's that a float32 model may have."""
+
+COMPARED, TIMED, CALIBRATED = 4, 40, 64
+"""Images that differences are measured on, that are timed, and that tell the ranges of 8-bit integers."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to export; the fields are the options of `polyp export`.
+
+    Attributes:
+        fp16: write the float16 variant too.
+        int8: write the int8 variant too.
+        out: the folder to write; the run's export/ by default.
+        root, archive: where the run's data are now, if they have moved.
+        overwrite: replace an export that is there.
+    """
+
+    fp16: bool = False
+    int8: bool = False
+    out: str | None = None
+    root: str | None = None
+    archive: str | None = None
+    overwrite: bool = False
+
+
+def export(run: str, options: Options) -> None:
+    """Write a run's model as ONNX, measure it, and put both in place; nothing is left of what fails.
+
+    Args:
+        run: its folder, or a checkpoint in it.
+        options: what and where.
+
+    Raises:
+        InputError: anything that cannot work; before long work wherever that can be known.
+    """
+    check_installed(*("onnx", "onnxscript", "onnxruntime"))
+    source = Source.of(run)
+    if source.config is None:
+        raise InputError(f"{run} is not in a run's folder: the images to prove an export on are unknown")
+    folder = Path(options.out).expanduser() if options.out else source.home / runs.EXPORT
+    _check_free(folder, options.overwrite)
+    model = best_model(source.home) if source.file == runs.best_checkpoint(source.home) else load_model(source.file)
+    model.eval()
+    data = testsets.data_of(source.home, source.config, options.root, options.archive)
+    validation, tested = data.of("val"), data.of("test")
+    say = _metadata(source, model, data.inspection.fingerprint)
+    with _placed(folder) as part:
+        write(model, part / FILES["float32"], say | {"precision": "float32"})
+        _check_parity(model, part / FILES["float32"], validation)
+        if options.fp16:
+            write(model, part / FILES["float16"], say | {"precision": "float16"}, half=True)
+        if options.int8:
+            images = [pair.image for pair in _spread(validation, CALIBRATED)]
+            write_int8(part / FILES["float32"], part / FILES["int8"], say | {"precision": "int8"}, images)
+        record = _record(source, model, say, part, validation, tested)
+        if source.fingerprint not in (None, data.inspection.fingerprint):
+            record["notes"].append("the data have changed since training")
+        runs.write_whole(part / RECORD, json.dumps(record, indent=2) + "\n")
+    tell(record, folder)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / RECORD).is_file():
+            raise InputError(f"{folder} holds something else than an export: give another --out")
+        if not overwrite:
+            raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --out")
+
+
+@contextmanager
+def _placed(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder`, which takes its place if all goes well and vanishes if not."""
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.") as hidden:
+        part = Path(hidden) / "new"
+        part.mkdir()
+        yield part
+        if folder.exists():
+            os.replace(folder, Path(hidden) / "old")
+        os.replace(part, folder)
+
+
+def _metadata(source: Source, model: PolypSegmenter, fingerprint: str) -> dict[str, str]:
+    """What a file says of itself, apart from its precision."""
+    finished = source.file == runs.best_checkpoint(source.home) and runs.finished(source.home)
+    return {
+        "classes": "polyp",
+        "threshold": str(model.hparams["threshold"]),
+        "image_size": json.dumps(model.image_size),
+        "arch": model.hparams["arch"],
+        "encoder": model.hparams["encoder"],
+        "metrics": json.dumps(runs.read_metrics(source.home)["test"] if finished else {}),
+        "config": json.dumps(OmegaConf.to_container(source.config, resolve=True) if source.config is not None else {}),
+        "fingerprint": sha256(source.file),
+        "data_fingerprint": fingerprint,
+        "polyp": version("polyp"),
+    }
+
+
+def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """At most so many of them, from all over the list."""
+    return [pairs[place * len(pairs) // min(count, len(pairs))] for place in range(min(count, len(pairs)))]
+
+
+def _check_parity(model: PolypSegmenter, file: Path, pairs: Sequence[Pair]) -> None:
+    """Raise InputError if the float32 model is not what the module is."""
+    found = proof.differences(model.predict, {"float32": OnnxModel(file).predict}, _spread(pairs, COMPARED))
+    if not (worst := max(found["float32"].values())) <= TOLERANCE:  # NaN is not
+        raise InputError(
+            f"the ONNX model's probabilities differ from the module's by up to {worst:.2g}, more than {TOLERANCE:g}: "
+            f"model.arch={model.hparams['arch']} with model.encoder={model.hparams['encoder']} cannot be exported"
+        )
+
+
+def _record(
+    source: Source,
+    model: PolypSegmenter,
+    say: dict[str, str],
+    folder: Path,
+    validation: Sequence[Pair],
+    tested: Sequence[Pair],
+) -> dict[str, Any]:
+    """All that is measured, as it goes to export.json."""
+    cpu = torch.device("cpu")
+    half = str(device.precision("auto", "cpu"))
+    predictors: dict[tuple[str, str], proof.Predict] = {("module", "float32"): model.predict}
+    if half in HALF:
+        predictors["module", half] = Ensemble([model], cpu, precision=half).predict
+    files = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
+    predictors |= {("onnx", name): OnnxModel(file).predict for name, file in files.items()}
+
+    plain = predictors["module", "float32"]
+    named = {"/".join(key): predict for key, predict in predictors.items()}
+    away = proof.differences(
+        plain, {name: one for name, one in named.items() if one != plain}, _spread(validation, COMPARED)
+    )
+    scores = proof.dice(named, tested)
+    times = proof.latencies(named, _spread(tested, TIMED), model.hparams["threshold"], TIMED)
+    reference = times["module/float32"]["images_per_second"]
+    record: dict[str, Any] = {
+        "run": os.path.relpath(source.home),
+        "fingerprint": say["fingerprint"],
+        "data_fingerprint": say["data_fingerprint"],
+        "image_size": list(model.image_size),
+        "device": device.description(),
+        "n": len(tested),
+        "timed": TIMED,
+        "compared": min(COMPARED, len(validation)),
+        "compared_at": [f"{scale:g}" for scale in proof.SIZES],
+        "definitions": {
+            "dice": f"of the test images, one by one: {DEFINITIONS['dice']}",
+            "dice_loss": "the Dice of the module in float32 less this one's",
+            "difference": "the largest of a probability to the module's in float32, by the images' size",
+            "latency_ms": "one image, from decoding its file to its mask",
+            "faster": "images/s over those of the module in float32",
+        },
+        "module": {},
+        "onnx": {},
+        "notes": [],
+        "versions": {name: version(name) for name in ("polyp", "torch", "onnx", "onnxruntime")},
+    }
+    for (kind, name), label in zip(predictors, named, strict=True):
+        record[kind][name] = {
+            "dice": scores[label],
+            "dice_loss": scores["module/float32"] - scores[label],
+            "difference": away.get(label, {}),
+            **times[label],
+            "faster": round(times[label]["images_per_second"] / reference, 3),
+        }
+        if kind == "onnx":
+            record[kind][name] |= {"file": FILES[name], "bytes": files[name].stat().st_size}
+        if record[kind][name]["dice_loss"] > TOLERATED:
+            record["notes"].append(f"{kind} {name} loses {record[kind][name]['dice_loss']:.4f} of Dice")
+    return record

@@ -1,0 +1,348 @@
+"""`polyp export`: the ONNX file answers as the module does, says what it is, and is proved before it is there."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, run_script
+from torch import nn
+
+from polyp import device, runs
+from polyp.cli import main
+from polyp.data.folder import read_image
+from polyp.errors import InputError
+from polyp.evaluation import testsets
+from polyp.export import export as exporting
+from polyp.export import file as files
+from polyp.export.graph import resized
+from polyp.images import resize
+from polyp.inference import onnx as runtime
+from polyp.inference.backends import open_models
+from polyp.inference.models import best_model
+from polyp.inference.onnx import OnnxModel
+from polyp.model.network import ARCHITECTURES
+from polyp.model.segmenter import PolypSegmenter
+
+pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
+
+METADATA = {"threshold": "0.4", "image_size": "[64, 64]", "precision": "float32", "fingerprint": "none"}
+
+
+def network(arch: str = "unet", encoder: str = "mobilenet_v2", **settings: Any) -> PolypSegmenter:
+    """With random weights, and statistics of normalisation that make its answers differ from pixel to pixel."""
+    torch.manual_seed(0)
+    given: dict[str, Any] = dict.fromkeys(
+        ("encoder_weights", "encoder_depth", "decoder_channels", "decoder_attention"), None
+    )
+    given |= {"stages": 1, "image_size": 64, "loss": "dice_bce", "threshold": 0.4}
+    model = PolypSegmenter(arch, encoder, **given | settings)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    return model.eval()
+
+
+def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    """Something smooth with noise on it, (3, H, W) uint8."""
+    random = np.random.default_rng(0)
+    return [
+        torch.from_numpy(
+            cv2.resize(random.integers(0, 256, (h // 6 + 1, w // 6 + 1, 3), np.uint8), (w, h)).transpose(2, 0, 1).copy()
+        )
+        for h, w in sizes
+    ]
+
+
+def away(model: PolypSegmenter, file: Path, images: list[torch.Tensor]) -> float:
+    """The largest difference between the module's probabilities and the file's."""
+    pairs = zip(model.predict(images), OnnxModel(file).predict(images), strict=True)
+    return max((one - other).abs().max().item() for one, other in pairs)
+
+
+# ---- the resize
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 97), (97, 50), (256, 320), (33, 160)])
+def test_images_are_resized_as_torch_does_it(size: tuple[int, int]) -> None:
+    for image in pictures((64, 64), (131, 97), (40, 333), (64, 50)):
+        ours = resized(image.permute(1, 2, 0)[None], size)[0]
+        assert torch.equal(ours, resize(image, size).float())
+
+
+def test_weights_of_a_shrunken_line_by_hand() -> None:
+    # Four pixels to two: each is the mean of four around it with weights 1, 3, 3, 1, less what hangs over the edge.
+    line = torch.tensor([10, 20, 30, 90], dtype=torch.uint8)
+    seen = resized(line.reshape(1, 1, 4, 1).repeat(1, 1, 1, 3), (1, 2))
+    first, second = (3 * 10 + 3 * 20 + 30) / 7, (20 + 3 * 30 + 3 * 90) / 7
+    assert seen[0, 0, 0].tolist() == [round(first), round(second)]
+
+
+# ---- the file
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[PolypSegmenter, Path]:
+    """A network for oblong images, whose sides are no multiples of 32, and its file."""
+    model = network(encoder="resnet18", encoder_depth=3, decoder_channels=[8, 8, 8], image_size=[40, 72])
+    file = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    files.write(model, file, METADATA)
+    return model, file
+
+
+def test_it_answers_as_the_module_at_any_size_and_batch(small: tuple[PolypSegmenter, Path]) -> None:
+    model, file = small
+    images = pictures((64, 64), (131, 97), (20, 333), (131, 97), (131, 97))
+    expected = model.predict(images)
+    assert all(one.std() > 0.01 for one in expected), "a constant answer proves nothing"
+    assert away(model, file, images) < 1e-4  # three of a size together
+    assert away(model, file, images[:1]) < 1e-4
+
+
+def test_it_says_what_it_is(small: tuple[PolypSegmenter, Path]) -> None:
+    model = OnnxModel(small[1])
+    assert model.threshold == 0.4 and model.precision == "float32"
+    assert model.metadata == METADATA
+    inputs, outputs = model.session.get_inputs(), model.session.get_outputs()
+    assert [(one.name, one.type, one.shape) for one in inputs] == [
+        ("image", "tensor(uint8)", ["batch", "height", "width", 3])
+    ]
+    assert [(one.name, one.type, one.shape) for one in outputs] == [
+        ("probability", "tensor(float)", ["batch", "height", "width"])
+    ]
+
+
+def test_it_has_one_scale(small: tuple[PolypSegmenter, Path]) -> None:
+    with pytest.raises(InputError, match="another scale"):
+        OnnxModel(small[1]).predict(pictures((64, 64)), 0.5)
+
+
+def test_it_is_opened_as_checkpoints_are(small: tuple[PolypSegmenter, Path]) -> None:
+    image = pictures((50, 60))[0]
+    predictor = open_models([str(small[1])])
+    assert predictor.backend == "onnx float32" and predictor.threshold == 0.4
+    np.testing.assert_allclose(
+        predictor.predict(image.permute(1, 2, 0).numpy()), small[0].predict([image])[0], atol=1e-4
+    )
+    with pytest.raises(InputError, match="is no checkpoint"):
+        open_models([str(small[1])], backend="checkpoint")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    import onnx
+
+    value = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1])
+    node = onnx.helper.make_node("Identity", ["image"], ["probability"])
+    out = onnx.helper.make_tensor_value_info("probability", onnx.TensorProto.UINT8, [1])
+    graph = onnx.helper.make_graph([node], "other", [value], [out])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10),
+        tmp_path / "other.onnx",
+    )
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(InputError, match=r"other.onnx is no ONNX model of polyp's"):
+        open_models([str(tmp_path / "other.onnx")])
+    with pytest.raises(InputError, match=r"text.onnx cannot be opened as an ONNX model"):
+        open_models([str(tmp_path / "text.onnx")])
+
+
+# ---- the command
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        folder = tmp_path_factory.mktemp("trained") / "run"
+        run_script(*SMALL, "optim.decoder_lr=1e-2", "trainer.max_epochs=3", f"hydra.run.dir={folder}")
+        yield folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A run of the test's own."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def said(*arguments: str) -> str:
+    """The line that the command leaves with."""
+    with pytest.raises(SystemExit) as error:
+        main(["export", *arguments, "--onnx"])
+    text = str(error.value.code)
+    assert text.startswith("polyp: ") and "\n" not in text
+    return text
+
+
+@pytest.mark.slow
+def test_all_variants_of_a_run(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["export", str(run), "--onnx", "--fp16", "--int8"])
+    told = capfd.readouterr()
+    assert "ONNX int8" in told.out and "Warning" not in told.out + told.err and "torch.onnx" not in told.out + told.err
+    folder = run / "export"
+    assert {path.name for path in folder.iterdir()} == {
+        "model.onnx",
+        "model_fp16.onnx",
+        "model_int8.onnx",
+        "export.json",
+    }
+    assert not [path for path in run.iterdir() if path.name.startswith(".export")]
+    record = json.loads((folder / "export.json").read_text())
+    assert record["module"]["float32"]["dice"] == pytest.approx(runs.read_metrics(run)["test"]["dice"], abs=0.01)
+    for name, tolerated in (("float32", 1e-3), ("float16", 0.05), ("int8", 0.5)):
+        measured = record["onnx"][name]
+        assert set(measured["difference"]) == {"1", "0.5", "1.5"}
+        assert max(measured["difference"].values()) < tolerated
+        assert (
+            abs(measured["dice_loss"]) < 0.1 and 0 < measured["latency_ms"]["median"] <= measured["latency_ms"]["p95"]
+        )
+        model = OnnxModel(folder / measured["file"])
+        assert model.precision == name and model.metadata["classes"] == "polyp"
+        assert json.loads(model.metadata["metrics"])["n"] == runs.read_metrics(run)["test"]["n"]
+        assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
+        assert model.metadata["fingerprint"] == record["fingerprint"]
+
+    image = read_image(testsets.data_of(run, runs.read_config(run)).of("test")[0].image)
+    exact = best_model(run).predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
+    np.testing.assert_allclose(open_models([str(folder / "model.onnx")]).predict(image), exact, atol=1e-3)
+    before = (folder / "model.onnx").stat().st_mtime_ns
+    assert "is there already: replace it with --overwrite" in said(str(run))
+    assert (folder / "model.onnx").stat().st_mtime_ns == before
+    main(["export", str(run), "--onnx", "--overwrite"])
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
+
+
+def measured(run: Path, **medians: float) -> None:
+    """An export.json of which only these numbers count, and files that hold their variant's name."""
+    (run / "export").mkdir()
+    loss = {"float32": 0.0, "int8": 0.002, "float16": 0.1}
+    latency = {name: {"latency_ms": {"median": value}, "dice_loss": loss[name]} for name, value in medians.items()}
+    record = {
+        "fingerprint": exporting.sha256(runs.best_checkpoint(run)),
+        "device": device.description(),
+        "module": {"float32": {"latency_ms": {"median": 10}}},
+        "onnx": latency,
+    }
+    (run / "export" / "export.json").write_text(json.dumps(record))
+    for name in medians:
+        (run / "export" / exporting.FILES[name]).write_text(name)
+
+
+def test_the_fastest_that_is_good_is_taken(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Opened(nn.Module):
+        threshold = 0.5
+
+        def __init__(self, file: Path) -> None:
+            super().__init__()
+            self.precision = file.read_text()
+
+    monkeypatch.setattr("polyp.inference.backends.OnnxModel", Opened)
+    torchs = open_models([str(run)], used="cpu").backend
+    assert torchs.startswith("checkpoint, ") and torchs.endswith(", cpu")
+    measured(run, float32=8, int8=5, float16=1)  # which loses too much
+    assert open_models([str(run)], used="cpu").backend == "onnx int8"
+    assert open_models([str(run)], used="cpu", backend="checkpoint").backend == torchs
+    assert open_models([str(run), str(runs.last_checkpoint(run))], used="cpu").backend == f"onnx int8 and {torchs}"
+    record = json.loads((run / "export" / "export.json").read_text())
+    for key, value in (("device", "another"), ("module", {"float32": {"latency_ms": {"median": 4}}})):
+        (run / "export" / "export.json").write_text(json.dumps(record | {key: value}))
+        assert open_models([str(run)], used="cpu").backend == torchs
+        assert open_models([str(run)], used="cpu", backend="onnx").backend == "onnx int8"
+    (run / "export" / "export.json").write_text(json.dumps(record | {"fingerprint": "of another"}))
+    assert open_models([str(run)], used="cpu").backend == torchs
+    with pytest.raises(InputError, match=r"has no exported model of best\.ckpt"):
+        open_models([str(run)], used="cpu", backend="onnx")
+    (run / "export" / "export.json").write_text("{")
+    with pytest.raises(InputError, match=r"export\.json is damaged"):
+        open_models([str(run)], used="cpu")
+
+
+def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(model: PolypSegmenter, file: Path, metadata: dict[str, str]) -> None:
+        file.write_bytes(b"a model")
+
+    class Other:
+        def __init__(self, file: Path) -> None:
+            pass
+
+        def predict(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+            return [torch.zeros(image.shape[1:]) for image in images]
+
+    monkeypatch.setattr(exporting, "write", write)
+    monkeypatch.setattr(exporting, "OnnxModel", Other)
+    before = set(run.iterdir())
+    assert "differ from the module's by up to" in said(str(run))
+    assert set(run.iterdir()) == before
+
+
+def test_what_cannot_be_exported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "is not there" in said(str(tmp_path / "nothing"))
+    elsewhere = shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt")
+    assert "is not in a run's folder" in said(str(elsewhere))
+    (run / "export").mkdir()
+    (run / "export" / "notes.txt").write_text("mine")
+    assert "holds something else than an export" in said(str(run), "--overwrite")
+    assert (run / "export" / "notes.txt").read_text() == "mine"
+    assert "cannot write to" in said(str(run), "--out", str(run / "config.yaml"))
+    (run / "export" / "notes.txt").unlink()
+    runs.best_checkpoint(run).unlink()
+    assert "has no checkpoints/best.ckpt" in said(str(run))
+    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    assert said(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
+
+
+def test_an_exported_model_is_no_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "export").mkdir()
+    (run / "export" / "model.onnx").touch()
+    with pytest.raises(SystemExit, match="is an exported model"):
+        main(["evaluate", str(run / "export" / "model.onnx")])
+
+
+def test_the_rest_works_without_the_extra(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    assert open_models([str(run)]).backend.startswith("checkpoint")
+    with pytest.raises(InputError, match=r"onnxruntime is not installed: pip install -e '\.\[onnx\]'"):
+        open_models([str(run)], backend="onnx")
+
+
+# ---- every network
+
+
+WITH = {"dpt": "tu-vit_tiny_patch16_224"}  # which works with transformers of timm alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_every_architecture(arch: str, tmp_path: Path) -> None:
+    size = 128 if arch == "pan" else 64  # whose pyramid has no pixels left of less
+    model = network(arch, WITH.get(arch, "mobilenet_v2"), image_size=size)
+    files.write(model, tmp_path / "model.onnx", METADATA)
+    images = pictures((64, 64), (131, 97), (20, 333), (131, 97), (131, 97))
+    assert min(one.std() for one in model.predict(images)) > 1e-3
+    assert away(model, tmp_path / "model.onnx", images) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stages": 2},
+        {"arch": "unetplusplus", "encoder_depth": 4},
+        {"arch": "segformer", "encoder": "mit_b0"},
+        {"encoder": "tu-tf_efficientnet_lite0", "decoder_attention": "scse"},
+        {"arch": "manet", "image_size": [72, 104]},
+    ],
+)
+def test_other_networks(settings: dict[str, Any], tmp_path: Path) -> None:
+    model = network(**settings)
+    files.write(model, tmp_path / "model.onnx", METADATA)
+    images = pictures((64, 64), (131, 97), (20, 333))
+    assert away(model, tmp_path / "model.onnx", images) < 1e-3
