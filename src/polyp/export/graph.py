@@ -72,6 +72,6 @@ def _product(lines: Tensor, source: int, target: int) -> Tensor:
     weights = weights / weights.sum(0, keepdim=True)
     bits = (torch.log2((2**15 - 0.5) / weights.max().float()).ceil() - 1).clamp(0, 21)
     one = torch.exp2(bits)
-    weights = (weights * one.double() + 0.5).floor().float()
-    missing = GREY * (weights.sum(0) - one)  # their sum is not quite 1
-    return ((lines @ weights + (missing + one / 2)) / one).floor().clamp(-GREY, 255 - GREY)
+    weights = (weights * one.double() + 0.5).floor().float() / one
+    missing = GREY * (weights.sum(0) - 1)  # their sum is not quite 1
+    return (lines @ weights + (missing + 0.5)).floor()  # never beyond 0-255, since no weight is negative

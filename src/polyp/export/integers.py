@@ -10,21 +10,24 @@ import numpy as np
 from polyp.data.folder import read_image
 from polyp.export.file import quiet, say
 
-IN_8_BITS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Concat", "MaxPool", "Resize")
-"""The operations that are worth it, where they are a network's; softmax, normalisation and others keep float32."""
+IN_8_BITS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operations that are worth it; between others, changing to integers and back costs more than it spares."""
 
 
-def write_int8(file: Path, out: Path, metadata: Mapping[str, str], images: Sequence[Path]) -> None:
+def write_int8(
+    file: Path, out: Path, metadata: Mapping[str, str], images: Sequence[Path], encoder: bool = True
+) -> None:
     """Write the int8 variant of a model, whose ranges are those that images have, looked at one by one.
 
-    Weights have a range for each channel. What comes before and after the network, and its last convolution, keep
-    float32.
+    Weights have a range for each channel, activations the mean of the ranges that they have in the images. The first
+    and the last convolution, and all that comes before and after, keep float32.
 
     Args:
         file: the float32 model.
         out: to be written.
         metadata: what it shall say of itself.
         images: at least one; those of validation.
+        encoder: whether the encoder, too, is to be in integers.
 
     Raises:
         InputError: an image cannot be read.
@@ -51,11 +54,11 @@ def write_int8(file: Path, out: Path, metadata: Mapping[str, str], images: Seque
             Images(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(IN_8_BITS),
-            nodes_to_exclude=[*_around(graph), *_not_worth_it(graph)],
+            nodes_to_exclude=[*_around(graph), *_not_worth_it(graph), *([] if encoder else _encoder(graph))],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"WeightSymmetric": True},
+            extra_options={"WeightSymmetric": True, "CalibMovingAverage": True},
         )
     model = onnx.load(out)
     say(model, metadata)
@@ -63,10 +66,10 @@ def write_int8(file: Path, out: Path, metadata: Mapping[str, str], images: Seque
 
 
 def _around(graph: Any) -> list[str]:
-    """The names of the nodes before the network's first convolution and from its last one on."""
+    """The names of the nodes up to the network's first convolution and from its last one on."""
     first, *_, last = (node for node in graph.node if node.op_type == "Conv")
     makers = {output: node for node in graph.node for output in node.output}
-    before, waiting = set(), [first.input[0]]
+    before, waiting = {first.name}, [first.input[0]]
     while waiting:
         node = makers.get(waiting.pop())
         if node is not None and node.name not in before:
@@ -81,12 +84,11 @@ def _around(graph: Any) -> list[str]:
 
 
 def _not_worth_it(graph: Any) -> list[str]:
-    """The names of products and sums that are not of a network's weights: attention, and arithmetic on sizes."""
+    """The names of the products that are not of a network's weights: attention."""
     weights = {weight.name for weight in graph.initializer}
-    convolved = {output for node in graph.node if node.op_type in ("Conv", "Add") for output in node.output}
-    names = []
-    for node in graph.node:
-        products = node.op_type in ("MatMul", "Gemm") and not weights.intersection(node.input)
-        sums = node.op_type == "Add" and not convolved.issuperset(node.input)
-        names += [node.name] if products or sums else []
-    return names
+    return [n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and not weights.intersection(n.input)]
+
+
+def _encoder(graph: Any) -> list[str]:
+    """The names of the nodes with an encoder's weights."""
+    return [node.name for node in graph.node if any(".encoder." in name for name in node.input)]

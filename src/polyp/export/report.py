@@ -18,7 +18,7 @@ def tell(record: Mapping[str, Any], folder: Path) -> None:
         f"{escape(record['device'])}"
     )
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for name in ("", "Dice", "loss", "difference", "median ms", "p95 ms", "images/s", "faster", "MB"):
+    for name in ("", "Dice", "loss", "difference", "median", "p95 ms", "images/s", "faster", "MB"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for kind, label in (("module", "module"), ("onnx", "ONNX")):
         for name, one in record[kind].items():
