@@ -10,7 +10,9 @@ from polyp.errors import InputError
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; what is wrong with the user's input is said in one line, and the exit code is then 1."""
-    parser = argparse.ArgumentParser(prog="polyp", description="Look at data, score models, compare runs, use the best.")
+    parser = argparse.ArgumentParser(
+        prog="polyp", description="Look at data, score models, compare runs, use the best."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
