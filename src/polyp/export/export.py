@@ -24,6 +24,7 @@ from polyp.export.integers import write_int8
 from polyp.export.report import tell
 from polyp.inference.ensemble import HALF, Ensemble
 from polyp.inference.exported import FILES, RECORD, TOLERATED, sha256
+from polyp.inference.folded import folded
 from polyp.inference.models import best_model, load_model
 from polyp.inference.onnx import OnnxModel, check_installed
 from polyp.metrics.overlap import DEFINITIONS
@@ -77,14 +78,16 @@ def export(run: str, options: Options) -> None:
     data = testsets.data_of(source.home, source.config, options.root, options.archive)
     validation, tested = data.of("val"), data.of("test")
     say = _metadata(source, model, data.inspection.fingerprint)
+    notes: list[str] = []
     with _placed(folder) as part:
         write(model, part / FILES["float32"], say | {"precision": "float32"})
         _check_parity(model, part / FILES["float32"], validation)
         if options.fp16:
             write(model, part / FILES["float16"], say | {"precision": "float16"}, half=True)
         if options.int8:
-            _write_int8(part, say | {"precision": "int8"}, _spread(validation, CALIBRATED))
+            notes += _write_int8(part, say | {"precision": "int8"}, _spread(validation, CALIBRATED))
         record = _record(source, model, say, part, validation, tested)
+        record["notes"] += notes
         if source.fingerprint not in (None, data.inspection.fingerprint):
             record["notes"].append("the data have changed since training")
         runs.write_whole(part / RECORD, json.dumps(record, indent=2) + "\n")
@@ -147,14 +150,15 @@ def _check_parity(model: PolypSegmenter, file: Path, pairs: Sequence[Pair]) -> N
         )
 
 
-def _write_int8(folder: Path, say: dict[str, str], pairs: Sequence[Pair]) -> None:
-    """All of the network in integers or, if that costs Dice on validation images, all but its encoder."""
+def _write_int8(folder: Path, say: dict[str, str], pairs: Sequence[Pair]) -> list[str]:
+    """All of the network in integers or, if that costs Dice on validation images, all but its encoder, with a note."""
     exact, integers = folder / FILES["float32"], folder / FILES["int8"]
     for encoder in (True, False):
         write_int8(exact, integers, say, [pair.image for pair in pairs], encoder)
         scores = proof.dice({str(file): OnnxModel(file).predict for file in (exact, integers)}, pairs)
         if scores[str(exact)] - scores[str(integers)] <= TOLERATED:
-            return
+            break
+    return [] if encoder else [f"int8 has its encoder in float32: else it loses more than {TOLERATED} on validation"]
 
 
 def _record(
@@ -167,10 +171,11 @@ def _record(
 ) -> dict[str, Any]:
     """All that is measured, as it goes to export.json."""
     cpu = torch.device("cpu")
-    half = str(device.precision("auto", "cpu"))
-    predictors: dict[tuple[str, str], proof.Predict] = {("module", "float32"): model.predict}
-    if half in HALF:
-        predictors["module", half] = Ensemble([model], cpu, precision=half).predict
+    precision = str(device.precision("auto", "cpu"))
+    predictors: dict[tuple[str, str], proof.Predict] = {
+        ("module", "float32"): model.predict,
+        ("module", f"{precision}, folded"): Ensemble([folded(model, HALF.get(precision))], cpu).predict,
+    }
     files = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
     predictors |= {("onnx", name): OnnxModel(file).predict for name, file in files.items()}
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from polyp.summary import WIDEST
+
 
 def tell(record: Mapping[str, Any], folder: Path) -> None:
     """The numbers of export.json, and where the files are."""
@@ -34,7 +36,7 @@ def tell(record: Mapping[str, Any], folder: Path) -> None:
                 f"{one['faster']:.2f}x",
                 f"{one['bytes'] / 1e6:.1f}" if "bytes" in one else "",
             )
-    console.print(table)
+    Console(width=max(console.width, WIDEST)).print(table)
     sizes = ", ".join(record["compared_at"])
     console.print(
         f"  difference: the largest between probabilities and those of the module in float32, on {record['compared']} "

@@ -10,8 +10,9 @@ import torch
 from polyp import device, runs
 from polyp.errors import InputError, pick
 from polyp.evaluation.sources import Source
-from polyp.inference.ensemble import Ensemble
+from polyp.inference.ensemble import HALF, Ensemble
 from polyp.inference.exported import fastest
+from polyp.inference.folded import folded
 from polyp.inference.models import best_model, load_model
 from polyp.inference.onnx import OnnxModel, check_installed
 from polyp.model.segmenter import PolypSegmenter
@@ -70,7 +71,7 @@ def open_models(given: Sequence[str], backend: str = "auto", used: str = "auto",
         used = "cpu"  # where ONNX Runtime is
     target = device.choose(used)
     files = [_file(source, backend, target) for source in sources]
-    models = [_load(source, file) for source, file in zip(sources, files, strict=True)]
+    models = [_load(source, file, target) for source, file in zip(sources, files, strict=True)]
     ensemble = Ensemble(models, target, tta)
     torchs = f"checkpoint, {ensemble.precision}, {ensemble.device}"
     words = [f"onnx {model.precision}" if isinstance(model, OnnxModel) else torchs for model in models]
@@ -99,10 +100,13 @@ def _file(source: Source, backend: str, used: torch.device) -> Path:
     return found or source.file
 
 
-def _load(source: Source, file: Path) -> PolypSegmenter | OnnxModel:
+def _load(source: Source, file: Path, used: torch.device) -> PolypSegmenter | OnnxModel:
     if file.suffix == ".onnx":
         return OnnxModel(file)
-    return best_model(source.home) if file == runs.best_checkpoint(source.home) else load_model(file)
+    model = best_model(source.home) if file == runs.best_checkpoint(source.home) else load_model(file)
+    if used.type != "cpu":
+        return model
+    return folded(model, HALF.get(device.precision("auto", "cpu")))
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:

@@ -1,0 +1,74 @@
+"""Images/s of a trained run's ways to predict: python tests/benchmarks/prediction.py RUN FOLDER_OF_IMAGES.
+
+All take turns in one process, on images in memory, in batches of 8 and one by one. The yardstick is the plain network as
+smp makes it: float32, tensors in their default layout. Exported models are taken from RUN/export.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import table
+from torch import Tensor, nn
+
+from polyp import device, runs
+from polyp.inference.ensemble import HALF, Ensemble
+from polyp.inference.exported import FILES
+from polyp.inference.folded import folded
+from polyp.inference.image import SUFFIXES, read
+from polyp.inference.models import best_model
+from polyp.inference.onnx import OnnxModel
+
+IMAGES, ROUNDS = 16, 7
+
+
+class Plain(nn.Module):
+    """A network of one stage without the layout that ours asks for."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.network.to(memory_format=torch.contiguous_format)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Logits."""
+        return [self.network.stages[0]((image.float() / 255 - self.network.mean) / self.network.std)]
+
+
+def main(run: Path, folder: Path) -> None:
+    """Print the table."""
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES][:IMAGES]
+    images = [torch.from_numpy(read(file)).permute(2, 0, 1) for file in files]
+    cpu, precision = torch.device("cpu"), str(device.precision("auto", "cpu"))
+    plain = best_model(run).eval()
+    plain.network = Plain(plain.network)
+    ways: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
+        "plain float32 module": plain.predict,
+        "module, float32": Ensemble([best_model(run)], cpu, precision="32-true").predict,
+        f"module, {precision}": Ensemble([best_model(run)], cpu).predict,
+        f"module, {precision}, folded": Ensemble([folded(best_model(run), HALF.get(precision))], cpu).predict,
+    }
+    for name, file in FILES.items():
+        if (run / runs.EXPORT / file).is_file():
+            ways[f"ONNX {name}"] = OnnxModel(run / runs.EXPORT / file).predict
+    print(f"{len(images)} images, {torch.get_num_threads()} threads, {device.description()}")
+    for batch in (8, 1):
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, predict in ways.items():
+                predict(images[:batch])  # threads and caches are the former way's
+                started = time.perf_counter()
+                for place in range(0, len(images), batch):
+                    predict(images[place : place + batch])
+                seconds[name].append((time.perf_counter() - started) / len(images))
+        speed = {name: 1 / statistics.median(values) for name, values in seconds.items()}
+        reference = speed["plain float32 module"]
+        table([("batch of 8" if batch == 8 else "one by one", "images/s", "ratio")]
+              + [(name, f"{value:.1f}", f"{value / reference:.2f}") for name, value in speed.items()])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
