@@ -1,7 +1,7 @@
 """Images/s of a trained run's ways to predict: python tests/benchmarks/prediction.py RUN FOLDER_OF_IMAGES.
 
-All take turns in one process, on images in memory, in batches of 8 and one by one. The yardstick is the plain network as
-smp makes it: float32, tensors in their default layout. Exported models are taken from RUN/export.
+All take turns in one process, on images in memory, in batches of 8 and one by one. The yardstick is the network as smp
+makes it: float32, tensors in their default layout. Exported models are taken from RUN/export.
 """
 
 import statistics
