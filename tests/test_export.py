@@ -23,7 +23,6 @@ from polyp.export import export as exporting
 from polyp.export import file as files
 from polyp.export.graph import resized
 from polyp.images import resize
-from polyp.inference import onnx as runtime
 from polyp.inference.backends import open_models
 from polyp.inference.models import best_model
 from polyp.inference.onnx import OnnxModel
@@ -298,7 +297,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path, monkeypatch: pytest.
     (run / "export" / "notes.txt").unlink()
     runs.best_checkpoint(run).unlink()
     assert "has no checkpoints/best.ckpt" in said(str(run))
-    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert said(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
 
 
@@ -311,7 +310,7 @@ def test_an_exported_model_is_no_checkpoint(run: Path, capsys: pytest.CaptureFix
 
 def test_the_rest_works_without_the_extra(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
-    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert open_models([str(run)]).backend.startswith("checkpoint")
     with pytest.raises(InputError, match=r"onnxruntime is not installed: pip install -e '\.\[onnx\]'"):
         open_models([str(run)], backend="onnx")

@@ -183,7 +183,34 @@ def _export(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate, _compare, _predict, _export)
+def _app(commands: Any) -> None:
+    parser = commands.add_parser(
+        "app",
+        help="a page in the browser, and an HTTP API",
+        description="Serve trained models: choose or upload an image in the browser and see the polyps; or ask over "
+        "HTTP. Works without a network. For research use, not for diagnosis.",
+    )
+    parser.add_argument("given", nargs="*", metavar="RUN", help="run folders or checkpoints; the first is asked first")
+    parser.add_argument("--demo", action="store_true", help="the newest run below outputs/, or train one")
+    parser.add_argument("--root", metavar="FOLDER", help="where the runs' data are, if they have moved")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on; 0.0.0.0 lets other machines in (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 is any that is free (7860)")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="which page and API then ask for")
+    parser.add_argument("--max-upload", default="20MB", metavar="SIZE", help="of a file (20MB)")
+    parser.add_argument(
+        "--backend", default="auto", choices=("auto", "checkpoint", "onnx"), help="what computes (auto)"
+    )
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
+
+    def run(given: argparse.Namespace) -> None:
+        from polyp.app.serve import serve
+
+        serve(**{key: value for key, value in vars(given).items() if key != "run"})
+
+    parser.set_defaults(run=run)
+
+
+COMMANDS: Sequence[Callable[[Any], None]] = (_data, _evaluate, _compare, _predict, _export, _app)
 
 
 if __name__ == "__main__":

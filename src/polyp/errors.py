@@ -49,8 +49,9 @@ def require(extra: str, *modules: str) -> None:
     Raises:
         InputError: it is; the message has the command.
     """
-    if missing := [module for module in modules if find_spec(module) is None]:
-        raise InputError(f"{', '.join(missing)} is not installed: pip install -e '.[{extra}]'")
+    for module in modules:
+        if find_spec(module) is None:
+            raise InputError(f"{module} is not installed: pip install -e '.[{extra}]'")
 
 
 def printable(name: Any) -> str:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from polyp import device, runs
 from polyp.data.folder import Pair
-from polyp.errors import InputError
+from polyp.errors import InputError, require
 from polyp.evaluation import testsets
 from polyp.evaluation.sources import Source
 from polyp.export import proof
@@ -26,7 +26,7 @@ from polyp.inference.ensemble import HALF, Ensemble
 from polyp.inference.exported import FILES, RECORD, TOLERATED, sha256
 from polyp.inference.folded import folded
 from polyp.inference.models import best_model, load_model
-from polyp.inference.onnx import OnnxModel, check_installed
+from polyp.inference.onnx import OnnxModel
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model.segmenter import PolypSegmenter
 
@@ -67,7 +67,7 @@ def export(run: str, options: Options) -> None:
     Raises:
         InputError: anything that cannot work; before long work wherever that can be known.
     """
-    check_installed(*("onnx", "onnxscript", "onnxruntime"))
+    require("onnx", "onnx", "onnxscript", "onnxruntime")
     source = Source.of(run)
     if source.config is None:
         raise InputError(f"{run} is not in a run's folder: the images to prove an export on are unknown")

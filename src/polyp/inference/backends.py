@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from polyp import device, runs
-from polyp.errors import InputError, pick
+from polyp.errors import InputError, pick, require
 from polyp.evaluation.sources import Source
 from polyp.inference.ensemble import HALF, Ensemble
 from polyp.inference.exported import fastest
 from polyp.inference.folded import folded
 from polyp.inference.models import best_model, load_model
-from polyp.inference.onnx import OnnxModel, check_installed
+from polyp.inference.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 
 
@@ -88,7 +88,7 @@ def _file(source: Source, backend: str, used: torch.device) -> Path:
             raise InputError(f"{source.file} is no checkpoint: leave --backend checkpoint out, or give the run")
         if used.type != "cpu":
             raise InputError(f"--device {used} cannot run ONNX models here: leave it out, or give --device cpu")
-        check_installed("onnxruntime")
+        require("onnx", "onnxruntime")
     if exported or backend == "checkpoint" or used.type != "cpu" or not source.file.is_file():
         return source.file
     found = fastest(source.home, source.file, faster=backend == "auto")

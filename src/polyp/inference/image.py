@@ -21,6 +21,11 @@ MOST_PIXELS = 2**26
 MOST_BYTES = 2**30
 """Of a file: more than so many pixels take in any format."""
 
+
+class TooManyPixels(InputError):
+    """An image is larger than is accepted."""
+
+
 filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `decode` refuses such an image anyway
 filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which nobody asked for
 
@@ -57,13 +62,14 @@ def decode(content: bytes, name: str, most: int = MOST_PIXELS) -> np.ndarray:
         (H, W, 3) uint8 RGB; of a JPEG, PNG or BMP of 8 bits the same pixels that training reads.
 
     Raises:
-        InputError: it is no image, damaged, cut off, an animation, too large, or of floating-point numbers.
+        TooManyPixels: it is too large.
+        InputError: it is no image, damaged, cut off, an animation, or of floating-point numbers.
     """
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > most:
-                raise InputError(
+                raise TooManyPixels(
                     f"{name}: has {width}x{height} pixels, more than {most / 1e6:.0f} million: make it smaller"
                 )
             frames = getattr(image, "n_frames", 1)
@@ -75,7 +81,7 @@ def decode(content: bytes, name: str, most: int = MOST_PIXELS) -> np.ndarray:
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name}: has more than {most / 1e6:.0f} million pixels: make it smaller") from error
+        raise TooManyPixels(f"{name}: has more than {most / 1e6:.0f} million pixels: make it smaller") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not an image that can be read ({', '.join(FORMATS)} can)") from error
     except Exception as error:  # there is no end to what Pillow raises on damaged files

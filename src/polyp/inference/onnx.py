@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyp.errors import InputError
+from polyp.errors import InputError, require
 
 METADATA = ("threshold", "image_size", "precision", "fingerprint")
 """What a file of polyp's says of itself, among other things, and others do not."""
-
-
-def check_installed(*packages: str) -> None:
-    """Raise InputError if one of the packages that work with ONNX files is not there."""
-    for package in packages:
-        if find_spec(package) is None:
-            raise InputError(f"{package} is not installed: pip install -e '.[onnx]'")
 
 
 class OnnxModel(nn.Module):
@@ -41,7 +33,7 @@ class OnnxModel(nn.Module):
 
     def __init__(self, file: Path, threads: int | None = None) -> None:
         super().__init__()
-        check_installed("onnxruntime")
+        require("onnx", "onnxruntime")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

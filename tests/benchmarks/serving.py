@@ -1,0 +1,93 @@
+"""What serving costs: python tests/benchmarks/serving.py RUN [--root FOLDER]
+
+The median latency of the app for one image at a time, by plain HTTP and by Gradio's client, as a multiple of what
+decoding, predicting and the mask take in one process; then images a second and memory with 20 clients at once.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+from common import table
+from gradio_client import Client, handle_file
+
+from polyp.app.gallery import gallery_of
+from polyp.evaluation.sources import Source
+from polyp.inference import polyps
+from polyp.inference.backends import open_models
+from polyp.inference.image import decode
+
+
+def memory(process: int) -> float:
+    """MB that a process takes."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run")
+    parser.add_argument("--root")
+    given = parser.parse_args()
+    test_set = gallery_of([Source.of(given.run)], given.root).test_set
+    assert test_set is not None, "the run's data are not there: --root"
+    paths = [pair.image for pair in test_set.pairs][:40]
+    contents = [path.read_bytes() for path in paths]
+    predictor = open_models([given.run])
+
+    def alone(content: bytes) -> None:
+        cv2.imencode(".png", polyps.mask(predictor.predict(decode(content, "")), predictor.threshold))
+
+    command = [sys.executable, "-m", "polyp.cli", "app", given.run, "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    ) as app:
+        assert app.stdout is not None
+        url = next(found[0] for line in app.stdout if (found := re.search(r"http://\S+", line)))
+
+        def plain(content: bytes) -> None:
+            urllib.request.urlopen(f"{url}/api/mask", content, timeout=60).read()
+
+        client = Client(url, verbose=False)
+
+        def gradio(path: Path) -> None:
+            client.predict(handle_file(path), api_name="/predict")
+
+        times: dict[str, list[float]] = {"predict": [], "plain HTTP": [], "Gradio's client": []}
+        for path, content in zip(paths, contents, strict=True):  # in turns, so that all meet the same machine
+            for (name, taken), work in zip(
+                times.items(),
+                (lambda c=content: alone(c), lambda c=content: plain(c), lambda p=path: gradio(p)),
+                strict=True,
+            ):
+                started = time.perf_counter()
+                work()
+                taken.append(time.perf_counter() - started)
+                del name
+        medians = {name: statistics.median(taken[3:]) for name, taken in times.items()}
+        table(
+            [
+                ("one image at a time", "median ms", "ratio"),
+                *((name, f"{m * 1000:.1f}", f"{m / medians['predict']:.2f}") for name, m in medians.items()),
+            ]
+        )
+        with ThreadPoolExecutor(20) as visitors:
+            list(visitors.map(plain, (contents * 200)[:200]))  # warm
+            before, started = memory(app.pid), time.perf_counter()
+            list(visitors.map(plain, (contents * 200)[:200]))
+            rate = 200 / (time.perf_counter() - started)
+        grown = memory(app.pid) - before
+        print(f"20 clients: {rate:.1f} images/s; memory {before:.0f} MB, {grown:+.0f} MB after 200 more images")
+        app.terminate()
+
+
+if __name__ == "__main__":
+    main()

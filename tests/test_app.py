@@ -1,0 +1,437 @@
+"""`polyp app`: its answers are `polyp predict`'s, and nobody gets at anything but these."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import SMALL, run_script
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the extra app is not installed")
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from polyp import runs
+from polyp.app import answer, drawing, serve
+from polyp.app import desk as desks
+from polyp.app.desk import Busy, Desk, Photo, Seen
+from polyp.app.gallery import Gallery, gallery_of
+from polyp.app.server import application
+from polyp.app.upload import MOST_PIXELS
+from polyp.cli import main
+from polyp.errors import InputError
+from polyp.evaluation.sources import Source
+from polyp.inference import polyps
+from polyp.inference.backends import open_models
+from polyp.inference.image import decode
+
+MOST = 300_000  # bytes of an upload
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        folder = tmp_path_factory.mktemp("app") / "run"
+        run_script(*SMALL, "optim.decoder_lr=1e-2", f"hydra.run.dir={folder}")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def visitors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where what visitors send lies."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("visitors")
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def gallery(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        return gallery_of([Source.of(str(run))])
+
+
+@pytest.fixture(scope="module")
+def desk(run: Path) -> Iterator[Desk]:
+    made = Desk({"it": str(run)}, used="cpu")
+    yield made
+    made.close()
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[httpx.Client]:
+    """The app behind a real socket."""
+    listening = serve.listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        port = listening.getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@pytest.fixture(scope="module")
+def client(desk: Desk, gallery: Gallery, visitors: Path) -> Iterator[httpx.Client]:
+    with served(application(desk, gallery, most=MOST)) as asked:
+        yield asked
+
+
+@pytest.fixture(scope="module")
+def locked(desk: Desk, gallery: Gallery, visitors: Path) -> Iterator[httpx.Client]:
+    with served(application(desk, gallery, ("clinic", "secrét"), MOST)) as asked:
+        yield asked
+
+
+def picture(width: int = 60, height: int = 40, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def mask_of(content: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def seen(probability: np.ndarray, truth: np.ndarray | None = None, name: str = "frame") -> Seen:
+    image = np.full((*probability.shape, 3), 100, np.uint8)
+    return Seen("it", Photo("key", name, image, truth), probability.astype(np.float32), 12.3)
+
+
+def test_answers_are_the_models(client: httpx.Client, run: Path, gallery: Gallery) -> None:
+    assert gallery.test_set is not None
+    content = gallery.test_set.pairs[0].image.read_bytes()
+    predictor = open_models([str(run)], used="cpu")
+    probability = predictor.predict(decode(content, ""))
+    threshold = float(np.median(probability))  # half of the image
+    found = client.post("/api/predict", params={"threshold": threshold}, content=content).json()
+    expected = polyps.find(probability, threshold)
+    assert [one["pixels"] for one in found["polyps"]] == [one.pixels for one in expected]
+    assert found["polyps"][0]["box"]["width"] == expected[0].width
+    assert found["size"] == {"width": probability.shape[1], "height": probability.shape[0]}
+    assert found["model"] == "it" and found["milliseconds"] > 0
+    for ask in ({"url": "/api/mask"}, {"url": "/api/predict", "headers": {"Accept": "image/png"}}):
+        reply = client.post(**ask, params={"threshold": threshold}, content=content)
+        assert reply.headers["content-type"] == "image/png"
+        assert np.array_equal(mask_of(reply.content), polyps.mask(probability, threshold))
+    assert client.post("/api/predict", content=content).json()["threshold"] == predictor.threshold
+    assert client.get("/api/models").json() == [{"model": "it", "threshold": predictor.threshold}]
+
+
+BAD = {
+    "empty": (b"", {}, 400, "no image"),
+    "text": (b"hello", {}, 415, "not an image"),
+    "page": (b"<svg onload='alert(1)'/>", {}, 415, "not an image"),
+    "cut off": (picture()[:2000], {}, 415, "damaged"),
+    "threshold": (picture(), {"threshold": 7}, 400, "between 0 and 1"),
+    "no number": (picture(), {"threshold": "high"}, 400, "threshold: "),
+    "nan": (picture(), {"threshold": "nan"}, 400, "between 0 and 1"),
+    "model": (picture(), {"model": "../it"}, 400, "did you mean it"),
+    "bytes": (b"x" * (MOST + 100_000), {}, 413, "--max-upload"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests_get_one_line(case: str, client: httpx.Client) -> None:
+    content, params, code, words = BAD[case]
+    reply = client.post("/api/predict", params=params, content=content)
+    assert reply.status_code == code, reply.text
+    assert words in reply.json()["error"] and "\n" not in reply.json()["error"]
+
+
+def test_a_bomb_is_not_decoded(client: httpx.Client) -> None:
+    file = io.BytesIO()
+    Image.new("1", (MOST_PIXELS // 1000 + 1, 1000)).save(file, "PNG")
+    reply = client.post("/api/predict", content=file.getvalue())
+    assert reply.status_code == 413 and "million" in reply.json()["error"]
+
+
+def test_a_body_without_a_length_is_limited_as_it_comes(client: httpx.Client) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 100 * MOST:
+            sent += 10_000
+            yield b"x" * 10_000
+
+    assert client.post("/api/predict", content=endless()).status_code == 413
+    reply = client.post("/gradio_api/upload", files={"files": ("big.png", b"x" * (MOST + 100_000))})
+    assert reply.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/config", "/theme.css", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x", "/nothing"),
+        *("/api/models", "/gallery/0.jpg", "/answers/mask.png", "/gradio_api/file=/etc/passwd", "/assets/x.js"),
+    ],
+)
+def test_auth_guards_everything(path: str, locked: httpx.Client) -> None:
+    for given in (None, ("clinic", "wrong"), ("clinic", "")):
+        reply = locked.get(path, auth=given)
+        assert reply.status_code == 401 and "Basic" in reply.headers["www-authenticate"]
+    assert locked.get(path, headers={"Authorization": "Basic ü".encode()}).status_code == 401
+    if "queue" not in path:
+        assert locked.get(path, auth=("clinic", "secrét".encode())).status_code != 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/gradio_api/file=/etc/passwd", "/gradio_api/file=../../../../etc/passwd", "/gradio_api/file=C:/x"),
+        *(
+            "/gradio_api/file=http://127.0.0.1:1/x",
+            "/gradio_api/proxy=http://127.0.0.1:1/x",
+            "/gradio_api/file/etc/passwd",
+        ),
+        *("/static/../../../etc/passwd", "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/gallery/..%2f..%2fetc%2fpasswd"),
+        *("/gallery/99999.jpg", "/gallery/-1.jpg", "/monitoring", "/docs", "/openapi.json", "/gradio_api/vibe-code"),
+        *("/gradio_api/deep_link?session_hash=x", "/custom_component/x", "/gradio_api/stream/a/b/1/playlist-file"),
+    ],
+)
+def test_nothing_else_is_served(path: str, client: httpx.Client) -> None:
+    reply = client.get(path)
+    assert reply.status_code in (400, 403, 404), (path, reply.status_code)
+    assert "root:" not in reply.text
+
+
+def test_other_sites_cannot_ask(client: httpx.Client) -> None:
+    assert client.get("/api/models", headers={"Host": "evil.example"}).status_code == 403  # its name leads here
+    asked = client.post("/api/predict", content=picture(), headers={"Origin": "http://evil.example"})
+    assert asked.status_code == 403
+    assert (
+        client.post("/api/predict", content=picture(), headers={"Origin": str(client.base_url).rstrip("/")}).status_code
+        == 200
+    )
+    page = client.get("/")
+    assert page.status_code == 200 and "For research use, not for diagnosis" in page.text
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert "og:image" not in page.text and "manifest" not in page.text.split("</head>")[0].rsplit("</script>", 1)[1]
+
+
+def ask(client: httpx.Client, image: Any, threshold: float | None = None) -> str:
+    """What Gradio's `predict` says, by plain HTTP."""
+    joined = client.post("/gradio_api/call/predict", json={"data": [image, threshold, None]})
+    assert joined.status_code == 200, joined.text
+    return client.get(f"/gradio_api/call/predict/{joined.json()['event_id']}").text
+
+
+def file(path: object, **more: Any) -> dict[str, Any]:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}} | more
+
+
+def test_gradios_predict_takes_uploads_alone(client: httpx.Client, tmp_path: Path, visitors: Path) -> None:
+    uploaded = client.post("/gradio_api/upload", files={"files": ("a.png", picture())}).json()[0]
+    assert Path(uploaded).is_relative_to(visitors)
+    said = ask(client, file(uploaded), 0.01)
+    assert "event: complete" in said and '"width": 60, "height": 40' in said
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(picture())
+    inside = file(secret)
+    for given in (
+        *(file(secret), {"path": str(secret)}, file(f"{visitors}/../{secret.relative_to(tmp_path.parent)}")),
+        *(file("http://127.0.0.1:1/x"), file("", url="http://127.0.0.1:1/x"), {"url": "data:image/png;base64,AAAA"}),
+        *([inside], {"a": inside}, str(secret)),
+    ):
+        said = ask(client, given)
+        assert "event: error" in said and "width" not in said, (given, said)
+    nested = {"path": uploaded, "inner": inside, "meta": {"_type": "gradio.FileData", "inner": inside}}
+    ask(client, nested)
+    digests = {path.name for path in visitors.glob("**/secret*")}
+    assert not digests  # nothing of it was copied to where it could be fetched
+
+
+def test_uploads_are_never_pages(client: httpx.Client, visitors: Path) -> None:
+    for name in ("a.html", "a.svg", "../../../a.html", "<b>.svg"):
+        sent = client.post("/gradio_api/upload", files={"files": (name, b"<svg onload='alert(1)'/>")}).json()[0]
+        assert Path(sent).resolve().is_relative_to(visitors)
+        reply = client.get(f"/gradio_api/file={sent}")
+        assert reply.headers["content-disposition"].startswith("attachment"), name
+        assert reply.headers["content-type"] == "application/octet-stream"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_scripts_see_one_function(client: httpx.Client) -> None:
+    assert list(client.get("/gradio_api/info").json()["named_endpoints"]) == ["/predict"]
+
+
+def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.Client) -> None:
+    tested = [row.split(",")[0] for row in (run / runs.PER_IMAGE).read_text().splitlines()[1:]]
+    assert sorted(gallery.names) == sorted(tested)
+    photo = gallery.photo(tested[0])
+    assert photo.truth is not None and photo.truth.shape == photo.image.shape[:2]
+    thumbnail = client.get("/gallery/0.jpg")
+    assert thumbnail.headers["content-type"] == "image/jpeg" and mask_of(thumbnail.content).shape[:2] == (160, 160)
+    for name in ("../../etc/passwd", str(gallery.test_set.pairs[0].image) if gallery.test_set else "", ""):
+        with pytest.raises(InputError):
+            gallery.photo(name)
+
+
+def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Path) -> None:
+    config = Source.of(str(run)).config
+    assert config is not None
+    gone = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
+    common = ("split", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
+    config.data = gone | {key: config.data[key] for key in common}
+    gallery = gallery_of([Source(run, run, config)])
+    assert not gallery.names and "gone" in gallery.html()
+    with pytest.raises(InputError):
+        gallery_of([Source(run, run, config)], str(tmp_path / "gone, too"))
+
+
+def test_answer_in_words() -> None:
+    probability = np.zeros((10, 10))
+    assert "No polyp found" in answer.show(seen(probability), 0.5, 0.3, drawing.OVERLAY)
+    probability[2:4, 2:6] = 0.75
+    truth = np.zeros((10, 10), np.uint8)
+    truth[2:5, 2:6] = 1
+    shown = answer.show(seen(probability, truth), 0.5, 0.3, drawing.ERRORS)
+    assert "1 polyp: 8.0 % of the image, mean probability 0.75" in shown
+    assert "Dice 0.800" in shown and "IoU 0.667" in shown  # 2 * 8 / (8 + 12), 8 / 12
+    assert "right 8.0 %" in shown and "missed 4.0 %" in shown and "false alarm 0.0 %" in shown
+    assert "No polyp found" in answer.show(seen(probability, truth), 0.76, 0.3, drawing.ERRORS)
+
+
+def test_hostile_names_are_text() -> None:
+    shown = answer.show(seen(np.ones((9, 9)), name='"><script>alert(1)</script>'), 0.5, 0.3, drawing.OVERLAY)
+    assert "<script" not in shown and "&lt;script&gt;" in shown
+    assert "<script" not in answer.problem("<script>")
+    assert "<img src=x" not in Gallery(None, {"<img src=x onerror=alert(1)>": 0}).html()
+
+
+def test_errors_are_drawn_where_they_are() -> None:
+    probability, truth = np.zeros((200, 200)), np.zeros((200, 200), np.uint8)
+    probability[:, 50:150], truth[:, 100:] = 1, 1
+    drawn = drawing.draw(seen(probability, truth), 0.5, 1, drawing.ERRORS)
+    assert [tuple(drawn[100, x]) for x in (75, 125, 175)] == [drawing.FALSE, drawing.RIGHT, drawing.MISSED]
+    assert tuple(drawn[100, 25]) == (100, 100, 100)
+
+
+def test_what_is_kept_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def photo(key: str) -> Photo:
+        asked.append(key)
+        return Photo(key, key, np.zeros((64, 64, 3), np.uint8))
+
+    monkeypatch.setattr(desks, "KEPT", 3 * 64 * 64 * (3 + 4))
+    for key in ("a", "b", "a", "c", "d", "a", "b"):
+        desk.turn(lambda key=key: desk.see(key, lambda: photo(key)))
+    assert asked == ["a", "b", "c", "d", "b"]  # the sliders of "a" move without its being asked again
+    with pytest.raises(InputError, match="choose the image again"):
+        desk.turn(lambda: desk.kept("c", "it"))
+    first, again = (desk.turn(lambda: desk.see("a", lambda: photo("a"), spread=True)) for _ in range(2))
+    assert first is again and first.spread is not None and 0 <= first.spread.min() <= first.spread.max() <= 0.5
+
+
+def test_too_many_waiting_are_told_so(run: Path, visitors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desks, "MOST_WAITING", 1)
+    small = Desk({"it": str(run)}, used="cpu")
+    go, begun = threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        go.wait(20)
+
+    first = threading.Thread(target=small.turn, args=(block,))
+    first.start()
+    begun.wait(20)
+    with pytest.raises(Busy):
+        small.turn(lambda: None)
+    with served(application(small, Gallery())) as client:
+        reply = client.post("/api/predict", content=picture())
+    assert reply.status_code == 503 and "busy" in reply.json()["error"] and reply.headers["retry-after"]
+    go.set()
+    first.join()
+    assert small.turn(lambda: 3) == 3
+    small.close()
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(["app", *map(str, arguments)])
+    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    return stopped.value.code
+
+
+def test_what_cannot_work_is_said_first(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"port {port} is in use" in refusal(capsys, run, "--port", port)
+    assert "user:password" in refusal(capsys, run, "--auth", "clinic")
+    assert "such as 20MB" in refusal(capsys, run, "--max-upload", "much")
+    assert "--port 99999" in refusal(capsys, run, "--port", "99999")
+    assert "RUN" in refusal(capsys)
+    assert "RUN" in refusal(capsys, run, "--demo")
+    assert "twice" in refusal(capsys, run, run, "--port", 0)
+    assert "is not there" in refusal(capsys, tmp_path / "nothing", "--port", 0)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / runs.CONFIG).write_bytes((run / runs.CONFIG).read_bytes())
+    assert "best.ckpt" in refusal(capsys, tmp_path / "empty", "--port", 0)
+    monkeypatch.chdir(tmp_path)
+    assert "train.py" in refusal(capsys, "--demo", "--port", 0)
+    monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
+    assert "pip install -e '.[app]'" in refusal(capsys, run)
+
+
+def test_demo_takes_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("newest", "older")):
+        folder = tmp_path / "outputs" / "runs" / name / "date"
+        runs.best_checkpoint(folder).parent.mkdir(parents=True)
+        for made in (runs.best_checkpoint(folder), folder / runs.CONFIG, folder / runs.METRICS):
+            made.touch()
+        os.utime(folder / runs.METRICS, (1000 - age, 1000 - age))
+    (tmp_path / "outputs" / "unfinished").mkdir()
+    assert serve.demo_run() == Path("outputs/runs/newest/date")
+
+
+def test_sizes_and_names() -> None:
+    assert [serve.size(text) for text in ("20MB", "1.5gb", "300kb")] == [20_000_000, 1_500_000_000, 300_000]
+    for text in ("", "MB", "-1MB", "20", "nanMB", "infGB"):
+        with pytest.raises(InputError):
+            serve.size(text)
+    assert list(serve.named(["/x/a/one", "/x/b/one"])) == ["a/one", "b/one"]
+    assert list(serve.named(["/x/a/one/1", "/x/b/one/1"])) == ["a/one/1", "b/one/1"]
+
+
+def test_a_playlist_in_a_videos_clothes_opens_nothing(tmp_path: Path) -> None:
+    """What FFmpeg would follow to other files; in a process of its own, where the app's settings hold."""
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
+    for _ in range(3):
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.release()
+    playlist = tmp_path / "list.avi"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{clip}\n#EXT-X-ENDLIST\n")
+    code = "import cv2, sys; print([cv2.VideoCapture(path, cv2.CAP_FFMPEG).isOpened() for path in sys.argv[1:]])"
+    environment = os.environ | {"OPENCV_FFMPEG_CAPTURE_OPTIONS": serve.VIDEOS}
+    said = subprocess.run(
+        [sys.executable, "-c", code, clip, playlist], env=environment, capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stdout.lower()) == [True, False]
