@@ -148,10 +148,10 @@ def stop(at: tuple[int, int], number: int, *arguments: str, log: Path) -> int:
     ("number", "at", "overrides"),
     [
         (signal.SIGTERM, (1, 1), []),
-        (signal.SIGINT, (0, 2), ["data.num_workers=2"]),
+        pytest.param(signal.SIGINT, (0, 2), ["data.num_workers=2"], marks=pytest.mark.slow),
         (signal.SIGTERM, (1, 3), ["optim.schedule=plateau", "optim.warmup=0", "patience=2"]),  # the last of its epoch
         # Two batches make a step; and the encoder drops paths at random.
-        (
+        pytest.param(
             signal.SIGTERM,
             (1, 2),
             [
@@ -160,6 +160,7 @@ def stop(at: tuple[int, int], number: int, *arguments: str, log: Path) -> int:
                 "model.arch=fpn",
                 "model.decoder_channels=null",
             ],
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -209,7 +210,9 @@ def unfinished(tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "bits", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["cut", *(pytest.param(other, marks=pytest.mark.slow) for other in ("empty", "bits", "gone"))]
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, tmp_path: Path, capfd: Any) -> None:
     run, command = tmp_path / "run", (*SMALL, "trainer.max_epochs=3")
     assert stop((2, 1), signal.SIGTERM, *command, f"hydra.run.dir={run}", log=tmp_path / "said") == 143

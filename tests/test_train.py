@@ -330,6 +330,7 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(train: Train, tmp_p
     assert not (run / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=1000", f"hydra.run.dir={run}"]

@@ -193,6 +193,7 @@ for encoder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_without_a_network_it_says_so_in_seconds(tmp_path: Path) -> None:
     with socket.socket() as silent:  # takes calls and never answers: worse than nobody there
         silent.bind(("127.0.0.1", 0))
