@@ -3,8 +3,13 @@
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from conftest import ROOT, SMALL, Train, run_script
 
@@ -50,6 +55,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = Synthetic(root="drawn", count=20, size=48).prepare()
     shutil.copytree(drawn, "my_polyps")
     shutil.copytree(drawn / "images", "normal_frames")
+    shutil.copytree(drawn / "images", "new_images")
+    video = cv2.VideoWriter("withdrawal.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 25, (48, 48))
+    for image in sorted((drawn / "images").iterdir())[:5]:
+        video.write(cv2.resize(cv2.imread(str(image)), (48, 48)))
+    video.release()
     for name in ("CVC-300", "Kvasir"):
         shutil.copytree(drawn, f"TestDataset/{name}")
     shutil.copytree(drawn / "images", "CVC-ClinicDB/Original")
@@ -66,7 +76,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 10
     assert any("experiment=quickstart" in command for command in COMMANDS)
-    assert {question.split()[0] for question in ASKED} == {"data", "evaluate", "compare"}
+    assert {question.split()[0] for question in ASKED} == {"data", "evaluate", "compare", "predict", "export", "app"}
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(OWN)])
@@ -99,12 +109,54 @@ def test_a_command_on_kvasir_runs(command: str, desk: None, train: Train, data_f
     assert list(outputs.rglob("metrics.json"))
 
 
-@pytest.mark.parametrize("question", [question for question in ASKED if "kvasir" not in question])
+@pytest.mark.parametrize("question", [one for one in ASKED if not re.search("kvasir|^app|^export", one)])
 def test_a_question_is_answered(question: str, desk: None, trained: Path) -> None:
     shutil.copytree(trained, "outputs")
-    before = set(Path("outputs").rglob("*"))
+    before = set(Path().rglob("*"))
     main(shlex.split(question))
-    assert {path.suffix for path in set(Path().rglob("*")) - before} & {".html", ".md"}
+    assert {path.suffix for path in set(Path().rglob("*")) - before} & {".html", ".md", ".json"}
+
+
+@pytest.mark.slow
+def test_an_exported_model_is_used(desk: None, trained: Path) -> None:
+    shutil.copytree(trained, "outputs")
+    for question in ASKED:
+        if question.startswith("export"):
+            main(shlex.split(question))
+    [exported] = Path("outputs").rglob("model.onnx")
+    shutil.copy(exported, "model.onnx")
+    image = next(Path("new_images").iterdir())
+    shutil.copy(image, "frame.jpg")
+    said: dict[str, Any] = {}
+    exec(marked("onnx"), said)
+    assert said["mask"].shape == said["image"].shape[1:3] and 0 < said["probability"].min() < said["probability"].max()
+
+
+@pytest.mark.slow
+def test_scripts_ask_the_app(desk: None, trained: Path) -> None:
+    shutil.copytree(trained, "outputs")
+    shutil.copy(next(Path("new_images").iterdir()), "image.jpg")
+    [command] = [question for question in ASKED if question.startswith("app outputs")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "polyp.cli", *shlex.split(command), "--port", "0"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            address = next(filter(None, (re.search(r"http://\S+", line) for line in process.stdout)))[0]
+            subprocess.run(["bash", "-ec", marked("api").replace("http://127.0.0.1:7860", address)], check=True)
+            said: dict[str, Any] = {}
+            exec(marked("client").replace("http://127.0.0.1:7860", address), said)
+        finally:
+            process.terminate()
+    masks = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in (said["mask"], "mask.png")]
+    assert said["found"]["polyps"] and np.array_equal(*masks)
+
+
+def marked(name: str) -> str:
+    """The README's block of that mark."""
+    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
 
 
 @pytest.mark.real_data
