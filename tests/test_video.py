@@ -1,6 +1,8 @@
 """Videos: each frame is predicted as an image is, and a video that breaks off is kept as far as it goes."""
 
 import csv
+import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,11 +171,24 @@ def playlist(path: Path) -> None:
         playlist,  # FFmpeg would open what it names
     ],
 )
-def test_no_video(tmp_path: Path, predictor: Predictor, make: Callable[[Path], object]) -> None:
+def test_no_video(
+    tmp_path: Path, predictor: Predictor, make: Callable[[Path], object], capfd: pytest.CaptureFixture[str]
+) -> None:
     make(tmp_path / "in.mp4")
     with pytest.raises(InputError, match=r"in\.mp4: not a video that can be read, or a damaged one"):
         list(annotate(tmp_path / "in.mp4", tmp_path / "out.webm", predictor, 0.5))
-    assert not (tmp_path / "out.webm").exists()
+    assert not (tmp_path / "out.webm").exists() and capfd.readouterr().err == ""
+
+
+def test_names_that_are_no_text(tmp_path: Path, predictor: Predictor) -> None:
+    broken = os.fsdecode(b"\xff\xfe")
+    source = film(tmp_path / "in.mp4", 3)
+    for video_, target in (
+        (Path(shutil.copy(source, tmp_path / f"{broken}.mp4")), "out.webm"),
+        (source, f"{broken}/out.webm"),
+    ):
+        with pytest.raises(InputError, match=r"udcff\S*: a name that is not UTF-8: rename it, or its folder"):
+            list(annotate(video_, tmp_path / target, predictor, 0.5))
 
 
 def test_a_video_without_frames(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,9 +104,10 @@ class Video:
         except OSError as error:
             raise InputError(f"{printable(path)}: cannot be read ({error.strerror})") from error
         known = any(start[at : at + len(bytes_)] == bytes_ for at, bytes_ in MAGIC)
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what is wrong is said below
-        # A whole path is never taken for an address.
-        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG) if known else None
+        # Quiet: what is wrong is said below.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        self._capture = cv2.VideoCapture(_address(path), cv2.CAP_FFMPEG) if known else None
         if self._capture is None or not self._capture.isOpened():
             raise InputError(f"{printable(path)}: not a video that can be read, or a damaged one")
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -236,7 +237,7 @@ class _Writer:
                 size = width + width % 2, height + height % 2
                 with _silent():
                     self._file = cv2.VideoWriter(
-                        os.path.abspath(self.path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"VP80"), self.rate, size
+                        _address(self.path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"VP80"), self.rate, size
                     )
                 if not self._file.isOpened():
                     raise InputError(f"cannot write {printable(self.path)}: is the folder there, and writable?")
@@ -246,6 +247,18 @@ class _Writer:
     def close(self) -> None:
         if self._file is not None:
             self._file.release()
+
+
+def _address(path: Path) -> str:
+    """A file's name as OpenCV takes it: a whole path, which is never taken for an address on the network.
+
+    Raises:
+        InputError: it is no text in UTF-8, of which OpenCV dies.
+    """
+    try:
+        return os.path.abspath(path).encode("utf-8").decode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{printable(path)}: a name that is not UTF-8: rename it, or its folder") from error
 
 
 @contextmanager
