@@ -32,7 +32,7 @@ def folded(model: PolypSegmenter, half: torch.dtype | None = None) -> PolypSegme
         model.network(torch.zeros(1, 3, *model.image_size))
     for convolution, norm in watch.pairs():
         one, other = model.network.get_submodule(convolution), model.network.get_submodule(norm)
-        if isinstance(one, nn.Conv2d) and isinstance(other, nn.BatchNorm2d):
+        if isinstance(one, nn.Conv2d) and type(other) in (nn.BatchNorm2d, BatchNormAct2d):  # others may do more
             model.network.set_submodule(convolution, fuse_conv_bn_eval(one, other))
             model.network.set_submodule(norm, other.act if isinstance(other, BatchNormAct2d) else nn.Identity())
     if half is not None:
@@ -52,6 +52,7 @@ class _Watch(TorchFunctionMode):
         self.made: dict[int, tuple[str, Tensor]] = {}  # tensors are held, so that no other takes their place in memory
         self.taken: Counter[int] = Counter()
         self.normalised: dict[int, str] = {}
+        self.normalises: Counter[str] = Counter()
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, given: Any = (), named: Mapping[str, Any] | None = None
@@ -65,15 +66,18 @@ class _Watch(TorchFunctionMode):
                 self.multiplied[name] += 1
                 if function is F.conv2d:
                     self.made[id(result)] = name, result
-            elif function is F.batch_norm and id(given[0]) in self.made and id(named.get("weight")) in self.owner:
-                self.normalised[id(given[0])] = self.owner[id(named["weight"])]
+            elif function is F.batch_norm and id(named.get("weight")) in self.owner:
+                norm = self.owner[id(named["weight"])]
+                self.normalises[norm] += 1
+                if id(given[0]) in self.made:
+                    self.normalised[id(given[0])] = norm
         return result
 
     def pairs(self) -> Iterable[tuple[str, str]]:
-        """The names of each convolution, called once, and of the normalisation that alone takes what it makes."""
+        """The names of each convolution and of the normalisation that alone takes what it makes, both called once."""
         for key, norm in self.normalised.items():
             convolution, _ = self.made[key]
-            if self.taken[key] == 1 and self.multiplied[convolution] == 1:
+            if self.taken[key] == self.multiplied[convolution] == self.normalises[norm] == 1:
                 yield convolution, norm
 
 
