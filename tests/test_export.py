@@ -134,7 +134,7 @@ def test_it_is_opened_as_checkpoints_are(small: tuple[PolypSegmenter, Path]) -> 
         open_models([str(small[1])], backend="checkpoint")
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_path: Path) -> None:
     import onnx
 
     value = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1])
@@ -148,6 +148,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(InputError, match=r"other.onnx is no ONNX model of polyp's"):
         open_models([str(tmp_path / "other.onnx")])
+    model = onnx.load(small[1])
+    files.say(model, METADATA | {"threshold": "half"})
+    onnx.save(model, tmp_path / "edited.onnx")
+    with pytest.raises(InputError, match=r"edited.onnx says that its threshold is half: make it anew"):
+        open_models([str(tmp_path / "edited.onnx")])
     with pytest.raises(InputError, match=r"text.onnx cannot be opened as an ONNX model"):
         open_models([str(tmp_path / "text.onnx")])
 

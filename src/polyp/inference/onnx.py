@@ -52,7 +52,12 @@ class OnnxModel(nn.Module):
                 f"{file} is no ONNX model of polyp's (it does not tell its {lacking[0]}): make one with "
                 "polyp export RUN --onnx"
             )
-        self.threshold = float(self.metadata["threshold"])
+        try:
+            self.threshold = float(self.metadata["threshold"])
+        except ValueError as error:
+            raise InputError(
+                f"{file} says that its threshold is {self.metadata['threshold'][:50]}: make it anew"
+            ) from error
         self.precision = self.metadata["precision"]
 
     def predict(self, images: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
