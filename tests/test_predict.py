@@ -339,6 +339,24 @@ def test_a_killed_command_goes_on(here: Path, seen: list[int]) -> None:
     assert not [name for name in files("out") if name.startswith(".")]
 
 
+def test_a_full_disk_leaves_no_half_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def full(self: Path, text: str, **named: Any) -> int:
+        if ".polyps.csv" not in self.name:
+            return write_text(self, text, **named)
+        write_text(self, text[:10], **named)
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "No space left on device" in said("first", "images", "--out", "out")
+    assert not [name for name in files("out") if "part" in name]
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    predict("first", "images", "--out", "out")
+    assert len(answer("out")["images"]) == 20
+
+
 def test_a_journal_that_was_cut_off(here: Path, seen: list[int]) -> None:
     predict("first", "images", "--out", "out")
     found = answer("out")

@@ -99,8 +99,11 @@ def is_claimed(folder: Path) -> bool:
 def write_whole(file: Path, text: str) -> None:
     """Write a file in one piece: whoever finds it finds it whole."""
     part = file.with_name(f".{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)  # of a disk that is full
 
 
 def begin(folder: Path, config: DictConfig) -> None:
