@@ -1,7 +1,6 @@
 """`polyp predict`: masks, overlays and polyps of new images, videos, and folders of these."""
 
 import csv
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from polyp.errors import InputError, printable
 from polyp.evaluation.sources import Source
 from polyp.inference import image as images
 from polyp.inference.backends import open_models
+from polyp.inference.exported import sha256
 from polyp.prediction.inputs import Input, Inputs, find, named
 from polyp.prediction.job import Job, Options
 from polyp.prediction.record import Predictions, Record
@@ -49,7 +49,7 @@ def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Pa
     threshold = predictor.threshold if options.threshold is None else options.threshold
     settings = {
         "runs": [os.path.relpath(one.home) for one in predictor.sources],
-        "models": [_sha256(one.file) for one in predictor.sources],
+        "models": [sha256(one.file) for one in predictor.sources],
         "backend": predictor.backend,
         "threshold": threshold,
         "tta": options.tta,
@@ -105,11 +105,6 @@ def _check_any(inputs: Inputs) -> None:
             problems.append(str(error))
     more = f"; nor can the {len(problems) - 1} others be read" if len(problems) > 1 else ""
     raise InputError(problems[0] + more)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _work(job: Job, each: Sequence[Input]) -> None:
