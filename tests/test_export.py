@@ -234,7 +234,7 @@ def measured(run: Path, **medians: float) -> None:
     latency = {name: {"latency_ms": {"median": value}, "dice_loss": loss[name]} for name, value in medians.items()}
     record = {
         "fingerprint": exporting.sha256(runs.best_checkpoint(run)),
-        "device": device.description(),
+        "device": device.description("cpu"),
         "module": {"float32": {"latency_ms": {"median": 10}}},
         "onnx": latency,
     }
@@ -286,7 +286,17 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(exporting, "write", write)
     monkeypatch.setattr(exporting, "OnnxModel", Other)
     before = set(run.iterdir())
+    killed = run / ".export.part" / "new" / "model.onnx"  # what one leaves that was killed
+    killed.parent.mkdir(parents=True)
+    killed.touch()
     assert "differ from the module's by up to" in said(str(run))
+    assert set(run.iterdir()) == before
+
+    def full(model: PolypSegmenter, file: Path, metadata: dict[str, str]) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "write", full)
+    assert "export: No space left on device" in said(str(run))
     assert set(run.iterdir()) == before
 
 
@@ -354,3 +364,9 @@ def test_other_networks(settings: dict[str, Any], tmp_path: Path) -> None:
     files.write(model, tmp_path / "model.onnx", METADATA)
     images = pictures((64, 64), (131, 97), (20, 333))
     assert away(model, tmp_path / "model.onnx", images) < 1e-3
+
+
+def test_what_is_measured_on_the_cpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    assert device.description() == "a GPU" and device.description("cpu").endswith("threads")

@@ -49,9 +49,9 @@ def cuda(accelerator: Any) -> bool:
     return accelerator != "cpu" and torch.cuda.is_available()
 
 
-def description() -> str:
-    """The device that torch prefers here, for the record."""
-    if torch.cuda.is_available():
+def description(accelerator: str = "auto") -> str:
+    """The device that torch prefers here, or the CPU if that is given, for the record."""
+    if cuda(accelerator):
         return torch.cuda.get_device_name()
     return f"{torch.cpu.get_capabilities().get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"
 

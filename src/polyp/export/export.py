@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def export(run: str, options: Options) -> None:
         if options.fp16:
             write(model, part / FILES["float16"], say | {"precision": "float16"}, half=True)
         if options.int8:
-            notes += _write_int8(part, say | {"precision": "int8"}, _spread(validation, CALIBRATED))
+            notes += _write_int8(part, say | {"precision": "int8"}, validation)
         record = _record(source, model, say, part, validation, tested)
         record["notes"] += notes
         if source.fingerprint not in (None, data.inspection.fingerprint):
@@ -107,15 +107,28 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _placed(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder`, which takes its place if all goes well and vanishes if not."""
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.") as hidden:
-        part = Path(hidden) / "new"
-        part.mkdir()
-        yield part
-        if folder.exists():
-            os.replace(folder, Path(hidden) / "old")
-        os.replace(part, folder)
+    """A hidden folder beside `folder`, which takes its place if all goes well and vanishes if not.
+
+    Raises:
+        InputError: another process is at it, or the disk is full.
+    """
+    hidden = folder.absolute().with_name(f".{folder.absolute().name}.part")
+    part, old = hidden / "new", hidden / "old"
+    try:
+        hidden.mkdir(parents=True, exist_ok=True)
+        with runs.claimed(hidden, "polyp export"):
+            try:
+                for one in (part, old):
+                    shutil.rmtree(one, ignore_errors=True)  # of one that was killed
+                part.mkdir()
+                yield part
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(part, folder)
+            finally:
+                shutil.rmtree(hidden)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 def _metadata(source: Source, model: PolypSegmenter, fingerprint: str) -> dict[str, str]:
@@ -153,8 +166,9 @@ def _check_parity(model: PolypSegmenter, file: Path, pairs: Sequence[Pair]) -> N
 def _write_int8(folder: Path, say: dict[str, str], pairs: Sequence[Pair]) -> list[str]:
     """All of the network in integers or, if that costs Dice on validation images, all but its encoder, with a note."""
     exact, integers = folder / FILES["float32"], folder / FILES["int8"]
+    calibrated = [pair.image for pair in _spread(pairs, CALIBRATED)]
     for encoder in (True, False):
-        write_int8(exact, integers, say, [pair.image for pair in pairs], encoder)
+        write_int8(exact, integers, say, calibrated, encoder)
         scores = proof.dice({str(file): OnnxModel(file).predict for file in (exact, integers)}, pairs)
         if scores[str(exact)] - scores[str(integers)] <= TOLERATED:
             break
@@ -192,7 +206,7 @@ def _record(
         "fingerprint": say["fingerprint"],
         "data_fingerprint": say["data_fingerprint"],
         "image_size": list(model.image_size),
-        "device": device.description(),
+        "device": device.description("cpu"),
         "n": len(tested),
         "timed": TIMED,
         "compared": min(COMPARED, len(validation)),

@@ -53,7 +53,7 @@ def fastest(home: Path, checkpoint: Path, faster: bool) -> Path | None:
         if not good or found["fingerprint"] != sha256(checkpoint):
             return None
         name = min(good, key=lambda name: good[name])
-        if faster and (found["device"] != device.description() or good[name] >= own):
+        if faster and (found["device"] != device.description("cpu") or good[name] >= own):
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{record} is damaged: make it anew with polyp export {home} --onnx --overwrite") from error

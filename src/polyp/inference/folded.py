@@ -18,6 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from polyp.model.segmenter import PolypSegmenter
 
+NORMS = nn.BatchNorm2d, BatchNormAct2d
+"""What is folded; other classes that inherit from these may do more."""
+
 
 def folded(model: PolypSegmenter, half: torch.dtype | None = None) -> PolypSegmenter:
     """A copy of a model that computes the same faster; it cannot be trained.
@@ -32,7 +35,7 @@ def folded(model: PolypSegmenter, half: torch.dtype | None = None) -> PolypSegme
         model.network(torch.zeros(1, 3, *model.image_size))
     for convolution, norm in watch.pairs():
         one, other = model.network.get_submodule(convolution), model.network.get_submodule(norm)
-        if isinstance(one, nn.Conv2d) and type(other) in (nn.BatchNorm2d, BatchNormAct2d):  # others may do more
+        if isinstance(one, nn.Conv2d) and isinstance(other, nn.BatchNorm2d) and type(other) in NORMS:
             model.network.set_submodule(convolution, fuse_conv_bn_eval(one, other))
             model.network.set_submodule(norm, other.act if isinstance(other, BatchNormAct2d) else nn.Identity())
     if half is not None:
