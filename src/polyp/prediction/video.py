@@ -1,11 +1,8 @@
 """Polyps in a video: the video with them drawn on it, and what each frame shows."""
 
 import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from polyp.errors import InputError, printable
 from polyp.inference import polyps
 from polyp.inference.backends import Predictor
 from polyp.inference.polyps import Polyp
-from polyp.pictures import overlay
+from polyp.prediction.webm import Writer, address
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv"}
 """Of the files that are taken for videos."""
@@ -35,8 +32,6 @@ BATCH, BATCH_PIXELS = 8, 2**24
 
 RATES = 1, 240
 """Frames a second that are believed; of a video that claims others, 25 are written."""
-
-_stderr = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ class Video:
         # Quiet: what is wrong is said below.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        self._capture = cv2.VideoCapture(_address(path), cv2.CAP_FFMPEG) if known else None
+        self._capture = cv2.VideoCapture(address(path), cv2.CAP_FFMPEG) if known else None
         if self._capture is None or not self._capture.isOpened():
             raise InputError(f"{printable(path)}: not a video that can be read, or a damaged one")
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -166,7 +161,7 @@ def annotate(
     source = Video(video)
     count = source.count if most_frames is None else min(source.count or most_frames, most_frames)
     part = target and target.with_name(f".{target.stem}.part.webm")
-    writer = _Writer(part, source.rate)
+    writer = Writer(part, source.rate)
     done, size_changed = 0, False
     shape: tuple[int, ...] | None = None
     try:
@@ -218,58 +213,3 @@ def _batch(source: Video, most: int | None) -> list[tuple[float, np.ndarray]]:
         frames.append(frame)
         limit = min(limit, max(1, BATCH_PIXELS // (frame[1].shape[0] * frame[1].shape[1])))
     return frames
-
-
-class _Writer:
-    """A video that is being written; it is opened with the first frame, which tells the size."""
-
-    def __init__(self, path: Path | None, rate: float) -> None:
-        self.path, self.rate = path, rate
-        self._file: Any = None
-
-    def write(self, pictures: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
-        if self.path is None:
-            return
-        for picture, mask in zip(pictures, masks, strict=True):
-            drawn = overlay(picture, mask)
-            height, width = picture.shape[:2]
-            if self._file is None:
-                size = width + width % 2, height + height % 2
-                with _silent():
-                    self._file = cv2.VideoWriter(
-                        _address(self.path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"VP80"), self.rate, size
-                    )
-                if not self._file.isOpened():
-                    raise InputError(f"cannot write {printable(self.path)}: is the folder there, and writable?")
-            even = cv2.copyMakeBorder(drawn, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-            self._file.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.release()
-
-
-def _address(path: Path) -> str:
-    """A file's name as OpenCV takes it: a whole path, which is never taken for an address on the network.
-
-    Raises:
-        InputError: it is no text in UTF-8, of which OpenCV dies.
-    """
-    try:
-        return os.path.abspath(path).encode("utf-8").decode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{printable(path)}: a name that is not UTF-8: rename it, or its folder") from error
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without what OpenCV writes to the standard error stream past every setting: that WebM has no tag for VP8."""
-    with _stderr, open(os.devnull, "w") as nowhere:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
