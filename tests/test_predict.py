@@ -399,8 +399,12 @@ def test_what_is_no_prediction_is_not_overwritten(here: Path) -> None:
     assert "is in images, a folder of images" in said("first", "images", "--out", "images/out")
     predict("first", "images", "--out", "out")
     assert "where predictions are written" in said("first", "out/masks", "--out", "out")
-    Path("out/predictions.json").write_text("{")
-    assert "is damaged: give another --out" in said("first", "images", "--out", "out")
+    found = answer("out")
+    found["images"][0]["files"].append("masks/../../first/config.yaml")
+    for damaged in ("{", json.dumps(found)):  # what the second one names would be deleted
+        Path("out/predictions.json").write_text(damaged)
+        assert "is damaged: give another --out" in said("second", "images", "--out", "out", "--overwrite")
+    assert Path("first/config.yaml").is_file()
 
 
 # ---- bad input
@@ -419,6 +423,14 @@ def test_what_cannot_be_read_is_told_at_the_end(here: Path, capsys: pytest.Captu
     ):  # fmt: skip
         assert re.search(pattern, line)
     assert len(answer("out")["images"]) == 20 and "20 images, " in capsys.readouterr().out
+
+
+def test_of_an_image_that_is_damaged_now_no_mask_is_left(here: Path) -> None:
+    predict("first", "images", "--out", "out")
+    Path("images/synthetic_0000.jpg").write_text("no image")
+    assert "not an image" in said("first", "images", "--out", "out")
+    assert len(answer("out")["images"]) == 19
+    assert len(os.listdir("out/masks")) == len(os.listdir("out/overlays")) == 19
 
 
 def test_a_folder_that_cannot_be_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ def test_no_video(
     make(tmp_path / "in.mp4")
     with pytest.raises(InputError, match=r"in\.mp4: not a video that can be read, or a damaged one"):
         list(annotate(tmp_path / "in.mp4", tmp_path / "out.webm", predictor, 0.5))
-    assert not (tmp_path / "out.webm").exists() and capfd.readouterr().err == ""
+    assert not (tmp_path / "out.webm").exists() and "WARN" not in capfd.readouterr().err
 
 
 def test_names_that_are_no_text(tmp_path: Path, predictor: Predictor) -> None:
@@ -220,8 +220,13 @@ def test_the_command(tmp_path: Path, run: Path, capfd: pytest.CaptureFixture[str
     predictor = open_models([str(run)], used="cpu")
     expected = [one.row for one in annotate(source, None, predictor, 0.5)]
     assert rows == [{key: str(value) for key, value in row.items()} for row in expected]
-    main(["predict", str(run), str(source), "--out", str(tmp_path / "out")])
+    again = ["predict", str(run), str(source), str(film(tmp_path / "b.mp4", 3)), "--out", str(tmp_path / "out")]
+    main(again)
     assert "done before" in capfd.readouterr().out
+    source.write_text("no video")
+    with pytest.raises(SystemExit, match=r"a\.mp4: not a video"):
+        main(again)
+    assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"b.csv", "b.webm"}
 
 
 def test_the_command_on_a_video_that_ends_early(tmp_path: Path, run: Path, capfd: pytest.CaptureFixture[str]) -> None:

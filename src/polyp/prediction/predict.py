@@ -138,6 +138,7 @@ def _tell_video(job: Job, one: Input, wanted: bool) -> None:
             job.predictions.add(_video(job, one))
     except InputError as error:
         job.problems.append(str(error))
+        job.predictions.forget(str(one.path))
         return
     known = job.predictions.records[str(one.path)]
     if known["problem"]:

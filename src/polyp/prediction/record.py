@@ -16,7 +16,7 @@ from polyp.errors import InputError, printable
 
 JSON, TABLE, JOURNAL, PARTS = "predictions.json", "polyps.csv", ".journal.jsonl", ".parts"
 
-MASKS, OVERLAYS, PROBABILITIES, VIDEOS = "masks", "overlays", "probabilities", "videos"
+KINDS = MASKS, OVERLAYS, PROBABILITIES, VIDEOS = "masks", "overlays", "probabilities", "videos"
 
 DECISIVE = ("models", "threshold", "tta", "backend")
 """Of the settings: predictions that differ in one of these are not mixed."""
@@ -58,6 +58,8 @@ class Predictions:
                     "give another --out, or --overwrite to replace them"
                 )
             self._clear()
+        for source in [source for source, one in self.records.items() if not self.whole(one)]:
+            self.forget(source)
         (folder / PARTS).mkdir()
         lines = [json.dumps(self.settings), *map(json.dumps, self.records.values()), ""]
         runs.write_whole(folder / JOURNAL, "\n".join(lines))
@@ -75,18 +77,23 @@ class Predictions:
                 made_with = json.loads(first)
                 # The last line was not written to its end if there is no empty one behind it.
                 self.records = {one["source"]: one for one in map(json.loads, lines[:-1])}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            for file in (Path(file) for one in self.records.values() for file in one["files"]):
+                if file.parts[0] not in KINDS or ".." in file.parts:  # which would be deleted one day
+                    raise ValueError
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{printable(self.folder / JSON)} or {JOURNAL} beside it is damaged: give another --out"
             ) from error
-        self.records = {path: one for path, one in self.records.items() if self.whole(one)}
         return made_with
 
+    def forget(self, source: str) -> None:
+        """Delete what was made of an image or video once, if anything was: it is not of the file as it is now."""
+        for file in self.records.pop(source, {"files": []})["files"]:
+            (self.folder / file).unlink(missing_ok=True)
+
     def _clear(self) -> None:
-        for record in self.records.values():
-            for file in record["files"]:
-                (self.folder / file).unlink(missing_ok=True)
-        self.records = {}
+        for source in list(self.records):
+            self.forget(source)
         for name in (JOURNAL, TABLE, JSON):
             (self.folder / name).unlink(missing_ok=True)
 

@@ -71,7 +71,7 @@ def _batches(
     for one, picture in pictures:
         if isinstance(picture, InputError):
             job.problems.append(str(picture))
-            job.predictions.records.pop(str(one.path), None)  # what was made of it once is not of the file as it is now
+            job.predictions.forget(str(one.path))
             continue
         size = picture.shape[0] * picture.shape[1]
         if batch and (len(batch) == BATCH or pixels + size > BATCH_PIXELS):
