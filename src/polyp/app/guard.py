@@ -4,7 +4,7 @@ import hmac
 import re
 from base64 import b64decode
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -112,10 +112,10 @@ class Guard:
         if self.auth is not None and not hmac.compare_digest(_basic(headers.get("authorization", "")), self.auth):
             return 401, "user and password are needed"
         host = headers.get("host", "")
-        if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
+        if self.hosts and _parts(f"//{host}").hostname not in self.hosts:
             return 403, "this server answers to this machine's own names alone: start it with --host"
         origin = headers.get("origin")
-        if origin is not None and method not in ("GET", "HEAD") and urlsplit(origin).netloc != host:
+        if origin is not None and method not in ("GET", "HEAD") and _parts(origin).netloc != host:
             return 403, "a page of another site asks"
         if path != "/" and not path.startswith(OPEN):
             return 404, "there is nothing here"
@@ -125,6 +125,14 @@ class Guard:
         if not length.isdecimal() or int(length) > self.most + SLACK:
             return 413, self.too_large
         return 0, ""
+
+
+def _parts(address: str) -> SplitResult:
+    """An address taken apart; empty if it is none, such as `http://[`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _basic(header: str) -> bytes:
