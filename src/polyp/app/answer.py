@@ -60,7 +60,7 @@ def show(seen: Seen, threshold: float, opacity: float, view: str, several: bool 
         f'<img src="{_data_uri(drawing.draw(seen, threshold, opacity, view))}" width="{width}" height="{height}" '
         f'alt="{name}, {view.lower()}: {verdict(found)}">',
         note + legend(seen, threshold, view),
-        f'<p class="facts">{name} · {width} x {height} pixels · {seen.milliseconds:.0f} ms</p>',
+        f'<p class="facts">{name} · {width} x {height} pixels · {seen.milliseconds:.0f}&nbsp;ms</p>',
         scores(seen, threshold),
         table(found) if not several else "",
         f'<p class="files"><a download href="answers/mask.png?{escape(link)}">Download mask</a>'

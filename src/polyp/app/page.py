@@ -45,6 +45,9 @@ THEME = gradio.themes.Base(
 )
 """The system's fonts: others would have to be fetched. Text has a contrast of 4.5 or more."""
 
+DARK = "<style>body.dark { --color-accent: #5eead4 !important; }</style>"
+"""In the page's head, since `CSS` does not reach Gradio's own panels; themes have one accent for light and dark."""
+
 SESSIONS = 256
 """Visitors whose choice is remembered, the latest."""
 
@@ -57,9 +60,13 @@ element.addEventListener('click', event => {
     const chosen = event.target.closest('button[data-name]');
     if (!chosen) return;
     element.querySelectorAll('button').forEach(one => one.setAttribute('aria-pressed', one === chosen));
-    trigger('select', {index: 0, value: chosen.dataset.name});
+    props.value = chosen.dataset.name;
+    trigger('input');
 });
 """
+
+UNPICK = "() => document.querySelectorAll('#gallery button').forEach(one => one.setAttribute('aria-pressed', false))"
+"""Once an image of one's own is looked at."""
 
 
 class Page(gradio.Blocks):
@@ -79,7 +86,11 @@ class Page(gradio.Blocks):
                 raise gradio.Error("only uploaded files are looked at", print_exception=False)
             return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}  # and nothing within
 
-        return await super().preprocess_data(block_fn, traverse(inputs, check, _names_file), *more, **named)
+        try:
+            return await super().preprocess_data(block_fn, traverse(inputs, check, _names_file), *more, **named)
+        except Exception as error:  # there is no end to what components raise of values that no page sends
+            said = error.message if isinstance(error, gradio.Error) else "this does not fit the page"
+            raise gradio.Error(said, print_exception=False) from error
 
 
 def _names_file(given: Any) -> bool:
@@ -94,15 +105,20 @@ def build(desk: Desk, gallery: Gallery) -> gradio.Blocks:
         gallery: the test images.
     """
     several = len(desk.models) > 1
-    internal: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # Answered in the order asked, so that each sees what the one before it has chosen.
+    internal: dict[str, Any] = {
+        "api_visibility": "private",
+        "show_progress": "hidden",
+        "concurrency_id": "page",
+        "concurrency_limit": 1,
+    }
 
-    def look(chosen: str | None, threshold: float, opacity: float, view: str, model: str, beside: bool) -> str:
-        if not chosen:
+    def look(name: str, own: str | None, threshold: float, opacity: float, view: str, model: str, beside: bool) -> str:
+        if not name and not own:
             return CHOOSE
 
         def work() -> str:
-            name = chosen.removeprefix(key_of(""))
-            key, photo = opened(chosen) if name == chosen else (chosen, lambda: gallery.photo(name))
+            key, photo = (key_of(name), lambda: gallery.photo(name)) if name else opened(str(own))
             shown = [
                 desk.see(key, photo, name, view == drawing.UNCERTAINTY) for name in (desk.models if beside else [model])
             ]
@@ -119,50 +135,50 @@ def build(desk: Desk, gallery: Gallery) -> gradio.Blocks:
     page.has_launched = True  # Gradio's own check of paths, for what is shown
     with page:
         gradio.HTML(heading(desk), elem_id="heading")
-        chosen = gradio.State(None)
+        own = gradio.State(None)
         scripts(desk)
         tabs = gradio.Tabs()
         with tabs, gradio.Tab("Image"), gradio.Row(elem_id="desk"):
             with gradio.Column(scale=3, min_width=320):
                 shown = gradio.HTML(CHOOSE, elem_id="answer")
             with gradio.Column(scale=2, min_width=300):
-                thumbnails = gradio.HTML(gallery.html(), js_on_load=PICK, elem_id="gallery")
-                view = gradio.Radio(drawing.VIEWS, value=drawing.OVERLAY, label="Show")
-                threshold = threshold_slider(desk)
-                opacity = gradio.Slider(0, 1, 0.3, step=0.05, label="Opacity of what is laid over the image")
-                model = model_choice(desk)
-                beside = gradio.Checkbox(False, label="All models side by side", visible=several)
+                thumbnails = gradio.HTML(
+                    next(iter(gallery.names), ""),
+                    html_template="${buttons_of_names}",
+                    buttons_of_names=gallery.html(),
+                    js_on_load=PICK,
+                    elem_id="gallery",
+                )
                 upload = gradio.Image(
                     sources=["upload", "clipboard"],
                     type="filepath",
                     label="Your own image",
-                    height=190,
+                    height=150,
                     elem_id="upload",
                 )
                 untouched(upload)
-        settings = [chosen, threshold, opacity, view, model, beside]
+                view = gradio.Radio(drawing.VIEWS, value=drawing.OVERLAY, label="Show")
+                threshold = threshold_slider(desk)
+                opacity = gradio.Slider(0, 1, 0.3, step=0.05, label="Opacity")
+                model = model_choice(desk)
+                beside = gradio.Checkbox(False, label="All models side by side", visible=several)
+        settings = [thumbnails, own, threshold, opacity, view, model, beside]
 
-        def pick(event: gradio.SelectData, *rest: Any) -> tuple[str, str]:
-            key = key_of(str(event.value))
-            return key, look(key, *rest)
+        def take(path: str | None, *rest: Any) -> tuple[str, str | None, str, None]:
+            return "", path, look("", path, *rest), None
 
-        def take(path: str | None, *rest: Any) -> tuple[str | None, str, None]:
-            return path, look(path, *rest), None
+        def switch(*given: Any) -> tuple[float, str]:
+            name, path, _, opacity, view, model, beside = given
+            best = desk.predictor(model)[1].threshold
+            return best, look(name, path, best, opacity, view, model, beside)
 
-        def switch(name: str, chosen: str | None, opacity: float, view: str, beside: bool) -> tuple[float, str]:
-            own = desk.predictor(name)[1].threshold
-            return own, look(chosen, own, opacity, view, name, beside)
-
-        def start(*rest: Any) -> tuple[str | None, str]:
-            key = key_of(next(iter(gallery.names))) if gallery.names else None
-            return key, look(key, *rest)
-
-        page.load(start, settings[1:], [chosen, shown], **internal)
-        thumbnails.select(pick, settings[1:], [chosen, shown], **internal)
-        upload.upload(take, [upload, *settings[1:]], [chosen, shown, upload], **internal)
-        model.input(switch, [model, chosen, opacity, view, beside], [threshold, shown], **internal)
-        for control in (threshold, opacity, view, beside):
-            control.input(look, settings, shown, trigger_mode="always_last", **internal)
+        page.load(look, settings, shown, **internal)
+        upload.upload(take, [upload, *settings[2:]], [thumbnails, own, shown, upload], **internal)
+        upload.upload(None, js=UNPICK, **internal)
+        model.input(switch, settings, [threshold, shown], **internal)
+        # One event: of several the page shows the answers in any order, and the last may not be what stays.
+        moved = [one.input for one in (thumbnails, threshold, opacity, view, beside)]
+        gradio.on(moved, look, settings, shown, trigger_mode="always_last", **internal)
         with tabs:
             video_tab(desk, threshold_slider(desk, render=False), model_choice(desk, render=False))
     page.queue(max_size=64, default_concurrency_limit=8)
@@ -172,7 +188,9 @@ def build(desk: Desk, gallery: Gallery) -> gradio.Blocks:
 def threshold_slider(desk: Desk, render: bool = True) -> gradio.Slider:
     """It stands at the first model's own."""
     own = desk.predictor(None)[1].threshold
-    return gradio.Slider(0.05, 0.95, own, step=0.01, label="Threshold: polyp from this probability on", render=render)
+    return gradio.Slider(
+        0.05, 0.95, own, step=0.01, label="Threshold", info="Polyp from this probability on", render=render
+    )
 
 
 def model_choice(desk: Desk, render: bool = True) -> gradio.Dropdown:

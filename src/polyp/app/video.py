@@ -40,7 +40,7 @@ def video_tab(desk: Desk, threshold: gradio.Slider, model: gradio.Dropdown) -> N
     """
     with gradio.Tab("Video"), gradio.Row():
         with gradio.Column(scale=2, min_width=300):
-            video = gradio.File(label=f"Your video: its first {MOST_FRAMES} frames are looked at", file_types=["video"])
+            video = gradio.File(label=f"Your video (its first {MOST_FRAMES} frames)", file_types=["video"])
             threshold.render()
             model.render()
             begin = gradio.Button("Find polyps", variant="primary")
