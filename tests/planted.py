@@ -122,3 +122,14 @@ def plant_model(folder: Path, seed: int = 0) -> Path:
     content = {"hyper_parameters": settings, "state_dict": model.state_dict()}
     torch.save(content, folder / "checkpoints" / "best.ckpt")
     return folder
+
+
+def on_drawn_images(run: Path, count: int = 20, size: int = 48) -> Path:
+    """The same run, as if its data were drawn images."""
+    config = OmegaConf.load(run / "config.yaml")
+    config.data = {
+        **{"dataset": "synthetic", "count": count, "size": size, "drawing_seed": 0, "split": "random", "root": None},
+        **{"image_size": 64, "batch_size": 4, "num_workers": 0, "cache": True, "allow_empty": False},
+    }
+    OmegaConf.save(config, run / "config.yaml")
+    return run

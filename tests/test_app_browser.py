@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, run_script
+from planted import on_drawn_images, plant_model
 
 from polyp.inference import polyps
 from polyp.inference.backends import open_models
@@ -34,10 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         folder = tmp_path_factory.mktemp("app")
-        made = [folder / "runs" / name for name in ("first", "second")]
-        learn = ("data.count=60", "data.size=96", "optim.decoder_lr=1e-2", "optim.encoder_lr=3e-3")
-        for path, epochs in zip(made, (6, 1), strict=True):
-            run_script(*SMALL, *learn, f"trainer.max_epochs={epochs}", f"hydra.run.dir={path}")
+        made = [on_drawn_images(plant_model(folder / "runs" / name), 60, 96) for name in ("first", "second")]
         checkpoint = best_checkpoint(made[1])  # the second shall find nothing anywhere
         content = torch.load(checkpoint, weights_only=True)
         next(v for k, v in content["state_dict"].items() if k.endswith("segmentation_head.0.bias")).fill_(-50)
@@ -154,11 +151,36 @@ def test_pick_drag_and_look(page: Any, runs: list[Path]) -> None:
     assert page.locator(".beside h2").all_inner_texts() == ["runs/first", "runs/second"]
 
 
+def test_what_is_shown_is_what_was_chosen_last(page: Any) -> None:
+    """However fast: while one answer is on its way, other images and views are chosen."""
+    beside = page.get_by_label("All models side by side")
+    for view, words in (("Image", "alone"), ("Overlay", "truth")) * 2:
+        page.get_by_label(view, exact=True).click()
+        beside.click()
+        count = 1 if beside.is_checked() else 0
+        page.wait_for_function(f"document.querySelectorAll('.beside').length == {count}")
+        page.wait_for_selector(f".legend:has-text('{words}')")
+    for gap in (0, 20):
+        page.evaluate(
+            """async gap => {
+                const buttons = [...document.querySelectorAll('#gallery button')];
+                for (const one of [...buttons.slice(1), ...buttons, buttons[gap ? 0 : 1]]) {
+                    one.click();
+                    await new Promise(done => setTimeout(done, gap));
+                }
+            }""",
+            gap,
+        )
+        name = page.locator("#gallery button[aria-pressed=true]").get_attribute("data-name")
+        page.wait_for_selector(f".facts:has-text('{name}')")
+
+
 def test_upload_and_what_cannot_be_looked_at(page: Any, tmp_path: Path) -> None:
     own = tmp_path / "own.png"
     own.write_bytes(cv2.imencode(".png", np.zeros((90, 120, 3), np.uint8))[1].tobytes())
     page.set_input_files("#upload input[type=file]", own)
     page.wait_for_selector(".facts:has-text('own.png · 120 x 90')")
+    assert page.locator("#gallery button[aria-pressed=true]").count() == 0
     page.get_by_label("Errors", exact=True).click()
     page.wait_for_selector("text=No truth is known")
     page.get_by_label("Model").first.click()
