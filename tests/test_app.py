@@ -482,6 +482,12 @@ def test_demo_takes_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert serve.demo_run() == Path("outputs/runs/newest/date")
 
 
+def test_replies_do_not_wait_for_more() -> None:
+    """asyncio sends at once (TCP_NODELAY) where it knows that a socket is TCP; else each reply takes 40 ms more."""
+    with serve.listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
 def test_sizes_and_names() -> None:
     assert [serve.size(text) for text in ("20MB", "1.5gb", "300kb")] == [20_000_000, 1_500_000_000, 300_000]
     for text in ("", "MB", "-1MB", "20", "nanMB", "infGB"):

@@ -45,8 +45,17 @@ THEME = gradio.themes.Base(
 )
 """The system's fonts: others would have to be fetched. Text has a contrast of 4.5 or more."""
 
-DARK = "<style>body.dark { --color-accent: #5eead4 !important; }</style>"
-"""In the page's head, since `CSS` does not reach Gradio's own panels; themes have one accent for light and dark."""
+HEAD = """<style>
+body.dark { --color-accent: #5eead4 !important; }
+.gradio-container .app { max-width: 1240px !important; padding: 12px 24px !important; }
+@media (max-width: 700px) {
+  .gradio-container { padding: 0 !important; }
+  .gradio-container .app { padding: 8px !important; }
+}
+:focus-visible { outline: 3px solid #0d9488 !important; outline-offset: 2px; }
+.dark :focus-visible { outline-color: #5eead4 !important; }
+</style>"""
+"""In the page's head, since `CSS` reaches neither what is around the page nor Gradio's own panels."""
 
 SESSIONS = 256
 """Visitors whose choice is remembered, the latest."""

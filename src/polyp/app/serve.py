@@ -152,8 +152,8 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port < 2**16:  # beyond, it is taken for another
         raise InputError(f"--port {port} must be between 0 and 65535")
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)  # asyncio sends at once where it is told that this is TCP
     except (OSError, UnicodeError) as error:
         raise InputError(f"--host {host} --port {port} cannot be used: {error}") from error
     try:

@@ -22,7 +22,7 @@ from polyp.app import answer, drawing
 from polyp.app.desk import Busy, Desk, Seen
 from polyp.app.gallery import Gallery
 from polyp.app.guard import Guard, WithoutCards
-from polyp.app.page import CSS, DARK, THEME, build
+from polyp.app.page import CSS, HEAD, THEME, build
 from polyp.app.upload import NotAnImage, checked, stem, uploaded
 from polyp.errors import InputError
 from polyp.inference import polyps
@@ -145,7 +145,7 @@ def application(
             mcp_server=False,
             theme=THEME,
             css_paths=CSS,
-            head=DARK,
+            head=HEAD,
         )
 
     mounted = asyncio.run(mount())  # outside of an event loop, Gradio opens several and leaves them open
