@@ -127,7 +127,7 @@ def build(desk: Desk, gallery: Gallery) -> gradio.Blocks:
             return CHOOSE
 
         def work() -> str:
-            key, photo = (key_of(name), lambda: gallery.photo(name)) if name else opened(str(own))
+            key, photo = (key_of(name), lambda: gallery.photo(str(name))) if name else opened(str(own))
             shown = [
                 desk.see(key, photo, name, view == drawing.UNCERTAINTY) for name in (desk.models if beside else [model])
             ]

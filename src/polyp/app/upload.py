@@ -19,9 +19,9 @@ def checked(value: float) -> float:
     """A threshold or an opacity as it was given.
 
     Raises:
-        InputError: it is not in 0-1.
+        InputError: it is no number in 0-1.
     """
-    if not 0 <= value <= 1:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InputError(f"{value} must be between 0 and 1")
     return value
 
