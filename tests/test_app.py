@@ -25,7 +25,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from polyp import runs
-from polyp.app import answer, drawing, serve
+from polyp.app import answer, drawing, guard, serve
 from polyp.app import desk as desks
 from polyp.app.desk import Busy, Desk, Photo, Seen
 from polyp.app.gallery import Gallery, gallery_of
@@ -203,6 +203,19 @@ def test_a_body_without_a_length_is_limited_as_it_comes(client: httpx.Client) ->
     assert client.post("/api/predict", content=endless()).status_code == 413
     reply = client.post("/gradio_api/upload", files={"files": ("big.png", b"x" * (MOST + 100_000))})
     assert reply.status_code == 413
+
+
+def test_visitors_together_fill_neither_memory_nor_disk(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = {"files": ("one.png", b"x" * 1000)}
+    with monkeypatch.context() as patch:
+        patch.setattr(guard, "MOST_ARRIVING", 50_000)
+        reply = client.post("/api/predict", content=b"x" * 100_000)
+        assert reply.status_code == 503 and "try again" in reply.json()["error"]
+        assert client.post("/api/predict", content=b"x" * 10_000).status_code == 415  # what has come is not counted on
+    assert client.post("/gradio_api/upload", files=upload).status_code == 200
+    monkeypatch.setattr(guard, "MOST_HELD", 999)
+    reply = client.post("/gradio_api/upload", files=upload)
+    assert reply.status_code == 503 and "try again in an hour" in reply.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import hmac
 import re
 from base64 import b64decode
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -48,6 +50,12 @@ HEADERS = {
 
 CARDS = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>')
 
+MOST_ARRIVING = 500_000_000
+"""Bytes of bodies that are on their way at once: they are in memory."""
+
+MOST_HELD = 2_000_000_000
+"""Bytes of visitors' files that are on the disk at once; each is deleted after an hour."""
+
 SLACK = 2**16
 """Bytes that a request may have beyond the file in it: the form around it."""
 
@@ -61,14 +69,18 @@ class Guard:
         most: bytes of a body.
         hosts: the names that this machine may be called by; empty if any. Keeps other sites' pages, whose name may
             lead here (DNS rebinding), from a server that listens on this machine alone.
+        visitors: the folder of visitors' files.
     """
 
-    def __init__(self, app: ASGIApp, auth: tuple[str, str] | None, most: int, hosts: Sequence[str]) -> None:
-        self.app, self.most, self.hosts = app, most, hosts
+    def __init__(
+        self, app: ASGIApp, auth: tuple[str, str] | None, most: int, hosts: Sequence[str], visitors: Path
+    ) -> None:
+        self.app, self.most, self.hosts, self.visitors = app, most, hosts, visitors
+        self.arriving = 0
         self.auth = None if auth is None else ":".join(auth).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it with 401, 403, 404 or 413 and one line."""
+        """Let a request through, or answer it with 401, 403, 404, 413 or 503 and one line."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -87,9 +99,13 @@ class Guard:
         async def limited() -> Message:
             nonlocal brought
             message = await receive()
-            brought += len(message.get("body", b""))
+            arrived = len(message.get("body", b""))
+            brought += arrived
+            self.arriving += arrived
             if brought > self.most + SLACK:
                 raise HTTPException(413, self.too_large)
+            if self.arriving > MOST_ARRIVING:
+                raise HTTPException(503, "too much is being sent at once: try again")
             return message
 
         headers = Headers(scope=scope)
@@ -100,7 +116,10 @@ class Guard:
             return
         if scope["path"] == "/":  # Gradio reads files of answers by it
             scope = {**scope, "query_string": b""}
-        await self.app(scope, limited, guarded)
+        try:
+            await self.app(scope, limited, guarded)
+        finally:
+            self.arriving -= brought
 
     @property
     def too_large(self) -> str:
@@ -124,7 +143,17 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.most + SLACK:
             return 413, self.too_large
+        if path.startswith("/gradio_api/upload") and method == "POST" and self.held() > MOST_HELD:
+            return 503, "visitors have sent as much as there is room for: try again in an hour"
         return 0, ""
+
+    def held(self) -> int:
+        """Bytes of visitors' files."""
+        total = 0
+        for file in self.visitors.rglob("*"):
+            with suppress(FileNotFoundError):  # its hour is over
+                total += file.stat().st_size
+        return total
 
 
 def _parts(address: str) -> SplitResult:

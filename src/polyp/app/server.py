@@ -6,6 +6,7 @@ curl --data-binary @image.jpg -o mask.png 'http://127.0.0.1:7860/api/mask'
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ import gradio
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from gradio.utils import get_upload_folder
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -150,7 +152,8 @@ def application(
 
     mounted = asyncio.run(mount())  # outside of an event loop, Gradio opens several and leaves them open
     mounted.add_middleware(WithoutCards)
-    mounted.add_middleware(Guard, auth=auth, most=most, hosts=LOCAL if local else ())
+    visitors = Path(get_upload_folder())
+    mounted.add_middleware(Guard, auth=auth, most=most, hosts=LOCAL if local else (), visitors=visitors)
     return mounted
 
 
