@@ -24,6 +24,7 @@ from polyp.export import file as files
 from polyp.export.graph import resized
 from polyp.images import resize
 from polyp.inference.backends import open_models
+from polyp.inference.exported import ready_on_cpu
 from polyp.inference.models import best_model
 from polyp.inference.onnx import OnnxModel
 from polyp.model.network import ARCHITECTURES
@@ -231,11 +232,14 @@ def measured(run: Path, **medians: float) -> None:
     """An export.json of which only these numbers count, and files that hold their variant's name."""
     (run / "export").mkdir()
     loss = {"float32": 0.0, "int8": 0.002, "float16": 0.1}
-    latency = {name: {"latency_ms": {"median": value}, "dice_loss": loss[name]} for name, value in medians.items()}
+    latency = {
+        name: {"latency_ms": {"median": value}, "dice_loss": 0, "validation_dice_loss": loss[name]}
+        for name, value in medians.items()
+    }
     record = {
         "fingerprint": exporting.sha256(runs.best_checkpoint(run)),
         "device": device.description("cpu"),
-        "module": {"float32": {"latency_ms": {"median": 10}}},
+        "module": {name: {"latency_ms": {"median": 10}} for name in ("float32", ready_on_cpu())},
         "onnx": latency,
     }
     (run / "export" / "export.json").write_text(json.dumps(record))
@@ -259,7 +263,8 @@ def test_the_fastest_that_is_good_is_taken(run: Path, monkeypatch: pytest.Monkey
     assert open_models([str(run)], used="cpu", backend="checkpoint").backend == torchs
     assert open_models([str(run), str(runs.last_checkpoint(run))], used="cpu").backend == f"onnx int8 and {torchs}"
     record = json.loads((run / "export" / "export.json").read_text())
-    for key, value in (("device", "another"), ("module", {"float32": {"latency_ms": {"median": 4}}})):
+    faster, other = {ready_on_cpu(): {"latency_ms": {"median": 4}}}, {"another": {"latency_ms": {"median": 9}}}
+    for key, value in (("device", "another"), ("module", faster), ("module", other)):
         (run / "export" / "export.json").write_text(json.dumps(record | {key: value}))
         assert open_models([str(run)], used="cpu").backend == torchs
         assert open_models([str(run)], used="cpu", backend="onnx").backend == "onnx int8"

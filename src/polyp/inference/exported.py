@@ -19,6 +19,11 @@ TOLERATED = 0.003
 """Dice that a variant may lose against the module in float32, to be taken in its place."""
 
 
+def ready_on_cpu() -> str:
+    """What a checkpoint is made ready for use as on this CPU, in words: bf16-mixed, folded."""
+    return f"{device.precision('auto', 'cpu')}, folded"
+
+
 def sha256(file: Path) -> str:
     """The fingerprint of a file."""
     with file.open("rb") as stream:
@@ -47,13 +52,14 @@ def fastest(home: Path, checkpoint: Path, faster: bool) -> Path | None:
         good = {
             name: _median(one)
             for name, one in found["onnx"].items()
-            if one["dice_loss"] <= TOLERATED and (home / runs.EXPORT / FILES[name]).is_file()
+            if one["validation_dice_loss"] <= TOLERATED and (home / runs.EXPORT / FILES[name]).is_file()
         }
         own = min(_median(one) for one in found["module"].values())
         if not good or found["fingerprint"] != sha256(checkpoint):
             return None
         name = min(good, key=lambda name: good[name])
-        if faster and (found["device"] != device.description("cpu") or good[name] >= own):
+        here = found["device"] == device.description("cpu") and ready_on_cpu() in found["module"]
+        if faster and not (here and good[name] < own):
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{record} is damaged: make it anew with polyp export {home} --onnx --overwrite") from error
