@@ -525,3 +525,14 @@ def test_a_playlist_in_a_videos_clothes_opens_nothing(tmp_path: Path) -> None:
         [sys.executable, "-c", code, clip, playlist], env=environment, capture_output=True, text=True, check=True
     )
     assert json.loads(said.stdout.lower()) == [True, False]
+
+
+def test_a_mistake_of_ours_is_a_line_for_the_visitor(
+    client: httpx.Client, desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Desk, "ask", lambda *_: 1 / 0)
+        reply = client.post("/api/predict", content=picture())
+    assert reply.status_code == 500 and "made a mistake" in reply.json()["error"]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert client.get("/api/models").status_code == 200

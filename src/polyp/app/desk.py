@@ -85,10 +85,13 @@ class Desk:
 
     def __init__(self, given: Mapping[str, str], backend: str = "auto", used: str = "auto") -> None:
         self.given, self.backend, self.used = given, backend, used
-        self.predictors = {name: open_models([run], backend, used) for name, run in given.items()}
+        self._thread = ThreadPoolExecutor(1, "desk")
+        # In that thread too: OpenMP has threads for each that computes and, where they outnumber the cores, lets them
+        # sleep between any two operations, which takes half as long again.
+        opened = {name: self._thread.submit(open_models, [run], backend, used) for name, run in given.items()}
+        self.predictors = {name: one.result() for name, one in opened.items()}
         self._flipping: dict[str, Predictor] = {}
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, "desk")
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
 
     @property

@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from traceback import print_exception
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -80,15 +81,19 @@ class Guard:
         self.auth = None if auth is None else ":".join(auth).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it with 401, 403, 404, 413 or 503 and one line."""
+        """Let a request through, or answer it with 401, 403, 404, 413 or 503 and one line; 500 if it breaks."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":  # websockets: there are none
             return
 
+        begun = False
+
         async def guarded(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -118,6 +123,14 @@ class Guard:
             scope = {**scope, "query_string": b""}
         try:
             await self.app(scope, limited, guarded)
+        except (
+            Exception
+        ) as error:  # a mistake of ours or of Gradio's: its trace is the operator's, a line the visitor's
+            print_exception(error)
+            if not begun:
+                await JSONResponse({"error": "the server made a mistake, its terminal tells which"}, 500)(
+                    scope, receive, guarded
+                )
         finally:
             self.arriving -= brought
 

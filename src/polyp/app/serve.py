@@ -101,7 +101,7 @@ def _run(
     print(f"  http://{shown}:{port}   Ctrl-C ends it", flush=True)
     config = uvicorn.Config(
         app,
-        log_level="error",
+        log_level="critical",  # it would report each page that is open at Ctrl-C
         access_log=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=2,
