@@ -140,6 +140,15 @@ def test_pick_drag_and_look(page: Any, runs: list[Path]) -> None:
     page.wait_for_selector(".scores:has-text('0.65')")
     assert picture(page) != before
     assert np.array_equal(downloaded(page, "mask"), polyps.mask(probability, 0.65))
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 2 / 3, middle)  # 0.65 of 0.05 to 0.95
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.2, middle, steps=5)
+    page.mouse.up()
+    page.wait_for_selector(".scores:has-text('threshold 0.2')")
+    dragged = float(slider.input_value())
+    assert 0.2 <= dragged < 0.3 and np.array_equal(downloaded(page, "mask"), polyps.mask(probability, dragged))
 
     for view, words in (("Errors", "missed"), ("Uncertainty", "unsure"), ("Image", "alone"), ("Overlay", "truth")):
         before = picture(page)
