@@ -24,7 +24,8 @@ from polyp.app import answer, drawing
 from polyp.app.desk import Busy, Desk, Seen
 from polyp.app.gallery import Gallery
 from polyp.app.guard import Guard, WithoutCards
-from polyp.app.page import CSS, HEAD, THEME, build
+from polyp.app.look import CSS, HEAD, THEME
+from polyp.app.page import build
 from polyp.app.upload import NotAnImage, checked, stem, uploaded
 from polyp.errors import InputError
 from polyp.inference import polyps
