@@ -127,7 +127,7 @@ def _predict(commands: Any) -> None:
         description="Find polyps in new images and videos: masks of their size, pictures with the polyps drawn on "
         "them, and tables. A command that was interrupted goes on where it was when it is given again.",
     )
-    parser.add_argument("model", metavar="RUN", help="a run's folder, or a checkpoint")
+    parser.add_argument("model", metavar="RUN", help="a run's folder, a checkpoint, or an exported model")
     parser.add_argument("given", nargs="+", metavar="INPUT", help="an image, a video, or a folder of these")
     parser.add_argument(
         "--with", dest="others", action="append", default=[], metavar="RUN", help="average with this one; repeatable"
