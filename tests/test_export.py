@@ -357,11 +357,9 @@ def test_every_architecture(arch: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"stages": 2},
-        {"arch": "unetplusplus", "encoder": "mobilenet_v2", "encoder_depth": 4},
+        {"stages": 2, "image_size": [72, 104]},
         {"arch": "segformer", "encoder": "mit_b0"},
-        {"encoder": "tu-tf_efficientnet_lite0", "decoder_attention": "scse"},
-        {"arch": "manet", "image_size": [72, 104]},
+        {"encoder": "tu-tf_efficientnet_lite0", "encoder_depth": 4, "decoder_attention": "scse"},
     ],
 )
 def test_other_networks(settings: dict[str, Any], tmp_path: Path) -> None:
