@@ -114,7 +114,7 @@ def picture(page: Any) -> str:
 def images(run: Path) -> dict[str, Path]:
     """The run's test images by name."""
     from polyp.app.gallery import gallery_of
-    from polyp.evaluation.sources import Source
+    from polyp.inference.sources import Source
 
     gallery = gallery_of([Source.of(str(run))])
     assert gallery.test_set is not None

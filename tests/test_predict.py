@@ -21,17 +21,15 @@ import torch
 from planted import plant_model
 from test_image import encoded, mutated
 
-from polyp import device
 from polyp.cli import main
 from polyp.data.folder import read_image
 from polyp.data.synthetic import Synthetic
 from polyp.errors import InputError
 from polyp.inference import polyps
-from polyp.inference.backends import Predictor
-from polyp.inference.ensemble import HALF, Ensemble
-from polyp.inference.folded import folded
+from polyp.inference.backends import BATCH, Predictor
+from polyp.inference.ensemble import Ensemble
+from polyp.inference.folded import ready_for_cpu
 from polyp.inference.models import best_model
-from polyp.prediction.video import BATCH
 
 Array = np.ndarray
 
@@ -86,8 +84,7 @@ def said(*arguments: str) -> str:
 
 def probability(images: Sequence[Path], *given: str, flips: bool = False) -> list[Array]:
     """What the runs say, in batches as large as those of the command."""
-    half = HALF.get(device.precision("auto", "cpu"))
-    ensemble = Ensemble([folded(best_model(Path(run)), half) for run in given], torch.device("cpu"), flips)
+    ensemble = Ensemble([ready_for_cpu(best_model(Path(run))) for run in given], torch.device("cpu"), flips)
     tensors = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in images]
     batches = [tensors[start : start + BATCH] for start in range(0, len(tensors), BATCH)]
     return [one.numpy() for batch in batches for one in ensemble.predict(batch)]

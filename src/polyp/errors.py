@@ -1,6 +1,6 @@
 """What is said when the user's input cannot work: one line, with the key, the value and the way out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ from hydra.errors import CompactHydraException
 T = TypeVar("T")
 
 LISTED = 20  # choices that one message names
+SPELT_OUT = 50  # problems that one message has a line for
 
 
 class InputError(CompactHydraException, ValueError):
@@ -41,6 +42,12 @@ def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
     if value not in table:
         raise InputError(f"{key}={value} is unknown: {nearest(value, table)}")
     return table[value]
+
+
+def several(headline: str, problems: Sequence[str]) -> InputError:
+    """What is wrong with several files: a headline with their count, then a line for each of the first ones."""
+    more = [f"... and {len(problems) - SPELT_OUT} more"] * (len(problems) > SPELT_OUT)
+    return InputError("\n  ".join([headline, *problems[:SPELT_OUT], *more]))
 
 
 def require(extra: str, *modules: str) -> None:

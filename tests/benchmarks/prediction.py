@@ -15,9 +15,9 @@ from common import table
 from torch import Tensor, nn
 
 from polyp import device, runs
-from polyp.inference.ensemble import HALF, Ensemble
+from polyp.inference.ensemble import Ensemble
 from polyp.inference.exported import FILES
-from polyp.inference.folded import folded
+from polyp.inference.folded import ready_for_cpu
 from polyp.inference.image import SUFFIXES, read
 from polyp.inference.models import best_model
 from polyp.inference.onnx import OnnxModel
@@ -49,7 +49,7 @@ def main(run: Path, folder: Path) -> None:
         "plain float32 module": plain.predict,
         "module, float32": Ensemble([best_model(run)], cpu, precision="32-true").predict,
         f"module, {precision}": Ensemble([best_model(run)], cpu).predict,
-        f"module, {precision}, folded": Ensemble([folded(best_model(run), HALF.get(precision))], cpu).predict,
+        f"module, {precision}, folded": Ensemble([ready_for_cpu(best_model(run))], cpu).predict,
     }
     for name, file in FILES.items():
         if (run / runs.EXPORT / file).is_file():

@@ -21,10 +21,10 @@ from common import table
 from gradio_client import Client, handle_file
 
 from polyp.app.gallery import gallery_of
-from polyp.evaluation.sources import Source
 from polyp.inference import polyps
 from polyp.inference.backends import open_models
 from polyp.inference.image import decode
+from polyp.inference.sources import Source
 
 ROUND = 10
 """Images one way before it is the next one's turn."""

@@ -89,11 +89,9 @@ def verdict(found: Sequence[Polyp]) -> str:
     if not found:
         return "No polyp found"
     share = _percent(sum(polyp.share for polyp in found))
-    pixels = sum(polyp.pixels for polyp in found)
-    mean = sum(polyp.probability * polyp.pixels for polyp in found) / pixels
     return (
         f"{len(found)} polyp{'s' * (len(found) > 1)}: {share} of the image{', together' * (len(found) > 1)}, "
-        f"mean probability {mean:.2f}"
+        f"mean probability {polyps.mean_probability(found):.2f}"
     )
 
 

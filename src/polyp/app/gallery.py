@@ -10,8 +10,8 @@ import numpy as np
 
 from polyp.app.desk import Photo
 from polyp.errors import InputError, pick
-from polyp.evaluation.sources import Source
 from polyp.evaluation.testsets import TestSet, data_of, subset_of
+from polyp.inference.sources import Source
 
 SIDE = 160
 """Pixels of a thumbnail's shorter side: twice what is shown, for fine screens."""

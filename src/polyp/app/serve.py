@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from polyp import runs
 from polyp.errors import InputError, require
-from polyp.evaluation.sources import Source
+from polyp.inference.sources import Source
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 

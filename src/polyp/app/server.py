@@ -49,9 +49,7 @@ class Server:
         self.desk, self.gallery = desk, gallery
 
     async def predict(self, request: Request, threshold: float | None = None, model: str | None = None) -> Response:
-        """The polyps of the image in the body, as JSON; its mask, if the client accepts image/png alone."""
-        if request.headers.get("accept", "").split(",")[0].split(";")[0].strip() == "image/png":
-            return await self.mask(request, threshold, model)
+        """The polyps of the image in the body, as JSON."""
         return await self._asked(request, threshold, model, lambda s, t: JSONResponse(answer.facts(s, t)))
 
     async def mask(self, request: Request, threshold: float | None = None, model: str | None = None) -> Response:

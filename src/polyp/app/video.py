@@ -1,6 +1,5 @@
 """The page's tab for videos."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -14,7 +13,7 @@ from polyp.app.desk import Desk
 from polyp.app.upload import checked, stem
 from polyp.errors import InputError
 from polyp.inference.backends import Predictor
-from polyp.prediction.video import EndedEarly, Frame, annotate
+from polyp.prediction.video import annotate, tabulate
 
 MOST_FRAMES = 3000
 """Of a video that are looked at: two minutes of it."""
@@ -65,40 +64,19 @@ def video_tab(desk: Desk, threshold: gradio.Slider, model: gradio.Dropdown) -> N
             try:
                 told = lambda done, count: progress((done, count), unit="frames")  # noqa: E731
                 patient: Any = Patient(desk, desk.predictor(model)[1])
-                text = written(annotate(Path(path), target, patient, checked(threshold), told, MOST_FRAMES), rows)
+                all_frames = annotate(Path(path), target, patient, checked(threshold), told, MOST_FRAMES)
+                done = tabulate(all_frames, rows)
             except InputError as error:
                 yield _said(str(error).replace(path, Path(path).name), "problem"), nothing, nothing
                 return
             seen, listed = (gradio.update(visible=True, value=str(file)) for file in (target, rows))
-            yield _said(text, "found"), seen, listed
+            note = "; the video is damaged or cut off after these" if done.problem else ""
+            yield _said(f"{done.with_polyps} of {done.frames} frames show a polyp{note}", "found"), seen, listed
 
     begin.click(
         work, [video, threshold, model], [said, shown, table],
         api_visibility="private", concurrency_limit=1, show_progress_on=said,
     )  # fmt: skip
-
-
-def written(frames: Iterator[Frame], rows: Path) -> str:
-    """Write a video's table, and say what it holds.
-
-    Raises:
-        InputError: as `annotate` does, but not for a video that ends early: that is said.
-    """
-    done = with_polyp = 0
-    note = ""
-    with rows.open("w", newline="", encoding="utf-8") as file:
-        writer: csv.DictWriter[str] | None = None
-        try:
-            for frame in frames:
-                if writer is None:
-                    writer = csv.DictWriter(file, list(frame.row))
-                    writer.writeheader()
-                writer.writerow(frame.row)
-                done += 1
-                with_polyp += bool(frame.polyps)
-        except EndedEarly:
-            note = "; the video is damaged or cut off after these"
-    return f"{with_polyp} of {done} frames show a polyp{note}"
 
 
 def _said(text: str, kind: str) -> str:

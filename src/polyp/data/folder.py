@@ -10,10 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from polyp.errors import InputError
+from polyp.errors import InputError, several
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
-LISTED = 50  # problems that one error message spells out
 
 
 @dataclass(frozen=True)
@@ -180,9 +179,8 @@ def inspect(pairs: Sequence[Pair], problems: Sequence[str], allow_empty: bool = 
     root = os.path.commonpath([pairs[0].image, pairs[0].mask])
     found = [text.removeprefix(root + os.sep) for look in looks if isinstance(look, list) for text in look]
     if lines := sorted([*problems, *found]):
-        more = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
         headline = f"{root}: {len(lines)} problem{'s' * (len(lines) > 1)} with the images and masks"
-        raise InputError("\n  ".join([headline, *lines[:LISTED], *more]))
+        raise several(headline, lines)
     sizes, shares, thumbnails, digests = zip(*looks, strict=True)
     content = b"".join(os.fsencode(pair.stem) + b"\0" + digest for pair, digest in zip(pairs, digests, strict=True))
     fingerprint = hashlib.sha256(content).hexdigest()[:16]

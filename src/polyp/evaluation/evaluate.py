@@ -14,10 +14,10 @@ from polyp.errors import InputError
 from polyp.evaluation import testsets
 from polyp.evaluation.report import REPORT, tell, tell_together, write_report
 from polyp.evaluation.scoring import controlled, scored, summary
-from polyp.evaluation.sources import Source
 from polyp.evaluation.testsets import TestSet
 from polyp.inference.ensemble import Ensemble
-from polyp.inference.models import best_model, load_model, precision_of
+from polyp.inference.models import precision_of
+from polyp.inference.sources import Source
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
 
@@ -107,7 +107,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
     if lacking := literature.unavailable():
         log.warning("%s", lacking)
     ensemble = Ensemble(
-        [best_model(s.home) if s.file == runs.best_checkpoint(s.home) else load_model(s.file) for s in sources],
+        [source.load() for source in sources],
         device.choose(options.device),
         options.tta,
         options.scales,

@@ -17,16 +17,15 @@ from polyp import device, runs
 from polyp.data.folder import Pair
 from polyp.errors import InputError, require
 from polyp.evaluation import testsets
-from polyp.evaluation.sources import Source
 from polyp.export import proof
 from polyp.export.file import write
 from polyp.export.integers import write_int8
 from polyp.export.report import tell
-from polyp.inference.ensemble import HALF, Ensemble
+from polyp.inference.ensemble import Ensemble
 from polyp.inference.exported import FILES, RECORD, TOLERATED, ready_on_cpu, sha256
-from polyp.inference.folded import folded
-from polyp.inference.models import best_model, load_model
+from polyp.inference.folded import ready_for_cpu
 from polyp.inference.onnx import OnnxModel
+from polyp.inference.sources import Source
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model.segmenter import PolypSegmenter
 
@@ -73,8 +72,7 @@ def export(run: str, options: Options) -> None:
         raise InputError(f"{run} is not in a run's folder: the images to prove an export on are unknown")
     folder = Path(options.out).expanduser() if options.out else source.home / runs.EXPORT
     _check_free(folder, options.overwrite)
-    model = best_model(source.home) if source.file == runs.best_checkpoint(source.home) else load_model(source.file)
-    model.eval()
+    model = source.load().eval()
     data = testsets.data_of(source.home, source.config, options.root, options.archive)
     validation, tested = data.of("val"), data.of("test")
     say = _metadata(source, model, data.inspection.fingerprint)
@@ -185,10 +183,9 @@ def _record(
 ) -> dict[str, Any]:
     """All that is measured, as it goes to export.json."""
     cpu = torch.device("cpu")
-    precision = str(device.precision("auto", "cpu"))
     predictors: dict[tuple[str, str], proof.Predict] = {
         ("module", "float32"): model.predict,
-        ("module", ready_on_cpu()): Ensemble([folded(model, HALF.get(precision))], cpu).predict,
+        ("module", ready_on_cpu()): Ensemble([ready_for_cpu(model)], cpu).predict,
     }
     files = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
     predictors |= {("onnx", name): OnnxModel(file).predict for name, file in files.items()}

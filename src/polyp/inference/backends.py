@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from polyp import device, runs
+from polyp import device
 from polyp.errors import InputError, pick, require
-from polyp.evaluation.sources import Source
-from polyp.inference.ensemble import HALF, Ensemble
+from polyp.inference.ensemble import Ensemble
 from polyp.inference.exported import fastest
-from polyp.inference.folded import folded
-from polyp.inference.models import best_model, load_model
+from polyp.inference.folded import ready_for_cpu
 from polyp.inference.onnx import OnnxModel
+from polyp.inference.sources import Source
 from polyp.model.segmenter import PolypSegmenter
+
+BATCH, BATCH_PIXELS = 8, 2**24
+"""Images that a network is best shown at once, and pixels that they have together at most, unless one has more."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,8 @@ def _file(source: Source, backend: str, used: torch.device) -> Path:
 def _load(source: Source, file: Path, used: torch.device) -> PolypSegmenter | OnnxModel:
     if file.suffix == ".onnx":
         return OnnxModel(file)
-    model = best_model(source.home) if file == runs.best_checkpoint(source.home) else load_model(file)
-    if used.type != "cpu":
-        return model
-    return folded(model, HALF.get(device.precision("auto", "cpu")))
+    model = source.load()
+    return ready_for_cpu(model) if used.type == "cpu" else model
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:

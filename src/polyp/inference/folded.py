@@ -16,10 +16,17 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
+from polyp import device
+from polyp.inference.ensemble import HALF
 from polyp.model.segmenter import PolypSegmenter
 
 NORMS = nn.BatchNorm2d, BatchNormAct2d
 """What is folded; other classes that inherit from these may do more."""
+
+
+def ready_for_cpu(model: PolypSegmenter) -> PolypSegmenter:
+    """A copy of a model in what this machine's CPU computes fastest; `Ensemble` asks it in that precision."""
+    return folded(model, HALF.get(device.precision("auto", "cpu")))
 
 
 def folded(model: PolypSegmenter, half: torch.dtype | None = None) -> PolypSegmenter:

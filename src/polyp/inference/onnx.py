@@ -20,7 +20,6 @@ class OnnxModel(nn.Module):
 
     Args:
         file: model.onnx or one of its variants.
-        threads: that compute; as many as torch's by default.
 
     Attributes:
         metadata: what the file says of itself.
@@ -31,13 +30,13 @@ class OnnxModel(nn.Module):
         InputError: the file is damaged, or not one of polyp's; or the extra is not installed.
     """
 
-    def __init__(self, file: Path, threads: int | None = None) -> None:
+    def __init__(self, file: Path) -> None:
         super().__init__()
         require("onnx", "onnxruntime")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
+        options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # of what it warns of, nothing is the user's affair
         # Else threads that wait for work keep a core each busy, beside whatever else the process does.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,5 +1,6 @@
 """The polyps that a network has found in an image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +65,8 @@ def find(probability: np.ndarray, threshold: float) -> list[Polyp]:
             )
         )
     return sorted(found, key=lambda polyp: -polyp.pixels)
+
+
+def mean_probability(found: Sequence[Polyp]) -> float:
+    """Over the pixels of all polyps; there is at least one."""
+    return sum(polyp.probability * polyp.pixels for polyp in found) / sum(polyp.pixels for polyp in found)

@@ -1,6 +1,5 @@
 """`polyp predict`: masks, overlays and polyps of new images, videos, and folders of these."""
 
-import csv
 import os
 import time
 from collections.abc import Sequence
@@ -9,17 +8,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from polyp import runs
-from polyp.data.folder import LISTED
-from polyp.errors import InputError, printable
-from polyp.evaluation.sources import Source
+from polyp.errors import InputError, printable, several
 from polyp.inference import image as images
 from polyp.inference.backends import open_models
 from polyp.inference.exported import sha256
+from polyp.inference.sources import Source
 from polyp.prediction.inputs import Input, Inputs, find, named
 from polyp.prediction.job import Job, Options
 from polyp.prediction.record import Predictions, Record
 from polyp.prediction.stream import predicted
-from polyp.prediction.video import EndedEarly, Frame, Video, annotate
+from polyp.prediction.video import Video, annotate, tabulate
 
 PREDICTIONS = "predictions"
 
@@ -67,7 +65,10 @@ def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Pa
     except OSError as error:
         raise InputError(f"cannot write to {printable(error.filename or folder)}: {error.strerror}") from error
     if job.problems:
-        _complain(job.problems, len(inputs.each))
+        if len(job.problems) == 1:
+            raise InputError(job.problems[0])
+        headline = f"{len(job.problems)} problems with {_count(len(inputs.each), 'input')}; the others are done"
+        raise several(headline, job.problems)
     return folder
 
 
@@ -151,37 +152,17 @@ def _tell_video(job: Job, one: Input, wanted: bool) -> None:
 def _video(job: Job, one: Input) -> Record:
     """Predict a video, and write it and its table."""
     table, target = (job.predictions.part(f"video{ending}") for ending in (".csv", ".webm"))
-    frames, with_polyps, problem = 0, 0, ""
     video = Video(one.path)
     video.close()
-    with (
-        table.open("w", newline="", encoding="utf-8") as file,
-        tqdm(total=video.count, desc=printable(one.path.name), unit="frame", leave=False, disable=None) as bar,
-    ):
-        writer = csv.DictWriter(file, list(Frame(0, 0, [], 0).row), lineterminator="\n")
-        writer.writeheader()
-        try:
-            drawn = target if job.options.overlays else None
-            for frame in annotate(one.path, drawn, job.predictor, job.threshold):
-                writer.writerow(frame.row)
-                frames, with_polyps = frames + 1, with_polyps + bool(frame.polyps)
-                bar.update()
-        except EndedEarly as error:
-            problem = str(error)
+    drawn = target if job.options.overlays else None
+    frames = annotate(one.path, drawn, job.predictor, job.threshold)
+    name = printable(one.path.name)
+    with tqdm(frames, total=video.count, desc=name, unit="frame", leave=False, disable=None) as bar:
+        seen = tabulate(bar, table)
     for file_name in job.files(one):
         job.predictions.keep(table if file_name.endswith(".csv") else target, file_name)
-    content = {"video": one.relative, "frames": frames, "rate": video.rate, "with_polyps": with_polyps}
-    return job.record(one, content | {"problem": problem})
+    return job.record(one, {"video": one.relative, "rate": video.rate, **vars(seen)})
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _complain(problems: Sequence[str], count: int) -> None:
-    """Say what could not be read."""
-    if len(problems) == 1:
-        raise InputError(problems[0])
-    more = [f"... and {len(problems) - LISTED} more"] * (len(problems) > LISTED)
-    headline = f"{len(problems)} problems with {_count(count, 'input')}; the others are done"
-    raise InputError("\n  ".join([headline, *problems[:LISTED], *more]))

@@ -1,7 +1,8 @@
 """Polyps in a video: the video with them drawn on it, and what each frame shows."""
 
+import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from polyp.errors import InputError, printable
 from polyp.inference import polyps
-from polyp.inference.backends import Predictor
+from polyp.inference.backends import BATCH, BATCH_PIXELS, Predictor
 from polyp.inference.polyps import Polyp
 from polyp.prediction.webm import Writer, address
 
@@ -26,9 +27,6 @@ MAGIC = (
     (4, b"G"),  # m2ts
 )
 """Where each kind of video has which bytes. FFmpeg also opens playlists, which make it open what they name."""
-
-BATCH, BATCH_PIXELS = 8, 2**24
-"""Images that the network sees at once, and pixels that they have together at most, unless one has more."""
 
 RATES = 1, 240
 """Frames a second that are believed; of a video that claims others, 25 are written."""
@@ -58,14 +56,13 @@ class Frame:
     @property
     def row(self) -> dict[str, Any]:
         """Its row of the video's table; a box is its left, top, width and height in pixels."""
-        pixels = sum(polyp.pixels for polyp in self.polyps)
         return {
             "frame": self.number,
             "seconds": f"{self.seconds:.3f}",
             "polyps": len(self.polyps),
             "share": f"{self.share:.6f}",
             "max_probability": f"{self.highest:.4f}",
-            "mean_probability": f"{sum(p.probability * p.pixels for p in self.polyps) / pixels:.4f}" if pixels else "",
+            "mean_probability": f"{polyps.mean_probability(self.polyps):.4f}" if self.polyps else "",
             "boxes": "; ".join(f"{p.left} {p.top} {p.width} {p.height}" for p in self.polyps),
         }
 
@@ -127,6 +124,39 @@ class Video:
     def complete(self, frames: int) -> bool:
         """Whether so many are all, as far as can be known: an estimate may be off by half a second."""
         return self.count is None or frames >= self.count - (0 if self.exact else max(1, round(self.rate / 2)))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a video shows.
+
+    Attributes:
+        frames, with_polyps: how many there are, and show one.
+        problem: why there are fewer than it says, in a line; blank if there are not.
+    """
+
+    frames: int
+    with_polyps: int
+    problem: str
+
+
+def tabulate(frames: Iterable[Frame], table: Path) -> Seen:
+    """Write the table of a video, a row for each frame, while the frames come.
+
+    Raises:
+        InputError: as `annotate` does, but for a video that ends early: that is told.
+    """
+    count, with_polyps, problem = 0, 0, ""
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(Frame(0, 0, [], 0).row), lineterminator="\n")
+        writer.writeheader()
+        try:
+            for frame in frames:
+                writer.writerow(frame.row)
+                count, with_polyps = count + 1, with_polyps + bool(frame.polyps)
+        except EndedEarly as error:
+            problem = str(error)
+    return Seen(count, with_polyps, problem)
 
 
 def annotate(

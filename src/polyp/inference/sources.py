@@ -3,11 +3,15 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from polyp import runs
 from polyp.errors import InputError
+
+if TYPE_CHECKING:
+    from polyp.model.segmenter import PolypSegmenter
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,16 @@ class Source:
             home = Path(os.path.relpath(folder.parent))
             return Source(home / folder.name / path.name, home, runs.read_config(home))
         return Source(path, path.parent, None)
+
+    def load(self) -> "PolypSegmenter":
+        """The model in the checkpoint, on the CPU.
+
+        Raises:
+            InputError: as `best_model` and `load_model` do.
+        """
+        from polyp.inference.models import best_model, load_model  # imports torch
+
+        return best_model(self.home) if self.file == runs.best_checkpoint(self.home) else load_model(self.file)
 
     @property
     def fingerprint(self) -> str | None:
