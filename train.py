@@ -25,13 +25,14 @@ log = logging.getLogger("polyp")
 def train(cfg: DictConfig) -> float | None:
     """One run, from the data to metrics.json; returns the number that decided which checkpoint is the best."""
     folder = Path(cfg.resume if cfg.resume not in (None, resume.AUTO) else HydraConfig.get().runtime.output_dir)
-    if cfg.resume == resume.AUTO and not resume.left_to_do(folder, cfg):
+    config = resume.resolved(cfg)
+    if cfg.resume == resume.AUTO and not resume.left_to_do(folder, config):
         metrics = runs.read_metrics(folder)
         log.info("%s is finished: test Dice %.3f", folder, metrics["test"]["dice"])
         return metrics["best"]["value"]
 
     with runs.claimed(folder, "a run"):
-        cfg = resume.configuration(cfg, folder, HydraConfig.get().overrides.task)
+        config = resume.configuration(config, folder, HydraConfig.get().overrides.task)
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -39,17 +40,17 @@ def train(cfg: DictConfig) -> float | None:
         from polyp.inference.models import best_model
 
         last = checkpoints.to_continue(folder)
-        data, model, trainer = experiment.build(cfg, folder, last)
+        data, model, trainer = experiment.build(config, folder, last)
         summary.opening(data, model, trainer, folder, last)
-        runs.begin(folder, cfg)
+        runs.begin(folder, config)
         with logging_redirect_tqdm():
             experiment.fit(data, model, trainer, last)
-        if cfg.trainer.get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
+        if config["trainer"].get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
             return None
 
         best = best_model(folder)
-        tester = experiment.test(folder, cfg, data, best, trainer)
-        metrics = experiment.record(folder, cfg, data, best, trainer, tester)
+        tester = experiment.test(folder, config, data, best, trainer)
+        metrics = experiment.record(folder, config, data, best, trainer, tester)
         summary.closing(metrics, folder)
         return metrics["best"]["value"]
 

@@ -33,11 +33,11 @@ from polyp.app.server import application
 from polyp.app.upload import MOST_PIXELS
 from polyp.cli import main
 from polyp.errors import InputError
-from polyp.evaluation.testsets import data_of
 from polyp.inference import polyps
 from polyp.inference.backends import open_models
 from polyp.inference.image import decode
 from polyp.inference.sources import Source
+from polyp.runs.data import load_run_data
 
 # Gradio 6.31 counts failed events in ways that pandas 3 deprecates: https://github.com/gradio-app/gradio/pull/11834
 pytestmark = [
@@ -360,7 +360,7 @@ def test_scripts_see_one_function(client: httpx.Client) -> None:
 
 
 def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.Client) -> None:
-    tested = [pair.stem for pair in data_of(run, Source.of(str(run)).config or {}).of("test")]
+    tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).of("test")]
     assert list(gallery.names) == tested and len(tested) == 2
     photo = gallery.photo(tested[0])
     assert photo.truth is not None and photo.truth.shape == photo.image.shape[:2]

@@ -19,11 +19,12 @@ from polyp import runs
 from polyp.cli import main
 from polyp.data.folder import read_image, read_mask
 from polyp.data.synthetic import Synthetic
-from polyp.evaluation import report, testsets
+from polyp.evaluation import report
 from polyp.images import components
 from polyp.inference.ensemble import Ensemble
 from polyp.inference.models import best_model
 from polyp.metrics import literature
+from polyp.runs.data import load_run_data
 
 Evaluate = Callable[..., dict[str, Any]]
 
@@ -313,7 +314,7 @@ def test_masks_of_another_size(run: Path, drawn: Path, capsys: pytest.CaptureFix
 
 
 def test_images_that_it_was_trained_on_are_counted(run: Path, tmp_path: Path) -> None:
-    data = testsets.data_of(run, runs.read_config(run))
+    data = load_run_data(run, runs.read_config(run))
     for pair in [*data.of("train")[:2], *data.of("test")]:
         for path in (pair.image, pair.mask):
             (tmp_path / "some" / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -325,7 +326,7 @@ def test_images_that_it_was_trained_on_are_counted(run: Path, tmp_path: Path) ->
 
 def test_the_runs_precision_is_taken(run: Path, drawn: Path) -> None:
     config = runs.read_config(run)
-    config.trainer.precision = "32-true"
+    config["trainer"]["precision"] = "32-true"
     runs.begin(run, config)
     main(["evaluate", str(run), "--data", str(drawn), "--name", "precise"])
     assert answer(run, "precise")["precision"] == "32-true"

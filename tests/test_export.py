@@ -18,7 +18,6 @@ from polyp import device, runs
 from polyp.cli import main
 from polyp.data.folder import read_image
 from polyp.errors import InputError
-from polyp.evaluation import testsets
 from polyp.export import export as exporting
 from polyp.export import file as files
 from polyp.export.graph import resized
@@ -29,6 +28,7 @@ from polyp.inference.models import best_model
 from polyp.inference.onnx import OnnxModel
 from polyp.model.network import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
+from polyp.runs.data import load_run_data
 
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
 
@@ -216,7 +216,7 @@ def test_all_variants_of_a_run(
         assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
-    image = read_image(testsets.data_of(run, runs.read_config(run)).of("test")[0].image)
+    image = read_image(load_run_data(run, runs.read_config(run)).of("test")[0].image)
     exact = best_model(run).predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
     np.testing.assert_allclose(open_models([str(folder / "model.onnx")]).predict(image), exact, atol=1e-3)
     before = (folder / "model.onnx").stat().st_mtime_ns

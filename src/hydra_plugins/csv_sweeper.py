@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from polyp.errors import InputError, nearest
+from polyp.errors import InputError, describe_error, nearest
 
 
 @dataclass
@@ -109,7 +109,7 @@ def _read(config: DictConfig) -> tuple[str, Line, list[Line]]:
     except UnicodeDecodeError:
         raise InputError(f"{name} is not UTF-8: save it as CSV in UTF-8") from None
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}): give hydra.sweeper.path=FILE.csv") from None
+        raise InputError(f"{name} cannot be read ({describe_error(error)}): give hydra.sweeper.path=FILE.csv") from None
     said = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     said = [(number, line) for number, line in said if not line.lstrip(' "').startswith("#")]  # a spreadsheet may quote
     if len(said) < 2:

@@ -20,7 +20,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from polyp import runs
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
+from polyp.files import DamagedError, WriteError, atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,6 @@ class Saved:
         return self.content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
-class DamagedError(InputError):
-    """A checkpoint is not what was written."""
-
-
 def load(file: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
@@ -67,14 +64,14 @@ def load(file: Path) -> dict[str, Any]:
                 raise ValueError(f"the checksum of {damaged} is wrong")
         return torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
-        raise DamagedError(f"{file} is damaged ({_line(error)})") from error
+        raise DamagedError(f"{file} is damaged ({describe_error(error)})") from error
     except pickle.UnpicklingError as error:
         try:
             objects = get_unsafe_globals_in_checkpoint(file)
         except Exception:  # whatever reading damaged bytes raises
             objects = []
         if not objects:
-            raise DamagedError(f"{file} is damaged ({_line(error)})") from error
+            raise DamagedError(f"{file} is damaged ({describe_error(error)})") from error
         raise InputError(
             f"{file} holds code ({', '.join(objects[:3])}), which would run when it is opened: refused. Take only "
             "checkpoints that polyp wrote, or save the others' weights as .safetensors for model.encoder_weights"
@@ -94,7 +91,7 @@ def to_continue(folder: Path) -> Saved | None:
     for file in (runs.last_checkpoint(folder), runs.previous_checkpoint(folder)):
         if file.is_file():
             try:
-                found = Saved(file, load(file), runs.read_config(folder).trainer.max_epochs)
+                found = Saved(file, load(file), runs.read_config(folder)["trainer"]["max_epochs"])
             except DamagedError as error:
                 damaged.append(str(error))
                 continue
@@ -108,10 +105,6 @@ def to_continue(folder: Path) -> Saved | None:
     return None
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:100]
-
-
 class CheckpointFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its place and then puts it there: whoever finds it finds it whole.
 
@@ -122,27 +115,21 @@ class CheckpointFiles(TorchCheckpointIO):
         """Write it, flushed to the disk.
 
         Raises:
-            InputError: the disk is full or not writable; what was there before stays.
+            WriteError: the disk is full or not writable; what was there before stays.
         """
         file = Path(path)
-        part = file.with_name(f"{file.name}.part")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with part.open("wb") as stream:
-                    torch.save(checkpoint, stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
+            with atomic_write(file) as temporary:
+                try:
+                    with temporary.open("wb") as stream:
+                        torch.save(checkpoint, stream)
+                except RuntimeError as error:  # torch's, when a stream fails
+                    raise OSError(describe_error(error.__context__ or error)) from error
                 if file.name == runs.LAST and file.exists():
                     os.replace(file, runs.previous_checkpoint(file.parents[1]))
-                os.replace(part, file)
-            finally:
-                part.unlink(missing_ok=True)
-        except (OSError, RuntimeError) as error:  # torch raises the latter when a stream fails
-            reason = getattr(error, "strerror", None) or _line(error.__context__ or error)
-            raise InputError(
-                f"cannot write {file} ({reason}): free some space, then continue with "
-                f"{runs.resume_hint(file.parents[1])}"
+        except WriteError as error:
+            raise WriteError(
+                f"{error}: free some space, then continue with {runs.resume_hint(file.parents[1])}"
             ) from error
 
 

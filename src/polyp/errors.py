@@ -44,6 +44,16 @@ def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
     return table[value]
 
 
+def describe_error(error: BaseException, limit: int = 150) -> str:
+    """The reason of an exception in one line of at most `limit` characters.
+
+    The system's own words for an OSError ("No space left on device"), else the exception's text, else its class.
+    """
+    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    line = " ".join(printable(word) for word in str(text).split())
+    return line[:limit] or type(error).__name__
+
+
 def several(headline: str, problems: Sequence[str]) -> InputError:
     """What is wrong with several files: a headline with their count, then a line for each of the first ones."""
     more = [f"... and {len(problems) - SPELT_OUT} more"] * (len(problems) > SPELT_OUT)

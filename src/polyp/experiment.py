@@ -1,13 +1,13 @@
 """From a configuration to a trained model: the parts, built and put together, and the numbers at the end."""
 
 import math
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from polyp import device, runs
@@ -18,45 +18,44 @@ from polyp.errors import InputError
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model.segmenter import PolypSegmenter
+from polyp.runs import identity
 from polyp.trainer import build_tester, build_trainer
 
 T = TypeVar("T")
 
-UNIMPORTANT = ("allow_empty", "archive", "cache", "num_workers", "root")  # keys of data that change no result
 PACKAGES = ("polyp", "torch", "pytorch-lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
 
 
 def build(
-    cfg: DictConfig, folder: Path, last: Saved | None = None
+    config: Mapping[str, Any], folder: Path, last: Saved | None = None
 ) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
     """Data, model and trainer of a configuration. Nothing is read or written yet but encoder weights.
 
     Args:
-        cfg: the configuration.
+        config: of the run, as plain containers.
         folder: the run's.
         last: what training goes on from, if it does: the encoder's weights are in it.
 
     Raises:
         InputError: a value or a combination cannot work.
     """
-    plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    seed, optim = plain["seed"], plain["optim"]
+    seed, optim = config["seed"], config["optim"]
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(f"seed={seed} must be a whole number from 0 on")
     device.forget_peak_memory()
     pl.seed_everything(seed, workers=True, verbose=False)
     try:
-        data = PolypDataModule(**plain["data"], augment=plain["augment"]["transforms"], seed=seed)
-        model = PolypSegmenter(**plain["model"], optim=optim)
+        data = PolypDataModule(**config["data"], augment=config["augment"]["transforms"], seed=seed)
+        model = PolypSegmenter(**config["model"], optim=optim)
     except TypeError as error:  # a key that was added with + is no argument of the class
         raise InputError(f"the configuration has a key too many or too few: {error}") from error
     trainer = build_trainer(
         folder,
         seed,
-        plain["monitor"],
-        plain["patience"],
+        config["monitor"],
+        config["patience"],
         optim["ema_decay"],
-        plain["trainer"],
+        config["trainer"],
         last.steps if last else 0,
     )
     return data, model, trainer
@@ -86,18 +85,17 @@ def fit(data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, last:
 
 
 def test(
-    folder: Path, cfg: DictConfig, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer
+    folder: Path, config: Mapping[str, Any], data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer
 ) -> pl.Trainer:
     """Score the test set, on one device, and return the Trainer that did.
 
     Args:
         folder: the run's.
-        cfg: its configuration.
+        config: its configuration.
         data, model: what is tested on what.
         trainer: the one that has trained.
     """
-    settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-    tester = build_tester(folder, settings, trainer.strategy.root_device)
+    tester = build_tester(folder, config["trainer"], trainer.strategy.root_device)
     tester.test(model, data, verbose=False)
     return tester
 
@@ -109,7 +107,7 @@ def parameters(model: PolypSegmenter) -> int:
 
 def record(
     folder: Path,
-    cfg: DictConfig,
+    config: Mapping[str, Any],
     data: PolypDataModule,
     model: PolypSegmenter,
     trainer: pl.Trainer,
@@ -119,7 +117,7 @@ def record(
 
     Args:
         folder: the run's.
-        cfg, data, model, trainer: its parts.
+        config, data, model, trainer: its parts.
         tester: the Trainer that has just tested the model.
     """
     rows = _callback(tester, TestRecord).rows
@@ -136,7 +134,7 @@ def record(
             "peak_memory_mb": "of the GPU, or else of the process, during the run (on Linux); of the first device",
             "interval": "percentile bootstrap over the test images, 95 %: other images, not other seeds",
         },
-        "seed": cfg.seed,
+        "seed": config["seed"],
         "data": data.describe(),
         "parameters": parameters(model),
         "epochs": trainer.current_epoch,
@@ -147,7 +145,7 @@ def record(
         "precision": str(trainer.precision),
         "versions": {package: version(package) for package in PACKAGES},
     }
-    _log_hyperparameters(trainer, cfg, metrics)
+    _log_hyperparameters(trainer, config, metrics)
     runs.write_metrics(folder, metrics)
     runs.previous_checkpoint(folder).unlink(missing_ok=True)  # it was for an accident
     return metrics
@@ -157,15 +155,14 @@ def _callback(trainer: pl.Trainer, kind: type[T]) -> T:
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
 
 
-def _log_hyperparameters(trainer: pl.Trainer, cfg: DictConfig, metrics: dict[str, Any]) -> None:
+def _log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], metrics: dict[str, Any]) -> None:
     """TensorBoard's HPARAMS tab: the whole configuration beside the numbers that count."""
     assert isinstance(trainer.logger, TensorBoardLogger)
-    chosen = OmegaConf.masked_copy(cfg, ["seed", "data", "model", "optim", "trainer"])
-    chosen.data = {key: value for key, value in cfg.data.items() if key not in UNIMPORTANT}
+    groups = ("seed", "data", "model", "optim", "trainer")
+    chosen = {key: value for key, value in identity.decisive(config).items() if identity.matches(key, groups)}
     values = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
     best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
-    plain: Any = OmegaConf.to_container(chosen, resolve=True)
-    trainer.logger.log_hyperparams(plain, values | best, step=trainer.global_step)
+    trainer.logger.log_hyperparams(chosen, values | best, step=trainer.global_step)
     trainer.logger.finalize("success")
 
 

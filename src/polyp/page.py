@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from polyp.errors import InputError
+from polyp import files
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --faint: #59636e; --line: #d4d9df; --back: #fff; --box: #f4f6f8;
@@ -118,7 +118,7 @@ class Page:
         """Write the file, in one piece.
 
         Raises:
-            InputError: it cannot be written.
+            WriteError: it cannot be written.
         """
         links = "".join(f'<a href="#s{n}">{html.escape(name)}</a>' for n, name in enumerate(self.sections, 1))
         text = (
@@ -127,13 +127,7 @@ class Page:
             f"<h1>{html.escape(self.title)}</h1><p>{html.escape(self.lead)}</p><nav>{links}</nav>"
             f"{os.linesep.join(self.parts)}</body></html>\n"
         )
-        part = file.with_name(f".{file.name}.part")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, file)
-        except OSError as error:
-            raise InputError(f"cannot write {file}: {error.strerror}") from error
+        files.write_text(file, text)
 
 
 def _cell(value: Any) -> str:
@@ -165,8 +159,7 @@ def _chart(figure: Figure, caption: str, file: Path | None) -> str:
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=144)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(stream.getvalue())
+        files.write_bytes(file, stream.getvalue())
     return _figure(_source("png", stream.getvalue()), caption, "chart")
 
 

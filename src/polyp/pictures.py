@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from polyp.errors import InputError
+from polyp import files
 
 TRUTH = (80, 220, 100)
 PREDICTION = (255, 200, 0)
@@ -73,11 +73,6 @@ def save(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture as PNG.
 
     Raises:
-        InputError: it cannot be written.
+        WriteError: it cannot be written.
     """
-    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    files.write_bytes(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())

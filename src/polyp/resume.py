@@ -1,24 +1,21 @@
 """What goes on and what starts anew: where a run is, and the configuration that it continues with."""
 
 import functools
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from polyp import runs
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
+from polyp.files import read_yaml
+from polyp.runs import identity
 
 AUTO = "auto"
 """resume=auto: what is unfinished goes on, what is finished stays, everything else starts."""
-
-CHANGEABLE = ("trainer.", "patience", "data.num_workers", "data.cache", "data.root", "data.archive")
-"""What may be given anew when a run is resumed: nothing that its checkpoint or its numbers depend on."""
-
-ELSEWHERE = ("resume", "launcher")
-"""What says how a command is run, not what it computes."""
 
 
 # ---- folders, asked for by conf/train.yaml
@@ -38,8 +35,7 @@ def run_folder(resume: str | None, wanted: str, *, _root_: DictConfig) -> str:
         if not (Path(resume) / runs.CONFIG).is_file():  # said here, since Hydra would make the folder
             sys.exit(f"resume={resume} is not the folder of a run: it has no {runs.CONFIG}")
         return resume
-    task = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
-    return _run_to_continue(wanted, OmegaConf.to_yaml(task, resolve=True))
+    return _run_to_continue(wanted, json.dumps(resolved(_root_)))
 
 
 def sweep_folder(resume: str | None, wanted: str, overrides: Sequence[str]) -> str:
@@ -53,7 +49,7 @@ def sweep_folder(resume: str | None, wanted: str, overrides: Sequence[str]) -> s
     if resume == AUTO:
         for given in sorted(Path(wanted).parent.glob(f"*/{runs.SWEEP}"), reverse=True):
             folder = given.parent
-            same = command(OmegaConf.load(given).hydra.overrides.task) == command(overrides)
+            same = command(read_yaml(given)["hydra"]["overrides"]["task"]) == command(overrides)
             if same and not (folder / runs.RESULTS).exists() and not runs.is_claimed(folder):
                 return str(folder)
     return new_folder(wanted)
@@ -77,17 +73,16 @@ def new_folder(wanted: str) -> str:
                 number += 1
                 folder = f"{wanted}_{number}"
     except OSError as error:
-        sys.exit(f"cannot make the folder {folder} ({error.strerror}): hydra.run.dir=FOLDER puts it elsewhere")
+        sys.exit(f"cannot make the folder {folder} ({describe_error(error)}): hydra.run.dir=FOLDER puts it elsewhere")
 
 
 @functools.cache
 def _run_to_continue(wanted: str, config: str) -> str:
-    task = OmegaConf.create(config)
-    assert isinstance(task, DictConfig)
+    task = json.loads(config)
     for file in sorted(Path(wanted).parent.glob(f"*/{runs.CONFIG}"), reverse=True):
         folder = file.parent
         try:
-            same = not changes(runs.read_config(folder), task)
+            same = not identity.differences(runs.read_config(folder), task)
         except InputError:  # a newer version's
             same = False
         if same and left_to_do(folder, task) and not runs.is_claimed(folder):
@@ -102,11 +97,18 @@ OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 # ---- configurations
 
 
-def configuration(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:
-    """What a run is made with: `cfg`, or where it goes on, that of its folder with what is given anew.
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain containers, with everything resolved and without Hydra's own part."""
+    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    plain: Any = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
+    return plain
+
+
+def configuration(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a run is made with: `config`, or where it goes on, that of its folder with what is given anew.
 
     Args:
-        cfg: the composed configuration.
+        config: the composed configuration, see `resolved`.
         folder: the run's.
         overrides: the command line.
 
@@ -114,16 +116,16 @@ def configuration(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Di
         InputError: the folder holds a run that must not be overwritten, nothing is left to do, or something that was
             given cannot be honoured.
     """
-    if cfg.resume is None:
+    if config["resume"] is None:
         if runs.started(folder):
             raise InputError(f"{folder} holds a run already: continue it with resume={folder}, or give another folder")
-        return cfg
-    if cfg.resume == AUTO:
+        return config
+    if config["resume"] == AUTO:
         if not (folder / runs.CONFIG).is_file():
-            return cfg
-        if changed := changes(runs.read_config(folder), cfg):
+            return config
+        if changed := identity.differences(runs.read_config(folder), config):
             raise InputError(f"{folder} was started with {changed[0]}: give the original command, or another folder")
-        return cfg
+        return config
     given = _with(runs.read_config(folder), overrides)
     if not left_to_do(folder, given):
         raise InputError(
@@ -133,46 +135,27 @@ def configuration(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Di
     return given
 
 
-def left_to_do(folder: Path, cfg: DictConfig) -> bool:
+def left_to_do(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether a run is unfinished, or has come to the end of fewer epochs than it is now to be trained for."""
     if not runs.finished(folder):
         return True
-    before = runs.read_config(folder).trainer.max_epochs
-    return (cfg.trainer.max_epochs or 0) > (before or 0)
+    before = runs.read_config(folder)["trainer"]["max_epochs"]
+    return (config["trainer"]["max_epochs"] or 0) > (before or 0)
 
 
-def changes(before: DictConfig, now: DictConfig) -> list[str]:
-    """The differences between two configurations that make them two experiments: `model.arch=unet, now linknet`."""
-    old, new = _flat(before), _flat(now)
-    keys = [key for key in sorted(old.keys() | new.keys()) if not key.startswith((*CHANGEABLE, *ELSEWHERE))]
-    return [f"{key}={old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
-
-
-def _with(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def _with(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key in ELSEWHERE:
+        if key in identity.COMMAND:
             continue
-        if not key.startswith(CHANGEABLE):
-            raise InputError(f"resume= cannot change {key}, only {', '.join(CHANGEABLE)}: start a new run for that")
-        OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value, force_add=True)
+        changeable = identity.NEUTRAL + identity.EXTENSIBLE
+        if not identity.matches(key, changeable):
+            raise InputError(f"resume= cannot change {key}, only {', '.join(changeable)}: start a new run for that")
+        group, _, name = key.rpartition(".")
+        (config[group] if group else config)[name] = OmegaConf.from_dotlist([f"value={value}"]).value
     return config
-
-
-def _flat(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return dict(_leaves(plain))
-
-
-def _leaves(tree: dict[Any, Any], prefix: str = "") -> Any:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def command(overrides: Sequence[str]) -> list[str]:
     """The overrides that say what is computed."""
-    return [override for override in overrides if override.partition("=")[0] not in ELSEWHERE]
+    return [override for override in overrides if override.partition("=")[0] not in identity.COMMAND]

@@ -4,11 +4,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+
+from polyp.files import read_yaml
 
 
 class RecordedTPESampler(TPESampler):
@@ -26,7 +27,7 @@ class RecordedTPESampler(TPESampler):
         """
         super().__init__(**settings)
         self.records = {
-            int(file.parts[-3].partition("_")[0]): dict(str(line).partition("=")[::2] for line in OmegaConf.load(file))
+            int(file.parts[-3].partition("_")[0]): dict(str(line).partition("=")[::2] for line in read_yaml(file))
             for file in Path(folder).glob("[0-9]*_*/.hydra/overrides.yaml")
         }
 

@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import io
-import json
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_search import Search
-from polyp import resume, runs
+from polyp import files, resume, runs
 from polyp.errors import InputError
 
 LABEL_LENGTH = 90
@@ -50,7 +49,7 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
 def varying(overrides: Sequence[str], sweep_folder: Path) -> list[str]:
     """The overrides of a job that do not stand in the sweep's command as they are."""
     given = sweep_folder / runs.SWEEP
-    shared = _values(OmegaConf.load(given).hydra.overrides.task) if given.is_file() else {}
+    shared = _values(files.read_yaml(given)["hydra"]["overrides"]["task"]) if given.is_file() else {}
     return [override for override in overrides if not _values([override]).items() <= shared.items()]
 
 
@@ -93,8 +92,8 @@ def repeated(argv: Sequence[str]) -> list[str]:
         folder = Path(value.strip("'\""))
         if key == "resume" and (folder / runs.SWEEP).is_file():
             added = [other for other in argv[1:] if other != word]
-            given = OmegaConf.load(folder / runs.SWEEP).hydra.overrides
-            again = [] if {"-m", "--multirun"} & set(added) else [*given.task, *given.hydra]
+            given = files.read_yaml(folder / runs.SWEEP)["hydra"]["overrides"]
+            again = [] if {"-m", "--multirun"} & set(added) else [*given["task"], *given["hydra"]]
             kept = [other for other in again if not other.startswith(("resume=", "hydra.sweep.dir="))]
             return [argv[0], "-m", *kept, *added, f"resume={resume.AUTO}", f"hydra.sweep.dir='{folder}'"]
     return list(argv)
@@ -159,7 +158,7 @@ def results(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
             failed.append(job)
             continue
         metrics = runs.read_metrics(job)
-        given = resume.command([str(override) for override in OmegaConf.load(job / ".hydra" / "overrides.yaml")])
+        given = resume.command([str(override) for override in files.read_yaml(job / ".hydra" / "overrides.yaml")])
         row = {"job": int(job.name.partition("_")[0]), "overrides": " ".join(varying(given, folder))}
         row[metrics["best"]["monitor"]] = metrics["best"]["value"]
         row |= {"test/dice": metrics["test"]["dice"], "test/iou": metrics["test"]["iou"]}
@@ -172,7 +171,7 @@ def _write_results(folder: Path, done: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(done[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(done)
-    runs.write_whole(folder / runs.RESULTS, text.getvalue())
+    files.write_text(folder / runs.RESULTS, text.getvalue())
 
 
 def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
@@ -189,7 +188,7 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
             alike = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "seed"]))
             if alike not in seen:
-                build(cfg, Path())
+                build(resume.resolved(cfg), Path())
             seen.add(alike)
         except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
             said = str(error).partition("\n")[0]
@@ -203,7 +202,7 @@ def _record(folder: Path, jobs: list[list[str]], continues: bool) -> None:
     if file.exists():
         if not continues:
             raise InputError(f"{folder} holds a sweep already: continue it with resume={folder}, or {elsewhere}")
-        for number, before in enumerate(json.loads(file.read_text())):
+        for number, before in enumerate(files.read_json(file)):
             if (now := jobs[number] if number < len(jobs) else []) != before:
                 raise InputError(
                     f"{folder} was started with other jobs: number {number} was {' '.join(before) or 'the default'} "
@@ -212,4 +211,4 @@ def _record(folder: Path, jobs: list[list[str]], continues: bool) -> None:
         (folder / runs.RESULTS).unlink(missing_ok=True)
     elif any(folder.glob(f"*/{runs.CONFIG}")) or (folder / runs.CONFIG).exists():
         raise InputError(f"{folder} holds runs of another experiment: {elsewhere}")
-    runs.write_whole(file, json.dumps(jobs, indent=1) + "\n")
+    files.write_json(file, jobs, indent=1)

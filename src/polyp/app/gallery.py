@@ -10,8 +10,9 @@ import numpy as np
 
 from polyp.app.desk import Photo
 from polyp.errors import InputError, pick
-from polyp.evaluation.testsets import TestSet, data_of, subset_of
+from polyp.evaluation.testsets import TestSet, subset_of
 from polyp.inference.sources import Source
+from polyp.runs.data import load_run_data
 
 SIDE = 160
 """Pixels of a thumbnail's shorter side: twice what is shown, for fine screens."""
@@ -85,12 +86,12 @@ def gallery_of(sources: Sequence[Source], root: str | None = None) -> Gallery:
     if first.config is None:
         return Gallery(gone="the checkpoint is not in a run's folder, so nobody knows its data")
     try:
-        data = data_of(first.home, first.config, root, needed=False)
+        data = load_run_data(first.home, first.config, root, needed=False)
         test_set = subset_of(data, "test")
         known: set[str] = set()
         for other in others:
             if other.config is not None:
-                theirs = data_of(other.home, other.config, root, needed=False)
+                theirs = load_run_data(other.home, other.config, root, needed=False)
                 if theirs.inspection.fingerprint == data.inspection.fingerprint:
                     known |= {pair.stem for subset in ("train", "val") for pair in theirs.of(subset)}
     except InputError as error:

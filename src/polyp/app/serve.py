@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from polyp import runs
-from polyp.errors import InputError, require
+from polyp.errors import InputError, describe_error, require
 from polyp.inference.sources import Source
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -155,7 +155,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)  # asyncio sends at once where it is told that this is TCP
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--host {host} --port {port} cannot be used: {error}") from error
+        raise InputError(f"--host {host} --port {port} cannot be used: {describe_error(error)}") from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
@@ -164,7 +164,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"port {port} is in use: give another with --port, or --port 0 for any") from error
-        raise InputError(f"--host {host} --port {port} cannot be used: {error.strerror}") from error
+        raise InputError(f"--host {host} --port {port} cannot be used: {describe_error(error)}") from error
     return bound
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from polyp import runs
+from polyp import files, runs
 from polyp.comparison.differences import Comparison, compare
 from polyp.comparison.found import Run, find_runs
 from polyp.comparison.report import as_csv, table, tell, write_page
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
 
 PAGE, TABLE, CARD = "compare.html", "table.csv", "MODEL_CARD.md"
 
@@ -54,7 +54,7 @@ def main(
     costs = {recipe.number: _gmacs(recipe.first) for recipe in comparison.recipes}
     rows = table(comparison, costs)
     tell(comparison, rows)
-    runs.write_whole(folder / TABLE, as_csv(comparison, costs))
+    files.write_text(folder / TABLE, as_csv(comparison, costs))
     write_page(comparison, rows, costs, folder / PAGE, root, pictures)
     _write_card(folder, subject, comparison)
     console = Console(highlight=False, soft_wrap=True)
@@ -81,7 +81,7 @@ def _card_alone(run: Run, card: str, out: str | None, overwrite: bool) -> Path:
 def _write_card(folder: Path, subject: Run, comparison: Comparison | None) -> None:
     from polyp.comparison.card import card  # imports torch
 
-    runs.write_whole(folder / CARD, card(subject, _gmacs(subject), comparison))
+    files.write_text(folder / CARD, card(subject, _gmacs(subject), comparison))
 
 
 def _prepare(out: str | None, overwrite: bool) -> Path:
@@ -97,7 +97,7 @@ def _prepare(out: str | None, overwrite: bool) -> Path:
                 (folder / name).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
+        raise InputError(f"cannot write to {folder} ({describe_error(error)}): give another --out") from error
     return folder
 
 

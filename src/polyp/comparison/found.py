@@ -10,20 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from polyp import runs
 from polyp.comparison import curves
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
+from polyp.runs import identity
 
-NO_DIFFERENCE = (
-    *("name", "resume", "seed", "launcher", "model.image_size", "model.threshold"),
-    *("data.root", "data.archive", "data.cache", "data.num_workers", "data.allow_empty"),
-    *("trainer.accelerator", "trainer.log_every_n_steps", "trainer.num_sanity_val_steps"),
-    *("trainer.enable_progress_bar", "trainer.enable_model_summary"),
-)
-"""Keys that change no score, and the seed, which has its own place. model.image_size is that of data."""
-
+OWN_PLACE = ("seed", "model.image_size")
+"""Keys that are no setting of a recipe: the seed tells its runs apart, and model.image_size repeats data.image_size."""
 
 NEEDED = {"definitions", "device", "epochs", "parameters", "peak_memory_mb", "precision", "versions"}
 """What else metrics.json has had since the first version."""
@@ -61,8 +54,8 @@ class Run:
         """What may make a difference: the keys of the configuration, written with dots, and what the data were."""
         flat = dict(_flat(self.config))
         flat["data.fingerprint"] = self.metrics["data"]["fingerprint"] if self.metrics else None
-        ignored = tuple(f"{key}." for key in NO_DIFFERENCE)
-        return {key: value for key, value in flat.items() if value is not None and not f"{key}.".startswith(ignored)}
+        ignored = identity.NEUTRAL + OWN_PLACE
+        return {key: value for key, value in flat.items() if value is not None and not identity.matches(key, ignored)}
 
     @cached_property
     def truth(self) -> frozenset[tuple[str, float]]:
@@ -145,7 +138,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _refuse(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be read ({error.strerror}): give a folder that can") from error
+    raise InputError(f"{error.filename} cannot be read ({describe_error(error)}): give a folder that can") from error
 
 
 def read(folder: Path) -> Run:
@@ -155,12 +148,14 @@ def read(folder: Path) -> Run:
         InputError: a file of it is missing or damaged; the message has its path.
     """
     try:
-        config: Any = OmegaConf.to_container(runs.read_config(folder), resolve=True)
+        config = runs.read_config(folder)
         assert not (lacks := {"seed", "data", "model"} - config.keys()), f"it lacks {', '.join(sorted(lacks))}"
     except InputError:
         raise
     except Exception as error:  # there is no end to what a damaged YAML file can raise
-        raise InputError(f"{folder / runs.CONFIG} is damaged ({_line(error)}): move the run elsewhere") from error
+        raise InputError(
+            f"{folder / runs.CONFIG} is damaged ({describe_error(error)}): move the run elsewhere"
+        ) from error
     if not runs.finished(folder):
         return Run(folder, config, {}, {})
     way_out = f"train it again (python train.py {runs.resume_hint(folder)}) or move it elsewhere"
@@ -170,7 +165,9 @@ def read(folder: Path) -> Run:
         assert metrics["data"]["images"]["train"] and metrics["seconds"] > 0
         assert not (lacks := NEEDED - metrics.keys()), f"it lacks {', '.join(sorted(lacks))}"
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise InputError(f"{folder / runs.METRICS} is damaged ({_line(error)}): delete it and {way_out}") from error
+        raise InputError(
+            f"{folder / runs.METRICS} is damaged ({describe_error(error)}): delete it and {way_out}"
+        ) from error
     file = folder / runs.PER_IMAGE
     if not file.is_file():
         raise InputError(
@@ -182,7 +179,7 @@ def read(folder: Path) -> Run:
             rows = {row.pop("stem"): _numbers(row) for row in csv.DictReader(stream)}
         assert len(rows) == metrics["test"]["n"] > 0, f"{len(rows)} images instead of {metrics['test']['n']}"
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise InputError(f"{file} is damaged ({_line(error)}): delete {runs.METRICS} and {way_out}") from error
+        raise InputError(f"{file} is damaged ({describe_error(error)}): delete {runs.METRICS} and {way_out}") from error
     return Run(folder, config, metrics, rows)
 
 
@@ -190,7 +187,3 @@ def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     numbers = {name: float(value) for name, value in row.items() if value != ""}
     assert 0 <= numbers["dice"] <= 1, f"a Dice of {numbers['dice']}"
     return numbers
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__

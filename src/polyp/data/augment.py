@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from polyp.data.cache import resize_image, resize_mask
-from polyp.errors import InputError, nearest
+from polyp.errors import InputError, describe_error, nearest
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the network at each import
 import albumentations as A
@@ -66,7 +66,7 @@ def _built(transform: Any) -> Any:
             warnings.simplefilter("error")
             return TRANSFORMS[target](**settings)
     except Exception as error:  # whatever the transform's constructor raises
-        raise InputError(f"augment.transforms: {target} cannot be made: {_line(error)}") from error
+        raise InputError(f"augment.transforms: {target} cannot be made: {describe_error(error)}") from error
 
 
 def _tried(transform: Any) -> None:
@@ -76,13 +76,9 @@ def _tried(transform: Any) -> None:
     try:
         result = transform(image=image, mask=mask)
     except Exception as error:  # whatever the transform raises
-        raise InputError(f"augment.transforms: {name} does not work: {_line(error)}") from error
+        raise InputError(f"augment.transforms: {name} does not work: {describe_error(error)}") from error
     finally:
         transform.p = probability
     sizes = {result["image"].shape[:2], result["mask"].shape}
     if not sizes <= {TRIAL, TRIAL[::-1]} or result["image"].dtype != np.uint8 or result["mask"].dtype != np.uint8:
         raise InputError(f"augment.transforms: {name} changes an image's size or type: leave that to data.image_size")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

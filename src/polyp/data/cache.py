@@ -18,7 +18,8 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from polyp.data.folder import Inspection, Pair, inspect, read_image, read_mask
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
+from polyp.files import WriteError, atomic_write
 from polyp.images import resize
 
 log = logging.getLogger(__name__)
@@ -153,26 +154,19 @@ def _kept(file: Path, read: Callable[[Path], T], build: Callable[[BinaryIO], Non
     except DAMAGED:
         pass
     where = file.name.split("-")[0]
-    part = file.with_name(f"{file.name}.part")
     try:
         with FileLock(file.with_name(f"{where}.lock")):
             try:
                 return read(file)  # another process has built it meanwhile
             except DAMAGED:
                 pass
-            try:
-                with part.open("wb") as stream:
-                    build(stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(part, file)
-            finally:
-                part.unlink(missing_ok=True)
+            with atomic_write(file) as temporary, temporary.open("wb") as stream:
+                build(stream)
             for stale in set(file.parent.glob(f"{where}-*")) - {file}:
                 stale.unlink(missing_ok=True)
+    except WriteError as error:
+        raise WriteError(f"{error}: free some space, or data.cache=FOLDER elsewhere, or data.cache=false") from error
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"cannot write {file} ({reason}): free some space, or data.cache=FOLDER elsewhere, or data.cache=false"
-        ) from error
+        way_out = "data.cache=FOLDER elsewhere, or data.cache=false"
+        raise WriteError(f"cannot write {file} ({describe_error(error)}): {way_out}") from error
     return read(file)

@@ -18,6 +18,8 @@ from aia_chaser.exceptions import AiaChaserError
 from cryptography.hazmat.primitives.serialization import Encoding
 from tqdm import tqdm
 
+from polyp.errors import describe_error
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -27,12 +29,6 @@ READ_TIMEOUT = 30.0  # seconds without a byte
 
 class DownloadError(Exception):
     """An address cannot be had, or not whole. The message is a clause for an InputError."""
-
-
-def reason(error: BaseException) -> str:
-    """What the system says went wrong, in one line."""
-    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-    return " ".join(str(text).split()) or type(error).__name__
 
 
 def fetch(address: str, part: Path) -> None:
@@ -63,7 +59,7 @@ def _blocks(response: HTTPResponse, done: int, total: int | None) -> Iterator[by
         if total is None or done == total:
             return
     except (OSError, HTTPException) as error:
-        ending = reason(error)
+        ending = describe_error(error)
     state = f"{done} of {total or 'unknown'} bytes ({ending})"
     raise DownloadError(f"the download of {response.url} broke off at {state}; run again to go on from there")
 
@@ -90,7 +86,7 @@ def _open(address: str, start: int) -> HTTPResponse:
             return _open(address, 0)
         raise DownloadError(f"could not download from {host} ({error.code} {error.reason})") from error
     except (OSError, HTTPException) as error:
-        raise DownloadError(f"could not reach {host} ({reason(error)})") from error
+        raise DownloadError(f"could not reach {host} ({describe_error(error)})") from error
 
 
 def _completed_context(host: str, port: int) -> ssl.SSLContext:
@@ -107,7 +103,7 @@ def _completed_context(host: str, port: int) -> ssl.SSLContext:
         context.load_verify_locations(cadata=b"".join(c.public_bytes(Encoding.DER) for c in chain[1:-1]))
         return context
     except (AiaChaserError, LookupError, ValueError) as error:
-        raise OSError(f"its certificate cannot be verified: {reason(error)}") from error
+        raise OSError(f"its certificate cannot be verified: {describe_error(error)}") from error
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
@@ -124,4 +120,4 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     try:
         return future.result(seconds)
     except TimeoutError as error:
-        raise TimeoutError(reason(error) if future.done() else f"no answer within {seconds:g} s") from error
+        raise TimeoutError(describe_error(error) if future.done() else f"no answer within {seconds:g} s") from error

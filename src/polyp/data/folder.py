@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from polyp.errors import InputError, several
+from polyp.errors import InputError, describe_error, several
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 
@@ -93,7 +93,7 @@ def _decode(path: Path, colour: int) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be read ({describe_error(error)})") from error
     except cv2.error:  # an empty file, an image beyond OpenCV's limit
         pixels = None
     if pixels is None:

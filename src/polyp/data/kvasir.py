@@ -15,8 +15,8 @@ from zipfile import ZipFile, ZipInfo
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from polyp.data.download import DownloadError, fetch, reason
-from polyp.errors import InputError
+from polyp.data.download import DownloadError, fetch
+from polyp.errors import InputError, describe_error
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class KvasirSeg:
             return _checked(_found(home) or home)
         except OSError as error:
             way_out = "give a folder that can be written, with 100 MiB free, as data.root=, a zip file as data.archive="
-            raise InputError(f"cannot use the folder {home} ({reason(error)}): {way_out}") from error
+            raise InputError(f"cannot use the folder {home} ({describe_error(error)}): {way_out}") from error
 
     def _make(self, home: Path) -> None:
         if self.root and not self.archive and home.exists() and any(p.name[0] != "." for p in home.iterdir()):
@@ -140,7 +140,7 @@ def _unpack_given(archive: Path, home: Path) -> None:
         archive.open("rb").close()
     except OSError as error:
         way_out = "give the path of the zip file; a folder goes to data.root="
-        raise InputError(f"data.archive={archive} cannot be read ({reason(error)}): {way_out}") from error
+        raise InputError(f"data.archive={archive} cannot be read ({describe_error(error)}): {way_out}") from error
     try:
         _unpack(archive, home)
     except _FailedError as error:
@@ -183,7 +183,7 @@ def _contents(archive: Path, sha256: str | None) -> Iterator[tuple[str, bytes]]:
     except _FailedError:
         raise
     except Exception as error:  # there is no end to what a damaged zip can raise
-        raise _FailedError(f"is cut short, damaged or not a zip file ({reason(error)})") from error
+        raise _FailedError(f"is cut short, damaged or not a zip file ({describe_error(error)})") from error
 
 
 def _members(zipped: ZipFile) -> dict[str, ZipInfo]:

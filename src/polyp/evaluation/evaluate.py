@@ -20,6 +20,7 @@ from polyp.inference.models import precision_of
 from polyp.inference.sources import Source
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
+from polyp.runs.data import load_run_data
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _own_data(sources: Sequence[Source], options: Options) -> PolypDataModule | 
             raise InputError(f"{sources[0].file} is not in a run's folder: say with --data FOLDER what to score it on")
         return None
     try:
-        return testsets.data_of(sources[0].home, config, options.root, options.archive, needed=options.data is None)
+        return load_run_data(sources[0].home, config, options.root, options.archive, needed=options.data is None)
     except InputError as error:
         if options.data is None:
             raise
@@ -194,7 +195,7 @@ def _test_sets(
         if other.config is None:
             warnings.append(f"nobody knows what {other.file} was trained on: perhaps on these images")
             continue
-        theirs = testsets.data_of(other.home, other.config, options.root, options.archive)
+        theirs = load_run_data(other.home, other.config, options.root, options.archive)
         seen = stems & {stem for subset in ("train", "val") for stem in theirs.subsets[subset]}
         if options.subset == "test" and theirs.inspection.fingerprint == test_set.fingerprint and seen:
             raise InputError(
@@ -225,7 +226,7 @@ def _trained_on(source: Source, images: TestSet, options: Options) -> bool:
     if source.fingerprint not in (None, images.fingerprint):
         return False
     try:
-        theirs = testsets.data_of(source.home, source.config, options.root, options.archive, needed=False)
+        theirs = load_run_data(source.home, source.config, options.root, options.archive, needed=False)
     except InputError:
         return True
     return not {pair.stem for pair in images.pairs}.isdisjoint(theirs.subsets["train"])

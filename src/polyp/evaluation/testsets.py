@@ -5,16 +5,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
-from polyp import runs
 from polyp.data.cache import cache_folder, inspected
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import EXTENSIONS, Folder, Pair, find_pairs, read_image, read_mask
-from polyp.data.kvasir import KvasirSeg
 from polyp.errors import InputError
 
 
@@ -38,43 +34,6 @@ class TestSet:
         """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8 in {0, 1}."""
         image = read_image(pair.image)
         return image, np.zeros(image.shape[:2], np.uint8) if self.normal else read_mask(pair.mask)
-
-
-def data_of(
-    home: Path, config: DictConfig, root: str | None = None, archive: str | None = None, needed: bool = True
-) -> PolypDataModule:
-    """The data of a run, found and split.
-
-    Args:
-        home: the run's folder.
-        config: the run's.
-        root, archive: where the data are now, if they have moved.
-        needed: whether to download or draw them if they are not there.
-
-    Raises:
-        InputError: they are not there, or not what the run's split is of.
-    """
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    settings = plain.get("data", {})
-    for key, value in (("root", root), ("archive", archive)):
-        if value is not None:
-            if key not in settings:
-                raise InputError(
-                    f"--{key} means nothing for data={settings.get('dataset')}, which the run was trained on"
-                )
-            settings[key] = value
-    try:
-        data = PolypDataModule(**settings, augment=[], seed=plain["seed"])
-    except (TypeError, KeyError) as error:  # other keys
-        raise InputError(f"{home / runs.CONFIG} does not fit this version of polyp: {error}") from error
-    if not needed and isinstance(data.source, KvasirSeg) and data.source.present() is None:
-        raise InputError("Kvasir-SEG is no longer where the run found it: say where with --root FOLDER")
-    try:
-        data.find()
-    except InputError as error:
-        moved = "" if root or archive else "; if the run's data have moved, say where with --root FOLDER"
-        raise InputError(f"{error}{moved}") from error
-    return data
 
 
 def subset_of(data: PolypDataModule, subset: str) -> TestSet:

@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
-from polyp import device, runs
+from polyp import device, files, runs
 from polyp.data.folder import Pair
-from polyp.errors import InputError, require
-from polyp.evaluation import testsets
+from polyp.errors import InputError, describe_error, require
 from polyp.export import proof
 from polyp.export.file import write
 from polyp.export.integers import write_int8
 from polyp.export.report import tell
 from polyp.inference.ensemble import Ensemble
-from polyp.inference.exported import FILES, RECORD, TOLERATED, ready_on_cpu, sha256
+from polyp.inference.exported import FILES, RECORD, TOLERATED, ready_on_cpu
 from polyp.inference.folded import ready_for_cpu
 from polyp.inference.onnx import OnnxModel
 from polyp.inference.sources import Source
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model.segmenter import PolypSegmenter
+from polyp.runs.data import load_run_data
 
 TOLERANCE = 1e-3
 """The largest difference of a probability to the module's that a float32 model may have."""
@@ -73,7 +72,7 @@ def export(run: str, options: Options) -> None:
     folder = Path(options.out).expanduser() if options.out else source.home / runs.EXPORT
     _check_free(folder, options.overwrite)
     model = source.load().eval()
-    data = testsets.data_of(source.home, source.config, options.root, options.archive)
+    data = load_run_data(source.home, source.config, options.root, options.archive)
     validation, tested = data.of("val"), data.of("test")
     say = _metadata(source, model, data.inspection.fingerprint)
     notes: list[str] = []
@@ -88,7 +87,7 @@ def export(run: str, options: Options) -> None:
         record["notes"] += notes
         if source.fingerprint not in (None, data.inspection.fingerprint):
             record["notes"].append("the data have changed since training")
-        runs.write_whole(part / RECORD, json.dumps(record, indent=2) + "\n")
+        files.write_json(part / RECORD, record)
     tell(record, folder)
 
 
@@ -126,7 +125,7 @@ def _placed(folder: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(hidden)
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise InputError(f"cannot write to {folder}: {describe_error(error)}") from error
 
 
 def _metadata(source: Source, model: PolypSegmenter, fingerprint: str) -> dict[str, str]:
@@ -139,8 +138,8 @@ def _metadata(source: Source, model: PolypSegmenter, fingerprint: str) -> dict[s
         "arch": model.hparams["arch"],
         "encoder": model.hparams["encoder"],
         "metrics": json.dumps(runs.read_metrics(source.home)["test"] if finished else {}),
-        "config": json.dumps(OmegaConf.to_container(source.config, resolve=True) if source.config is not None else {}),
-        "fingerprint": sha256(source.file),
+        "config": json.dumps(source.config or {}),
+        "fingerprint": files.fingerprint(source.file),
         "data_fingerprint": fingerprint,
         "polyp": version("polyp"),
     }
@@ -187,8 +186,8 @@ def _record(
         ("module", "float32"): model.predict,
         ("module", ready_on_cpu()): Ensemble([ready_for_cpu(model)], cpu).predict,
     }
-    files = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
-    predictors |= {("onnx", name): OnnxModel(file).predict for name, file in files.items()}
+    written = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
+    predictors |= {("onnx", name): OnnxModel(file).predict for name, file in written.items()}
 
     plain = predictors["module", "float32"]
     named = {"/".join(key): predict for key, predict in predictors.items()}
@@ -231,7 +230,7 @@ def _record(
             "faster": round(times[label]["images_per_second"] / reference, 3),
         }
         if kind == "onnx":
-            record[kind][name] |= {"file": FILES[name], "bytes": files[name].stat().st_size}
+            record[kind][name] |= {"file": FILES[name], "bytes": written[name].stat().st_size}
         for images in ("dice_loss", "validation_dice_loss"):
             if (loss := record[kind][name][images]) > TOLERATED:
                 where = "test" if images == "dice_loss" else "validation"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.export import Dim
 
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
 from polyp.export.graph import Graph
 from polyp.model.segmenter import PolypSegmenter
 
@@ -55,9 +55,9 @@ def write(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], half: 
             )
     except Exception as error:  # its exceptions are as many as its stages
         settings = model.hparams
-        reason = " ".join(str(error.__cause__ or error).split())[:150]
         raise InputError(
-            f"model.arch={settings['arch']} with model.encoder={settings['encoder']} cannot be exported: {reason}"
+            f"model.arch={settings['arch']} with model.encoder={settings['encoder']} cannot be exported "
+            f"({describe_error(error.__cause__ or error)})"
         ) from error
     assert program is not None
     proto = program.model_proto

@@ -1,13 +1,11 @@
 """What `polyp export` has left in a run's folder, and which of it is the fastest that is as good as the checkpoint."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from polyp import device, runs
+from polyp import device, files, runs
 from polyp.errors import InputError
 
 RECORD = "export.json"
@@ -22,12 +20,6 @@ TOLERATED = 0.003
 def ready_on_cpu() -> str:
     """What a checkpoint is made ready for use as on this CPU, in words: bf16-mixed, folded."""
     return f"{device.precision('auto', 'cpu')}, folded"
-
-
-def sha256(file: Path) -> str:
-    """The fingerprint of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fastest(home: Path, checkpoint: Path, faster: bool) -> Path | None:
@@ -48,14 +40,14 @@ def fastest(home: Path, checkpoint: Path, faster: bool) -> Path | None:
     if not record.is_file() or find_spec("onnxruntime") is None:
         return None
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = files.read_json(record)
         good = {
             name: _median(one)
             for name, one in found["onnx"].items()
             if one["validation_dice_loss"] <= TOLERATED and (home / runs.EXPORT / FILES[name]).is_file()
         }
         own = min(_median(one) for one in found["module"].values())
-        if not good or found["fingerprint"] != sha256(checkpoint):
+        if not good or found["fingerprint"] != files.fingerprint(checkpoint):
             return None
         name = min(good, key=lambda name: good[name])
         here = found["device"] == device.description("cpu") and ready_on_cpu() in found["module"]

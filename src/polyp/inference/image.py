@@ -7,7 +7,7 @@ from warnings import filterwarnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from polyp.errors import InputError, printable
+from polyp.errors import InputError, describe_error, printable
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 """What is opened: Pillow's other formats are rare, and some run programs. (MPO opens as JPEG.)"""
@@ -44,7 +44,7 @@ def read(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
             raise InputError(f"{name}: has more than {MOST_BYTES / 2**30:.0f} GB")
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{name}: cannot be read ({describe_error(error)})") from error
     return decode(content, name, most)
 
 
@@ -85,8 +85,7 @@ def decode(content: bytes, name: str, most: int = MOST_PIXELS) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not an image that can be read ({', '.join(FORMATS)} can)") from error
     except Exception as error:  # there is no end to what Pillow raises on damaged files
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise InputError(f"{name}: a damaged image ({reason})") from error
+        raise InputError(f"{name}: a damaged image ({describe_error(error)})") from error
 
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyp.errors import InputError, require
+from polyp.errors import InputError, describe_error, require
 
 METADATA = ("threshold", "image_size", "precision", "fingerprint")
 """What a file of polyp's says of itself, among other things, and others do not."""
@@ -43,8 +43,7 @@ class OnnxModel(nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common class
-            reason = " ".join(str(error).split())[:100]
-            raise InputError(f"{file} cannot be opened as an ONNX model ({reason})") from error
+            raise InputError(f"{file} cannot be opened as an ONNX model ({describe_error(error)})") from error
         self.metadata: dict[str, Any] = self.session.get_modelmeta().custom_metadata_map
         if lacking := [name for name in METADATA if name not in self.metadata]:
             raise InputError(

@@ -3,9 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any
 
 from polyp import runs
 from polyp.errors import InputError
@@ -26,7 +24,7 @@ class Source:
 
     file: Path
     home: Path
-    config: DictConfig | None
+    config: dict[str, Any] | None
 
     @staticmethod
     def of(given: str) -> "Source":

@@ -14,7 +14,7 @@ from segmentation_models_pytorch.encoders import encoders as SMP_ENCODERS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polyp.errors import InputError, nearest, pick
+from polyp.errors import InputError, describe_error, nearest, pick
 from polyp.model.weights import load_encoder_weights, normalisation
 
 ARCHITECTURES: dict[str, type[nn.Module]] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
@@ -171,7 +171,6 @@ def _build(arch: str, encoder: str, given: Given, size: tuple[int, ...]) -> nn.M
     try:
         return _try(arch, encoder, settings, size)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
         archs = (f"model.arch={other}" for other in _like(arch, ARCHITECTURES) if _works(other, encoder, given, size))
         encoders = (
             f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and _works(arch, other, given, size)
@@ -185,7 +184,7 @@ def _build(arch: str, encoder: str, given: Given, size: tuple[int, ...]) -> nn.M
             choices = [f"data.image_size={larger}"]
         raise InputError(
             f"model.arch={arch} does not work with model.encoder={encoder} and model.encoder_depth="
-            f"{settings['encoder_depth']} at {size[0]}x{size[1]}: {reason}; "
+            f"{settings['encoder_depth']} at {size[0]}x{size[1]}: {describe_error(error)}; "
             f"choose {' or '.join(choices) or 'another model.arch and model.encoder'}"
         ) from error
 

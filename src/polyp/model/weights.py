@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import encoders as SMP_ENCODERS
 from torch import Tensor, nn
 
-from polyp.errors import InputError, nearest
+from polyp.errors import InputError, describe_error, nearest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -85,8 +85,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             "save the encoder's state dict instead"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120] or "it is empty or cut short"
-        raise InputError(f"model.encoder_weights={path} cannot be read: {reason}") from error
+        raise InputError(f"model.encoder_weights={path} cannot be read ({describe_error(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"model.encoder_weights={path} holds no state dict: it must map names to tensors")
     return state

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polyp.errors import InputError, printable
+from polyp.errors import InputError, describe_error, printable
 from polyp.inference import image
 from polyp.prediction import video
 
@@ -87,7 +87,7 @@ def _below(folder: Path, found: Inputs) -> Iterator[Path]:
     """The files of a folder and its subfolders, sorted; a link back to a folder above is not followed again."""
 
     def failed(error: OSError) -> None:
-        found.problems.append(f"{printable(error.filename)}: the folder cannot be read ({error.strerror})")
+        found.problems.append(f"{printable(error.filename)}: the folder cannot be read ({describe_error(error)})")
 
     seen = set()
     for place, folders, files in os.walk(folder, onerror=failed, followlinks=True):

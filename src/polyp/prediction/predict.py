@@ -7,11 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from polyp import runs
-from polyp.errors import InputError, printable, several
+from polyp import files, runs
+from polyp.errors import InputError, describe_error, printable, several
 from polyp.inference import image as images
 from polyp.inference.backends import open_models
-from polyp.inference.exported import sha256
 from polyp.inference.sources import Source
 from polyp.prediction.inputs import Input, Inputs, find, named
 from polyp.prediction.job import Job, Options
@@ -47,7 +46,7 @@ def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Pa
     threshold = predictor.threshold if options.threshold is None else options.threshold
     settings = {
         "runs": [os.path.relpath(one.home) for one in predictor.sources],
-        "models": [sha256(one.file) for one in predictor.sources],
+        "models": [files.fingerprint(one.file) for one in predictor.sources],
         "backend": predictor.backend,
         "threshold": threshold,
         "tta": options.tta,
@@ -63,7 +62,7 @@ def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Pa
             finally:
                 predictions.close()
     except OSError as error:
-        raise InputError(f"cannot write to {printable(error.filename or folder)}: {error.strerror}") from error
+        raise InputError(f"cannot write to {printable(error.filename or folder)}: {describe_error(error)}") from error
     if job.problems:
         if len(job.problems) == 1:
             raise InputError(job.problems[0])

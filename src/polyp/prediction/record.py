@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import runs
+from polyp import files
 from polyp.errors import InputError, printable
 
 JSON, TABLE, JOURNAL, PARTS = "predictions.json", "polyps.csv", ".journal.jsonl", ".parts"
@@ -62,7 +62,7 @@ class Predictions:
             self.forget(source)
         (folder / PARTS).mkdir()
         lines = [json.dumps(self.settings), *map(json.dumps, self.records.values()), ""]
-        runs.write_whole(folder / JOURNAL, "\n".join(lines))
+        files.write_text(folder / JOURNAL, "\n".join(lines))
         self._journal = (folder / JOURNAL).open("a", encoding="utf-8")
 
     def _load(self) -> Mapping[str, Any] | None:
@@ -128,10 +128,10 @@ class Predictions:
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         ordered = sorted(self.records.values(), key=lambda record: str(record.get("image") or record["video"]))
         images = [record for record in ordered if "image" in record]
-        runs.write_whole(self.folder / TABLE, _table(images))
+        files.write_text(self.folder / TABLE, _table(images))
         content = {"polyp": version("polyp"), **self.settings, "images": images}
         content["videos"] = [record for record in ordered if "video" in record]
-        runs.write_whole(self.folder / JSON, json.dumps(content, indent=1) + "\n")
+        files.write_json(self.folder / JSON, content, indent=1)
         (self.folder / JOURNAL).unlink()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from polyp.errors import InputError, printable
+from polyp.errors import InputError, describe_error, printable
 from polyp.inference import polyps
 from polyp.inference.backends import BATCH, BATCH_PIXELS, Predictor
 from polyp.inference.polyps import Polyp
@@ -94,7 +94,7 @@ class Video:
             with path.open("rb") as file:
                 start = file.read(16)
         except OSError as error:
-            raise InputError(f"{printable(path)}: cannot be read ({error.strerror})") from error
+            raise InputError(f"{printable(path)}: cannot be read ({describe_error(error)})") from error
         known = any(start[at : at + len(bytes_)] == bytes_ for at, bytes_ in MAGIC)
         # Quiet: what is wrong is said below.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -19,7 +19,7 @@ from polyp.data.kvasir import KvasirSeg
 from polyp.data.splits import SUBSETS, repaired, split_stems, suggested
 from polyp.data.synthetic import Synthetic
 from polyp.data.traits import traits
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
 from polyp.survey.report import TITLE, describe, tell
 
 BLOCK = 64  # pairs in memory at a time
@@ -264,7 +264,7 @@ def _check_writable(page: Path) -> None:
         if not os.access(page.parent, os.W_OK):
             raise InputError(f"cannot write {page}: its folder is read-only")
     except OSError as error:
-        raise InputError(f"cannot write {page}: {error.strerror}") from error
+        raise InputError(f"cannot write {page}: {describe_error(error)}") from error
 
 
 def _write_split(result: Survey, page: Path) -> Path:
@@ -284,4 +284,4 @@ def _write_split(result: Survey, page: Path) -> Path:
         except (FileExistsError, UnicodeDecodeError):
             number += 1
         except OSError as error:
-            raise InputError(f"cannot write {file}: {error.strerror}") from error
+            raise InputError(f"cannot write {file}: {describe_error(error)}") from error

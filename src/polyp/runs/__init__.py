@@ -1,7 +1,10 @@
-"""A run's folder and what is in it: config.yaml, checkpoints/, metrics.json, per_image.csv, pictures/, train.log."""
+"""A run's folder and what is in it: config.yaml, checkpoints/, metrics.json, per_image.csv, pictures/, train.log.
+
+A stored configuration is plain data: nested dicts, lists and values, in which nothing is resolved.
+"""
 
 import csv
-import json
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
-from packaging.version import Version
+from omegaconf import OmegaConf
+from packaging.version import InvalidVersion, Version
 
-from polyp.errors import InputError
+from polyp import files
+from polyp.errors import InputError, describe_error
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -78,7 +82,7 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
     except Timeout as error:
         raise InputError(f"another process runs {what} in {folder}: wait for it, or give another folder") from error
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
-        raise InputError(f"cannot write to {folder} ({getattr(error, 'strerror', None) or error})") from error
+        raise InputError(f"cannot write to {folder} ({describe_error(error)})") from error
     try:
         yield
     finally:
@@ -96,29 +100,18 @@ def is_claimed(folder: Path) -> bool:
         return True
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file in one piece: whoever finds it finds it whole."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)  # of a disk that is full
-
-
-def begin(folder: Path, config: DictConfig) -> None:
-    """Write config.yaml: the configuration, resolved, and the version that it is for.
+def begin(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.yaml: the configuration and the version that it is for.
 
     The numbers of a finished run, which is now to be trained on, are kept under another name.
     """
     if finished(folder):
         (folder / METRICS).rename(folder / f"metrics_after_{read_metrics(folder)['epochs']}_epochs.json")
-    made = OmegaConf.create({"polyp": version("polyp")})
-    write_whole(folder / CONFIG, OmegaConf.to_yaml(made) + OmegaConf.to_yaml(config, resolve=True))
+    files.write_text(folder / CONFIG, OmegaConf.to_yaml({"polyp": version("polyp"), **config}))
 
 
-def read_config(folder: Path) -> DictConfig:
-    """The configuration of a run.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run, as nested plain containers.
 
     Raises:
         InputError: there is none, it is damaged, or it was written by a newer version.
@@ -126,30 +119,32 @@ def read_config(folder: Path) -> DictConfig:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     try:
-        config = OmegaConf.load(folder / CONFIG)
-        assert isinstance(config, DictConfig), "it holds no keys"
-    except Exception as error:  # there is no end to what a damaged YAML file can raise
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InputError(f"{folder / CONFIG} is damaged ({reason}): move the run elsewhere") from error
-    made = config.pop("polyp", "0.1.0")  # which did not say so
-    if Version(made) > Version(version("polyp")):
+        config = files.read_yaml(folder / CONFIG)
+        made = config.pop("polyp", "0.1.0")  # which did not say so
+        newer = Version(made) > Version(version("polyp"))
+    except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
+        raise files.DamagedError(
+            f"{folder / CONFIG} is damaged ({describe_error(error)}): move the run elsewhere"
+        ) from error
+    if newer:
         raise InputError(f"{folder} was made by polyp {made}, newer than this {version('polyp')}: update polyp first")
     return config
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The numbers of a finished run."""
-    return json.loads((folder / METRICS).read_text())
+    return files.read_json(folder / METRICS)
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write metrics.json."""
-    write_whole(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    files.write_json(folder / METRICS, metrics)
 
 
 def write_per_image(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write per_image.csv: one row per test image."""
-    with open(folder / PER_IMAGE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(folder / PER_IMAGE, text.getvalue())

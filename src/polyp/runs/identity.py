@@ -1,0 +1,44 @@
+"""When two configurations are the same experiment: the one list of keys that cannot change a result."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+COMMAND = ("resume", "launcher")
+"""Keys that say how a command runs, not what it computes."""
+
+NEUTRAL = (
+    *COMMAND,
+    "name",
+    *("data.root", "data.archive", "data.cache", "data.num_workers"),
+    *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
+)
+"""Keys that cannot change a result: names, locations of data and cache, workers, logging and progress display."""
+
+EXTENSIBLE = ("trainer.max_epochs", "patience")
+"""Keys that `resume=RUN` may change as well: how long the run trains."""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts, with keys written with dots; an empty dict is a leaf, so is a list."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def matches(key: str, keys: tuple[str, ...]) -> bool:
+    """Whether a key, written with dots, is one of `keys` or below one."""
+    return any(key == other or key.startswith(f"{other}.") for other in keys)
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that can change a result, by key."""
+    return {key: value for key, value in flatten(config) if not matches(key, NEUTRAL)}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What makes two configurations two experiments: `model.arch=unet, now linknet`; empty if they are one."""
+    old, new = decisive(before), decisive(now)
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [f"{key}={old.get(key)}, now {new.get(key)}" for key in keys]
