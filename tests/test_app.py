@@ -376,7 +376,7 @@ def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Pa
     assert config is not None
     gone = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
     common = ("split", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
-    config.data = gone | {key: config.data[key] for key in common}
+    config["data"] = gone | {key: config["data"][key] for key in common}
     gallery = gallery_of([Source(run, run, config)])
     assert not gallery.names and "gone" in gallery.html()
     with pytest.raises(InputError):

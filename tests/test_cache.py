@@ -344,12 +344,12 @@ cache.resized(pairs, (24, 32), kept)
 """
     process = start(script, root, kept)
     deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 4096 for path in kept.glob("*.part")):
+    while not any(path.stat().st_size > 4096 for path in kept.glob(".part-*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    assert names(kept, "*.npy") == [] and len(names(kept, "*.part")) == 1
+    assert names(kept, "[!.]*.npy") == [] and len(names(kept, ".part-*")) == 1
     write_pair(root, "frame9", 9)  # the data change too, so that the part is of another name
     assert len(pixels_of(root, kept)) == 7 and len(decoded) == 7
     assert len(names(kept, "*-*")) == 1

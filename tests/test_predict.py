@@ -337,15 +337,15 @@ def test_a_killed_command_goes_on(here: Path, seen: list[int]) -> None:
 
 
 def test_a_full_disk_leaves_no_half_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def full(self: Path, text: str, **named: Any) -> int:
-        if ".polyps.csv" not in self.name:
-            return write_text(self, text, **named)
-        write_text(self, text[:10], **named)
+    def full(self: Path, content: bytes) -> int:
+        if "polyps.csv" not in self.name:
+            return write_bytes(self, content)
+        write_bytes(self, content[:10])
         raise OSError(28, "No space left on device", str(self))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert "No space left on device" in said("first", "images", "--out", "out")
     assert not [name for name in files("out") if "part" in name]
     monkeypatch.undo()

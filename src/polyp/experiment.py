@@ -159,7 +159,8 @@ def _log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], metrics
     """TensorBoard's HPARAMS tab: the whole configuration beside the numbers that count."""
     assert isinstance(trainer.logger, TensorBoardLogger)
     groups = ("seed", "data", "model", "optim", "trainer")
-    chosen = {key: value for key, value in identity.decisive(config).items() if identity.matches(key, groups)}
+    settings = identity.decisive(config).items()
+    chosen = {key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)}
     values = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
     best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
     trainer.logger.log_hyperparams(chosen, values | best, step=trainer.global_step)

@@ -162,8 +162,9 @@ def _kept(file: Path, read: Callable[[Path], T], build: Callable[[BinaryIO], Non
                 pass
             with atomic_write(file) as temporary, temporary.open("wb") as stream:
                 build(stream)
-            for stale in set(file.parent.glob(f"{where}-*")) - {file}:
-                stale.unlink(missing_ok=True)
+            for pattern in (f"{where}-*", f".part-{where}-*"):  # the latter of a process that was killed
+                for stale in set(file.parent.glob(pattern)) - {file}:
+                    stale.unlink(missing_ok=True)
     except WriteError as error:
         raise WriteError(f"{error}: free some space, or data.cache=FOLDER elsewhere, or data.cache=false") from error
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
