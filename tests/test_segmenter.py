@@ -64,7 +64,7 @@ TRUTHS = [box(2, 10, 3, 9), box(0, 8, 0, 8, 8, 8), box(5, 6, 9, 12, 6, 8), box(1
 PREDICTIONS = [box(2, 10, 3, 9), box(0, 8, 4, 12, 8, 8), box(4, 8, 8, 12, 6, 8), box(0, 1, 0, 16, 8, 4)]
 
 
-def data(root: Path, pairs: list[Pair], batch_size: int = 2) -> PolypDataModule:
+def data(root: Path, pairs: list[Pair], batch_size: int = 2, eval_batch_size: int | None = None) -> PolypDataModule:
     """The same pairs, as (prediction, truth), for validation and test, and four others for training."""
     lines = ["stem,subset"]
     boxes = [(box(n, n + 6, 2, 9), box(n, n + 6, 2, 9)) for n in range(4)]
@@ -77,7 +77,20 @@ def data(root: Path, pairs: list[Pair], batch_size: int = 2) -> PolypDataModule:
                 (root / folder).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(root / folder / f"{stem}.png"), pixels)
     (root / "split.csv").write_text("\n".join(lines))
-    return PolypDataModule("folder", str(root / "split.csv"), SIZE, batch_size, 0, False, True, [], 0, root=str(root))
+    return PolypDataModule(
+        dataset="folder",
+        split=str(root / "split.csv"),
+        split_seed=0,
+        image_size=SIZE,
+        batch_size=batch_size,
+        num_workers=0,
+        cache=False,
+        allow_empty=True,
+        augment=[],
+        seed=0,
+        eval_batch_size=eval_batch_size,
+        root=str(root),
+    )
 
 
 class Oracle(nn.Module):
