@@ -1,6 +1,7 @@
 """The data of a run: what a sample is, which samples a batch holds, and that nothing but the seed decides it."""
 
 import gc
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -10,10 +11,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL, Train
+from torch import Tensor
 
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import read_image, read_mask
 from polyp.errors import InputError
+from polyp.model.segmenter import PolypSegmenter
+from polyp.runs import read_config
+from polyp.runs.data import load_run_data
 
 COUNT = 20  # 16 / 2 / 2
 FLIPS = [{"_target_": f"albumentations.{way}Flip", "p": 0.5} for way in ("Horizontal", "Vertical")]
@@ -245,6 +251,54 @@ def test_showcase_goes_from_the_smallest_polyp_to_the_largest(drawn: Path) -> No
     assert again.showcase("train") == shown
     assert len(dm.showcase("test")) == 2 and len(dm.showcase("train", count=99)) == 16
     assert len(dm.showcase("train", count=1)) == 1
+
+
+# Parts of an epoch
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The images of each training step of the runs of a test."""
+    seen: list[Tensor] = []
+    step = PolypSegmenter.training_step
+
+    def recorded(self: PolypSegmenter, batch: Any, batch_idx: int) -> Tensor:
+        seen.append(batch["image"].clone())
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PolypSegmenter, "training_step", recorded)
+    return seen
+
+
+def test_overfit_batches_trains_on_one_batch_also_when_resumed(train: Train, steps: list[Tensor]) -> None:
+    run = train(*SMALL, "+trainer.overfit_batches=1", "trainer.max_epochs=2") / "run"
+    train(f"resume={run}", "trainer.max_epochs=4")
+    assert len(steps) == 4
+    assert all(torch.equal(images, steps[0]) for images in steps)  # augmented alike, too
+
+
+def test_epochs_of_some_batches_go_on_with_the_next_epoch(train: Train, steps: list[Tensor], tmp_path: Path) -> None:
+    part = (*SMALL, "+trainer.limit_train_batches=2")
+    train(*part, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/whole")
+    whole = list(steps)
+    steps.clear()
+    run = train(*part) / "run"
+    train(f"resume={run}", "trainer.max_epochs=2")
+    assert len(whole) == len(steps) == 4
+    assert all(torch.equal(one, other) for one, other in zip(whole, steps, strict=True))
+
+
+# Older runs
+
+
+def test_a_run_without_a_split_seed_was_split_by_its_seed(drawn: Path, tmp_path: Path) -> None:
+    source = {"count": COUNT, "size": 48, "root": str(drawn)}
+    data = {"dataset": "synthetic", "split": "random", "image_size": 64, "batch_size": 4, "num_workers": 0}
+    old = {"polyp": "0.4.0", "seed": 3, "data": {**data, "cache": True, "allow_empty": False, **source}}
+    (tmp_path / "config.yaml").write_text(json.dumps(old))
+    expected = {number: ready(drawn, split_seed=number).subsets for number in (0, 3)}
+    found = load_run_data(tmp_path, read_config(tmp_path))
+    assert found.subsets == expected[3] != expected[0]
 
 
 # Folders
