@@ -1,5 +1,6 @@
 """The device that a network runs on, and the precision that it gains from there."""
 
+import os
 import resource
 import sys
 from contextlib import suppress
@@ -73,3 +74,8 @@ def peak_memory() -> int:
     if status.exists():  # a process inherits the other measure from the one that started it
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory() -> int:
+    """The bytes of main memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

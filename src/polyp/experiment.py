@@ -49,6 +49,7 @@ def build(
         model = PolypSegmenter(**config["model"], optim=optim)
     except TypeError as error:  # a key that was added with + is no argument of the class
         raise InputError(f"the configuration has a key too many or too few: {error}") from error
+    model.check_batch_size(data.batch_size)
     trainer = build_trainer(
         folder,
         seed,
@@ -101,7 +102,7 @@ def test(
 
 
 def parameters(model: PolypSegmenter) -> int:
-    """The number of trainable parameters."""
+    """The number of parameters, those of a frozen encoder included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

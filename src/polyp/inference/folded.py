@@ -71,8 +71,11 @@ class _Watch(TorchFunctionMode):
         result = function(*given, **named)
         if isinstance(result, Tensor):
             self.taken.update(id(one) for one in _tensors([*given, *named.values()]) if id(one) in self.made)
-            if function in (F.conv2d, F.linear) and id(given[1]) in self.owner:
-                name = self.owner[id(given[1])]
+            if function in (F.conv2d, F.linear):
+                weight = id(given[1] if len(given) > 1 else named["weight"])
+                if weight not in self.owner:
+                    return result
+                name = self.owner[weight]
                 self.multiplied[name] += 1
                 if function is F.conv2d:
                     self.made[id(result)] = name, result

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from polyp.errors import InputError
-from polyp.images import resize, square
+from polyp.errors import InputError, check_keys
+from polyp.images import SMALLEST, resize, square
 from polyp.metrics.overlap import SegmentationScores, image_scores
 from polyp.model.losses import build_loss
 from polyp.model.network import PolypNetwork
@@ -92,6 +92,8 @@ class PolypSegmenter(pl.LightningModule):
         if not isinstance(threshold, int | float) or not 0 < threshold < 1:
             raise InputError(f"model.threshold={threshold} must lie between 0 and 1")
         self.image_size = square(image_size)
+        if optim is not None:
+            check_keys("optim", optim, Optim)
         self.optim = Optim(**optim) if optim is not None else None
         self.loss = build_loss(loss)
         self.network = PolypNetwork(
@@ -104,6 +106,8 @@ class PolypSegmenter(pl.LightningModule):
             stages,
             self.image_size,
         )
+        if self.optim is not None and self.optim.encoder_lr == 0:
+            self.network.freeze_encoder()
         self.scores = torch.nn.ModuleDict(
             {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
         )
@@ -114,6 +118,36 @@ class PolypSegmenter(pl.LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, 1, H, W) of images (B, 3, H, W), uint8 in 0-255 or float in 0-1, at the images' own size."""
         return self.network(image)[-1]
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Find out whether the network can be trained with batches of this size.
+
+        Raises:
+            InputError: batch normalisation would see a single value per channel, which has no variance.
+        """
+        if batch_size == 1 and not self.network.trains_on_single_images(self.image_size):
+            raise InputError(
+                f"data.batch_size=1 does not work with model.arch={self.hparams['arch']} and model.encoder="
+                f"{self.hparams['encoder']} at {self.image_size[0]}x{self.image_size[1]} (batch normalisation of a "
+                "single value): choose data.batch_size=2 or more"
+            )
+
+    def check_scale(self, scale: float) -> None:
+        """Find out whether `predict` works at a multiple of the network's resolution, in some tenths of a second.
+
+        Raises:
+            InputError: the encoder works at its own image size only, or the images would be too small.
+        """
+        height, width = self._scaled(scale)
+        if scale != 1 and not (min(height, width) >= SMALLEST and self.network.accepts((height, width))):
+            raise InputError(
+                f"scale {scale:g} is not possible: model.arch={self.hparams['arch']} with model.encoder="
+                f"{self.hparams['encoder']}, made for {self.image_size[0]}x{self.image_size[1]}, does not work at "
+                f"{height}x{width}: leave the scale at 1"
+            )
+
+    def _scaled(self, scale: float) -> tuple[int, int]:
+        return round(self.image_size[0] * scale), round(self.image_size[1] * scale)
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
@@ -128,7 +162,7 @@ class PolypSegmenter(pl.LightningModule):
         """
         training = self.training
         self.eval()
-        size = round(self.image_size[0] * scale), round(self.image_size[1] * scale)
+        size = self._scaled(scale)
         logits = self(torch.stack([resize(image, size) for image in images]).to(self.device)).float()
         self.train(training)
         return [
