@@ -59,7 +59,7 @@ def test_a_difference_is_found_and_chance_is_not(tmp_path: Path, capsys: pytest.
     assert "Seed noise is unknown" in said and "seed=0,1,2" in said
     assert "begun" in said and "epoch 2 of 2" in said
     page = (out / "compare.html").read_text()
-    assert all(row["verdict"] in page for row in (best, worse, same)) and "Holm" in page
+    assert all(row["verdict"] in page for row in (best, worse, same)) and "Bonferroni" in page
 
 
 def test_the_best_is_chosen_by_validation(tmp_path: Path) -> None:
@@ -180,8 +180,26 @@ def test_a_single_test_image(tmp_path: Path) -> None:
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
     best, other = table(tmp_path / "out")
     assert best["test/dice_low"] == "" and other["difference_low"] == ""
-    assert other["verdict"] == "worse by 0.200 on the only test image, which tells nothing of others"
+    assert other["verdict"] == "worse by 0.200 on 1 test image, too few to tell a difference from chance"
     assert "no intervals" in (tmp_path / "out/MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("images", [4, 6])
+def test_a_verdict_agrees_with_its_interval_and_says_where_images_are_too_few(tmp_path: Path, images: int) -> None:
+    loss = np.array([0.05, 0.3, 0.02, 0.1, 0.2, 0.06])[:images]
+    plant(tmp_path / "runs/a", IMAGES[:images], val=0.9)
+    plant(tmp_path / "runs/b", IMAGES[:images] - loss, val=0.8, changed=["optim.decoder_lr=1"])
+    plant(tmp_path / "runs/c", IMAGES[:images] - loss / 2, val=0.7, changed=["optim.decoder_lr=2"])
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
+    few = compare(find_runs([tmp_path / "runs"]))
+    assert all(difference.interval is None and difference.p >= 0.05 for difference in few.differences.values())
+    assert any("7 or more are needed" in warning for warning in few.warnings)  # 4 / 2^7 = .031
+    assert all(row["difference_low"] == "" for row in table(tmp_path / "out"))
+    shutil.rmtree(tmp_path / "runs/c")
+    alone = compare(find_runs([tmp_path / "runs"])).differences[2]
+    assert (alone.interval is None) == (images == 4)
+    if alone.interval is not None:  # the sum of no other signs is as large: p = 2 / 2^6
+        assert alone.p == 2 / 64 and alone.interval == pytest.approx((-0.3, -0.02))
 
 
 def test_too_few_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,13 +24,13 @@ METHOD = (
     "Validation ranks the runs and chooses the best; the test set only tells how large a difference is. Test Dice is "
     "the mean over images of the Dice per image at original resolution, its interval a 95 % bootstrap over the test "
     "images. Validation Dice is at network resolution.",
-    "Differences are paired: the mean over the same test images of a run's Dice minus that of the best. Their "
-    "intervals are bootstrapped over images at a level that holds for all comparisons together (Bonferroni). The "
-    "p-value is that of a sign-flip permutation test over images and, where seed noise is known, of Student's t with "
-    "the pooled standard deviation between seeds; the larger of the two counts, since a difference must be more than "
-    "chance in both. It is corrected for the number of comparisons by Holm's method, which finds a little more than "
-    "the intervals do. A run is called worse or better if p < 0.05. Not distinguishable is not the same as equal: the "
-    "interval tells how large a difference may be.",
+    "Differences are paired: the mean over the same test images of a run's Dice minus that of the best. Their p-value "
+    "is that of a sign-flip permutation test over images, and their interval holds the differences which that test "
+    "does not reject; both are corrected for the number of comparisons (Bonferroni), so that the interval excludes 0 "
+    "exactly if that p-value is below 0.05. Where seed noise is known, there is a second p-value, of Student's t with "
+    "the pooled standard deviation between seeds, corrected alike; the larger of the two is shown, since a difference "
+    "must be more than chance in both. A run is called worse or better if p < 0.05. Not distinguishable is not the "
+    "same as equal: the interval tells how large a difference may be.",
     "Images/s are training images per second of the whole run, validation included. GMACs are 10^9 "
     "multiply-accumulates of convolutions, matrix products and attention for one image at the network's size.",
 )
