@@ -51,6 +51,7 @@ class Comparison:
     Attributes:
         recipes: best validation first.
         unfinished: runs without numbers.
+        damaged: runs that are left out, see their `damage`.
         varying: the keys that differ between recipes.
         reference: the best by validation of those that share a test set.
         differences: by the recipe's number, for those that share the reference's test set.
@@ -61,6 +62,7 @@ class Comparison:
 
     recipes: list[Recipe]
     unfinished: list[Run]
+    damaged: list[Run]
     varying: list[str]
     reference: Recipe
     differences: dict[int, Difference]
@@ -140,9 +142,10 @@ def compare(found: Sequence[Run]) -> Comparison:
     Raises:
         InputError: fewer than two are finished, or no two have the same test images.
     """
-    finished, unfinished = [run for run in found if run.metrics], [run for run in found if not run.metrics]
+    finished, damaged = [run for run in found if run.metrics], [run for run in found if run.damage]
+    unfinished = [run for run in found if not run.metrics and not run.damage]
     if len(finished) < 2:
-        raise InputError(_too_few(finished, unfinished))
+        raise InputError(_too_few(finished, unfinished, damaged))
     recipes, varying = ranked(finished)
     comparable = _comparable(recipes)
     reference = comparable[0]
@@ -150,6 +153,7 @@ def compare(found: Sequence[Run]) -> Comparison:
     return Comparison(
         recipes,
         unfinished,
+        damaged,
         varying,
         reference,
         _differences(reference, comparable[1:], noise),
@@ -161,13 +165,14 @@ def compare(found: Sequence[Run]) -> Comparison:
 
 def _too_few_images(images: int, comparisons: int) -> str:
     return (
-        f"{images} test image{'s' * (images > 1)} cannot show a difference at the {100 * LEVEL:g} % level with {comparisons} "
-        f"comparison{'s' * (comparisons > 1)}: {least_images(comparisons, LEVEL)} or more are needed."
+        f"{images} test image{'s' * (images > 1)} cannot show a difference at the {100 * LEVEL:g} % level with "
+        f"{comparisons} comparison{'s' * (comparisons > 1)}: {least_images(comparisons, LEVEL)} or more are needed."
     )
 
 
-def _too_few(finished: Sequence[Run], unfinished: Sequence[Run]) -> str:
+def _too_few(finished: Sequence[Run], unfinished: Sequence[Run], damaged: Sequence[Run]) -> str:
     waiting = f" ({len(unfinished)} unfinished: {unfinished[0].name}, {unfinished[0].progress})" if unfinished else ""
+    waiting += f" ({len(damaged)} left out: {damaged[0].damage})" if damaged else ""
     if finished:
         return (
             f"{finished[0].name} is the only finished run{waiting}, and comparing takes two: give more folders, or "
@@ -186,6 +191,7 @@ def _comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
         raise InputError(
             f"no two of the {len(recipes)} runs have the same test images ({recipes[0].first.name} has "
             f"{len(recipes[0].stems)}, {recipes[1].first.name} other ones): train them with the same data.split"
+            + (" and data.split_seed" if any(recipe.first.split_seed is not None for recipe in recipes) else "")
         )
     return largest
 
@@ -212,13 +218,23 @@ def _warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> list[s
     every = [(recipe, run) for recipe in recipes for run in recipe.runs]
     found = []
     for what, value in {
-        "Other split": lambda run: run.metrics["data"]["split"],
+        "Other split": lambda run: run.split,
         "Other data (fingerprint of all images and masks)": lambda run: run.metrics["data"]["fingerprint"],
         "Other definition of the scores": lambda run: " ".join(
             run.metrics["definitions"].get(name, "not told") for name in ("dice", "test")
         ),
     }.items():
         found += _apart(what, every, value)
+    if len({(run.split, run.metrics["data"]["fingerprint"]) for _, run in every}) > 1:
+        found.append(
+            "Other validation images: the order of the runs and the choice of the best go by Dice of different "
+            "validation images, and part of a difference between them is that of the images."
+            + (
+                " With data.split=random, data.split_seed draws them: give all runs the same."
+                if any(run.split_seed is not None for _, run in every)
+                else ""
+            )
+        )
     if others := [recipe for recipe in recipes if recipe not in comparable]:
         found.append(
             f"Other test images: {_who(others)}. There is no paired difference for them, and their numbers are not "

@@ -1,7 +1,5 @@
 """What a comparison looks like: a table in the terminal and as CSV, and a page with charts and pictures."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import runs
+from polyp import runs, tables
 from polyp.comparison.differences import Comparison
 from polyp.comparison.recipes import Recipe, plain, short
 from polyp.errors import InputError
@@ -113,11 +111,7 @@ def _records(comparison: Comparison, costs: dict[int, float | None]) -> list[dic
 def as_csv(comparison: Comparison, costs: dict[int, float | None]) -> str:
     """The table as programs read it."""
     records = _records(comparison, costs)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return tables.to_csv(records, list(records[0]))
 
 
 def tell(comparison: Comparison, rows: Sequence[dict[str, str]]) -> None:
@@ -125,7 +119,7 @@ def tell(comparison: Comparison, rows: Sequence[dict[str, str]]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     grid = Table(box=None, pad_edge=False)
     for name in rows[0]:
-        grid.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=name != "verdict")
+        grid.add_column(escape(name), justify="left" if name == "verdict" else "right", no_wrap=name != "verdict")
     for row in rows:
         grid.add_row(
             *(escape(cell) for cell in row.values()), style="bold" if row["verdict"].startswith("best") else ""
@@ -137,7 +131,9 @@ def tell(comparison: Comparison, rows: Sequence[dict[str, str]]) -> None:
     for text in comparison.notes:
         console.print(escape(text))
     for run in comparison.unfinished:
-        console.print(f"unfinished {escape(run.name)}: {run.progress}")
+        console.print(f"unfinished {escape(run.name)}: {escape(run.progress)}")
+    for run in comparison.damaged:
+        console.print(f"[bold yellow]left out[/] {escape(run.damage)}")
 
 
 def write_page(
@@ -173,6 +169,9 @@ def write_page(
     if comparison.unfinished:
         page.heading("Unfinished")
         page.table([{"run": run.name, "how far": run.progress} for run in comparison.unfinished])
+    if comparison.damaged:
+        page.heading("Left out")
+        page.table([{"run": run.name, "why": run.damage} for run in comparison.damaged])
     if pictures:
         _draw_charts(page, comparison, costs, file.parent / runs.PICTURES)
         _draw_images(page, comparison, file.parent / runs.PICTURES, root)

@@ -81,7 +81,7 @@ def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0)
 
 
 def _subsets(images: int, total: int, seed: int) -> Iterator[np.ndarray]:
-    """`total` - 1 subsets of the images that are not empty, as rows (R, images) of 0 and 1; all where there are no more."""
+    """`total` - 1 subsets of the images, none of them empty, as rows (R, images) of 0 and 1; all if that is all."""
     rows = max(1, BLOCK // images)
     random = np.random.default_rng(seed)
     for start in range(1, total, rows):

@@ -3,8 +3,6 @@
 A stored configuration is plain data: nested dicts, lists and values, in which nothing is resolved.
 """
 
-import csv
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
-from polyp import files
+from polyp import files, tables
 from polyp.errors import InputError, describe_error
 
 CONFIG = "config.yaml"
@@ -143,8 +141,4 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
 
 def write_per_image(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write per_image.csv: one row per test image."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(folder / PER_IMAGE, text.getvalue())
+    files.write_text(folder / PER_IMAGE, tables.to_csv(rows, list(rows[0])))
