@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import SMALL, Train
 from planted import plant
+from torch.utils.tensorboard import SummaryWriter
 
 from polyp import cli
 from polyp.comparison import charts, side_by_side
@@ -59,7 +60,7 @@ def test_a_difference_is_found_and_chance_is_not(tmp_path: Path, capsys: pytest.
     assert "Seed noise is unknown" in said and "seed=0,1,2" in said
     assert "begun" in said and "epoch 2 of 2" in said
     page = (out / "compare.html").read_text()
-    assert all(row["verdict"] in page for row in (best, worse, same)) and "Holm" in page
+    assert all(row["verdict"] in page for row in (best, worse, same)) and "Bonferroni" in page
 
 
 def test_the_best_is_chosen_by_validation(tmp_path: Path) -> None:
@@ -161,6 +162,22 @@ def test_runs_that_are_not_comparable_are_said_so(
     assert any(said.startswith(warning) for said in [*told.warnings, *told.notes])
 
 
+def test_seeds_that_drew_another_split_are_not_one_configuration(tmp_path: Path) -> None:
+    images = IMAGES[:30]
+    for seed in (0, 1):  # with the same test images by chance, so that nothing else tells them apart
+        plant(tmp_path / f"old{seed}", images, seed=seed, changed=["data.split=random"], data={"split": "random"})
+    told = compare(find_runs([tmp_path]))
+    assert len(told.recipes) == 2
+    assert any(warning.startswith("Other validation images") for warning in told.warnings)
+    for seed in (2, 3):
+        changed = ["data.split=random", "data.split_seed=0"]
+        plant(tmp_path / f"new{seed}", images, seed=seed, changed=changed, data={"split": "random"})
+        shutil.rmtree(tmp_path / f"old{seed - 2}")
+    told = compare(find_runs([tmp_path]))
+    assert [recipe.seeds for recipe in told.recipes] == [[2, 3]]
+    assert not any(warning.startswith("Other validation images") for warning in told.warnings)
+
+
 def test_other_test_images_have_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plant(tmp_path / "a", IMAGES[:50], val=0.95)
     assert "no two of the 2 runs" in refused(capsys, tmp_path, plant(tmp_path / "b", IMAGES, val=0.9))
@@ -180,8 +197,26 @@ def test_a_single_test_image(tmp_path: Path) -> None:
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
     best, other = table(tmp_path / "out")
     assert best["test/dice_low"] == "" and other["difference_low"] == ""
-    assert other["verdict"] == "worse by 0.200 on the only test image, which tells nothing of others"
+    assert other["verdict"] == "worse by 0.200 on 1 test image, too few to tell a difference from chance"
     assert "no intervals" in (tmp_path / "out/MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("images", [4, 6])
+def test_a_verdict_agrees_with_its_interval_and_says_where_images_are_too_few(tmp_path: Path, images: int) -> None:
+    loss = np.array([0.05, 0.3, 0.02, 0.1, 0.2, 0.06])[:images]
+    plant(tmp_path / "runs/a", IMAGES[:images], val=0.9)
+    plant(tmp_path / "runs/b", IMAGES[:images] - loss, val=0.8, changed=["optim.decoder_lr=1"])
+    plant(tmp_path / "runs/c", IMAGES[:images] - loss / 2, val=0.7, changed=["optim.decoder_lr=2"])
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
+    few = compare(find_runs([tmp_path / "runs"]))
+    assert all(difference.interval is None and difference.p >= 0.05 for difference in few.differences.values())
+    assert any("7 or more are needed" in warning for warning in few.warnings)  # 4 / 2^7 = .031
+    assert all(row["difference_low"] == "" for row in table(tmp_path / "out"))
+    shutil.rmtree(tmp_path / "runs/c")
+    alone = compare(find_runs([tmp_path / "runs"])).differences[2]
+    assert (alone.interval is None) == (images == 4)
+    if alone.interval is not None:  # the sum of no other signs is as large: p = 2 / 2^6
+        assert alone.p == 2 / 64 and alone.interval == pytest.approx((-0.3, -0.02))
 
 
 def test_too_few_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +236,59 @@ def test_too_few_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_damaged_metrics_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     run = plant(tmp_path / "a", IMAGES)
     (run / "metrics.json").write_text(content)
-    assert f"{run / 'metrics.json'} is damaged" in refused(capsys, tmp_path)
+    assert f"{run / 'metrics.json'} is damaged" in refused(capsys, run)
+
+
+def spoil(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    file.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "NUL": bytes(len(content))}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "NUL"])
+def test_a_damaged_run_is_left_out_and_the_others_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    for number, name in enumerate(("a", "b", "metrics.json", "config.yaml", "per_image.csv")):
+        run = plant(tmp_path / "runs" / name, IMAGES, val=0.9 - number / 10, changed=[f"optim.decoder_lr={number}"])
+        if (run / name).is_file():
+            spoil(run / name, how)
+    with SummaryWriter(str(tmp_path / "runs/a")) as writer:
+        writer.add_scalar("val/dice", 0.5, 0)
+    (events,) = (tmp_path / "runs/a").glob("events*")
+    spoil(events, how)
+    gone = plant(tmp_path / "runs/gone", IMAGES, best={"monitor": "val/iou"})  # and its curves, so that it has no rank
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    assert [row["runs"].rpartition("/")[2] for row in table(tmp_path / "out")] == ["a", "b"]
+    said, page = capsys.readouterr().out, (tmp_path / "out/compare.html").read_text()
+    left_out = [line for line in said.splitlines() if line.startswith("left out")]
+    assert len(left_out) == 4
+    for name in ("metrics.json", "config.yaml", "per_image.csv"):
+        file = tmp_path / "runs" / name / name
+        assert any(f"{file} is damaged" in line for line in left_out) and f"{file} is damaged" in page
+        assert f"{file} is damaged" in refused(capsys, tmp_path / "runs", file.parent)
+    assert any("gone" in line for line in left_out) and gone.name in page
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("metrics.json", '"seconds": 50.0', '"seconds": 0'),
+        ("metrics.json", '"dice": 0.', '"dice": NaN, "old": 0.'),
+        ("metrics.json", '"epochs": 2', '"epochs": "two"'),
+        ("metrics.json", '"device": "a CPU", ', ""),
+        ("config.yaml", "seed: 0", "seed: zero"),
+        ("config.yaml", "model:", "model: unet\nold:"),
+        ("per_image.csv", "image_3,50", "image_3,inf"),
+    ],
+)
+def test_values_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, before: str, after: str
+) -> None:
+    run = plant(tmp_path / "a", IMAGES)
+    text = (run / file).read_text()
+    (run / file).write_text(text.replace(before, after, 1))
+    assert (run / file).read_text() != text
+    assert f"{run / file} is damaged" in refused(capsys, run)
 
 
 def test_scores_that_are_missing_or_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,15 +302,15 @@ def test_scores_that_are_missing_or_damaged(tmp_path: Path, capsys: pytest.Captu
         ["a"],
     ):
         file.write_text("\n".join(damaged))
-        assert f"{file} is damaged" in refused(capsys, tmp_path)
+        assert f"{file} is damaged" in refused(capsys, file.parent)
     file.write_text("\n".join([*rows[:-1], re.sub(r"0\.\d+", "nan", rows[-1])]))
-    assert "a Dice of nan" in refused(capsys, tmp_path)
+    assert "a Dice of nan" in refused(capsys, file.parent)
     file.unlink()
-    assert f"{tmp_path / 'b'} has no per_image.csv" in refused(capsys, tmp_path)
+    assert f"{tmp_path / 'b'} has no per_image.csv" in refused(capsys, file.parent)
     (tmp_path / "b/config.yaml").write_text("a: [")
-    assert "config.yaml is damaged" in refused(capsys, tmp_path)
+    assert "config.yaml is damaged" in refused(capsys, file.parent)
     (tmp_path / "b/config.yaml").write_text("data: {}\nmodel: {}\n")
-    assert "config.yaml is damaged (it lacks seed)" in refused(capsys, tmp_path)
+    assert "config.yaml is damaged (it lacks seed)" in refused(capsys, file.parent)
 
 
 def test_a_folder_that_cannot_be_read(

@@ -4,30 +4,64 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from polyp.metrics.difference import holm, seed_margin, seed_noise, seed_p, sign_flip_p
-
-
-def test_holm_by_hand() -> None:
-    # Sorted: .01 x 4, .02 x 3, .03 x 2 (raised to .06), .5 x 1
-    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
+from polyp.metrics.difference import SignFlip, least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 
 def test_sign_flips_are_those_of_the_exact_test() -> None:
-    differences = np.array([0.1, 0.2, 0.3, 0.4, -0.05])
+    differences = np.array([0.1, 0.2, 0.3, 0.4, -0.05, 0.1, 0.2])
     exact = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
-    assert sign_flip_p(differences[:, None])[0] == pytest.approx(exact, abs=0.01)
+    (test,) = sign_flip_tests(differences[:, None])
+    assert test.p == pytest.approx(exact)
+    assert test.value == pytest.approx(differences.mean())
+    # By hand: (1 + c) / 64 is below .05 for c = 0, 1, 2, so the third of the sorted means of subsets is the end: of the
+    # lowest -.05; then .025, of -.05 with either .1. From the top .4, .35, and .3 alone.
+    assert test.interval == pytest.approx((0.025, 0.3))
+    three = sign_flip_tests(np.repeat(differences[:, None], 3, axis=1))
+    assert [one.p for one in three] == pytest.approx([3 * exact] * 3)
+    assert all(one.interval == pytest.approx((-0.05, 0.4)) for one in three)
+
+
+def test_the_interval_of_many_images_is_that_of_the_normal_distribution() -> None:
+    differences = np.random.default_rng(0).normal(0.02, 0.1, (400, 1))
+    (test,) = sign_flip_tests(differences)
+    error = differences.std() / 20
+    assert test.interval == pytest.approx((test.value - 1.96 * error, test.value + 1.96 * error), abs=0.15 * error)
+
+
+@pytest.mark.parametrize("images", [2, 4, 5, 6, 7, 9, 15, 16, 40])
+def test_an_interval_excludes_0_exactly_if_p_is_below_the_level(images: int) -> None:
+    random = np.random.default_rng(images)
+    verdicts = set()
+    for comparisons in (1, 3):
+        for shift in (0, 0.5, 1, 2):
+            differences = random.normal(shift, 1, (images, comparisons)).round(1)  # with zeros and ties
+            for test in sign_flip_tests(differences):
+                found = test.p < 0.05
+                verdicts.add(found)
+                assert (test.interval is None) == (images < least_images(comparisons))
+                if test.interval is None:
+                    assert not found
+                else:
+                    low, high = test.interval
+                    assert low <= test.value <= high
+                    assert found == (low > 0 or high < 0)
+    assert verdicts == ({True, False} if images > 5 else {False})
+
+
+def test_the_least_number_of_images_by_hand() -> None:
+    assert least_images(1) == 6  # 2 / 2^6 = .031, 2 / 2^5 = .063
+    assert least_images(3) == 7  # 6 / 2^7 = .047
 
 
 def test_a_single_image_and_equal_scores_tell_nothing() -> None:
-    assert sign_flip_p(np.array([[0.3]]))[0] == 1
-    assert sign_flip_p(np.zeros((20, 1)))[0] == 1
+    assert sign_flip_tests(np.array([[0.3]])) == [SignFlip(0.3, None, 1.0)]
+    assert sign_flip_tests(np.zeros((20, 1))) == [SignFlip(0.0, (0.0, 0.0), 1.0)]
 
 
 def test_under_the_null_five_percent_are_below_five_percent() -> None:
-    differences = np.random.default_rng(0).normal(0, 0.1, (40, 2000))
-    assert 0.035 < (sign_flip_p(differences, flips=2000) < 0.05).mean() < 0.065
+    differences = np.random.default_rng(0).normal(0, 0.1, (12, 2000))
+    found = [sign_flip_tests(differences[:, [place]])[0].p < 0.05 for place in range(2000)]
+    assert 0.035 < np.mean(found) < 0.065
 
 
 def test_seed_noise_by_hand() -> None:

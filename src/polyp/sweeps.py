@@ -1,8 +1,6 @@
 """Many jobs from one command: what they are, the check of all before the first starts, and the table at the end."""
 
-import csv
 import importlib.util
-import io
 import os
 import re
 import sys
@@ -19,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_search import Search
-from polyp import files, resume, runs
+from polyp import files, resume, runs, tables
 from polyp.errors import InputError
 
 LABEL_LENGTH = 90
@@ -167,11 +165,7 @@ def results(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
 
 
 def _write_results(folder: Path, done: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(done[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(done)
-    files.write_text(folder / runs.RESULTS, text.getvalue())
+    files.write_text(folder / runs.RESULTS, tables.to_csv(done, list(done[0])))
 
 
 def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 from polyp.comparison.found import Run
 from polyp.comparison.recipes import Recipe, ranked
 from polyp.errors import InputError
-from polyp.metrics.difference import holm, seed_margin, seed_noise, seed_p, sign_flip_p
-from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 LEVEL = 0.05
 """How often one may be wrong, over all comparisons together."""
@@ -28,16 +27,18 @@ class Difference:
 
     Attributes:
         value: the recipe's mean minus the reference's.
-        interval: simultaneous over all comparisons (Bonferroni); None for a single image.
-        images_p: corrected p-value (Holm) of chance in the choice of images.
+        interval: simultaneous over all comparisons (Bonferroni); it excludes 0 exactly if images_p is below LEVEL. None
+            where the test images are too few for any difference to reach LEVEL.
+        images: how many test images there are.
+        images_p: corrected p-value (Bonferroni) of chance in the choice of images.
         margin: what another choice of seeds alone may do, simultaneous like the interval; None where no
             configuration has two seeds.
-        p: corrected p-value (Holm) of the larger of both sources' p-values; that of the images where seed noise is
-            unknown.
+        p: the larger of both sources' corrected p-values; that of the images where seed noise is unknown.
     """
 
     value: float
     interval: tuple[float, float] | None
+    images: int
     images_p: float
     margin: float | None
     p: float
@@ -50,6 +51,7 @@ class Comparison:
     Attributes:
         recipes: best validation first.
         unfinished: runs without numbers.
+        damaged: runs that are left out, see their `damage`.
         varying: the keys that differ between recipes.
         reference: the best by validation of those that share a test set.
         differences: by the recipe's number, for those that share the reference's test set.
@@ -60,6 +62,7 @@ class Comparison:
 
     recipes: list[Recipe]
     unfinished: list[Run]
+    damaged: list[Run]
     varying: list[str]
     reference: Recipe
     differences: dict[int, Difference]
@@ -81,6 +84,8 @@ class Comparison:
         answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}{low_high}."
         if not others:
             return answer
+        if any(other.interval is None for other in others):
+            return f"{answer} {_too_few_images(len(best.stems), len(others))}"
         where = f"on the {len(best.stems)} test images" + ", given the noise of the seeds" * (self.noise is not None)
         if len(others) == 1:
             return f"{answer} The other is {'not ' * alike}distinguishable from it {where}."
@@ -108,7 +113,8 @@ def verdict(difference: Difference) -> str:
     """A difference in a plain clause."""
     value, which = difference.value, "worse" if difference.value < 0 else "better"
     if difference.interval is None:
-        return f"{which} by {abs(value):.3f} on the only test image, which tells nothing of others"
+        where = f"{difference.images} test image{'s' * (difference.images > 1)}"
+        return f"{which} by {abs(value):.3f} on {where}, too few to tell a difference from chance"
     low, high = sorted(end if value > 0 else -end for end in difference.interval)
     span = signed(f"{abs(value):.3f} ({low:.3f} to {high:.3f})")
     if difference.p < LEVEL:
@@ -136,9 +142,10 @@ def compare(found: Sequence[Run]) -> Comparison:
     Raises:
         InputError: fewer than two are finished, or no two have the same test images.
     """
-    finished, unfinished = [run for run in found if run.metrics], [run for run in found if not run.metrics]
+    finished, damaged = [run for run in found if run.metrics], [run for run in found if run.damage]
+    unfinished = [run for run in found if not run.metrics and not run.damage]
     if len(finished) < 2:
-        raise InputError(_too_few(finished, unfinished))
+        raise InputError(_too_few(finished, unfinished, damaged))
     recipes, varying = ranked(finished)
     comparable = _comparable(recipes)
     reference = comparable[0]
@@ -146,6 +153,7 @@ def compare(found: Sequence[Run]) -> Comparison:
     return Comparison(
         recipes,
         unfinished,
+        damaged,
         varying,
         reference,
         _differences(reference, comparable[1:], noise),
@@ -155,8 +163,16 @@ def compare(found: Sequence[Run]) -> Comparison:
     )
 
 
-def _too_few(finished: Sequence[Run], unfinished: Sequence[Run]) -> str:
+def _too_few_images(images: int, comparisons: int) -> str:
+    return (
+        f"{images} test image{'s' * (images > 1)} cannot show a difference at the {100 * LEVEL:g} % level with "
+        f"{comparisons} comparison{'s' * (comparisons > 1)}: {least_images(comparisons, LEVEL)} or more are needed."
+    )
+
+
+def _too_few(finished: Sequence[Run], unfinished: Sequence[Run], damaged: Sequence[Run]) -> str:
     waiting = f" ({len(unfinished)} unfinished: {unfinished[0].name}, {unfinished[0].progress})" if unfinished else ""
+    waiting += f" ({len(damaged)} left out: {damaged[0].damage})" if damaged else ""
     if finished:
         return (
             f"{finished[0].name} is the only finished run{waiting}, and comparing takes two: give more folders, or "
@@ -175,6 +191,7 @@ def _comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
         raise InputError(
             f"no two of the {len(recipes)} runs have the same test images ({recipes[0].first.name} has "
             f"{len(recipes[0].stems)}, {recipes[1].first.name} other ones): train them with the same data.split"
+            + (" and data.split_seed" if any(recipe.first.split_seed is not None for recipe in recipes) else "")
         )
     return largest
 
@@ -182,23 +199,16 @@ def _comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
 def _differences(reference: Recipe, others: Sequence[Recipe], noise: tuple[float, int] | None) -> dict[int, Difference]:
     if not others:
         return {}
-    values = np.stack([other.dice - reference.dice for other in others], axis=1)
-    means = values.mean(axis=0)
-    images_p = sign_flip_p(values).tolist()
-    both_p: list[float] = images_p
-    confidence = 1 - LEVEL / len(others)  # of each, so that all hold together
-    margins: list[float | None] = [None] * len(others)
-    if noise is not None:
-        seeds = [(len(other.seeds), len(reference.seeds)) for other in others]
-        both_p = [max(p, seed_p(mean, noise, *n)) for p, mean, n in zip(images_p, means, seeds, strict=True)]
-        margins = [seed_margin(noise, *n, confidence) for n in seeds]
-    intervals = [bootstrap_interval(column, confidence) for column in values.T]
-    return {
-        other.number: Difference(float(mean), None if np.isnan(low) else (low, high), of_images, margin, of_both)
-        for other, mean, (low, high), of_images, margin, of_both in zip(
-            others, means, intervals, holm(images_p), margins, holm(both_p), strict=True
-        )
-    }
+    tests = sign_flip_tests(np.stack([other.dice - reference.dice for other in others], axis=1), LEVEL)
+    differences = {}
+    for other, test in zip(others, tests, strict=True):
+        margin, p = None, test.p
+        if noise is not None:
+            seeds = len(other.seeds), len(reference.seeds)
+            margin = seed_margin(noise, *seeds, 1 - LEVEL / len(others))
+            p = max(p, min(1.0, len(others) * seed_p(test.value, noise, *seeds)))
+        differences[other.number] = Difference(test.value, test.interval, len(reference.stems), test.p, margin, p)
+    return differences
 
 
 # ---- what forbids a comparison, and what to know
@@ -208,18 +218,31 @@ def _warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> list[s
     every = [(recipe, run) for recipe in recipes for run in recipe.runs]
     found = []
     for what, value in {
-        "Other split": lambda run: run.metrics["data"]["split"],
+        "Other split": lambda run: run.split,
         "Other data (fingerprint of all images and masks)": lambda run: run.metrics["data"]["fingerprint"],
         "Other definition of the scores": lambda run: " ".join(
             run.metrics["definitions"].get(name, "not told") for name in ("dice", "test")
         ),
     }.items():
         found += _apart(what, every, value)
+    if len({(run.split, run.metrics["data"]["fingerprint"]) for _, run in every}) > 1:
+        found.append(
+            "Other validation images: the order of the runs and the choice of the best go by Dice of different "
+            "validation images, and part of a difference between them is that of the images."
+            + (
+                " With data.split=random, data.split_seed draws them: give all runs the same."
+                if any(run.split_seed is not None for _, run in every)
+                else ""
+            )
+        )
     if others := [recipe for recipe in recipes if recipe not in comparable]:
         found.append(
             f"Other test images: {_who(others)}. There is no paired difference for them, and their numbers are not "
             "comparable with the others'."
         )
+    images, comparisons = len(comparable[0].stems), len(comparable) - 1
+    if comparisons and images < least_images(comparisons, LEVEL):
+        found.append(_too_few_images(images, comparisons))
     if chosen := [recipe for recipe in recipes if any(run.monitor.startswith("test/") for run in recipe.runs)]:
         found.append(
             f"The test set was used for selection (monitor={chosen[0].first.monitor}): {_who(chosen)}. "

@@ -1,16 +1,17 @@
 """Runs, found below folders and read as they are, whatever version made them."""
 
-import csv
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
-from polyp import runs
+from polyp import files, runs, tables
 from polyp.comparison import curves
 from polyp.errors import InputError, describe_error
 from polyp.runs import identity
@@ -18,8 +19,34 @@ from polyp.runs import identity
 OWN_PLACE = ("seed", "model.image_size")
 """Keys that are no setting of a recipe: the seed tells its runs apart, and model.image_size repeats data.image_size."""
 
-NEEDED = {"definitions", "device", "epochs", "parameters", "peak_memory_mb", "precision", "versions"}
-"""What else metrics.json has had since the first version."""
+MEANS = ("dice", "iou", "precision", "recall", "mae")
+"""The numbers per image that every version has written."""
+
+Kind = tuple[type | UnionType, float]
+"""What a value must be an instance of and, of a number, the least that it can be."""
+
+CONFIG_HAS: dict[str, Kind] = {"seed": (int, -math.inf), "data": (dict, 0), "model": (dict, 0)}
+"""The keys of config.yaml that a comparison needs."""
+
+METRICS_HAVE: dict[str, Kind] = {
+    **{f"test.{name}": (int | float, 0) for name in (*MEANS, "pooled_dice")},
+    "test.n": (int, 1),
+    "best.monitor": (str, 0),
+    "best.value": (int | float, -math.inf),
+    "best.epoch": (int, 0),
+    **{f"data.{name}": (str, 0) for name in ("dataset", "fingerprint", "split")},
+    "data.image_size": (list, 0),
+    "data.images.train": (int, 1),
+    "definitions": (dict, 0),
+    "versions": (dict, 0),
+    "device": (str, 0),
+    "precision": (int | str, 0),
+    "parameters": (int, 1),
+    "epochs": (int, 0),
+    "seconds": (int | float, 1e-9),
+    "peak_memory_mb": (int | float, 0),
+}
+"""The keys of metrics.json that a comparison needs; all versions have written them."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +58,14 @@ class Run:
         config: its configuration, as nested plain containers.
         metrics: what metrics.json holds; empty if the run is not finished.
         rows: the numbers of per_image.csv by the image's stem; empty if the run is not finished.
+        damage: why the run is left out, in a line; empty if nothing is wrong with it.
     """
 
     folder: Path
     config: dict[str, Any]
     metrics: dict[str, Any]
     rows: dict[str, dict[str, float]]
+    damage: str = ""
 
     @property
     def name(self) -> str:
@@ -49,10 +78,23 @@ class Run:
         """Of the training."""
         return self.config["seed"]
 
+    @property
+    def split(self) -> str:
+        """The split; of a random one also the seed that it was drawn with."""
+        split = self.metrics["data"]["split"]
+        return f"random (seed {self.split_seed})" if split == "random" else split
+
+    @property
+    def split_seed(self) -> Any:
+        """What a random split was drawn with: data.split_seed, or the run's seed before there was one; else None."""
+        data = self.config["data"]
+        return data.get("split_seed", self.seed) if data.get("split") == "random" else None
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What may make a difference: the keys of the configuration, written with dots, and what the data were."""
         flat = dict(_flat(self.config))
+        flat["data.split_seed"] = self.split_seed
         flat["data.fingerprint"] = self.metrics["data"]["fingerprint"] if self.metrics else None
         ignored = identity.NEUTRAL + OWN_PLACE
         return {key: value for key, value in flat.items() if value is not None and not identity.matches(key, ignored)}
@@ -105,40 +147,63 @@ class Run:
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if key == "transforms" and isinstance(value, list):
-            names = [f"{one.get('_target_', '?').rpartition('.')[2]}({_arguments(one)})" for one in value]
+            names = [_call(transform) for transform in value]
             yield prefix.removesuffix("."), " ".join(names) or "none"
         elif isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         elif isinstance(value, str) and value.endswith((".safetensors", ".pt")):
             yield f"{prefix}{key}", Path(value).name  # wherever the file lies
         else:
-            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
+            yield f"{prefix}{key}", json.dumps(value, default=str) if isinstance(value, list) else value
 
 
-def _arguments(transform: Mapping[str, Any]) -> str:
-    return ",".join(f"{key}={value}" for key, value in transform.items() if key != "_target_")
+def _call(transform: Any) -> str:
+    if not isinstance(transform, Mapping):
+        return str(transform)
+    arguments = ",".join(f"{key}={value}" for key, value in transform.items() if key != "_target_")
+    return f"{str(transform.get('_target_', '?')).rpartition('.')[2]}({arguments})"
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
     """Every run at or below the folders, each once.
 
+    A damaged run below a folder is returned with its `damage`, so that it does not keep the others from being compared.
+
     Raises:
-        InputError: a folder is not there or cannot be read, or a run in it is damaged.
+        InputError: a folder is not there or cannot be read, or is itself a damaged run.
     """
     found: dict[Path, Path] = {}
+    damaged: dict[Path, str] = {}
     for top in folders:
         if not top.is_dir():
             raise InputError(f"{top} is not a folder: give a run, a sweep or outputs/")
-        for path, names, files in os.walk(top, onerror=_refuse):
+
+        def refuse(error: OSError, top: Path = top) -> None:
+            reason = f"{error.filename} cannot be read ({describe_error(error)})"
+            if Path(error.filename) == top:
+                raise InputError(f"{reason}: give a folder that can") from error
+            damaged[Path(error.filename)] = reason
+
+        for path, names, inside in os.walk(top, onerror=refuse):
             names[:] = sorted(name for name in names if not name.startswith("."))
-            if runs.CONFIG in files and ({runs.METRICS, runs.LOG} & set(files) or runs.CHECKPOINTS in names):
+            if runs.CONFIG in inside and ({runs.METRICS, runs.LOG} & set(inside) or runs.CHECKPOINTS in names):
                 names.clear()
                 found.setdefault(Path(path).resolve(), Path(path))
-    return [read(folder) for folder in found.values()]
+    named = {top.resolve() for top in folders}
+    return [
+        *(read(folder) if place in named else _read_or_leave_out(folder) for place, folder in found.items()),
+        *(Run(folder, {}, {}, {}, reason) for folder, reason in damaged.items()),
+    ]
 
 
-def _refuse(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be read ({describe_error(error)}): give a folder that can") from error
+def _read_or_leave_out(folder: Path) -> Run:
+    try:
+        run = read(folder)
+        if run.metrics:
+            run.val  # noqa: B018 - raises where the number that runs are ranked by is gone
+        return run
+    except InputError as error:
+        return Run(folder, {}, {}, {}, str(error))
 
 
 def read(folder: Path) -> Run:
@@ -147,43 +212,51 @@ def read(folder: Path) -> Run:
     Raises:
         InputError: a file of it is missing or damaged; the message has its path.
     """
-    try:
-        config = runs.read_config(folder)
-        assert not (lacks := {"seed", "data", "model"} - config.keys()), f"it lacks {', '.join(sorted(lacks))}"
-    except InputError:
-        raise
-    except Exception as error:  # there is no end to what a damaged YAML file can raise
-        raise InputError(
-            f"{folder / runs.CONFIG} is damaged ({describe_error(error)}): move the run elsewhere"
-        ) from error
-    if not runs.finished(folder):
+    config = runs.read_config(folder)
+    if problem := _problem(config, CONFIG_HAS):
+        raise files.DamagedError(f"{folder / runs.CONFIG} is damaged ({problem}): move the run elsewhere")
+    if not (folder / runs.METRICS).exists():
         return Run(folder, config, {}, {})
     way_out = f"train it again (python train.py {runs.resume_hint(folder)}) or move it elsewhere"
-    try:
-        metrics = runs.read_metrics(folder)
-        assert metrics["test"]["dice"] >= 0 and metrics["best"]["monitor"] and metrics["data"]["fingerprint"]
-        assert metrics["data"]["images"]["train"] and metrics["seconds"] > 0
-        assert not (lacks := NEEDED - metrics.keys()), f"it lacks {', '.join(sorted(lacks))}"
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise InputError(
-            f"{folder / runs.METRICS} is damaged ({describe_error(error)}): delete it and {way_out}"
-        ) from error
+    metrics = runs.read_metrics(folder)
+    if problem := _problem(metrics, METRICS_HAVE):
+        raise files.DamagedError(f"{folder / runs.METRICS} is damaged ({problem}): delete it and {way_out}")
     file = folder / runs.PER_IMAGE
     if not file.is_file():
-        raise InputError(
+        raise files.DamagedError(
             f"{folder} has no {runs.PER_IMAGE}, the scores that runs are compared by: put it back, or "
             f"delete {runs.METRICS} and {way_out}"
         )
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = {row.pop("stem"): _numbers(row) for row in csv.DictReader(stream)}
-        assert len(rows) == metrics["test"]["n"] > 0, f"{len(rows)} images instead of {metrics['test']['n']}"
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise InputError(f"{file} is damaged ({describe_error(error)}): delete {runs.METRICS} and {way_out}") from error
+        rows = {row.pop("stem"): _numbers(row) for row in tables.read_csv(file)}
+        if len(rows) != metrics["test"]["n"]:
+            raise ValueError(f"{len(rows)} images instead of {metrics['test']['n']}")
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else describe_error(error)
+        raise files.DamagedError(f"{file} is damaged ({reason}): delete {runs.METRICS} and {way_out}") from error
     return Run(folder, config, metrics, rows)
+
+
+def _problem(content: Mapping[str, Any], needed: Mapping[str, Kind]) -> str:
+    """What is wrong with the content of a file; empty if every key that is needed has a value of its kind."""
+    for key, (kind, least) in needed.items():
+        value: Any = content
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return f"it lacks {key}"
+            value = value[part]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            return f"{key} is {str(value)[:40]}"
+        if isinstance(value, int | float) and not least <= value < math.inf:
+            return f"{key} is {value}"
+    return ""
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     numbers = {name: float(value) for name, value in row.items() if value != ""}
-    assert 0 <= numbers["dice"] <= 1, f"a Dice of {numbers['dice']}"
+    if not 0 <= numbers["dice"] <= 1:
+        raise ValueError(f"a Dice of {numbers['dice']}")
+    for name in ("tp", "fp", "fn", *MEANS):
+        if not math.isfinite(numbers[name]):
+            raise ValueError(f"{name} is {numbers[name]}")
     return numbers

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from polyp.comparison.found import Run
+from polyp.errors import printable
 from polyp.metrics.intervals import bootstrap_interval
 
 
@@ -126,7 +127,7 @@ def plain(value: Any) -> str:
         mantissa, _, exponent = f"{value:.3e}".partition("e")
         power = int(exponent)
         return f"{value:.6g}" if -3 < power < 6 else f"{float(mantissa):g}e{power}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else printable(value)
 
 
 def _label(run: Run, keys: Sequence[str]) -> str:
@@ -138,7 +139,7 @@ def _label(run: Run, keys: Sequence[str]) -> str:
         if value is None or value is False:
             words.append(f"no {name}")
         elif isinstance(value, str):
-            words.append(value if len(value) <= 24 else f"{value[:23]}…")
+            words.append(printable(value if len(value) <= 24 else f"{value[:23]}…"))
         else:
             words.append(name if value is True else f"{name} {plain(value)}")
     return ", ".join(words) or f"{run.settings.get('model.arch')}, {run.settings.get('model.encoder')}"

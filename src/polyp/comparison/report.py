@@ -1,7 +1,5 @@
 """What a comparison looks like: a table in the terminal and as CSV, and a page with charts and pictures."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import runs
+from polyp import runs, tables
 from polyp.comparison.differences import Comparison
 from polyp.comparison.recipes import Recipe, plain, short
 from polyp.errors import InputError
@@ -24,13 +22,13 @@ METHOD = (
     "Validation ranks the runs and chooses the best; the test set only tells how large a difference is. Test Dice is "
     "the mean over images of the Dice per image at original resolution, its interval a 95 % bootstrap over the test "
     "images. Validation Dice is at network resolution.",
-    "Differences are paired: the mean over the same test images of a run's Dice minus that of the best. Their "
-    "intervals are bootstrapped over images at a level that holds for all comparisons together (Bonferroni). The "
-    "p-value is that of a sign-flip permutation test over images and, where seed noise is known, of Student's t with "
-    "the pooled standard deviation between seeds; the larger of the two counts, since a difference must be more than "
-    "chance in both. It is corrected for the number of comparisons by Holm's method, which finds a little more than "
-    "the intervals do. A run is called worse or better if p < 0.05. Not distinguishable is not the same as equal: the "
-    "interval tells how large a difference may be.",
+    "Differences are paired: the mean over the same test images of a run's Dice minus that of the best. Their p-value "
+    "is that of a sign-flip permutation test over images, and their interval holds the differences which that test "
+    "does not reject; both are corrected for the number of comparisons (Bonferroni), so that the interval excludes 0 "
+    "exactly if that p-value is below 0.05. Where seed noise is known, there is a second p-value, of Student's t with "
+    "the pooled standard deviation between seeds, corrected alike; the larger of the two is shown, since a difference "
+    "must be more than chance in both. A run is called worse or better if p < 0.05. Not distinguishable is not the "
+    "same as equal: the interval tells how large a difference may be.",
     "Images/s are training images per second of the whole run, validation included. GMACs are 10^9 "
     "multiply-accumulates of convolutions, matrix products and attention for one image at the network's size.",
 )
@@ -113,11 +111,7 @@ def _records(comparison: Comparison, costs: dict[int, float | None]) -> list[dic
 def as_csv(comparison: Comparison, costs: dict[int, float | None]) -> str:
     """The table as programs read it."""
     records = _records(comparison, costs)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return tables.to_csv(records, list(records[0]))
 
 
 def tell(comparison: Comparison, rows: Sequence[dict[str, str]]) -> None:
@@ -125,7 +119,7 @@ def tell(comparison: Comparison, rows: Sequence[dict[str, str]]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     grid = Table(box=None, pad_edge=False)
     for name in rows[0]:
-        grid.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=name != "verdict")
+        grid.add_column(escape(name), justify="left" if name == "verdict" else "right", no_wrap=name != "verdict")
     for row in rows:
         grid.add_row(
             *(escape(cell) for cell in row.values()), style="bold" if row["verdict"].startswith("best") else ""
@@ -137,7 +131,9 @@ def tell(comparison: Comparison, rows: Sequence[dict[str, str]]) -> None:
     for text in comparison.notes:
         console.print(escape(text))
     for run in comparison.unfinished:
-        console.print(f"unfinished {escape(run.name)}: {run.progress}")
+        console.print(f"unfinished {escape(run.name)}: {escape(run.progress)}")
+    for run in comparison.damaged:
+        console.print(f"[bold yellow]left out[/] {escape(run.damage)}")
 
 
 def write_page(
@@ -173,6 +169,9 @@ def write_page(
     if comparison.unfinished:
         page.heading("Unfinished")
         page.table([{"run": run.name, "how far": run.progress} for run in comparison.unfinished])
+    if comparison.damaged:
+        page.heading("Left out")
+        page.table([{"run": run.name, "why": run.damage} for run in comparison.damaged])
     if pictures:
         _draw_charts(page, comparison, costs, file.parent / runs.PICTURES)
         _draw_images(page, comparison, file.parent / runs.PICTURES, root)

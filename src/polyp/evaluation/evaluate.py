@@ -214,7 +214,7 @@ def _folder(source: Source, test_set: TestSet, options: Options, sets: int, mode
     if options.name is not None:
         name = options.name if sets == 1 else f"{options.name}_{test_set.name}"
     folder = source.home / EVALUATIONS / name
-    if runs.finished(folder) and not options.overwrite:
+    if (folder / runs.METRICS).exists() and not options.overwrite:
         raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --name")
     return folder
 

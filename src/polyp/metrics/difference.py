@@ -1,37 +1,102 @@
 """Whether a difference between two models is more than chance: of the test images, or of the seed.
 
-A p-value for each of the two sources, and a correction for asking the question many times.
+A p-value and an interval for each of the two sources. Both come from one test and are corrected alike for the number
+of comparisons (Bonferroni), so that an interval excludes 0 exactly where the p-value is below the level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from scipy import stats
 
-FLIPS = 20_000
+SUBSETS = 40_000
+"""Subsets of the images that a sign-flip test looks at, at least; up to 15 images have fewer, and all are taken."""
+
+SUBSETS_PER_COMPARISON = 1_000
+"""The same for each comparison: the more there are, the farther out in the tails a corrected test looks."""
+
+BLOCK = 4_000_000  # of a matrix in memory at a time, for any number of images
 
 
-def sign_flip_p(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.ndarray:
-    """Two-sided paired permutation tests that the mean of differences is 0 (Good, Permutation Tests, 2000, chapter 3).
+@dataclass(frozen=True)
+class SignFlip:
+    """The mean of paired differences, tested against 0.
 
-    Were two models alike, each image's difference might as well have the other sign.
+    Attributes:
+        value: the mean.
+        interval: where the mean is, with the confidence 1 - level for all comparisons together; it excludes 0 exactly
+            if `p` is below the level. None where there are too few images to reach the level, see `least_images`.
+        p: two-sided p-value, corrected for the number of comparisons.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    p: float
+
+
+def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0) -> list[SignFlip]:
+    """Paired permutation tests that the mean of differences is 0 (Good, Permutation Tests, 2000, chapter 3).
+
+    Were two models alike, each image's difference might as well have the other sign. Flipping the signs of a subset of
+    the images leaves the sum as large as it is, or makes it larger, exactly if the mean over that subset is 0 or less.
+    So the one-sided p-value is the share of subsets with such a mean, the empty one included. The test of another mean
+    than 0 counts the subsets' means up to that number, and the interval, the numbers that the test does not reject,
+    ends at order statistics of the subsets' means (Hartigan, JASA 64, 1969: typical values).
 
     Args:
         differences: (N images, K comparisons), finite.
-        flips: how many random choices of signs are tried, the same ones for all comparisons.
-        seed: of the choice.
+        level: how often one may be wrong, over the K comparisons together.
+        seed: of the choice of subsets, where not all are taken; the same ones serve all comparisons.
 
     Returns:
-        (K,) p-values, 1 / (flips + 1) at the least.
+        K tests.
     """
     data = np.asarray(differences, dtype=np.float64)
-    random, observed = np.random.default_rng(seed), np.abs(data.sum(axis=0)) * (1 - 1e-9)
-    rows = max(1, 10_000_000 // max(1, len(data)))  # at a time: bounds the memory for any number of images
-    reached = np.ones(data.shape[1])
-    for start in range(0, flips, rows):
-        signs = 2.0 * random.integers(2, size=(min(rows, flips - start), len(data))) - 1
-        reached += (np.abs(signs @ data) >= observed).sum(axis=0)
-    return reached / (flips + 1)
+    images, comparisons = data.shape
+    draws = max(SUBSETS, SUBSETS_PER_COMPARISON * comparisons)
+    total = min(draws, 2**images)  # with the empty subset
+    p_values = np.minimum(1, 2 * comparisons * np.arange(1, total + 1) / total)  # by the number of means beyond 0
+    beyond = int((p_values < level).sum())  # subsets' means that may lie outside the interval, at each end
+    rounding = 1e-12 * np.abs(data).max(axis=0)
+    counts = np.zeros((2, comparisons), np.int64)
+    ends = np.empty((2, 0, comparisons))
+    for subsets in _subsets(images, total, seed):
+        means = subsets @ data / subsets.sum(axis=1, keepdims=True)
+        means[np.abs(means) <= rounding] = 0
+        both = np.stack([means, -means])
+        counts += (both <= 0).sum(axis=1)
+        ends = np.concatenate([ends, both], axis=1)
+        if ends.shape[1] > beyond:
+            ends = np.partition(ends, beyond, axis=1)[:, :beyond]
+    return [
+        SignFlip(
+            float(data[:, place].mean()),
+            (float(ends[0, :, place].max()), float(-ends[1, :, place].max())) if beyond else None,
+            float(p_values[counts[:, place].min()]),
+        )
+        for place in range(comparisons)
+    ]
+
+
+def _subsets(images: int, total: int, seed: int) -> Iterator[np.ndarray]:
+    """`total` - 1 subsets of the images, none of them empty, as rows (R, images) of 0 and 1; all if that is all."""
+    rows = max(1, BLOCK // images)
+    random = np.random.default_rng(seed)
+    for start in range(1, total, rows):
+        numbers = np.arange(start, min(start + rows, total))
+        if total == 2**images:
+            yield (numbers[:, None] >> np.arange(images) & 1).astype(np.float64)
+        else:
+            bits = random.integers(256, size=(len(numbers), -(-images // 8)), dtype=np.uint8)
+            subsets = np.unpackbits(bits, axis=1)[:, :images].astype(np.float64)
+            yield np.where(subsets.any(axis=1, keepdims=True), subsets, 1)  # the empty one is counted already
+
+
+def least_images(comparisons: int, level: float = 0.05) -> int:
+    """The smallest number of images with which `sign_flip_tests` can reach the level."""
+    return next(images for images in count(1) if 2 * comparisons / 2**images < level)
 
 
 def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
@@ -70,17 +135,3 @@ def seed_p(difference: float, noise: tuple[float, int], ours: int, theirs: int) 
     if error == 0:
         return float(difference == 0)
     return float(2 * stats.t.sf(abs(difference) / error, freedom))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm, Scandinavian Journal of Statistics, 1979).
-
-    Whoever calls those below 5 % a difference is wrong even once in at most 5 % of such comparisons.
-    """
-    order = np.argsort(p_values, kind="stable")
-    corrected = [0.0] * len(order)
-    highest = 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p_values[place]))
-        corrected[place] = highest
-    return corrected

@@ -1,7 +1,5 @@
 """The folder of predictions: what was made by which models, which of it is finished, and the tables of it all."""
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -11,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import files
+from polyp import files, tables
 from polyp.errors import InputError, printable
 
 JSON, TABLE, JOURNAL, PARTS = "predictions.json", "polyps.csv", ".journal.jsonl", ".parts"
@@ -143,19 +141,12 @@ def _differs(made_with: Mapping[str, Any], settings: Mapping[str, Any], key: str
 
 def _table(images: Sequence[Record]) -> str:
     """A row for each polyp, positions in pixels."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = {"left": "d", "top": "d", "width": "d", "height": "d", "pixels": "d"}
     columns |= {"share": ".6f", "probability": ".4f", "x": ".1f", "y": ".1f"}
-    writer.writerow(["image", "polyp", *columns])
-    for record in images:
-        for number, polyp in enumerate(record["polyps"], start=1):
-            cells = [format(polyp[column], digits) for column, digits in columns.items()]
-            writer.writerow([_cell(record["image"]), number, *cells])
-    return text.getvalue()
-
-
-def _cell(name: str) -> str:
-    """A file's name that a spreadsheet takes for text, not for a formula; bytes that are no UTF-8 are escaped."""
-    name = name.encode("utf-8", "backslashreplace").decode()
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else name
+    rows = [
+        {"image": record["image"], "polyp": number}
+        | {column: format(polyp[column], digits) for column, digits in columns.items()}
+        for record in images
+        for number, polyp in enumerate(record["polyps"], start=1)
+    ]
+    return tables.to_csv(rows, ["image", "polyp", *columns])

@@ -3,8 +3,7 @@
 A stored configuration is plain data: nested dicts, lists and values, in which nothing is resolved.
 """
 
-import csv
-import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
-from polyp import files
+from polyp import files, tables
 from polyp.errors import InputError, describe_error
 
 CONFIG = "config.yaml"
@@ -51,12 +50,17 @@ def previous_checkpoint(folder: Path) -> Path:
 
 def started(folder: Path) -> bool:
     """Whether there is something in the folder that a new run must not overwrite."""
-    return finished(folder) or last_checkpoint(folder).exists() or previous_checkpoint(folder).exists()
+    files_of_a_run = (folder / METRICS, last_checkpoint(folder), previous_checkpoint(folder), best_checkpoint(folder))
+    return any(file.exists() for file in files_of_a_run)
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run has come to its end: metrics.json is written last and in one piece."""
-    return (folder / METRICS).is_file()
+    """Whether the run has come to its end: metrics.json, which is written last, is there and valid."""
+    try:
+        read_metrics(folder)
+    except InputError:
+        return False
+    return True
 
 
 def in_sweep(folder: Path) -> bool:
@@ -103,7 +107,7 @@ def is_claimed(folder: Path) -> bool:
 def begin(folder: Path, config: Mapping[str, Any]) -> None:
     """Write config.yaml: the configuration and the version that it is for.
 
-    The numbers of a finished run, which is now to be trained on, are kept under another name.
+    The numbers of a finished run, which is now to be trained on, are kept under another name; damaged ones are not.
     """
     if finished(folder):
         (folder / METRICS).rename(folder / f"metrics_after_{read_metrics(folder)['epochs']}_epochs.json")
@@ -133,9 +137,61 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+METRICS_KEYS: Mapping[str, Any] = {
+    "test": {"dice": float, "iou": float, "n": int},
+    "best": {"monitor": str, "value": float, "epoch": int},
+    "definitions": dict,
+    "seed": int,
+    "data": {"dataset": str, "fingerprint": str, "images": {"train": int, "val": int, "test": int}},
+    "parameters": int,
+    "epochs": int,
+    "seconds": float,
+    "peak_memory_mb": float,
+    "device": str,
+    "precision": str,
+    "versions": dict,
+}
+"""What metrics.json has held since the first version, with the types; a number without fraction is a float as well."""
+
+
+def _check_keys(content: Any, keys: Mapping[str, Any], prefix: str = "") -> None:
+    for key, kind in keys.items():
+        if key not in content:
+            raise ValueError(f"it lacks {prefix}{key}")
+        value = content[key]
+        if kind in (int, float):
+            valid = isinstance(value, int | kind) and not isinstance(value, bool) and 0 <= value < math.inf
+        else:
+            valid = isinstance(value, dict if isinstance(kind, Mapping) else kind)
+        if not valid:
+            raise ValueError(f"{prefix}{key} is {value!r}")
+        if isinstance(kind, Mapping):
+            _check_keys(value, kind, f"{prefix}{key}.")
+
+
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The numbers of a finished run."""
-    return files.read_json(folder / METRICS)
+    """The numbers of a finished run.
+
+    Raises:
+        DamagedError: metrics.json is empty, cut short, altered, or lacks one of `METRICS_KEYS`; resuming the run
+            writes it anew.
+        InputError: there is none: the run is not finished.
+    """
+    file = folder / METRICS
+    if not file.is_file():
+        raise InputError(f"{folder} is not finished, it has no {METRICS}: python train.py {resume_hint(folder)}")
+    way_out = f"python train.py {resume_hint(folder)} writes it anew"
+    try:
+        metrics = files.read_json(file)
+    except files.DamagedError as error:
+        raise files.DamagedError(f"{error}: {way_out}") from error
+    try:
+        if not isinstance(metrics, dict):
+            raise ValueError("it holds no keys")
+        _check_keys(metrics, METRICS_KEYS)
+    except ValueError as error:
+        raise files.DamagedError(f"{file} is damaged ({describe_error(error)}): {way_out}") from error
+    return metrics
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
@@ -145,8 +201,4 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
 
 def write_per_image(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write per_image.csv: one row per test image."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(folder / PER_IMAGE, text.getvalue())
+    files.write_text(folder / PER_IMAGE, tables.to_csv(rows, list(rows[0])))

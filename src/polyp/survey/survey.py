@@ -1,7 +1,5 @@
 """`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
 
-import csv
-import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from polyp import tables
 from polyp.data.duplicates import Link, field_thumbnail, groups_of, links, thumbnail
 from polyp.data.folder import Folder, Inspection, Pair, find_pairs, read_pair
 from polyp.data.kvasir import KvasirSeg
@@ -270,16 +269,16 @@ def _check_writable(page: Path) -> None:
 def _write_split(result: Survey, page: Path) -> Path:
     """The suggestion as NAME_split.csv, or with a number where another split has that name: it may be in use."""
     subset_of = sorted((stem, name) for name in SUBSETS for stem in result.suggestion[name])
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([("stem", "subset"), *subset_of])
+    rows = [{"stem": stem, "subset": name} for stem, name in subset_of]
+    text = tables.to_csv(rows, ("stem", "subset"))
     number = 1
     while True:
         file = page.with_name(f"{page.stem}_split{f'_{number}' if number > 1 else ''}.csv")
         try:
-            if file.exists() and file.read_text("utf-8") == stream.getvalue():
+            if file.exists() and file.read_text("utf-8") == text:
                 return file
             with file.open("x", encoding="utf-8") as opened:
-                opened.write(stream.getvalue())
+                opened.write(text)
             return file
         except (FileExistsError, UnicodeDecodeError):
             number += 1
