@@ -244,7 +244,7 @@ def test_each_row_leaves_a_finished_run(train: Train, desk: Path) -> None:
 
 
 def test_the_trials_that_are_shipped_have_labels(desk: Path) -> None:
-    (Path.cwd() / "multirun.yaml").write_text("hydra: {overrides: {task: [experiment=hyperparameters]}}")
+    (Path.cwd() / "multirun.yaml").write_text("hydra: {overrides: {task: [experiment=hyperparameters], hydra: []}}")
     labels = [job_label(job, str(desk)) for job, _ in jobs_of("experiment=hyperparameters")]
     assert labels[15] == "decoder_attention-null_encoder_depth-5_encoder_lr-1e-5_decoder_lr-1e-3"
     labels = [job_label(job, str(desk)) for job, _ in jobs_of("experiment=hyperparameters", "seed=0,1")]
