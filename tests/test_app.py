@@ -21,12 +21,12 @@ from planted import on_drawn_images, plant_model
 
 pytest.importorskip("gradio", reason="the extra app is not installed")
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
 from polyp import runs
 from polyp.app import answer, drawing, guard, serve
 from polyp.app import desk as desks
+from polyp.app.connection import Limits, make_server
 from polyp.app.desk import Busy, Desk, Photo, Seen
 from polyp.app.gallery import Gallery, gallery_of
 from polyp.app.server import application
@@ -46,6 +46,8 @@ pytestmark = [
 ]
 
 MOST = 300_000  # bytes of an upload
+
+LIMITS = Limits()
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +81,10 @@ def desk(run: Path) -> Iterator[Desk]:
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[httpx.Client]:
+def served(app: FastAPI, limits: Limits = LIMITS) -> Iterator[httpx.Client]:
     """The app behind a real socket."""
     listening = serve.listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    server = make_server(app, limits)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
@@ -376,7 +378,7 @@ def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Pa
     assert config is not None
     gone = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
     common = ("split", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
-    config["data"] = gone | {key: config["data"][key] for key in common}
+    config = config | {"data": gone | {key: config["data"][key] for key in common}}
     gallery = gallery_of([Source(run, run, config)])
     assert not gallery.names and "gone" in gallery.html()
     with pytest.raises(InputError):

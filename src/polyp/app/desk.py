@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
@@ -22,8 +22,11 @@ KEPT = 2**29
 """Bytes of probability maps and images that are kept, the latest: sliders move without asking a network again."""
 
 
+ENDS = "the app is shutting down"
+
+
 class Busy(InputError):
-    """Too many are waiting already."""
+    """Too many are waiting already, or the app ends."""
 
 
 @dataclass(frozen=True)
@@ -108,24 +111,32 @@ class Desk:
         model = model or self.models[0]
         return model, pick("model", model, self.predictors)
 
-    def turn(self, work: Callable[[], T], patient: bool = False) -> T:
-        """Do something when it is one's turn.
+    def submit(self, work: Callable[[], T], patient: bool = False) -> Future[T]:
+        """Do something when it is one's turn; cancelled before, it is not done.
 
         Args:
             work: calls `see` and draws.
             patient: wait however many others do.
 
         Raises:
-            Busy: too many are waiting.
+            Busy: too many are waiting, or the app ends.
         """
-        if patient:
-            return self._thread.submit(work).result()
-        if not self._waiting.acquire(blocking=False):
+        if not patient and not self._waiting.acquire(blocking=False):
             raise Busy("busy: too many are waiting, try again in a moment")
         try:
-            return self._thread.submit(work).result()
-        finally:
-            self._waiting.release()
+            future = self._thread.submit(work)
+        except RuntimeError as error:  # closed
+            raise Busy(ENDS) from error
+        if not patient:
+            future.add_done_callback(lambda _: self._waiting.release())
+        return future
+
+    def turn(self, work: Callable[[], T], patient: bool = False) -> T:
+        """What `submit` does, once it is done."""
+        try:
+            return self.submit(work, patient).result()
+        except CancelledError as error:  # closed
+            raise Busy(ENDS) from error
 
     def ask(self, photo: Callable[[], Photo], model: str | None = None) -> Seen:
         """What a model says of an image. To be called in a `turn`.

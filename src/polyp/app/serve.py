@@ -2,10 +2,12 @@
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,9 +24,6 @@ VIDEOS = (
 """What FFmpeg may open: no playlist, not even within a video, since that would make it read other files."""
 
 OPEN_HOSTS = ("0.0.0.0", "::")
-
-CONNECTIONS = 512
-"""At once; a page has two."""
 
 
 def serve(
@@ -58,16 +57,35 @@ def serve(
     if bool(given) == demo:
         raise InputError("give a RUN, or --demo without one")
     listening = listen(host, port)
+    ended = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the folder goes, too
     try:
         given = [str(demo_run())] if demo else given
-        with TemporaryDirectory(prefix="polyp-app-") as visitors:
+        with _folder() as visitors:
             # What visitors send goes there, and with it. Gradio reads these when it is imported.
             os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = visitors
             os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
             os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = VIDEOS
             _run(listening, named(given), root, user, most, backend, device)
     finally:
+        signal.signal(signal.SIGTERM, ended)
         listening.close()
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A temporary folder for what visitors send.
+
+    Raises:
+        InputError: none can be made.
+    """
+    try:
+        folder = TemporaryDirectory(prefix="polyp-app-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"no temporary folder can be made: {describe_error(error)}; TMPDIR=FOLDER names another"
+        ) from error
+    with folder as path:
+        yield path
 
 
 def _run(
@@ -85,8 +103,7 @@ def _run(
     desk = Desk(models, backend, device)
     gallery = gallery_of([Source.of(run) for run in models.values()], root)
 
-    import uvicorn
-
+    from polyp.app.connection import make_server
     from polyp.app.server import application
 
     host, port = listening.getsockname()[:2]
@@ -99,16 +116,8 @@ def _run(
         print("warning: everybody who reaches this machine can use it: --auth user:password asks who they are")
     shown = "localhost" if host in OPEN_HOSTS else f"[{host}]" if ":" in host else host
     print(f"  http://{shown}:{port}   Ctrl-C ends it", flush=True)
-    config = uvicorn.Config(
-        app,
-        log_level="critical",  # it would report each page that is open at Ctrl-C
-        access_log=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=2,
-        server_header=False,
-    )
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        make_server(app).run(sockets=[listening])
     finally:
         desk.close()
 
