@@ -34,10 +34,10 @@ from polyp.app.upload import MOST_PIXELS
 from polyp.cli import main
 from polyp.errors import InputError
 from polyp.inference import polyps
-from polyp.inference.backends import open_models
 from polyp.inference.image import decode
-from polyp.inference.sources import Source
+from polyp.inference.predictor import load_predictor
 from polyp.runs.data import load_run_data
+from polyp.runs.model import Source
 
 # Gradio 6.31 counts failed events in ways that pandas 3 deprecates: https://github.com/gradio-app/gradio/pull/11834
 pytestmark = [
@@ -75,7 +75,7 @@ def gallery(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
 
 @pytest.fixture(scope="module")
 def desk(run: Path) -> Iterator[Desk]:
-    made = Desk({"it": str(run)}, used="cpu")
+    made = Desk({"it": str(run)}, device="cpu")
     yield made
     made.close()
 
@@ -128,7 +128,7 @@ def seen(probability: np.ndarray, truth: np.ndarray | None = None, name: str = "
 def test_answers_are_the_models(client: httpx.Client, run: Path, gallery: Gallery) -> None:
     assert gallery.test_set is not None
     content = gallery.test_set.pairs[0].image.read_bytes()
-    predictor = open_models([str(run)], used="cpu")
+    predictor = load_predictor([str(run)], device_name="cpu")
     probability = predictor.predict(decode(content, ""))
     threshold = float(np.median(probability))  # half of the image
     found = client.post("/api/predict", params={"threshold": threshold}, content=content).json()
@@ -432,7 +432,7 @@ def test_what_is_kept_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_too_many_waiting_are_told_so(run: Path, visitors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desks, "MOST_WAITING", 1)
-    small = Desk({"it": str(run)}, used="cpu")
+    small = Desk({"it": str(run)}, device="cpu")
     go, begun = threading.Event(), threading.Event()
 
     def block() -> None:

@@ -3,13 +3,21 @@
 import os
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from polyp.errors import InputError
+
+HALF = {
+    f"{bits}{kind}": dtype
+    for bits, dtype in (("bf16", torch.bfloat16), ("16", torch.float16))
+    for kind in ("", "-mixed", "-true")
+}
+"""What the operations that gain from it are computed in, by Lightning's name of the precision."""
 
 
 def choose(name: str) -> torch.device:
@@ -43,6 +51,22 @@ def precision(wanted: Any, accelerator: Any) -> Any:
         capabilities = torch.cpu.get_capabilities()
         gains = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return "bf16-mixed" if gains else "32-true"
+
+
+@contextmanager
+def inference(used: torch.device, name: str) -> Iterator[None]:
+    """Compute in a precision, on a GPU with algorithms that give the same bits each time.
+
+    Args:
+        used: the device.
+        name: Lightning's name of the precision; the half ones are computed by autocast, others in float32.
+    """
+    half = HALF.get(name)
+    with ExitStack() as stack:
+        if used.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
+        stack.enter_context(torch.autocast(used.type, half, enabled=half is not None))
+        yield
 
 
 def cuda(accelerator: Any) -> bool:

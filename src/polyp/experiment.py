@@ -50,6 +50,7 @@ def build(
     except TypeError as error:  # a key that was added with + is no argument of the class
         raise InputError(f"the configuration has a key too many or too few: {error}") from error
     model.check_batch_size(data.batch_size)
+    model.precision = str(config["trainer"].get("precision") or model.precision)
     trainer = build_trainer(
         folder,
         seed,

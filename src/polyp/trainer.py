@@ -100,7 +100,9 @@ def build_tester(folder: Path, settings: dict[str, Any], used: torch.device) -> 
         used: the device.
     """
     alone = {"devices": 1 if used.index is None else [used.index], "num_nodes": 1, "strategy": "auto"}
-    return _trainer(folder, settings | alone | {"enable_checkpointing": False}, [TestRecord(folder)], False)
+    return _trainer(
+        folder, settings | alone | {"enable_checkpointing": False, "precision": "32-true"}, [TestRecord(folder)], False
+    )
 
 
 def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:

@@ -4,14 +4,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
 
 from polyp.errors import InputError, pick
-from polyp.inference.backends import Predictor, open_models
+from polyp.inference.predictor import Predictor, load_predictor
 
 T = TypeVar("T")
 
@@ -80,20 +80,18 @@ class Desk:
 
     Args:
         given: the run or checkpoint of each model, by the model's name.
-        backend, used: as `open_models` takes them.
+        compute, device: as `load_predictor` takes them.
 
     Raises:
-        InputError: as `open_models` does.
+        InputError: as `load_predictor` does.
     """
 
-    def __init__(self, given: Mapping[str, str], backend: str = "auto", used: str = "auto") -> None:
-        self.given, self.backend, self.used = given, backend, used
+    def __init__(self, given: Mapping[str, str], compute: str = "exact", device: str = "auto") -> None:
         self._thread = ThreadPoolExecutor(1, "desk")
         # In that thread too: OpenMP has threads for each that computes and, where they outnumber the cores, lets them
         # sleep between any two operations, which takes half as long again.
-        opened = {name: self._thread.submit(open_models, [run], backend, used) for name, run in given.items()}
+        opened = {name: self._thread.submit(load_predictor, [run], compute, device) for name, run in given.items()}
         self.predictors = {name: one.result() for name, one in opened.items()}
-        self._flipping: dict[str, Predictor] = {}
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
 
@@ -165,9 +163,8 @@ class Desk:
         name, _ = self.predictor(model)
         seen = self._kept.pop((key, name), None) or self.ask(photo, name)
         if spread and seen.spread is None:
-            if name not in self._flipping:
-                self._flipping[name] = open_models([self.given[name]], self.backend, self.used, tta=True)
-            seen.spread = self._flipping[name].spread(seen.photo.image)[1]
+            flipping = replace(self.predictors[name], flips=True)
+            seen.spread = flipping.spread(seen.photo.image)
         self._kept[key, name] = seen
         while sum(one.bytes for one in self._kept.values()) > KEPT and len(self._kept) > 1:
             self._kept.popitem(last=False)

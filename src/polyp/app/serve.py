@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from polyp import runs
 from polyp.errors import InputError, describe_error, require
-from polyp.inference.sources import Source
+from polyp.runs.model import Source
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -34,7 +35,7 @@ def serve(
     auth: str | None = None,
     max_upload: str = "20MB",
     demo: bool = False,
-    backend: str = "auto",
+    compute: str = "exact",
     device: str = "auto",
 ) -> None:
     """Serve until Ctrl-C.
@@ -46,7 +47,7 @@ def serve(
         auth: user:password, which everything then asks for.
         max_upload: such as 20MB.
         demo: take the newest run below outputs/, or train one.
-        backend, device: as `open_models` takes them.
+        compute, device: as `load_predictor` takes them.
 
     Raises:
         InputError: an option or a run cannot be used, or the port is taken.
@@ -65,7 +66,7 @@ def serve(
             os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = visitors
             os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
             os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = VIDEOS
-            _run(listening, named(given), root, user, most, backend, device)
+            _run(listening, named(given), root, user, most, compute, device)
     finally:
         signal.signal(signal.SIGTERM, ended)
         listening.close()
@@ -94,13 +95,14 @@ def _run(
     root: str | None,
     user: tuple[str, str] | None,
     most: int,
-    backend: str,
+    compute: str,
     device: str,
 ) -> None:
     from polyp.app.desk import Desk
     from polyp.app.gallery import gallery_of
+    from polyp.inference.predictor import COMPARED
 
-    desk = Desk(models, backend, device)
+    desk = Desk(models, compute, device)
     gallery = gallery_of([Source.of(run) for run in models.values()], root)
 
     from polyp.app.connection import make_server
@@ -112,6 +114,10 @@ def _run(
     first = next(iter(desk.predictors.values()))
     images = f"{len(gallery.names)} test images" if gallery.names else f"no test images ({gallery.gone})"
     print(f"polyp app: {', '.join(models)} ({first.backend}); {images}")
+    for name, predictor in desk.predictors.items():
+        if not predictor.is_exact:
+            samples = [gallery.photo(image).image for image in list(gallery.names)[:COMPARED]]
+            print(f"  {name}: {desk.turn(partial(predictor.describe_deviation, samples))}")
     if not local and user is None:
         print("warning: everybody who reaches this machine can use it: --auth user:password asks who they are")
     shown = "localhost" if host in OPEN_HOSTS else f"[{host}]" if ":" in host else host

@@ -13,7 +13,7 @@ from gradio.context import LocalContext
 from polyp.app.desk import Desk
 from polyp.app.upload import checked, stem
 from polyp.errors import InputError
-from polyp.inference.backends import Predictor
+from polyp.inference.predictor import Predictor
 from polyp.prediction.video import annotate, tabulate
 
 MOST_FRAMES = 3000
