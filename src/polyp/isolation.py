@@ -56,8 +56,8 @@ def call(function: Callable[..., Any], *arguments: Any, name: str) -> Outcome:
     """Call a function in a process of its own, and wait for its end; to be called from the main thread.
 
     The process has this one's terminal, working directory and environment. It is in a process group of its own:
-    Ctrl-C and SIGTERM are forwarded to it once. All that it has started is killed when it ends, and it is killed when
-    this process is.
+    Ctrl-C and SIGTERM are forwarded to it, and Ctrl-Z stops both. All that it has started is killed when it ends, and
+    it is killed when this process is.
 
     Args:
         function, arguments: importable by name, and what can be pickled; the result is at most a few kilobytes large.
@@ -73,20 +73,29 @@ def call(function: Callable[..., Any], *arguments: Any, name: str) -> Outcome:
     process = context.Process(target=_serve, args=(function, arguments, sender, streams, dict(os.environ)), name=name)
     stop: int | None = None
 
-    def forward(number: int, frame: FrameType | None = None) -> None:
-        nonlocal stop
-        stop = number
+    def send(number: int) -> None:
         if process.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal stop
+        stop = number
+        send(number)
+
+    def pause(number: int, frame: FrameType | None) -> None:
+        send(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # until `fg`
+        send(signal.SIGCONT)
+
+    handlers = dict.fromkeys(FORWARDED, forward) | {signal.SIGTSTP: pause}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         process.start()
         for connection in (sender, *streams):
             connection.close()
         if stop is not None:  # it came before there was a process
-            forward(stop)
+            send(stop)
         process.join()
         if process.pid is not None:
             with suppress(ProcessLookupError):
