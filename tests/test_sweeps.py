@@ -54,6 +54,9 @@ def table(said: str) -> list[list[str]]:
 @pytest.mark.slow
 def test_a_sweep_killed_until_it_completes(tmp_path: Path) -> None:
     whole, killed, said = tmp_path / "whole", tmp_path / "killed", tmp_path / "said"
+    seed = int(os.environ.get("POLYP_TEST_SEED", random.randrange(10**6)))
+    print(f"POLYP_TEST_SEED={seed} repeats these moments")
+    moments = random.Random(seed)
     process = start(*GRID, f"hydra.sweep.dir={whole}", log=said)
     process.join()
     assert process.exitcode == 0, said.read_text()
@@ -63,7 +66,7 @@ def test_a_sweep_killed_until_it_completes(tmp_path: Path) -> None:
         if job is not None:
             while process.is_alive() and not list(killed.glob(f"{job}_*")):
                 time.sleep(0.01)
-            time.sleep(random.uniform(0, 1))
+            time.sleep(moments.uniform(0, 1))
             process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL), said.read_text()
