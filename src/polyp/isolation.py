@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, NamedTuple
@@ -44,7 +44,9 @@ class Outcome(NamedTuple):
 def start_server() -> None:
     """Begin the imports of the processes to come, in the background."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
-    # Ctrl-C reaches the server too: blocked, it does not break the imports. The calls unblock it.
+    # Ctrl-C reaches the server too: blocked, it does not break the imports. The calls unblock it. The resource tracker
+    # comes first, since starting it would unblock it as well.
+    resource_tracker.ensure_running()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED[:1])
     try:
         forkserver.ensure_running()
@@ -56,8 +58,8 @@ def call(function: Callable[..., Any], *arguments: Any, name: str) -> Outcome:
     """Call a function in a process of its own, and wait for its end; to be called from the main thread.
 
     The process has this one's terminal, working directory and environment. It is in a process group of its own:
-    Ctrl-C and SIGTERM are forwarded to it once. All that it has started is killed when it ends, and it is killed when
-    this process is.
+    Ctrl-C and SIGTERM are forwarded to it, and Ctrl-Z stops both. All that it has started is killed when it ends, and
+    it is killed when this process is.
 
     Args:
         function, arguments: importable by name, and what can be pickled; the result is at most a few kilobytes large.
@@ -73,20 +75,29 @@ def call(function: Callable[..., Any], *arguments: Any, name: str) -> Outcome:
     process = context.Process(target=_serve, args=(function, arguments, sender, streams, dict(os.environ)), name=name)
     stop: int | None = None
 
-    def forward(number: int, frame: FrameType | None = None) -> None:
-        nonlocal stop
-        stop = number
+    def send(number: int) -> None:
         if process.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal stop
+        stop = number
+        if process.pid is None:  # the server is still importing; the process will find that its caller has gone
+            raise SystemExit(128 + number)
+        send(number)
+
+    def pause(number: int, frame: FrameType | None) -> None:
+        send(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # until `fg`
+        send(signal.SIGCONT)
+
+    handlers = dict.fromkeys(FORWARDED, forward) | {signal.SIGTSTP: pause}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         process.start()
         for connection in (sender, *streams):
             connection.close()
-        if stop is not None:  # it came before there was a process
-            forward(stop)
         process.join()
         if process.pid is not None:
             with suppress(ProcessLookupError):
@@ -111,7 +122,6 @@ def _serve(
     environment: dict[str, str],
 ) -> None:
     os.setpgid(0, 0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     for number, stream in enumerate(streams, 1):
         os.dup2(stream.fileno(), number)
         stream.close()
@@ -119,7 +129,11 @@ def _serve(
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's, not the server's
     threading.Thread(target=_end_with_the_caller, daemon=True).start()
-    result.send(function(*arguments))
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        result.send(function(*arguments))
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _end_with_the_caller() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -74,7 +74,7 @@ def _fixed(overrides: Sequence[str]) -> dict[str, Override]:
 
 def _text(override: Override) -> str:
     value = override.value()
-    return value.text if isinstance(value, QuotedString) else (override.input_line or "").partition("=")[2]
+    return value if isinstance(value, str) else (override.input_line or "").partition("=")[2]
 
 
 def extra(name: str, target: str, module: str | None = None) -> str:
