@@ -377,7 +377,7 @@ def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Pa
     config = Source.of(str(run)).config
     assert config is not None
     gone = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
-    common = ("split", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
+    common = ("split", "split_seed", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
     config = config | {"data": gone | {key: config["data"][key] for key in common}}
     gallery = gallery_of([Source(run, run, config)])
     assert not gallery.names and "gone" in gallery.html()
