@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from polyp.errors import InputError
+from polyp.files import catch_disk_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         add(commands)
     given = parser.parse_args(argv)
     try:
-        given.run(given)
+        with catch_disk_errors("free some space and give the command again"):
+            given.run(given)
     except InputError as error:
         sys.exit(f"polyp: {error}")
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from polyp import runs
+from polyp import files, runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.evaluation import testsets
@@ -107,7 +107,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         log.warning("%s", lacking)
     predictor = load_predictor(models, options.compute, options.device, options.tta, options.scales)
     for folder in folders:  # before the work, not after it
-        _check_writable(folder)
+        files.check_writable(folder)
     control = _risk_control(predictor, sources, data, options, warnings)
 
     answers = []
@@ -130,12 +130,10 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "seconds": round(time.time() - started, 1),
             "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (runs.METRICS, REPORT):  # metrics.json is written last: its presence means that the rest is there
-            (folder / name).unlink(missing_ok=True)
-        runs.write_per_image(folder, [image.row for image in images])
-        write_report(metrics, images, test_set, predictor, folder / REPORT)
-        runs.write_metrics(folder, metrics)
+        with runs.replace_folder(folder, "polyp evaluate") as part:
+            runs.write_per_image(part, [image.row for image in images])
+            write_report(metrics, images, test_set, predictor, part / REPORT)
+            runs.write_metrics(part, metrics)
         tell(metrics, folder)
         answers.append(metrics)
     if len(answers) > 1:
@@ -223,14 +221,6 @@ def _trained_on(source: Source, images: TestSet, options: Options) -> bool:
     except InputError:
         return True
     return not {pair.stem for pair in images.pairs}.isdisjoint(theirs.subsets["train"])
-
-
-def _check_writable(folder: Path) -> None:
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir():
-        raise InputError(f"cannot write to {folder}: {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"cannot write to {folder}: {there} is read-only")
 
 
 def _risk_control(

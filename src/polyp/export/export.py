@@ -3,9 +3,7 @@
 import copy
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -14,7 +12,7 @@ from typing import Any
 
 from polyp import device, files, runs
 from polyp.data.folder import Pair
-from polyp.errors import InputError, describe_error, require
+from polyp.errors import InputError, require
 from polyp.export import proof
 from polyp.export.file import write
 from polyp.export.integers import write_int8
@@ -82,7 +80,7 @@ def export(run: str, options: Options) -> None:
     validation, tested = data.of("val"), data.of("test")
     say = _metadata(source, model, data.inspection.fingerprint)
     notes: list[str] = []
-    with _placed(folder) as part:
+    with runs.replace_folder(folder, "polyp export") as part:
         write(model, part / FILES["float32"], say | {"precision": "float32"})
         _check_parity(model, part / FILES["float32"], validation)
         if options.fp16:
@@ -98,40 +96,12 @@ def export(run: str, options: Options) -> None:
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}")
+    files.check_writable(folder)
     if folder.exists() and any(folder.iterdir()):
         if not (folder / RECORD).is_file():
             raise InputError(f"{folder} holds something else than an export: give another --out")
         if not overwrite:
             raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --out")
-
-
-@contextmanager
-def _placed(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder`, which takes its place if all goes well and vanishes if not.
-
-    Raises:
-        InputError: another process is at it, or the disk is full.
-    """
-    hidden = folder.absolute().with_name(f".{folder.absolute().name}.part")
-    part, old = hidden / "new", hidden / "old"
-    try:
-        hidden.mkdir(parents=True, exist_ok=True)
-        with runs.claimed(hidden, "polyp export"):
-            try:
-                for one in (part, old):
-                    shutil.rmtree(one, ignore_errors=True)  # of one that was killed
-                part.mkdir()
-                yield part
-                if folder.exists():
-                    os.replace(folder, old)
-                os.replace(part, folder)
-            finally:
-                shutil.rmtree(hidden)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {describe_error(error)}") from error
 
 
 def _metadata(source: Source, model: PolypSegmenter, fingerprint: str) -> dict[str, str]:
