@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -803,3 +804,41 @@ def test_nobody_waits_for_who_has_left(client: httpx.Client, desk: Desk, capfd: 
         assert client.post("/api/predict", content=content).status_code == 200
     assert len(computed) == 1
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, run: Path, tmp_path: Path) -> None:
+    """While a page is open, an upload is on its way and images are computed; nothing of what was sent is left."""
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "polyp.cli", "app", str(run), "--port", "0", "--device", "cpu"]
+    with (tmp_path.parent / "app.log").open("w+") as log:
+        app = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        assert app.stdout is not None
+        try:
+            url = next(found[0] for line in app.stdout if (found := re.search(r"http://\S+", line)))
+            with httpx.Client(base_url=url, trust_env=False) as client:
+                client.post("/gradio_api/upload", files={"files": ("a.png", picture())})
+                assert any(tmp_path.iterdir())
+                content = picture(3000, 2000)
+                post = POST + f"Content-Length: {len(content)}\r\n\r\n".encode()
+                opened = [
+                    connect(client, b"GET /gradio_api/heartbeat/x HTTP/1.1\r\n" + HOST + b"\r\n"),
+                    connect(client, b"GET / HTTP/1.1\r\n"),
+                    connect(client, post + content[:1000]),
+                    *(connect(client, post + content) for _ in range(5)),
+                ]
+                time.sleep(0.5)
+                started = time.monotonic()
+                app.send_signal(number)
+                assert app.wait(30) == code
+                assert time.monotonic() - started < 8
+                for connection in opened:
+                    connection.close()
+        finally:
+            app.kill()
+            said = app.stdout.read()
+            app.stdout.close()
+        log.seek(0)
+        assert "Traceback" not in said + log.read()
+    assert list(tmp_path.iterdir()) == []
