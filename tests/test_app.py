@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from polyp.app.upload import MOST_PIXELS
 from polyp.cli import main
 from polyp.errors import InputError
 from polyp.inference import polyps
-from polyp.inference.backends import open_models
+from polyp.inference.backends import Predictor, open_models
 from polyp.inference.image import decode
 from polyp.inference.sources import Source
 from polyp.runs.data import load_run_data
@@ -406,6 +406,17 @@ def test_hostile_names_are_text() -> None:
     assert "<script" not in shown and "&lt;script&gt;" in shown
     assert "<script" not in answer.problem("<script>")
     assert "<img src=x" not in Gallery(None, {"<img src=x onerror=alert(1)>": 0}).html()
+
+
+def test_names_of_runs_and_files_are_text_on_the_page(run: Path, visitors: Path) -> None:
+    hostile = "</script><img src=x onerror=alert(1)>${alert(1)}{{alert}}"
+    small = Desk({hostile: str(run)}, used="cpu")
+    gallery = Gallery(None, {hostile: 0}, hostile)
+    with served(application(small, gallery)) as client:
+        page = client.get("/").text
+        assert client.get("/api/models").json()[0]["model"] == hostile
+    assert "onerror" in page and "<img src=x" not in page
+    small.close()
 
 
 def test_errors_are_drawn_where_they_are() -> None:
@@ -842,3 +853,38 @@ def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, run: Path, 
         log.seek(0)
         assert "Traceback" not in said + log.read()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_ends_with_its_visitor(
+    client: httpx.Client, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
+    for _ in range(400):
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.release()
+    frames, predictor = 0, type(desk.predictor(None)[1])
+    predict_all = predictor.predict_all
+
+    def slow(self: Predictor, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        nonlocal frames
+        frames += len(images)
+        time.sleep(0.05)
+        return predict_all(self, images)
+
+    monkeypatch.setattr(predictor, "predict_all", slow)
+    config = client.get("/config").json()
+    number = next(one["id"] for one in config["dependencies"] if len(one["inputs"]) == 3 and len(one["outputs"]) == 3)
+    sent = client.post("/gradio_api/upload", files={"files": ("clip.avi", clip.read_bytes())}).json()[0]
+    data = {"data": [file(sent), 0.5, "it"], "fn_index": number, "session_hash": "leaves"}
+    assert client.post("/gradio_api/queue/join", json=data).status_code == 200
+    stream = connect(client, b"GET /gradio_api/queue/data?session_hash=leaves HTTP/1.1\r\n" + HOST + b"\r\n")
+    started = time.monotonic()
+    while not frames and time.monotonic() - started < 10:
+        time.sleep(0.01)
+    stream.close()
+    time.sleep(0.5)
+    before = frames
+    time.sleep(0.3)
+    assert 0 < frames == before < 400
+    assert "Traceback" not in "".join(capfd.readouterr())
