@@ -104,12 +104,12 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
 def kill(process: Any, moment: str, folder: Path, run: Path, seconds: float) -> bool:
     """Kill a process after so many seconds, or while it writes the checkpoint or the cache; whether it was alive."""
     deadline = time.time() + seconds
-    patterns = {"resized": "cache/polyp/resized/*.npy.part"}
+    patterns = {"resized": "cache/polyp/resized/.part-*.npy"}
     while process.is_alive():
         if moment == "random" and time.time() > deadline:
             process.kill()
             return True
-        if moment != "random" and any(folder.glob(patterns.get(moment, f"{run.name}/checkpoints/{moment}.part"))):
+        if moment != "random" and any(folder.glob(patterns.get(moment, f"{run.name}/checkpoints/.part-{moment}"))):
             process.kill()
             process.join()
             return process.exitcode == -signal.SIGKILL

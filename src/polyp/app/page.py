@@ -13,7 +13,7 @@ from gradio_client.utils import traverse
 from polyp.app import answer, drawing
 from polyp.app.desk import Desk, Photo
 from polyp.app.gallery import Gallery, key_of
-from polyp.app.replies import storage_problem
+from polyp.app.replies import explain
 from polyp.app.upload import checked, digest, uploaded
 from polyp.app.video import video_tab
 from polyp.errors import InputError
@@ -66,12 +66,13 @@ class Page(gradio.Blocks):
             raise gradio.Error(said, print_exception=False) from error
 
     async def process_api(self, *given: Any, **named: Any) -> dict[str, Any]:
-        """What Gradio does for an event; a disk that cannot take its files is said in a line."""
+        """What Gradio does for an event; errors are explained as those of HTTP requests are."""
         try:
             return await super().process_api(*given, **named)
-        except OSError as error:
-            reason = storage_problem(error)
-            raise gradio.Error(reason, print_exception=False) from error
+        except gradio.Error:
+            raise
+        except Exception as error:  # whatever a component raises
+            raise gradio.Error(explain(error)[1], print_exception=False) from error
 
 
 def _names_file(given: Any) -> bool:

@@ -146,20 +146,23 @@ class Replies:
         for kind, status in self.statuses.items():
             if isinstance(error, kind):
                 return error_reply(status, str(error))
-        if isinstance(error, OSError):  # a full disk, or a folder that is gone or may not be written
-            return error_reply(503, storage_problem(error))
-        if path.startswith(GRADIO):  # its events run elsewhere; here it raises of requests that no page sends
+        if path.startswith(GRADIO) and not isinstance(
+            error, OSError
+        ):  # its events run elsewhere; here it raises of requests that no page sends
             report("gradio", f"Gradio cannot answer {one_line(path)}: {describe_error(error)}")
             return error_reply(400, "this request does not fit the page")
-        if report("mistake", f"{type(error).__name__} while {one_line(path)} was answered: {describe_error(error)}"):
-            print_exception(error, limit=-TRACE)
-        return error_reply(500, "the server made a mistake, its terminal tells which")
+        return error_reply(*explain(error))
 
 
-def storage_problem(error: OSError) -> str:
-    """What is said of a file that cannot be read or written; the operator is told, too."""
-    report("storage", f"visitors' files cannot be stored: {describe_error(error)}")
-    return f"the server cannot store files: {describe_error(error)}"
+def explain(error: Exception) -> tuple[int, str]:
+    """Tell the operator of an error that is not the client's; its status, and what the client is told."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # Gradio wraps what its components raise
+    if isinstance(cause, OSError):  # a full disk, or a folder that is gone or may not be written
+        report("storage", f"visitors' files cannot be stored: {describe_error(cause)}")
+        return 503, f"the server cannot store files: {describe_error(cause)}"
+    if report("mistake", f"{type(error).__name__}: {describe_error(error)}"):
+        print_exception(error, limit=-TRACE)
+    return 500, "the server made a mistake, its terminal tells which"
 
 
 def error_reply(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
