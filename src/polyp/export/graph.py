@@ -23,8 +23,8 @@ class Graph(nn.Module):
         self.network = copy.deepcopy(model.network)
         self.size = model.image_size
         for module in self.network.modules():
-            if hasattr(module, "fused_attn"):  # of timm: torch's exporter does not take all that the fused function does
-                module.fused_attn = False
+            if hasattr(module, "fused_attn"):  # torch's exporter cannot translate all uses of the fused function
+                module.__dict__["fused_attn"] = False
         if half:
             self.network.stages = nn.ModuleList(_Half(stage) for stage in self.network.stages)
 
