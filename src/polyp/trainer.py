@@ -135,6 +135,8 @@ def _quieten() -> None:
     """Leave out what Lightning says about itself; what it says about the user's run stays."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A frozen encoder is meant to be.
+    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
     # The cache makes validation cheap and testing is short: processes for them would cost more than they bring.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings(
