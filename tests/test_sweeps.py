@@ -52,11 +52,8 @@ def table(said: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_until_it_completes(tmp_path: Path) -> None:
+def test_a_sweep_killed_until_it_completes(tmp_path: Path, moments: random.Random) -> None:
     whole, killed, said = tmp_path / "whole", tmp_path / "killed", tmp_path / "said"
-    seed = int(os.environ.get("POLYP_TEST_SEED", random.randrange(10**6)))
-    print(f"POLYP_TEST_SEED={seed} repeats these moments")
-    moments = random.Random(seed)
     process = start(*GRID, f"hydra.sweep.dir={whole}", log=said)
     process.join()
     assert process.exitcode == 0, said.read_text()
