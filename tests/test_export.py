@@ -221,8 +221,14 @@ def test_all_variants_of_a_run(
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
     image = read_image(load_run_data(run, runs.read_config(run)).of("test")[0].image)
-    exact = load_checkpoint(Source.of(str(run))).predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
+    module = load_checkpoint(Source.of(str(run)))
+    module.precision = "32-true"
+    exact = module.predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
     np.testing.assert_allclose(load_predictor([str(folder / "model.onnx")]).predict(image), exact, atol=1e-3)
+    main(["evaluate", str(folder / "model.onnx")])
+    evaluated = json.loads((run / "evaluations" / "model_test" / "metrics.json").read_text())
+    assert evaluated["computed"] == "onnx float32" and evaluated["deviation"] > 0
+    assert evaluated["numbers"]["dice"]["value"] == pytest.approx(record["onnx"]["float32"]["dice"], abs=1e-6)
     before = (folder / "model.onnx").stat().st_mtime_ns
     assert "is there already: replace it with --overwrite" in said(str(run))
     assert (folder / "model.onnx").stat().st_mtime_ns == before
@@ -246,7 +252,7 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(exporting, "write", write)
     monkeypatch.setattr(exporting, "OnnxModel", Other)
     before = set(run.iterdir())
-    killed = run / ".export.part" / "new" / "model.onnx"  # what one leaves that was killed
+    killed = run / ".part-export" / "new" / "model.onnx"  # what one leaves that was killed
     killed.parent.mkdir(parents=True)
     killed.touch()
     assert "differ from the module's by up to" in said(str(run))

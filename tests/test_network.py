@@ -360,5 +360,5 @@ def test_one_image_at_a_time() -> None:
 
 @pytest.mark.parametrize("size", [10**6, [64, 4097], 31])
 def test_image_sizes_out_of_range(size: Any) -> None:
-    with pytest.raises(InputError, match="data.image_size"):
+    with pytest.raises(InputError, match=r"data\.image_size"):
         square(size)
