@@ -262,7 +262,7 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exporting, "write", full)
-    assert "export: No space left on device" in said(str(run))
+    assert "export (No space left on device)" in said(str(run))
     assert set(run.iterdir()) == before
 
 
