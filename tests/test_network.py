@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import SMALL, Train
 from torch import Tensor
 
 from polyp.errors import InputError
@@ -362,3 +363,9 @@ def test_one_image_at_a_time() -> None:
 def test_image_sizes_out_of_range(size: Any) -> None:
     with pytest.raises(InputError, match=r"data\.image_size"):
         square(size)
+
+
+def test_a_batch_of_one_image_is_refused_before_data_are_read(train: Train) -> None:
+    keys = ["model.arch=deeplabv3plus", "model.decoder_channels=32", "data.batch_size=1"]
+    with pytest.raises(SystemExit, match=r"data\.batch_size=1"):
+        train(*SMALL, *keys)

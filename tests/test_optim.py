@@ -253,10 +253,3 @@ def test_an_encoder_at_rate_0_stays_as_it_was_pretrained(train: Train, tmp_path:
 def test_a_key_too_many_or_too_few_is_named(keys: dict[Any, Any]) -> None:
     with pytest.raises(InputError, match=r"optim\.(lr|3|decoder_lr)"):
         check_keys("optim", keys, Optim)
-
-
-def test_batches_of_one_image_are_refused_before_data_are_read(train: Train, tmp_path: Path) -> None:
-    keys = ["data=folder", f"data.root={tmp_path}", "data.batch_size=1", "model.arch=deeplabv3plus"]
-    with pytest.raises((SystemExit, InputError)) as refusal:
-        train(*SMALL, *keys, "model.decoder_channels=32", "data.image_size=64")
-    print(refusal.value)
