@@ -26,11 +26,12 @@ SIZE = (24, 32)
 SCRIPT = """
 import sys, time
 from pathlib import Path
+import cv2
 from polyp.data import cache
 from polyp.data.folder import find_pairs
 root, kept = map(Path, sys.argv[1:])
 pairs, problems = find_pairs(root, "images", "masks")
-read, seen = cache.read_image, []
+decode, seen = cv2.imdecode, []
 """
 
 
@@ -79,7 +80,7 @@ def pairs_of(root: Path) -> list[Pair]:
 
 
 def pixels_of(root: Path, kept: Path, size: tuple[int, int] = SIZE) -> np.ndarray:
-    pixels = resized(pairs_of(root), size, kept)
+    pixels = resized(pairs_of(root), [], size, kept)
     assert isinstance(pixels, np.memmap)
     return pixels
 
@@ -240,13 +241,6 @@ def test_pixels(root: Path, kept: Path, decoded: list[Path]) -> None:
     assert (pixels_of(root, kept) == pixels).all() and not decoded
 
 
-def test_order_holds_beyond_a_batch(root: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = pixels_of(root, kept)
-    monkeypatch.setattr(cache, "BATCH", 4)
-    (kept / "other").mkdir()
-    assert (pixels_of(root, kept / "other") == pixels).all()
-
-
 def test_sizes_live_side_by_side(root: Path, kept: Path, decoded: list[Path]) -> None:
     for size in (SIZE, (32, 24), SIZE, (32, 24)):
         assert pixels_of(root, kept, size).shape == (6, *size, 4)
@@ -280,12 +274,69 @@ def test_a_damaged_file_is_made_again(root: Path, kept: Path, length: int, suffi
     assert inspected(pairs_of(root), [], kept).fingerprint == look.fingerprint
 
 
+def flip_a_bit(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << place % 8
+    file.write_bytes(content)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(root: Path, kept: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.array(pixels_of(root, kept))
+    look = inspected(pairs_of(root), [], kept)
+    (file,) = kept.glob("*.npy")
+    header = file.stat().st_size - len(pixels) * (SIZE[0] * SIZE[1] * 4 + 4)
+    for place in (0, 9, 30, header, header + 5000, header + SIZE[0] * SIZE[1] * 4, file.stat().st_size - 1):
+        caplog.clear()
+        flip_a_bit(file, place)
+        assert (pixels_of(root, kept) == pixels).all()
+        assert [str(file) in record.message for record in caplog.records] == [True], place
+    (file,) = kept.glob("*.npz")
+    for place in range(0, file.stat().st_size, 37):  # spare bytes of the format may do without
+        flip_a_bit(file, place)
+        again = inspected(pairs_of(root), [], kept)
+        assert again.fingerprint == look.fingerprint, place
+        for name in ("sizes", "shares", "thumbnails"):
+            assert (getattr(again, name) == getattr(look, name)).all(), (name, place)
+        if cache.log.name in {record.name for record in caplog.records}:
+            assert str(file) in caplog.records[-1].message
+
+
+def test_a_damaged_file_that_cannot_be_replaced_gets_one_line(root: Path, kept: Path) -> None:
+    pixels_of(root, kept)
+    (file,) = kept.glob("*.npy")
+    flip_a_bit(file, file.stat().st_size // 2)
+    lock = file.with_name(f"{file.name.split('-')[0]}.lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # as good as a folder that cannot be written; to root every folder can
+    with pytest.raises(InputError) as caught:
+        pixels_of(root, kept)
+    text = str(caught.value)
+    assert str(file) in text and "data.cache=" in text and "\n" not in text
+
+
+def test_resizing_inspects_in_the_same_pass(root: Path, kept: Path, decoded: list[Path]) -> None:
+    pixels = pixels_of(root, kept)
+    look = inspected(pairs_of(root), [], kept)
+    assert len(decoded) == 6
+    (kept / "apart").mkdir()
+    apart = inspected(pairs_of(root), [], kept / "apart")
+    assert (pixels_of(root, kept / "apart") == pixels).all() and apart.fingerprint == look.fingerprint
+
+
+def test_problems_of_all_files_are_reported_before_anything_is_kept(root: Path, kept: Path) -> None:
+    write_pair(root, "frame1", 1, white=0)
+    (root / "images/frame5.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"2 problems(?s:.*)frame5\.png(?s:.*)frame1\.png"):
+        pixels_of(root, kept)
+    assert names(kept, "*-*") == []
+
+
 def test_without_a_cache_nothing_is_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     before = sorted(tmp_path.rglob("*"))
     folder = cache_folder(False)
-    assert resized(pairs_of(root), SIZE, folder) is None
+    assert resized(pairs_of(root), [], SIZE, folder) is None
     assert len(inspected(pairs_of(root), [], folder).shares) == 6
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -308,7 +359,7 @@ def test_the_data_folder_is_only_read(root: Path, kept: Path) -> None:
 def test_an_unreadable_image_leaves_nothing(root: Path, kept: Path) -> None:
     (root / "images/frame5.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"frame5.png: not a readable image"):
-        resized(pairs_of(root), SIZE, kept)
+        resized(pairs_of(root), [], SIZE, kept)
     assert names(kept, "*-*") == []
 
 
@@ -319,10 +370,10 @@ def test_one_of_four_processes_builds(root: Path, kept: Path) -> None:
     script = """
 import hashlib
 from multiprocessing import get_context
-cache.read_image = lambda path: (seen.append(path), time.sleep(.05), read(path))[-1]
+cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(.05), decode(*arguments))[-1]
 def work(barrier, queue):
     barrier.wait()
-    pixels = cache.resized(pairs, (24, 32), kept)
+    pixels = cache.resized(pairs, problems, (24, 32), kept)
     queue.put((len(seen), hashlib.sha256(pixels.tobytes()).hexdigest()))
 fork = get_context("fork")
 barrier, queue = fork.Barrier(4), fork.Queue()
@@ -331,33 +382,34 @@ print(sorted(queue.get(timeout=30) for _ in range(4)))
 """
     output, _ = start(script, root, kept).communicate(timeout=60)
     answers = literal_eval(output)
-    assert [count for count, _ in answers] == [0, 0, 0, 6]
+    assert [count for count, _ in answers] == [0, 0, 0, 12]
     assert len({digest for _, digest in answers}) == 1
-    assert len(names(kept, "*-*")) == 1
+    assert len(names(kept, "*-*")) == 2  # pixels and inspection
 
 
 def test_a_killed_build_leaves_nothing_that_counts(root: Path, kept: Path, decoded: list[Path]) -> None:
     script = """
-cache.BATCH = 1
-cache.read_image = lambda path: (seen.append(path), time.sleep(600 if len(seen) > 4 else 0), read(path))[-1]
-cache.resized(pairs, (24, 32), kept)
+cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(600 if len(seen) > 60 else 0), decode(*arguments))[-1]
+cache.resized(pairs, problems, (24, 32), kept)
 """
+    for n in range(6, 40):
+        write_pair(root, f"frame{n}", n)
     process = start(script, root, kept)
     deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 4096 for path in kept.glob("*.part")):
+    while not any(path.stat().st_size > 4096 for path in kept.glob(".part-*.npy")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    assert names(kept, "*.npy") == [] and len(names(kept, "*.part")) == 1
-    write_pair(root, "frame9", 9)  # the data change too, so that the part is of another name
-    assert len(pixels_of(root, kept)) == 7 and len(decoded) == 7
-    assert len(names(kept, "*-*")) == 1
+    assert names(kept, "[!.]*-*") == [] and len(names(kept, ".part-*")) == 2
+    write_pair(root, "frame99", 99)  # the data change too, so that the parts are of another name
+    assert len(pixels_of(root, kept)) == 41 and len(decoded) == 41
+    assert len(names(kept, "*-*")) == 2
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(root: Path, kept: Path) -> None:
     pairs, limits = pairs_of(root), resource.getrlimit(resource.RLIMIT_FSIZE)
-    for make in (lambda: resized(pairs, SIZE, kept), lambda: inspected(pairs * 20, [], kept)):
+    for make in (lambda: resized(pairs, [], SIZE, kept), lambda: inspected(pairs * 20, [], kept)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # Python ignores the signal: it is an OSError
         try:
             with pytest.raises(InputError) as caught:

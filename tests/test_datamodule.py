@@ -1,5 +1,8 @@
 """The data of a run: what a sample is, which samples a batch holds, and that nothing but the seed decides it."""
 
+import gc
+import json
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -8,10 +11,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL, Train
+from torch import Tensor
 
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import read_image, read_mask
 from polyp.errors import InputError
+from polyp.model.segmenter import PolypSegmenter
+from polyp.runs import read_config
+from polyp.runs.data import load_run_data
 
 COUNT = 20  # 16 / 2 / 2
 FLIPS = [{"_target_": f"albumentations.{way}Flip", "p": 0.5} for way in ("Horizontal", "Vertical")]
@@ -28,6 +36,7 @@ def module(root: Path, **changes: Any) -> PolypDataModule:
     settings: dict[str, Any] = {
         "dataset": "synthetic",
         "split": "random",
+        "split_seed": 0,
         "image_size": [48, 64],
         "batch_size": 5,
         "num_workers": 0,
@@ -143,11 +152,17 @@ def test_seed_and_epoch_decide_and_workers_do_not(drawn: Path) -> None:
     for epoch, expected in ((0, first), (1, second), (0, first)):  # the same workers, epoch after epoch
         loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
         assert same(list(loader), expected), epoch
-    # Another seed splits otherwise too; with the split of a file only order and augmentation change.
+    other = ready(drawn, augment=FLIPS, seed=1)
+    assert other.subsets == alone.subsets and not same(train_batches(other, 0), first)
+
+
+def test_the_random_split_has_its_own_seed(drawn: Path) -> None:
+    first, again, other = (ready(drawn, split_seed=number, seed=number % 2) for number in (1, 1, 2))
+    assert first.subsets == again.subsets != other.subsets
+    assert first.describe()["split_seed"] == 1 and other.describe()["split_seed"] == 2
     split = drawn / "split.csv"
-    split.write_text("\n".join(["stem,subset", *(f"{s},{k}" for k, stems in alone.subsets.items() for s in stems)]))
-    fixed = [train_batches(ready(drawn, augment=FLIPS, split=str(split), seed=seed), 0) for seed in (0, 1)]
-    assert same(fixed[0], first) and not same(*fixed)
+    split.write_text("\n".join(["stem,subset", *(f"{s},{k}" for k, stems in first.subsets.items() for s in stems)]))
+    assert "split_seed" not in ready(drawn, split=str(split), split_seed=1).describe()
 
 
 def test_epochs_differ_in_order_and_in_what_is_done(drawn: Path) -> None:
@@ -192,6 +207,39 @@ def test_the_cache_changes_nothing(drawn: Path, tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "cache").rglob("*.npy")) and list((tmp_path / "elsewhere").rglob("*.npy"))
 
 
+def test_each_file_is_decoded_once(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, counts = cv2.imdecode, []
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: (counts.append(1), decode(*arguments))[-1])
+    module(drawn).prepare_data()
+    for size, expected in ((64, 2 * COUNT), (64, 0), (96, 2 * COUNT), (64, 0)):
+        counts.clear()
+        dm = ready(drawn, image_size=size, cache=str(tmp_path))
+        train_batches(dm, 0), list(dm.val_dataloader())
+        assert len(counts) == expected, size
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (2, 1), (99, 2)])
+def test_evaluation_has_its_own_batches_and_workers(drawn: Path, batch_size: int, workers: int) -> None:
+    plain, other = ready(drawn), ready(drawn, eval_batch_size=batch_size, eval_workers=workers)
+    for loaders in (
+        (plain.val_dataloader(), other.val_dataloader()),
+        (plain.test_dataloader(), other.test_dataloader()),
+    ):
+        ours, theirs = ([image for batch in loader for image in batch["image"]] for loader in loaders)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert (loaders[1].batch_size, loaders[1].num_workers) == (batch_size, workers)
+    assert other.train_dataloader().batch_size == 5 and other.train_dataloader().num_workers == 0
+    del loaders
+    gc.collect()
+    assert not multiprocessing.active_children()
+
+
+def test_evaluation_takes_training_s_batch_size_and_workers_unless_told(drawn: Path) -> None:
+    dm = ready(drawn, num_workers=1, batch_size=3)
+    for loader in (dm.val_dataloader(), dm.test_dataloader()):
+        assert (loader.batch_size, loader.num_workers) == (3, 1)
+
+
 def test_showcase_goes_from_the_smallest_polyp_to_the_largest(drawn: Path) -> None:
     dm = ready(drawn)
     root = dm.source.prepare()
@@ -203,6 +251,54 @@ def test_showcase_goes_from_the_smallest_polyp_to_the_largest(drawn: Path) -> No
     assert again.showcase("train") == shown
     assert len(dm.showcase("test")) == 2 and len(dm.showcase("train", count=99)) == 16
     assert len(dm.showcase("train", count=1)) == 1
+
+
+# Parts of an epoch
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The images of each training step of the runs of a test."""
+    seen: list[Tensor] = []
+    step = PolypSegmenter.training_step
+
+    def recorded(self: PolypSegmenter, batch: Any, batch_idx: int) -> Tensor:
+        seen.append(batch["image"].clone())
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PolypSegmenter, "training_step", recorded)
+    return seen
+
+
+def test_overfit_batches_trains_on_one_batch_also_when_resumed(train: Train, steps: list[Tensor]) -> None:
+    run = train(*SMALL, "+trainer.overfit_batches=1", "trainer.max_epochs=2") / "run"
+    train(f"resume={run}", "trainer.max_epochs=4")
+    assert len(steps) == 4
+    assert all(torch.equal(images, steps[0]) for images in steps)  # augmented alike, too
+
+
+def test_epochs_of_some_batches_go_on_with_the_next_epoch(train: Train, steps: list[Tensor], tmp_path: Path) -> None:
+    part = (*SMALL, "+trainer.limit_train_batches=2")
+    train(*part, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/whole")
+    whole = list(steps)
+    steps.clear()
+    run = train(*part) / "run"
+    train(f"resume={run}", "trainer.max_epochs=2")
+    assert len(whole) == len(steps) == 4
+    assert all(torch.equal(one, other) for one, other in zip(whole, steps, strict=True))
+
+
+# Older runs
+
+
+def test_a_run_without_a_split_seed_was_split_by_its_seed(drawn: Path, tmp_path: Path) -> None:
+    source = {"count": COUNT, "size": 48, "root": str(drawn)}
+    data = {"dataset": "synthetic", "split": "random", "image_size": 64, "batch_size": 4, "num_workers": 0}
+    old = {"polyp": "0.4.0", "seed": 3, "data": {**data, "cache": True, "allow_empty": False, **source}}
+    (tmp_path / "config.yaml").write_text(json.dumps(old))
+    expected = {number: ready(drawn, split_seed=number).subsets for number in (0, 3)}
+    found = load_run_data(tmp_path, read_config(tmp_path))
+    assert found.subsets == expected[3] != expected[0]
 
 
 # Folders
@@ -260,7 +356,7 @@ def test_a_batch_larger_than_the_training_set(drawn: Path) -> None:
     ready(drawn, batch_size=16)
 
 
-@pytest.mark.parametrize("value", [0, -1, 2.5, "8", None])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "8", True, None])
 def test_batch_size(tmp_path: Path, value: Any) -> None:
     refusal(tmp_path, f"data.batch_size={value}", "at least 1", batch_size=value)
 
@@ -268,6 +364,13 @@ def test_batch_size(tmp_path: Path, value: Any) -> None:
 @pytest.mark.parametrize("value", [-1, 0.5, "two", None])
 def test_num_workers(tmp_path: Path, value: Any) -> None:
     refusal(tmp_path, f"data.num_workers={value}", "at least 0", num_workers=value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("split_seed", -1), ("split_seed", None), ("eval_batch_size", 0), ("eval_workers", -1)]
+)
+def test_numbers_of_the_split_and_of_evaluation(tmp_path: Path, key: str, value: Any) -> None:
+    refusal(tmp_path, f"data.{key}={value}", **{key: value})
 
 
 @pytest.mark.parametrize("value", [0, 31, -64, [64], [64, 31], [64, 64, 3], [64, 64.0], 64.5, "64", None, []])

@@ -1,5 +1,6 @@
 """The Lightning module: what it scores, predicts and keeps, and the three mistakes that must not pass unseen."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from polyp import runs
 from polyp.data.datamodule import PolypDataModule
@@ -64,7 +66,7 @@ TRUTHS = [box(2, 10, 3, 9), box(0, 8, 0, 8, 8, 8), box(5, 6, 9, 12, 6, 8), box(1
 PREDICTIONS = [box(2, 10, 3, 9), box(0, 8, 4, 12, 8, 8), box(4, 8, 8, 12, 6, 8), box(0, 1, 0, 16, 8, 4)]
 
 
-def data(root: Path, pairs: list[Pair], batch_size: int = 2) -> PolypDataModule:
+def data(root: Path, pairs: list[Pair], batch_size: int = 2, eval_batch_size: int | None = None) -> PolypDataModule:
     """The same pairs, as (prediction, truth), for validation and test, and four others for training."""
     lines = ["stem,subset"]
     boxes = [(box(n, n + 6, 2, 9), box(n, n + 6, 2, 9)) for n in range(4)]
@@ -77,7 +79,20 @@ def data(root: Path, pairs: list[Pair], batch_size: int = 2) -> PolypDataModule:
                 (root / folder).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(root / folder / f"{stem}.png"), pixels)
     (root / "split.csv").write_text("\n".join(lines))
-    return PolypDataModule("folder", str(root / "split.csv"), SIZE, batch_size, 0, False, True, [], 0, root=str(root))
+    return PolypDataModule(
+        dataset="folder",
+        split=str(root / "split.csv"),
+        split_seed=0,
+        image_size=SIZE,
+        batch_size=batch_size,
+        num_workers=0,
+        cache=False,
+        allow_empty=True,
+        augment=[],
+        seed=0,
+        eval_batch_size=eval_batch_size,
+        root=str(root),
+    )
 
 
 class Oracle(nn.Module):
@@ -147,6 +162,12 @@ def test_scores_are_those_counted_by_hand(tmp_path: Path, batch_size: int) -> No
     assert found["val/mae"] == pytest.approx(by_hand(small)["mae"], abs=1e-6)
     assert found["test/mae"] == pytest.approx(expected["mae"], abs=0.02)  # logits are smooth between two pixels
     assert abs(expected["pooled_dice"] - by_hand(small)["pooled_dice"]) > 0.01  # the cases can tell
+
+
+def test_numbers_do_not_depend_on_the_size_of_evaluations_batches(tmp_path: Path) -> None:
+    pairs = list(zip(PREDICTIONS, TRUTHS, strict=True))
+    first, *others = (scores(knowing(), data(tmp_path, pairs, eval_batch_size=size)) for size in (1, 3, 4))
+    assert all(other == first for other in others) and "val/loss" in first
 
 
 def test_the_truth_scores_one_and_costs_nothing(tmp_path: Path) -> None:
@@ -355,6 +376,85 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, after: int, stage
     assert "\n" not in text
     assert f"{stage} loss is nan at step {step}" in text and "epoch 0" in text
     assert "optim.decoder_lr" in text and "optim.encoder_lr" in text
+
+
+def test_a_loss_that_is_no_number_is_not_saved(tmp_path: Path) -> None:
+    """As when the user or the machine stops the run in the middle of an epoch, between two looks at the losses."""
+    kept: list[pl.Trainer] = []
+
+    def poison_and_save(module: PolypSegmenter, batch: int) -> None:
+        next(module.network.decoder_parameters()).data.fill_(float("nan"))
+        if batch == 1:
+            kept.append(module.trainer)
+            module.trainer.save_checkpoint(tmp_path / "saved.ckpt")
+
+    dm = data(tmp_path, [(TRUTHS[0], TRUTHS[0])], batch_size=1)
+    with pytest.raises(InputError) as caught:
+        fit(tmp_path / "run", segmenter(), dm, Each(poison_and_save))
+    assert kept and "at step 1" in str(caught.value)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+class Waits(TorchFunctionMode):
+    """Counts what makes the CPU wait for a GPU: numbers and copies that Python asks tensors for."""
+
+    NAMES = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
+    FUNCTIONS = {getattr(Tensor, name) for name in NAMES} | {torch.nonzero, torch.is_nonzero}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        caller = sys._getframe(1)
+        if func in self.FUNCTIONS and caller.f_code.co_name != "_get_value":  # an optimiser's step, which is on the CPU
+            self.found.append(f"{func.__name__} in {caller.f_code.co_filename}:{caller.f_lineno}")
+        return func(*args, **kwargs or {})
+
+
+class Steps(pl.Callback):
+    """What was counted from the start of each training step to the start of the next."""
+
+    def __init__(self, waits: Waits) -> None:
+        self.waits = waits
+        self.of: list[list[str]] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.waits.found = []
+        self.of.append(self.waits.found)
+
+
+def four_steps(tmp_path: Path, step: pl.Callback, accelerator: str = "cpu", **changes: Any) -> None:
+    dm = data(tmp_path, [(TRUTHS[0], TRUTHS[0])], batch_size=1)
+    dm.cache = str(tmp_path / "cache")  # so that loading a batch is no more than a copy
+    module = segmenter(**changes, optim=OPTIM | {"ema_decay": 0.9})
+    fit(tmp_path / "run", module, dm, step, ema_decay=0.9, gradient_clip_val=1.0, accelerator=accelerator)
+
+
+@pytest.mark.parametrize("changes", [{}, {"stages": 2, "loss": "structure"}])
+def test_a_training_step_does_not_wait_for_the_gpu(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Beside the first step of an epoch, which looks at its numbers, and the last, which logs the epoch's."""
+    waits = Waits()
+    steps = Steps(waits)
+    with waits:
+        four_steps(tmp_path, steps, **changes)
+    assert len(steps.of) == 4 and steps.of[0] and steps.of[3]
+    assert steps.of[1:3] == [[], []]
+
+
+class NoWaiting(pl.Callback):
+    """Lets CUDA refuse to wait in the steps between the first and the last."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        torch.cuda.set_sync_debug_mode("error" if batch_idx in (1, 2) else "default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_agrees_that_a_training_step_does_not_wait(tmp_path: Path) -> None:
+    try:
+        four_steps(tmp_path, NoWaiting(), "gpu")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_learning_rates_arrive(tmp_path: Path) -> None:

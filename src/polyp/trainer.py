@@ -10,14 +10,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from polyp import device, runs
-from polyp.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures
+from polyp.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures, WeightAverage
 from polyp.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
 from polyp.errors import InputError, nearest, pick
 
@@ -86,8 +85,7 @@ def build_trainer(
         LastCheckpoint(folder),
     ]
     if ema_decay is not None:
-        # Lightning's EMAWeightAveraging goes through the weights one by one, which takes twice as long.
-        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(ema_decay)))
+        callbacks.append(WeightAverage(ema_decay))
     if patience is not None:
         callbacks.append(Patience(monitor, mode="max", patience=patience))
     return _trainer(folder, settings, callbacks, RunLogger(folder, steps_done))

@@ -4,20 +4,22 @@ import hashlib
 import logging
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO, TypeVar
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
 from torch.nn.functional import interpolate
-from tqdm import tqdm
 
-from polyp.data.folder import Inspection, Pair, inspect, read_image, read_mask
+from polyp.data.folder import Inspection, Pair, Visit, inspect, map_pairs, read_image, read_mask
 from polyp.errors import InputError, describe_error
 from polyp.files import WriteError, atomic_write
 from polyp.images import resize
@@ -25,9 +27,7 @@ from polyp.images import resize
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FORMAT = 1  # goes up when the pixels or the layout of the files change: older files are then made again
-BATCH = 64  # pairs in memory at a time
-DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile)  # what an absent, short or spoilt file raises
+FORMAT = 2  # goes up when the pixels or the layout of the files change: older files are then made again
 
 
 def cache_folder(setting: bool | str | None) -> Path | None:
@@ -82,91 +82,139 @@ def inspected(
     Raises:
         InputError: as `inspect` does, or the cache cannot be written.
     """
+    with _way_out():
+        return _inspected(pairs, problems, cache, allow_empty)
+
+
+def _inspected(
+    pairs: Sequence[Pair],
+    problems: Sequence[str],
+    cache: Path | None,
+    allow_empty: bool,
+    visit: Visit | None = None,
+) -> Inspection:
     if cache is None or problems:
         return inspect(pairs, problems, allow_empty)
 
     def read(file: Path) -> Inspection:
+        with ZipFile(file) as members:
+            if damaged := members.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             return Inspection(kept["sizes"], kept["shares"], kept["thumbnails"], str(kept["fingerprint"]))
 
     def build(stream: BinaryIO) -> None:
-        np.savez(stream, **vars(inspect(pairs, problems, allow_empty)))
+        np.savez(stream, **vars(inspect(pairs, problems, allow_empty, visit)))
 
     return _kept(cache / f"{_key(pairs, 'inspection', allow_empty)}.npz", read, build)
 
 
-def resized(pairs: Sequence[Pair], size: tuple[int, int], cache: Path | None) -> np.ndarray | None:
+def resized(
+    pairs: Sequence[Pair],
+    problems: Sequence[str],
+    size: tuple[int, int],
+    cache: Path | None,
+    allow_empty: bool = False,
+) -> np.ndarray | None:
     """All pairs at one size, as a read-only memory map of shape (N, *size, 4) uint8: red, green, blue, mask in {0, 1}.
 
-    Give it all pairs of the data set at once: what is kept for a root and size is replaced when the pairs are others.
+    The file holds a CRC-32 for each pair, which is verified here. Where the cache lacks the inspection as well, it is
+    made in the same pass, so that each file is decoded once.
+
+    Args:
+        pairs: all of the data set: what is kept for a root and size is replaced when the pairs are others.
+        problems: those that `find_pairs` met.
+        size: height and width in pixels.
+        cache: the folder; None where there is no cache.
+        allow_empty: accept masks without a polyp.
 
     Returns:
-        None where there is no cache: decode each time.
+        None where there is no cache, or are problems, which `inspected` reports: decode each time.
 
     Raises:
-        InputError: an image is unreadable, or the cache cannot be written, as on a full disk.
+        InputError: an image is unreadable or wrong, or the cache cannot be written, as on a full disk.
     """
-    if cache is None:
+    if cache is None or problems:
         return None
     height, width = map(int, size)
-    shape = (len(pairs), height, width, 4)
+    record = np.dtype([("pixels", "u1", (height, width, 4)), ("checksum", "<u4")])
 
     def read(file: Path) -> np.ndarray:
-        pixels = np.lib.format.open_memmap(file, mode="r")
-        if pixels.shape != shape or pixels.dtype != np.uint8:
-            raise ValueError(f"{file} is damaged")
-        return pixels
+        rows = np.lib.format.open_memmap(file, mode="r")
+        if rows.shape != (len(pairs),) or rows.dtype != record:
+            raise ValueError("its header is wrong")
+        with ThreadPoolExecutor() as pool:
+            checksums = list(pool.map(_checksum, rows["pixels"]))
+        if wrong := np.count_nonzero(rows["checksum"] != checksums):
+            raise ValueError(f"the checksums of {wrong} images are wrong")
+        return rows["pixels"]
 
     def build(stream: BinaryIO) -> None:
         # Ordinary writes: a full disk is an OSError here, while in a writable memory map it would be a crash.
-        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        progress = tqdm(_resize_all(pairs, (height, width)), "resizing", len(pairs), leave=False, disable=None, delay=3)
-        for pixels in progress:
-            stream.write(pixels.tobytes())
+        header = {"descr": np.lib.format.dtype_to_descr(record), "fortran_order": False, "shape": (len(pairs),)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        start, lock, written = stream.tell(), Lock(), set[int]()
 
-    return _kept(cache / f"{_key(pairs, height, width)}.npy", read, build)
+        def write(number: int, image: np.ndarray, mask: np.ndarray) -> None:
+            pixels = np.dstack((resize_image(image, (height, width)), resize_mask(mask, (height, width))))
+            row = pixels.tobytes() + _checksum(pixels).to_bytes(4, "little")
+            with lock:
+                stream.seek(start + number * len(row))
+                stream.write(row)
+                written.add(number)
+
+        _inspected(pairs, problems, cache, allow_empty, write)
+        if not written:  # the inspection was in the cache
+            map_pairs(
+                lambda number, pair: write(number, read_image(pair.image), read_mask(pair.mask)), pairs, "resizing"
+            )
+
+    with _way_out():
+        return _kept(cache / f"{_key(pairs, height, width)}.npy", read, build)
 
 
-def _resize_all(pairs: Sequence[Pair], size: tuple[int, int]) -> Iterator[np.ndarray]:
-    def load(pair: Pair) -> np.ndarray:
-        return np.dstack((resize_image(read_image(pair.image), size), resize_mask(read_mask(pair.mask), size)))
-
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(pairs), BATCH):
-            yield from pool.map(load, pairs[start : start + BATCH])
+def _checksum(pixels: np.ndarray) -> int:
+    return zlib.crc32(pixels.data)
 
 
 def _key(pairs: Sequence[Pair], *settings: object) -> str:
-    """`WHERE-STATE`: 12 hex digits for the folders and settings, and 12 for the state of every file."""
+    """`WHERE-STATE`: 12 hex digits for the folders and settings, and 12 for the state of every file and the format."""
     where = [os.path.abspath(path.parent) for path in (pairs[0].image, pairs[0].mask)], settings
     files = [path for pair in pairs for path in (pair.image, pair.mask)]
     state = [(os.path.abspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
-    return "-".join(hashlib.sha256(repr((FORMAT, part)).encode()).hexdigest()[:12] for part in (where, state))
+    # The 1 keeps WHERE as it was in format 1: files of an older format are replaced, not left behind.
+    return "-".join(hashlib.sha256(repr(part).encode()).hexdigest()[:12] for part in ((1, where), (FORMAT, state)))
 
 
 def _kept(file: Path, read: Callable[[Path], T], build: Callable[[BinaryIO], None]) -> T:
-    """Read a file, and build it first if it is not there whole: one process builds, others wait for it.
+    """Read a file, and build it first if it is absent or damaged: one process builds, others wait for it.
 
-    The file appears under its name only when it is complete; then those of the same WHERE and another STATE go.
+    The file appears under its name only when it is complete; then those of the same WHERE and another STATE go, with
+    what a killed process has left.
     """
-    try:
+    with suppress(Exception):  # absent or damaged: it is read again below, alone
         return read(file)
-    except DAMAGED:
-        pass
     where = file.name.split("-")[0]
     try:
         with FileLock(file.with_name(f"{where}.lock")):
             try:
                 return read(file)  # another process has built it meanwhile
-            except DAMAGED:
+            except FileNotFoundError:
                 pass
+            except Exception as error:  # there is no end to what damaged bytes can raise
+                log.warning("%s is damaged (%s): it is built again", file, describe_error(error))
             with atomic_write(file) as temporary, temporary.open("wb") as stream:
                 build(stream)
-            for stale in set(file.parent.glob(f"{where}-*")) - {file}:
+            for stale in set(file.parent.glob(f"*{where}-*")) - {file}:
                 stale.unlink(missing_ok=True)
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
+        raise WriteError(f"cannot write {file} ({describe_error(error)})") from error
+    return read(file)
+
+
+@contextmanager
+def _way_out() -> Iterator[None]:
+    try:
+        yield
     except WriteError as error:
         raise WriteError(f"{error}: free some space, or data.cache=FOLDER elsewhere, or data.cache=false") from error
-    except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
-        way_out = "data.cache=FOLDER elsewhere, or data.cache=false"
-        raise WriteError(f"cannot write {file} ({describe_error(error)}): {way_out}") from error
-    return read(file)

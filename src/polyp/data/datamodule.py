@@ -1,5 +1,6 @@
 """The data of a run: found, checked, split, cached and loaded."""
 
+import functools
 import logging
 import signal
 from collections.abc import Mapping, Sequence
@@ -35,13 +36,16 @@ class PolypDataModule(pl.LightningDataModule):
     Args:
         dataset: kvasir_seg, folder or synthetic; `source` holds the keyword arguments of its class.
         split: official, pranet, random, or the path of a CSV with the columns stem and subset.
+        split_seed: of the random split: runs of different seeds share their subsets.
         image_size: height and width in pixels that the network works at, or one number for both.
-        batch_size: images in a training batch of each device; evaluation takes as many at a time.
+        batch_size: images in a training batch of each device.
         num_workers: processes that load and augment training images; 0 does it in the training process.
         cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes every time.
         allow_empty: whether an image without a polyp is data; if not, it is reported as a mistake.
         augment: the training images' transforms, see `Augmentation`.
-        seed: of the random split, the order and the augmentation.
+        seed: of the order and the augmentation.
+        eval_batch_size: images in a batch of validation and test; None is batch_size. No score depends on it.
+        eval_workers: processes that load images for each of validation and test; None is num_workers.
 
     Raises:
         InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with the data.
@@ -51,6 +55,7 @@ class PolypDataModule(pl.LightningDataModule):
         self,
         dataset: str,
         split: str,
+        split_seed: int,
         image_size: int | Sequence[int],
         batch_size: int,
         num_workers: int,
@@ -58,6 +63,8 @@ class PolypDataModule(pl.LightningDataModule):
         allow_empty: bool,
         augment: Sequence[Mapping[str, Any]],
         seed: int,
+        eval_batch_size: int | None = None,
+        eval_workers: int | None = None,
         **source: Any,
     ) -> None:
         super().__init__()
@@ -65,11 +72,11 @@ class PolypDataModule(pl.LightningDataModule):
         self.dataset = dataset
         self.split = split
         self.image_size = square(image_size)
-        for key, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.split_seed = _whole("split_seed", split_seed, 0)
+        self.batch_size = _whole("batch_size", batch_size, 1)
+        self.num_workers = _whole("num_workers", num_workers, 0)
+        self.eval_batch_size = batch_size if eval_batch_size is None else _whole("eval_batch_size", eval_batch_size, 1)
+        self.eval_workers = num_workers if eval_workers is None else _whole("eval_workers", eval_workers, 0)
         self.cache = cache
         self.allow_empty = allow_empty
         self.augmentation = Augmentation(augment) if augment else None
@@ -82,29 +89,36 @@ class PolypDataModule(pl.LightningDataModule):
         """Download, extract or draw what is not there yet."""
         self.source.prepare()
 
+    @functools.cached_property
+    def _files(self) -> tuple[list[Pair], list[str]]:
+        return find_pairs(self.source.prepare(), self.source.images, self.source.masks)
+
     def find(self) -> None:
         """Check every file and split, once; for those who only want to know what the data are."""
         if self.subsets:
             return
-        root = self.source.prepare()
-        folder = cache_folder(self.cache)
-        pairs, problems = find_pairs(root, self.source.images, self.source.masks)
-        self.inspection: Inspection = inspected(pairs, problems, folder, self.allow_empty)
-        subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.seed)
+        pairs, problems = self._files
+        self.inspection: Inspection = inspected(pairs, problems, cache_folder(self.cache), self.allow_empty)
+        subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.split_seed)
         self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
         self.pairs: list[Pair] = pairs
         self.subsets = subsets
         counts = ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
         log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
 
+    @functools.cached_property
+    def pixels(self) -> np.ndarray | None:
+        """All images and masks at network resolution, see `resized`; None where there is no cache."""
+        return resized(*self._files, self.image_size, cache_folder(self.cache), self.allow_empty)
+
     def setup(self, stage: str) -> None:
         """Find the data and fill the cache; nothing is done twice."""
+        _ = self.pixels  # before `find`: the pass that resizes inspects as well
         self.find()
         _, processes = self._processes()
         if (count := len(self.subsets["train"])) < self.batch_size * processes:
             taken = f"data.batch_size={self.batch_size}" + (f" on {processes} devices" if processes > 1 else "")
             raise InputError(f"{taken} is larger than the {count} training images: lower it")
-        self.pixels = resized(self.pairs, self.image_size, cache_folder(self.cache))
 
     def of(self, subset: str) -> list[Pair]:
         """The images and masks of train, val or test, once they are found."""
@@ -126,21 +140,28 @@ class PolypDataModule(pl.LightningDataModule):
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
+    def _loading(self, workers: int) -> dict[str, Any]:
+        """How batches are loaded, whatever is in them."""
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": workers, "worker_init_fn": _ignore_signals, "pin_memory": on_gpu}
+
     def train_dataloader(self) -> DataLoader:
         """Augmented images at network resolution, in a new order each epoch; this process's share of them.
 
-        An incomplete last batch is left out.
+        An incomplete last batch is left out. With Lightning's overfit_batches, each epoch has the batches of the first.
         """
         dataset = self._dataset("train", augmentation=self.augmentation)
+        sampler = EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes())
         self.train_loader = TrainLoader(
             dataset,
             self.batch_size,
-            sampler=EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes()),
-            num_workers=self.num_workers,
-            worker_init_fn=_ignore_signals,
+            sampler=sampler,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            **self._loading(self.num_workers),
         )
+        if self.trainer is not None:
+            sampler.frozen = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+            self.train_loader.limit = self.trainer.limit_train_batches
         if self.progress is not None:
             self.train_loader.load_state_dict(self.progress)
         return self.train_loader
@@ -157,11 +178,25 @@ class PolypDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Images at network resolution; all of them in each process, since shares of equal size need padding."""
-        return DataLoader(self._dataset("val"), self.batch_size)
+        return DataLoader(
+            self._dataset("val"),
+            self.eval_batch_size,
+            persistent_workers=self.eval_workers > 0,
+            **self._loading(self.eval_workers),
+        )
 
     def test_dataloader(self) -> DataLoader:
         """Images and masks at their original sizes, so a batch holds lists."""
-        return DataLoader(self._dataset("test", original=True), self.batch_size, collate_fn=as_lists)
+        dataset = self._dataset("test", original=True)
+        return DataLoader(dataset, self.eval_batch_size, collate_fn=as_lists, **self._loading(self.eval_workers))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave images at their original sizes on the CPU: they are resized there, and only the result is moved."""
+        return (
+            batch
+            if isinstance(batch["image"], list)
+            else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        )
 
     def showcase(self, subset: str, count: int = 6) -> list[str]:
         """Stems of the images to show: always the same, from the smallest polyp of the subset to the largest."""
@@ -175,9 +210,16 @@ class PolypDataModule(pl.LightningDataModule):
             "dataset": self.dataset,
             "fingerprint": self.inspection.fingerprint,
             "split": self.split,
+            **({"split_seed": self.split_seed} if self.split == "random" else {}),
             "image_size": list(self.image_size),
             "images": {name: len(stems) for name, stems in self.subsets.items()},
         }
+
+
+def _whole(key: str, value: Any, least: int) -> int:
+    if type(value) is not int or value < least:  # a bool is an int to isinstance
+        raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
+    return value
 
 
 def _ignore_signals(worker: int) -> None:

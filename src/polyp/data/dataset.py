@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from polyp.data.augment import Augmentation
 from polyp.data.cache import resize_image, resize_mask
@@ -80,8 +80,11 @@ class PolypDataset(Dataset[Sample]):
         return image, mask, size
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
+
+    A SequentialSampler by name only: any other is replaced by Lightning where `trainer.overfit_batches` is set, see
+    `frozen`.
 
     Several processes take its batches in turn, so that in each step they see together what one process would see in as
     many batches; all have the same number of whole batches, what is left over is left out.
@@ -103,16 +106,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.processes = processes
         self.epoch = 0
         self.done = 0
+        self.frozen = False
+        """Whether every epoch is the first one: the same images, augmented in the same way."""
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
-        self.epoch = epoch
+        self.epoch = 0 if self.frozen else epoch
 
     def __len__(self) -> int:
         """The number of images that this process takes."""
         return self.steps * self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         """This epoch's keys, without the batches that are `done` if it was interrupted there."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         whole = order[: len(self) * self.processes].reshape(self.steps, self.processes, self.batch_size)
@@ -123,19 +128,22 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class TrainLoader(DataLoader[Sample]):
     """A loader that goes on in the middle of an epoch: Lightning keeps its state in the checkpoint."""
 
+    sampler: EpochSampler
     taken = 0  # batches of this epoch
+    limit: int | float = 1.0
+    """How much of an epoch is used, as Lightning's limit_train_batches: a number of batches or a share."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """The batches that are left of the epoch."""
+        self.taken = self.sampler.done
         for batch in super().__iter__():
             self.taken += 1
             yield batch
-        self.taken = 0
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch each process has taken."""
-        assert isinstance(self.sampler, EpochSampler)
-        return {"taken": self.taken % len(self), "processes": self.sampler.processes}
+        """How many batches of the epoch each process has taken; 0 at its end."""
+        last = min(len(self), self.limit) if isinstance(self.limit, int) else int(len(self) * self.limit)
+        return {"taken": self.taken if self.taken < last else 0, "processes": self.sampler.processes}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next epoch after so many batches.
@@ -143,7 +151,6 @@ class TrainLoader(DataLoader[Sample]):
         Raises:
             InputError: there are more or fewer processes now than shared the beginning of the epoch.
         """
-        assert isinstance(self.sampler, EpochSampler)
         if state["taken"] and state["processes"] != self.sampler.processes:
             raise InputError(
                 f"trainer.devices={self.sampler.processes} cannot finish the epoch that {state['processes']} began: "

@@ -2,15 +2,21 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from polyp.errors import InputError, describe_error, several
+
+T = TypeVar("T")
+Visit = Callable[[int, np.ndarray, np.ndarray], None]
+"""Called with a pair's number, its image (H, W, 3) uint8 and its mask (H, W) uint8 in {0, 1}, from several threads."""
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 
@@ -152,30 +158,41 @@ def read_pair(pair: Pair, allow_empty: bool) -> tuple[np.ndarray, np.ndarray] | 
     return image, mask
 
 
-def _look(pair: Pair, allow_empty: bool) -> tuple[tuple[int, ...], float, np.ndarray, bytes] | list[str]:
-    """Size, share, thumbnail and digest of a pair, or its problems."""
-    arrays = read_pair(pair, allow_empty)
-    if isinstance(arrays, list):
-        return arrays
-    image, mask = arrays
-    thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
-    digest = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in (pair.image, pair.mask))
-    return mask.shape, float(mask.mean()), thumbnail, digest
+def map_pairs(function: Callable[[int, Pair], T], pairs: Sequence[Pair], label: str) -> list[T]:
+    """The function's results for (number, pair), computed by several threads, with a progress bar if it takes long."""
+    with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter while it decodes
+        results = pool.map(function, range(len(pairs)), pairs)
+        return list(tqdm(results, label, len(pairs), leave=False, disable=None, delay=3))
 
 
-def inspect(pairs: Sequence[Pair], problems: Sequence[str], allow_empty: bool = False) -> Inspection:
+def inspect(
+    pairs: Sequence[Pair], problems: Sequence[str], allow_empty: bool = False, visit: Visit | None = None
+) -> Inspection:
     """Decode every pair once and report everything that is wrong with the data set at once.
 
     Args:
         pairs: at least one.
         problems: those that `find_pairs` met.
         allow_empty: accept masks without a polyp.
+        visit: called with each pair that has no problem, so that nobody has to decode it again.
 
     Raises:
         InputError: anything is wrong; it has a headline with the folder and the count, then a line for each problem.
     """
-    with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter while it decodes
-        looks = list(pool.map(lambda pair: _look(pair, allow_empty), pairs))
+
+    def look(number: int, pair: Pair) -> tuple[tuple[int, ...], float, np.ndarray, bytes] | list[str]:
+        """Size, share, thumbnail and digest of a pair, or its problems."""
+        arrays = read_pair(pair, allow_empty)
+        if isinstance(arrays, list):
+            return arrays
+        image, mask = arrays
+        if visit is not None:
+            visit(number, image, mask)
+        thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+        digest = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in (pair.image, pair.mask))
+        return mask.shape, float(mask.mean()), thumbnail, digest
+
+    looks = map_pairs(look, pairs, "checking images")
     root = os.path.commonpath([pairs[0].image, pairs[0].mask])
     found = [text.removeprefix(root + os.sep) for look in looks if isinstance(look, list) for text in look]
     if lines := sorted([*problems, *found]):

@@ -52,8 +52,11 @@ def ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _checked(probability: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """The two as (B, H, W), the truth as bool; ValueError if they cannot be what they should be."""
+def _checked(probability: Tensor, truth: Tensor, values: bool) -> tuple[Tensor, Tensor]:
+    """The two as (B, H, W), the truth as bool; ValueError if they cannot be what they should be.
+
+    Looking at the `values` waits for a GPU to compute them; shapes and types cost nothing.
+    """
     shape = tuple(probability.shape)
     if shape != tuple(truth.shape):
         raise ValueError(f"probability {shape} and truth {tuple(truth.shape)} must have the same shape")
@@ -63,23 +66,27 @@ def _checked(probability: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"no pixels in {shape}")
     if not probability.is_floating_point():
         raise ValueError(f"probability must be floating-point, got {probability.dtype}")
-    low, high = probability.aminmax()
-    if not (low >= 0 and high <= 1):  # also when either is NaN
-        raise ValueError(f"probabilities must be in [0, 1], got {low:.3g} to {high:.3g}: are these logits?")
-    if not ((truth == 0) | (truth == 1)).all():
-        raise ValueError(f"truth must be 0 or 1, got {truth.min():.3g} to {truth.max():.3g}: is this a grey image?")
+    if values:
+        low, high = probability.aminmax()
+        if not (low >= 0 and high <= 1):  # also when either is NaN
+            raise ValueError(f"probabilities must be in [0, 1], got {low:.3g} to {high:.3g}: are these logits?")
+        if not ((truth == 0) | (truth == 1)).all():
+            raise ValueError(f"truth must be 0 or 1, got {truth.min():.3g} to {truth.max():.3g}: is this a grey image?")
     height, width = shape[-2:]
     return probability.reshape(-1, height, width), truth.reshape(-1, height, width) == 1
 
 
 @torch.no_grad()
-def image_scores(probability: Tensor, truth: Tensor, threshold: float = 0.5) -> dict[str, Tensor]:
+def image_scores(
+    probability: Tensor, truth: Tensor, threshold: float = 0.5, check_values: bool = True
+) -> dict[str, Tensor]:
     """Score each image by itself.
 
     Args:
         probability: (H, W), (B, H, W) or (B, 1, H, W), float in [0, 1]: the network's output after one sigmoid.
         truth: the same shape, values 0 and 1, any type.
         threshold: a pixel is predicted to be polyp where its probability is >= threshold.
+        check_values: False for a training step, which must not wait for the GPU: only shapes and types are checked.
 
     Returns:
         Tensors of shape (B,), (H, W) being a batch of one, on the device of the input. int64: the pixel counts tp, fp
@@ -91,7 +98,7 @@ def image_scores(probability: Tensor, truth: Tensor, threshold: float = 0.5) -> 
         ValueError: shapes differ or there is more than one channel (a second, empty channel would pass for more correct
             pixels); probabilities outside [0, 1] or NaN (logits, say); a truth with other values (0 and 255, say).
     """
-    probability, truth = _checked(probability, truth)
+    probability, truth = _checked(probability, truth, check_values)
     predicted = probability >= threshold
     pixels = (1, 2)
     tp = (predicted & truth).sum(pixels)  # a sum of bool is int64; float32 cannot count beyond 2^24 pixels

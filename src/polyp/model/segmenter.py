@@ -1,5 +1,6 @@
 """The Lightning module: a network, its loss and its numbers, trained and used."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from polyp.errors import InputError
@@ -19,6 +20,33 @@ from polyp.model.network import PolypNetwork
 from polyp.model.optim import Optim
 
 Batch = Mapping[str, Any]
+
+CHECK_EVERY = 50
+"""Training steps between two looks at the losses and at the scores' inputs: each look waits for the GPU."""
+
+
+class MeanLoss(Metric):
+    """The mean loss of an epoch's images.
+
+    Unlike torchmetrics' MeanMetric it looks for no NaN, which waits for a GPU.
+    """
+
+    mean_value: Tensor  # the sum, under the names that MeanMetric gave in older checkpoints
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("mean_value", "weight"):
+            self.add_state(name, default=torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, images: int) -> None:
+        """Add a batch's loss, a scalar, and the number of its images."""
+        self.mean_value += loss * images
+        self.weight += images
+
+    def compute(self) -> Tensor:
+        """A float32 scalar."""
+        return self.mean_value / self.weight
 
 
 class PolypSegmenter(pl.LightningModule):
@@ -79,7 +107,9 @@ class PolypSegmenter(pl.LightningModule):
         self.scores = torch.nn.ModuleDict(
             {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
         )
-        self.train_loss = MeanMetric()
+        self.train_loss = MeanLoss()
+        self._train_losses: list[tuple[int, Tensor]] = []  # step and loss, since the last look at them
+        self._val_losses: list[Tensor] = []  # (B,) of each batch
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, 1, H, W) of images (B, 3, H, W), uint8 in 0-255 or float in 0-1, at the images' own size."""
@@ -106,39 +136,65 @@ class PolypSegmenter(pl.LightningModule):
             for one, image in zip(logits, images, strict=True)
         ]
 
-    def step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        """Loss and scores of a batch at network resolution, for training and validation alike."""
-        logits = self.network(batch["image"])
-        target = batch["mask"][:, None]
-        loss = torch.stack([self.loss(one, target) for one in logits]).mean()
-        probability = torch.sigmoid(logits[-1].detach().float())
-        size = len(target)
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"the {stage} loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); the last "
-                "good checkpoint stays: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
-            )
-        self._scores(stage).update(image_scores(probability, target))
-        if stage == "train":
-            self.train_loss.update(loss.detach(), size)
-        else:
-            self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        return {"loss": loss, "probability": probability[:, 0]}
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One optimisation step."""
-        return self.step(batch, "train")["loss"]
+        """One optimisation step at network resolution. Between two looks at the numbers it never waits for the GPU."""
+        logits, target = self.network(batch["image"]), batch["mask"][:, None]
+        loss, look = self._loss(logits, target), batch_idx % CHECK_EVERY == 0
+        self._train_losses.append((self.global_step, loss.detach()))
+        if look:
+            self._check_train_losses()
+        self._add_scores("train", logits[-1], target, look)
+        self.train_loss.update(loss.detach(), len(target))
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Loss and scores at network resolution; returns the probabilities (B, H, W)."""
-        return self.step(batch, "val")
+        """Losses and scores of images at network resolution; returns their mean loss and probabilities (B, H, W).
+
+        Each image has a loss of its own, since some losses are pooled over a batch: numbers do not depend on its size.
+        """
+        logits, target = self.network(batch["image"]), batch["mask"][:, None]
+        rows = range(len(target))
+        losses = torch.stack([self._loss([one[n : n + 1] for one in logits], target[n : n + 1]) for n in rows])
+        self._val_losses.append(losses)
+        if batch_idx == 0:
+            self._refuse("val", losses.mean().item(), self.global_step)
+        return {"loss": losses.mean(), "probability": self._add_scores("val", logits[-1], target, batch_idx == 0)[:, 0]}
+
+    def _loss(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
+        """The mean loss of the stages' logits, each (B, 1, H, W)."""
+        return torch.stack([self.loss(one, target) for one in logits]).mean()
+
+    def _add_scores(self, stage: str, logits: Tensor, target: Tensor, check_values: bool) -> Tensor:
+        """Add a batch to the stage's scores; returns the probabilities (B, 1, H, W), float32."""
+        probability = torch.sigmoid(logits.detach().float())
+        self._scores(stage).update(image_scores(probability, target, check_values=check_values))
+        return probability
+
+    def _check_train_losses(self) -> None:
+        """Look at the training losses since the last look.
+
+        Raises:
+            InputError: one is NaN or infinite.
+        """
+        if self._train_losses:
+            steps, losses = zip(*self._train_losses, strict=True)
+            self._train_losses.clear()
+            for step, loss in zip(steps, torch.stack(losses).tolist(), strict=True):
+                self._refuse("train", loss, step)
+
+    def _refuse(self, stage: str, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the {stage} loss is {loss} at step {step} (epoch {self.current_epoch}); the last good checkpoint "
+                "stays: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
+            )
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Scores at original resolution; returns probabilities and scores of each image."""
         probabilities = self.predict(batch["image"])
         rows = []
         for probability, mask in zip(probabilities, batch["mask"], strict=True):
-            scores = image_scores(probability, mask)
+            scores = image_scores(probability, mask.to(probability.device))
             self._scores("test").update(scores)
             rows.append({name: value.item() for name, value in scores.items()})
         return {"probability": probabilities, "rows": rows}
@@ -146,6 +202,7 @@ class PolypSegmenter(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the epoch's loss and score with its last batch, so that they are written before its checkpoint."""
         if self.trainer.is_last_batch:
+            self._check_train_losses()
             values = {"train/loss": self.train_loss.compute(), "train/dice": self._scores("train").compute()["dice"]}
             values = {name: value.float() for name, value in values.items()}
             self.log_dict(values, on_step=False, on_epoch=True, logger=False, batch_size=1, prog_bar=True)
@@ -171,7 +228,12 @@ class PolypSegmenter(pl.LightningModule):
         return {"loss": self.train_loss, "scores": self._scores("train")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what an epoch that is interrupted has summed up so far, over all processes."""
+        """Keep what an epoch that is interrupted has summed up so far, over all processes.
+
+        Raises:
+            InputError: a loss since the last look is NaN or infinite: such weights must not replace good ones.
+        """
+        self._check_train_losses()
         so_far = checkpoint["epoch_so_far"] = {}
         for name, metric in self._epoch_metrics().items():
             if metric.update_called:
@@ -189,7 +251,11 @@ class PolypSegmenter(pl.LightningModule):
             metric._update_count = 1
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's scores."""
+        """Log the epoch's loss and scores."""
+        loss = torch.cat(self._val_losses).double().mean().float()
+        self._val_losses.clear()
+        self._refuse("val", loss.item(), self.global_step)
+        self.log("val/loss", loss, sync_dist=True)
         self._log_scores("val", ["dice", "iou", "precision", "recall", "mae", "pooled_dice"])
 
     def on_test_epoch_end(self) -> None:

@@ -132,6 +132,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
     if newer:
         raise InputError(f"{folder} was made by polyp {made}, newer than this {version('polyp')}: update polyp first")
+    if isinstance(data := config.get("data"), dict) and "split_seed" not in data:
+        data["split_seed"] = config.get("seed") if data.get("split") == "random" else 0  # what it was before 0.5.0
     return config
 
 

@@ -9,7 +9,7 @@ COMMAND = ("resume", "launcher")
 NEUTRAL = (
     *COMMAND,
     "name",
-    *("data.root", "data.archive", "data.cache", "data.num_workers"),
+    *("data.root", "data.archive", "data.cache", "data.num_workers", "data.eval_workers"),
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
 )
 """Keys that cannot change a result: names, locations of data and cache, workers, logging and progress display."""
