@@ -37,7 +37,7 @@ def train(cfg: DictConfig) -> float | None:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from polyp import checkpoints, experiment, summary  # imports torch
-        from polyp.inference.models import best_model
+        from polyp.runs.model import Source, load_checkpoint
 
         last = checkpoints.to_continue(folder)
         data, model, trainer = experiment.build(config, folder, last)
@@ -48,7 +48,7 @@ def train(cfg: DictConfig) -> float | None:
         if config["trainer"].get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
             return None
 
-        best = best_model(folder)
+        best = load_checkpoint(Source.of(str(folder)))
         tester = experiment.test(folder, config, data, best, trainer)
         metrics = experiment.record(folder, config, data, best, trainer, tester)
         summary.closing(metrics, folder)

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import random
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +58,14 @@ def data_folder() -> Path:
     if not (folder / "kvasir-seg.zip").is_file():
         pytest.skip(f"no kvasir-seg.zip in {folder}: set POLYP_DATA to the folder that has it")
     return folder
+
+
+@pytest.fixture
+def moments() -> random.Random:
+    """Random moments of kills: the seed is printed with a test that fails, and POLYP_TEST_SEED=SEED repeats them."""
+    seed = int(os.environ.get("POLYP_TEST_SEED", random.randrange(10**6)))
+    print(f"POLYP_TEST_SEED={seed}")
+    return random.Random(seed)
 
 
 Train = Callable[..., Path]

@@ -1,15 +1,18 @@
 """`polyp app`: its answers are `polyp predict`'s, and nobody gets at anything but these."""
 
+import errno
 import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,12 @@ from planted import on_drawn_images, plant_model
 
 pytest.importorskip("gradio", reason="the extra app is not installed")
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
 from polyp import runs
 from polyp.app import answer, drawing, guard, serve
 from polyp.app import desk as desks
+from polyp.app.connection import Limits, make_server
 from polyp.app.desk import Busy, Desk, Photo, Seen
 from polyp.app.gallery import Gallery, gallery_of
 from polyp.app.server import application
@@ -34,10 +37,10 @@ from polyp.app.upload import MOST_PIXELS
 from polyp.cli import main
 from polyp.errors import InputError
 from polyp.inference import polyps
-from polyp.inference.backends import open_models
 from polyp.inference.image import decode
-from polyp.inference.sources import Source
+from polyp.inference.predictor import Predictor, load_predictor
 from polyp.runs.data import load_run_data
+from polyp.runs.model import Source
 
 # Gradio 6.31 counts failed events in ways that pandas 3 deprecates: https://github.com/gradio-app/gradio/pull/11834
 pytestmark = [
@@ -46,6 +49,8 @@ pytestmark = [
 ]
 
 MOST = 300_000  # bytes of an upload
+
+LIMITS = Limits()
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +78,16 @@ def gallery(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
 
 @pytest.fixture(scope="module")
 def desk(run: Path) -> Iterator[Desk]:
-    made = Desk({"it": str(run)}, used="cpu")
+    made = Desk({"it": str(run)}, device="cpu")
     yield made
     made.close()
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[httpx.Client]:
+def served(app: FastAPI, limits: Limits = LIMITS) -> Iterator[httpx.Client]:
     """The app behind a real socket."""
     listening = serve.listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    server = make_server(app, limits)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
@@ -126,7 +131,7 @@ def seen(probability: np.ndarray, truth: np.ndarray | None = None, name: str = "
 def test_answers_are_the_models(client: httpx.Client, run: Path, gallery: Gallery) -> None:
     assert gallery.test_set is not None
     content = gallery.test_set.pairs[0].image.read_bytes()
-    predictor = open_models([str(run)], used="cpu")
+    predictor = load_predictor([str(run)], device_name="cpu")
     probability = predictor.predict(decode(content, ""))
     threshold = float(np.median(probability))  # half of the image
     found = client.post("/api/predict", params={"threshold": threshold}, content=content).json()
@@ -375,8 +380,8 @@ def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Pa
     config = Source.of(str(run)).config
     assert config is not None
     gone = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
-    common = ("split", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
-    config.data = gone | {key: config.data[key] for key in common}
+    common = ("split", "split_seed", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
+    config = config | {"data": gone | {key: config["data"][key] for key in common}}
     gallery = gallery_of([Source(run, run, config)])
     assert not gallery.names and "gone" in gallery.html()
     with pytest.raises(InputError):
@@ -401,6 +406,17 @@ def test_hostile_names_are_text() -> None:
     assert "<script" not in shown and "&lt;script&gt;" in shown
     assert "<script" not in answer.problem("<script>")
     assert "<img src=x" not in Gallery(None, {"<img src=x onerror=alert(1)>": 0}).html()
+
+
+def test_names_of_runs_and_files_are_text_on_the_page(run: Path, visitors: Path) -> None:
+    hostile = "</script><img src=x onerror=alert(1)>${alert(1)}{{alert}}"
+    small = Desk({hostile: str(run)}, used="cpu")
+    gallery = Gallery(None, {hostile: 0}, hostile)
+    with served(application(small, gallery)) as client:
+        page = client.get("/").text
+        assert client.get("/api/models").json()[0]["model"] == hostile
+    assert "onerror" in page and "<img src=x" not in page
+    small.close()
 
 
 def test_errors_are_drawn_where_they_are() -> None:
@@ -430,7 +446,7 @@ def test_what_is_kept_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_too_many_waiting_are_told_so(run: Path, visitors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desks, "MOST_WAITING", 1)
-    small = Desk({"it": str(run)}, used="cpu")
+    small = Desk({"it": str(run)}, device="cpu")
     go, begun = threading.Event(), threading.Event()
 
     def block() -> None:
@@ -461,6 +477,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_what_cannot_work_is_said_first(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # it is set by the command, and is again what it was hereafter
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -535,3 +552,339 @@ def test_a_mistake_of_ours_is_a_line_for_the_visitor(
     assert reply.status_code == 500 and "made a mistake" in reply.json()["error"]
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert client.get("/api/models").status_code == 200
+
+
+QUICK = Limits(headers=0.5, body=0.6, rate=1000, answer=0.6, connections=20)
+
+
+@pytest.fixture(scope="module")
+def quick(desk: Desk, gallery: Gallery, visitors: Path) -> Iterator[httpx.Client]:
+    """An app whose limits a test reaches at once."""
+    with served(application(desk, gallery, most=MOST), QUICK) as asked:
+        yield asked
+
+
+@pytest.fixture(autouse=True)
+def loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test sees all lines for the operator."""
+    monkeypatch.setattr("polyp.app.report.QUIET", 0.0)
+
+
+def connect(client: httpx.Client, sent: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", client.base_url.port), timeout=10)
+    connection.sendall(sent)
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What still comes, until the server closes."""
+    received = b""
+    with connection, suppress(ConnectionResetError):
+        while part := connection.recv(2**16):
+            received += part
+    return received
+
+
+def error_of(reply: bytes) -> tuple[int, str]:
+    """Status and reason of a reply, which has nothing else."""
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert b"application/json" in head and b"nosniff" in head, reply
+    said = json.loads(body)
+    assert list(said) == ["error"] and said["error"] and "\n" not in said["error"], reply
+    return int(head.split()[1]), said["error"]
+
+
+HOST = b"Host: 127.0.0.1\r\nConnection: close\r\n"
+JSON = b"Content-Type: application/json\r\n"
+POST = b"POST /api/predict HTTP/1.1\r\n" + HOST
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (b"GET /api/models HTTP/1.1\r\n\r\n", 400),  # no host
+        (POST + b"Content-Length: -5\r\n\r\n", 400),
+        (POST + b"Content-Length: 99999999999999999999\r\n\r\n", 413),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n", 400),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 415),
+        (POST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
+        (POST + b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5\r\n\r\nhello", 415),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 2**17, 431),
+        (b"GET /assets/" + b"a" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414),
+        (b"OPTIONS /api/predict HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+        (b"FOO /gallery/0.jpg HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+        (b"DELETE / HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+        (b"GET /gallery/x.jpg HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET /gradio_api/queue/data HTTP/1.1\r\n" + HOST + b"\r\n", 422),
+        (b"POST /gradio_api/upload HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello", 400),
+        (
+            b"POST /gradio_api/call/v2/predict HTTP/1.1\r\n" + HOST + JSON + b'Content-Length: 11\r\n\r\n{"data":[]}',
+            400,
+        ),
+        (b"GET /assets/nothing.js HTTP/1.1\r\n" + HOST + b"\r\n", 404),
+        *(
+            (POST.replace(b"predict", b"predict?" + query) + b"Content-Length: 1\r\n\r\nx", 400)
+            for query in (b"threshold=inf", b"threshold=1e400", b"threshold=-1", b"threshold=", b"model=%00")
+        ),
+    ],
+)
+def test_every_error_is_json_of_one_form(
+    sent: bytes, status: int, client: httpx.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(rest(connect(client, sent)))[0] == status
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_head_and_pipelined_requests(client: httpx.Client) -> None:
+    assert client.head("/api/models").status_code == 200
+    reply = client.head("/api/predict")
+    assert reply.status_code == 405 and reply.headers["allow"] == "POST"
+    get = b"GET /api/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    replies = rest(connect(client, 3 * get + b"hello\r\n\r\n")).split(b"HTTP/1.1 ")[1:]
+    assert [int(reply[:3]) for reply in replies] == [200, 200, 200, 400]
+
+
+def test_wrong_passwords_are_slowed_down(
+    desk: Desk, visitors: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guard, "FAILED_LOGINS", (5, 1.0))
+    monkeypatch.setattr(guard, "FAILED_LOGINS_OF_ALL", (12, 0.5))
+    monkeypatch.setattr(guard, "MAX_ADDRESSES", 3)
+    right, wrong = ("clinic", "right"), ("clinic", "wrong")
+    with served(application(desk, Gallery(), right)) as client:
+
+        def ask(auth: tuple[str, str], address: str) -> httpx.Response:
+            return client.get("/api/models", auth=auth, headers={"X-Forwarded-For": address})
+
+        browser = ask(right, "192.0.2.1").cookies
+        client.cookies.clear()
+        tried = [ask(wrong, "192.0.2.1").status_code for _ in range(50)]
+        assert tried[:5] == [401] * 5 and tried.count(401) < 8 and set(tried) == {401, 429}
+        refused = ask(right, "192.0.2.1")
+        assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 2 and refused.json()["error"]
+        assert ask(right, "192.0.2.2").status_code == 200
+        client.cookies.clear()
+        assert client.get("/api/models").status_code == 401  # a browser that has not asked for the password yet
+        tried = [ask(wrong, f"192.0.2.{number}").status_code for number in range(3, 53)]
+        assert tried.count(401) < 12 and tried[-1] == 429  # of all together
+        assert ask(right, "192.0.2.200").status_code == 429
+        client.cookies.clear()
+        client.cookies = browser  # whoever has logged in does not wait
+        assert ask(right, "192.0.2.1").status_code == 200
+        client.cookies.clear()
+        time.sleep(2)
+        assert ask(right, "192.0.2.1").status_code == 200
+    lines = capsys.readouterr().err.splitlines()
+    assert any("192.0.2.1" in line for line in lines) and not any("wrong" in line and "right" in line for line in lines)
+
+
+def test_slow_clients_are_closed(quick: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    head = connect(quick, b"GET /api/models HTTP/1.1\r\nHost: ")
+    idle = connect(quick)
+    kept = connect(quick, b"GET /api/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    stalled = connect(quick, POST + b"Content-Length: 5000\r\n\r\nhello")
+    assert error_of(rest(head))[0] == 408 and rest(idle) == b"" and b"200 OK" in rest(kept)
+    assert error_of(rest(stalled))[0] == 408
+    assert time.monotonic() - started < 3
+    slow = connect(quick, POST + b"Content-Length: 5000\r\n\r\n")
+    with suppress(OSError):
+        for _ in range(30):  # 50 bytes a second
+            slow.sendall(b"x" * 5)
+            time.sleep(0.1)
+    assert time.monotonic() - started < 6 and not slow.close()
+    steady = connect(quick, POST + b"Content-Length: 4000\r\n\r\n")
+    for _ in range(20):  # 2000 bytes a second, for longer than a window
+        steady.sendall(b"x" * 200)
+        time.sleep(0.1)
+    assert error_of(rest(steady))[0] == 415
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("127.0.0.1" in line for line in lines) >= 3 and "Traceback" not in "".join(lines)
+
+
+def test_a_client_that_does_not_read_is_closed(quick: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    lazy = socket.socket()
+    lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    lazy.connect(("127.0.0.1", quick.base_url.port))
+    lazy.settimeout(10)
+    with suppress(OSError):
+        for _ in range(200):  # the page's largest file, many times
+            lazy.sendall(b"GET /config HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            time.sleep(0.02)
+    time.sleep(1)
+    assert "did not read" in capsys.readouterr().err
+    lazy.close()
+
+
+def test_half_open_connections_block_nobody(quick: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    assert QUICK.connections == 20
+    opened = [connect(quick, b"GET / HTTP/1.1\r\nX: ") for _ in range(100)]
+    started = time.monotonic()
+    assert httpx.get(quick.base_url.join("/api/models"), trust_env=False).status_code == 200
+    assert time.monotonic() - started < 1
+    for connection in opened:
+        connection.close()
+    assert "over 20 connections" in capsys.readouterr().err
+
+
+def test_an_address_has_so_many_requests_at_once(desk: Desk, visitors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_ACTIVE_OF_ONE", 3)
+    monkeypatch.setattr(guard, "MAX_ACTIVE", 4)
+    with served(application(desk, Gallery())) as client:
+        other = {"X-Forwarded-For": "192.0.2.1"}
+        opened = [connect(client, POST + b"Content-Length: 10\r\n\r\n") for _ in range(3)]
+        reply = until(lambda: client.get("/api/models"), 429)  # once the server has read these
+        assert reply.headers["retry-after"] and reply.json()["error"]
+        until(lambda: client.get("/api/models", headers=other), 200)
+        time.sleep(0.1)  # until that is over
+        opened.append(connect(client, POST + b"X-Forwarded-For: 192.0.2.2\r\nContent-Length: 10\r\n\r\n"))
+        time.sleep(0.1)  # until the server has read this
+        assert until(lambda: client.get("/api/models", headers=other), 503).json()["error"]
+        for connection in opened:
+            connection.close()
+        until(lambda: client.get("/api/models"), 200)
+
+
+def until(ask: Callable[[], httpx.Response], status: int) -> httpx.Response:
+    """The first reply of this status."""
+    for _ in range(500):
+        if (reply := ask()).status_code == status:
+            return reply
+        time.sleep(0.01)
+    raise AssertionError(f"{reply.status_code} for 5 s, not {status}")
+
+
+@pytest.mark.parametrize("path", ["/api/predict", "/gradio_api/upload"])
+def test_an_upload_that_breaks_off_is_a_line(
+    path: str, client: httpx.Client, visitors: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "ABANDONED", 0)
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"x" * 50_000
+    form = b"Content-Type: multipart/form-data; boundary=x\r\n" if "upload" in path else b""
+    head = f"POST {path} HTTP/1.1\r\n".encode() + HOST + form + b"Content-Length: 100000\r\n\r\n"
+    connect(client, head + body).close()
+    said, started = "", time.monotonic()
+    while not said and time.monotonic() - started < 5:
+        time.sleep(0.01)
+        said = "".join(capfd.readouterr())
+    assert len(said.splitlines()) == 1 and "127.0.0.1" in said
+    client.post("/gradio_api/upload", files={"files": ("a.png", b"x")})
+    assert not [file for file in visitors.iterdir() if file.is_file()]  # no part of it is kept
+
+
+def test_a_full_disk_is_a_line(
+    client: httpx.Client, visitors: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gradio.route_utils.NamedTemporaryFile", full)
+        reply = client.post("/gradio_api/upload", files={"files": ("a.png", picture())})
+    assert reply.status_code == 503 and "No space left" in reply.json()["error"]
+    uploaded = client.post("/gradio_api/upload", files={"files": ("a.png", picture())}).json()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("gradio.processing_utils.save_img_array_to_cache", full)
+        said = ask(client, file(uploaded))
+    assert "event: error" in said and "No space left" in said
+    assert "event: complete" in ask(client, file(uploaded))
+    lines = "".join(capfd.readouterr()).splitlines()
+    assert len(lines) == 2 and all("No space left" in line for line in lines), lines
+
+
+def test_nobody_waits_for_who_has_left(client: httpx.Client, desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+    go, asked = threading.Event(), desk.ask
+    computed = []
+
+    def count(*given: Any) -> Seen:
+        computed.append(1)
+        return asked(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk, "ask", count)
+        blocked = desk.submit(go.wait)
+        content = picture()
+        for _ in range(5):
+            connection = connect(client, POST + f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            time.sleep(0.1)
+            connection.close()
+        time.sleep(0.3)
+        go.set()
+        blocked.result()
+        assert client.post("/api/predict", content=content).status_code == 200
+    assert len(computed) == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, run: Path, tmp_path: Path) -> None:
+    """While a page is open, an upload is on its way and images are computed; nothing of what was sent is left."""
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "polyp.cli", "app", str(run), "--port", "0", "--device", "cpu"]
+    with (tmp_path.parent / "app.log").open("w+") as log:
+        app = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        assert app.stdout is not None
+        try:
+            url = next(found[0] for line in app.stdout if (found := re.search(r"http://\S+", line)))
+            with httpx.Client(base_url=url, trust_env=False) as client:
+                client.post("/gradio_api/upload", files={"files": ("a.png", picture())})
+                assert any(tmp_path.iterdir())
+                content = picture(3000, 2000)
+                post = POST + f"Content-Length: {len(content)}\r\n\r\n".encode()
+                opened = [
+                    connect(client, b"GET /gradio_api/heartbeat/x HTTP/1.1\r\n" + HOST + b"\r\n"),
+                    connect(client, b"GET / HTTP/1.1\r\n"),
+                    connect(client, post + content[:1000]),
+                    *(connect(client, post + content) for _ in range(5)),
+                ]
+                time.sleep(0.5)
+                started = time.monotonic()
+                app.send_signal(number)
+                assert app.wait(30) == code
+                assert time.monotonic() - started < 8
+                for connection in opened:
+                    connection.close()
+        finally:
+            app.kill()
+            said = app.stdout.read()
+            app.stdout.close()
+        log.seek(0)
+        assert "Traceback" not in said + log.read()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_ends_with_its_visitor(
+    client: httpx.Client, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
+    for _ in range(400):
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.release()
+    frames, predictor = 0, type(desk.predictor(None)[1])
+    predict_all = predictor.predict_all
+
+    def slow(self: Predictor, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        nonlocal frames
+        frames += len(images)
+        time.sleep(0.05)
+        return predict_all(self, images)
+
+    monkeypatch.setattr(predictor, "predict_all", slow)
+    config = client.get("/config").json()
+    number = next(one["id"] for one in config["dependencies"] if len(one["inputs"]) == 3 and len(one["outputs"]) == 3)
+    sent = client.post("/gradio_api/upload", files={"files": ("clip.avi", clip.read_bytes())}).json()[0]
+    data = {"data": [file(sent), 0.5, "it"], "fn_index": number, "session_hash": "leaves"}
+    assert client.post("/gradio_api/queue/join", json=data).status_code == 200
+    stream = connect(client, b"GET /gradio_api/queue/data?session_hash=leaves HTTP/1.1\r\n" + HOST + b"\r\n")
+    started = time.monotonic()
+    while not frames and time.monotonic() - started < 10:
+        time.sleep(0.01)
+    stream.close()
+    time.sleep(0.5)
+    before = frames
+    time.sleep(0.3)
+    assert 0 < frames == before < 400
+    assert "Traceback" not in "".join(capfd.readouterr())

@@ -18,8 +18,8 @@ import torch
 from planted import on_drawn_images, plant_model
 
 from polyp.inference import polyps
-from polyp.inference.backends import open_models
 from polyp.inference.image import read
+from polyp.inference.predictor import load_predictor
 from polyp.runs import best_checkpoint
 
 CHROMIUM = "/usr/bin/chromium"
@@ -114,7 +114,7 @@ def picture(page: Any) -> str:
 def images(run: Path) -> dict[str, Path]:
     """The run's test images by name."""
     from polyp.app.gallery import gallery_of
-    from polyp.inference.sources import Source
+    from polyp.runs.model import Source
 
     gallery = gallery_of([Source.of(str(run))])
     assert gallery.test_set is not None
@@ -127,7 +127,7 @@ def test_pick_drag_and_look(page: Any, runs: list[Path]) -> None:
     page.wait_for_selector(f".facts:has-text('{name}')")
     assert page.locator("#gallery button[aria-pressed=true]").get_attribute("data-name") == name
     image = read(images(runs[0])[name])
-    predictor = open_models([str(runs[0])])
+    predictor = load_predictor([str(runs[0])])
     probability = predictor.predict(image)
     assert np.array_equal(downloaded(page, "mask"), polyps.mask(probability, predictor.threshold))
     assert downloaded(page, "overlay").shape == image.shape
@@ -274,7 +274,7 @@ def test_keyboard_reaches_everything(page: Any) -> None:
 def test_many_visitors_are_answered_and_memory_is_flat(server: tuple[str, int], runs: list[Path]) -> None:
     url, process = server
     paths = list(images(runs[0]).values())
-    predictor = open_models([str(runs[0])])
+    predictor = load_predictor([str(runs[0])])
     expected = [polyps.mask(predictor.predict(read(path)), 0.5) for path in paths]
     contents = [path.read_bytes() for path in paths]
 

@@ -176,6 +176,8 @@ def test_another_choice_of_a_group_brings_its_own_keys(desk: Path) -> None:
         ('seed\n"choice(1,2)"\n', r"line 2: seed=choice\(1,2\) is several values"),
         ("augment\nglob(*)\n", r"line 2: augment=glob\(\*\) is several values"),
         ("optim.decoder_lr;seed\n0,001;1\n", r"line 2: optim\.decoder_lr=0,001 is several.*decimals with a point"),
+        ("name\n${oc.env:HOME}\n", r"line 2: name=\$\{oc\.env:HOME\} is a value that depends on this machine"),
+        ("experiment\n../../theirs\n", r"line 2: experiment=\.\./\.\./theirs is a file outside"),
         ("name\na(b\n", r"line 2: name=a\(b cannot be understood: put single quotes around the value"),
     ],
 )
@@ -244,7 +246,7 @@ def test_each_row_leaves_a_finished_run(train: Train, desk: Path) -> None:
 
 
 def test_the_trials_that_are_shipped_have_labels(desk: Path) -> None:
-    (Path.cwd() / "multirun.yaml").write_text("hydra: {overrides: {task: [experiment=hyperparameters]}}")
+    (Path.cwd() / "multirun.yaml").write_text("hydra: {overrides: {task: [experiment=hyperparameters], hydra: []}}")
     labels = [job_label(job, str(desk)) for job, _ in jobs_of("experiment=hyperparameters")]
     assert labels[15] == "decoder_attention-null_encoder_depth-5_encoder_lr-1e-5_decoder_lr-1e-3"
     labels = [job_label(job, str(desk)) for job, _ in jobs_of("experiment=hyperparameters", "seed=0,1")]

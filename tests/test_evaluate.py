@@ -21,10 +21,10 @@ from polyp.data.folder import read_image, read_mask
 from polyp.data.synthetic import Synthetic
 from polyp.evaluation import report
 from polyp.images import components
-from polyp.inference.ensemble import Ensemble
-from polyp.inference.models import best_model
+from polyp.inference.predictor import Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.runs.data import load_run_data
+from polyp.runs.model import Source, load_checkpoint
 
 Evaluate = Callable[..., dict[str, Any]]
 
@@ -64,8 +64,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def probabilities(run: Path, images: Sequence[Path]) -> list[np.ndarray]:
     """What the run's best checkpoint says, one image at a time."""
-    ensemble = Ensemble([best_model(run)], torch.device("cpu"))
-    return [ensemble.predict([torch.from_numpy(read_image(path)).permute(2, 0, 1)])[0].numpy() for path in images]
+    predictor = load_predictor([str(run)])
+    return [predictor.predict(read_image(path)) for path in images]
 
 
 def dice(probability: np.ndarray, mask: np.ndarray, threshold: float = 0.5) -> float:
@@ -223,16 +223,17 @@ def test_a_data_set_that_any_model_was_trained_on_is_told(trained: Path, run: Pa
 
 
 def test_flips_are_averaged(run: Path, drawn: Path) -> None:
-    model, images = best_model(run), sorted((drawn / "images").iterdir())[:2]
+    model, images = load_checkpoint(Source.of(str(run))), sorted((drawn / "images").iterdir())[:2]
     pictures = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in images]
     expected = [
         sum(model.predict([p.flip(axes)])[0].flip(axes) for axes in ((), (-1,), (-2,), (-1, -2))) / 4 for p in pictures
     ]
-    found = Ensemble([model], torch.device("cpu"), flips=True, precision="32-true").predict(pictures)
+    arrays = [read_image(path) for path in images]
+    found = Predictor([model], torch.device("cpu"), flips=True).predict_all(arrays)
     for one, other in zip(found, expected, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
-    plain = Ensemble([model], torch.device("cpu"), precision="32-true").predict(pictures)
-    assert not torch.allclose(plain[0], found[0], atol=1e-4)
+        np.testing.assert_allclose(one, other.numpy(), atol=1e-5)
+    plain = Predictor([model], torch.device("cpu")).predict_all(arrays)
+    assert not np.allclose(plain[0], found[0], atol=1e-4)
 
 
 # ---- bad input
@@ -254,7 +255,6 @@ def test_an_evaluation_is_kept_unless_told(run: Path, capsys: pytest.CaptureFixt
         (["--data", "nowhere"], "--data nowhere is not a folder"),
         (["--threshold", "1.5"], "--threshold 1.5 must lie between 0 and 1"),
         (["--scales", "9"], "--scales 9 must lie"),
-        (["--batch", "0"], "--batch 0"),
         (["--data", "x", "--subset", "val"], "--subset val is of the run's own images"),
         (["--normal"], "--normal needs --data"),
         (["--device", "meta"], "--device meta is not there"),
@@ -359,12 +359,13 @@ def test_training_images_of_all_models_are_looked_for_and_unknown_ones_are_said(
     assert answer(run, "own")["training_images"]["found"] >= 18
 
 
-def test_the_runs_precision_is_taken(run: Path, drawn: Path) -> None:
+def test_an_older_checkpoint_has_the_precision_of_its_configuration(run: Path, drawn: Path) -> None:
+    spoil(run, lambda content: {key: value for key, value in content.items() if key != "precision"})
     config = runs.read_config(run)
     config["trainer"]["precision"] = "32-true"
     runs.begin(run, config)
     main(["evaluate", str(run), "--data", str(drawn), "--name", "precise"])
-    assert answer(run, "precise")["precision"] == "32-true"
+    assert answer(run, "precise")["computed"] == "exact, 32-true, cpu"
 
 
 def test_a_single_image_has_no_interval(run: Path, drawn: Path) -> None:
@@ -386,7 +387,7 @@ def test_nan_is_no_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> None
         return content
 
     spoil(run, poison)
-    assert "answers with NaN" in said(capsys, str(run))
+    assert "nan" in said(capsys, str(run))
     assert not (run / "evaluations").exists()
 
 

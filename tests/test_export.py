@@ -22,13 +22,12 @@ from polyp.export import export as exporting
 from polyp.export import file as files
 from polyp.export.graph import resized
 from polyp.images import resize
-from polyp.inference.backends import open_models
-from polyp.inference.exported import ready_on_cpu
-from polyp.inference.models import best_model
 from polyp.inference.onnx import OnnxModel
+from polyp.inference.predictor import load_predictor
 from polyp.model.network import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
+from polyp.runs.model import Source, load_checkpoint
 
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
 
@@ -126,13 +125,11 @@ def test_it_has_one_scale(small: tuple[PolypSegmenter, Path]) -> None:
 
 def test_it_is_opened_as_checkpoints_are(small: tuple[PolypSegmenter, Path]) -> None:
     image = pictures((50, 60))[0]
-    predictor = open_models([str(small[1])])
+    predictor = load_predictor([str(small[1])])
     assert predictor.backend == "onnx float32" and predictor.threshold == 0.4
     np.testing.assert_allclose(
         predictor.predict(image.permute(1, 2, 0).numpy()), small[0].predict([image])[0], atol=1e-4
     )
-    with pytest.raises(InputError, match="is no checkpoint"):
-        open_models([str(small[1])], backend="checkpoint")
 
 
 def test_other_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_path: Path) -> None:
@@ -148,14 +145,21 @@ def test_other_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_path: P
     )
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(InputError, match=r"other.onnx is no ONNX model of polyp's"):
-        open_models([str(tmp_path / "other.onnx")])
+        load_predictor([str(tmp_path / "other.onnx")])
     model = onnx.load(small[1])
-    files.say(model, METADATA | {"threshold": "half"})
-    onnx.save(model, tmp_path / "edited.onnx")
-    with pytest.raises(InputError, match=r"edited.onnx says that its threshold is half: make it anew"):
-        open_models([str(tmp_path / "edited.onnx")])
+    for threshold in ("half", "nan", "inf", "-0.5", "1"):
+        files.say(model, METADATA | {"threshold": threshold})
+        onnx.save(model, tmp_path / "edited.onnx")
+        with pytest.raises(InputError, match=rf"edited.onnx has the threshold {threshold},"):
+            load_predictor([str(tmp_path / "edited.onnx")])
+    files.say(model, METADATA)
+    model.graph.node.append(onnx.helper.make_node("Add", ["probability", "probability"], ["twice"]))
+    model.graph.output[0].name = "twice"
+    onnx.save(model, tmp_path / "twice.onnx")
+    with pytest.raises(InputError, match=r"twice.onnx gives probabilities"):
+        load_predictor([str(tmp_path / "twice.onnx")]).predict(np.full((64, 64, 3), 200, np.uint8))
     with pytest.raises(InputError, match=r"text.onnx cannot be opened as an ONNX model"):
-        open_models([str(tmp_path / "text.onnx")])
+        load_predictor([str(tmp_path / "text.onnx")])
 
 
 # ---- the command
@@ -217,8 +221,14 @@ def test_all_variants_of_a_run(
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
     image = read_image(load_run_data(run, runs.read_config(run)).of("test")[0].image)
-    exact = best_model(run).predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
-    np.testing.assert_allclose(open_models([str(folder / "model.onnx")]).predict(image), exact, atol=1e-3)
+    module = load_checkpoint(Source.of(str(run)))
+    module.precision = "32-true"
+    exact = module.predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
+    np.testing.assert_allclose(load_predictor([str(folder / "model.onnx")]).predict(image), exact, atol=1e-3)
+    main(["evaluate", str(folder / "model.onnx")])
+    evaluated = json.loads((run / "evaluations" / "model_test" / "metrics.json").read_text())
+    assert evaluated["computed"] == "onnx float32" and evaluated["deviation"] > 0
+    assert evaluated["numbers"]["dice"]["value"] == pytest.approx(record["onnx"]["float32"]["dice"], abs=1e-6)
     before = (folder / "model.onnx").stat().st_mtime_ns
     assert "is there already: replace it with --overwrite" in said(str(run))
     assert (folder / "model.onnx").stat().st_mtime_ns == before
@@ -226,55 +236,6 @@ def test_all_variants_of_a_run(
     monkeypatch.setattr(exporting, "write", lambda model, file, metadata: shutil.copy(kept, file))
     main(["export", str(run), "--onnx", "--overwrite"])
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
-
-
-def measured(run: Path, **medians: float) -> None:
-    """An export.json of which only these numbers count, and files that hold their variant's name."""
-    (run / "export").mkdir()
-    loss = {"float32": 0.0, "int8": 0.002, "float16": 0.1}
-    latency = {
-        name: {"latency_ms": {"median": value}, "dice_loss": 0, "validation_dice_loss": loss[name]}
-        for name, value in medians.items()
-    }
-    record = {
-        "fingerprint": exporting.sha256(runs.best_checkpoint(run)),
-        "device": device.description("cpu"),
-        "module": {name: {"latency_ms": {"median": 10}} for name in ("float32", ready_on_cpu())},
-        "onnx": latency,
-    }
-    (run / "export" / "export.json").write_text(json.dumps(record))
-    for name in medians:
-        (run / "export" / exporting.FILES[name]).write_text(name)
-
-
-def test_the_fastest_that_is_good_is_taken(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Opened(nn.Module):
-        threshold = 0.5
-
-        def __init__(self, file: Path) -> None:
-            super().__init__()
-            self.precision = file.read_text()
-
-    monkeypatch.setattr("polyp.inference.backends.OnnxModel", Opened)
-    torchs = open_models([str(run)], used="cpu").backend
-    assert torchs.startswith("checkpoint, ") and torchs.endswith(", cpu")
-    measured(run, float32=8, int8=5, float16=1)  # which loses too much
-    assert open_models([str(run)], used="cpu").backend == "onnx int8"
-    assert open_models([str(run)], used="cpu", backend="checkpoint").backend == torchs
-    assert open_models([str(run), str(runs.last_checkpoint(run))], used="cpu").backend == f"onnx int8 and {torchs}"
-    record = json.loads((run / "export" / "export.json").read_text())
-    faster, other = {ready_on_cpu(): {"latency_ms": {"median": 4}}}, {"another": {"latency_ms": {"median": 9}}}
-    for key, value in (("device", "another"), ("module", faster), ("module", other)):
-        (run / "export" / "export.json").write_text(json.dumps(record | {key: value}))
-        assert open_models([str(run)], used="cpu").backend == torchs
-        assert open_models([str(run)], used="cpu", backend="onnx").backend == "onnx int8"
-    (run / "export" / "export.json").write_text(json.dumps(record | {"fingerprint": "of another"}))
-    assert open_models([str(run)], used="cpu").backend == torchs
-    with pytest.raises(InputError, match=r"has no exported model of best\.ckpt"):
-        open_models([str(run)], used="cpu", backend="onnx")
-    (run / "export" / "export.json").write_text("{")
-    with pytest.raises(InputError, match=r"export\.json is damaged"):
-        open_models([str(run)], used="cpu")
 
 
 def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +252,7 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(exporting, "write", write)
     monkeypatch.setattr(exporting, "OnnxModel", Other)
     before = set(run.iterdir())
-    killed = run / ".export.part" / "new" / "model.onnx"  # what one leaves that was killed
+    killed = run / ".part-export" / "new" / "model.onnx"  # what one leaves that was killed
     killed.parent.mkdir(parents=True)
     killed.touch()
     assert "differ from the module's by up to" in said(str(run))
@@ -301,7 +262,7 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exporting, "write", full)
-    assert "export: No space left on device" in said(str(run))
+    assert "export (No space left on device)" in said(str(run))
     assert set(run.iterdir()) == before
 
 
@@ -325,15 +286,17 @@ def test_an_exported_model_is_no_checkpoint(run: Path, capsys: pytest.CaptureFix
     (run / "export").mkdir()
     (run / "export" / "model.onnx").touch()
     with pytest.raises(SystemExit, match="is an exported model"):
-        main(["evaluate", str(run / "export" / "model.onnx")])
+        main(["export", str(run / "export" / "model.onnx"), "--onnx", "--out", str(run / "again")])
 
 
 def test_the_rest_works_without_the_extra(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
-    assert open_models([str(run)]).backend.startswith("checkpoint")
+    assert load_predictor([str(run)]).is_exact
+    (run / "export").mkdir()
+    (run / "export" / "model.onnx").touch()
     with pytest.raises(InputError, match=r"onnxruntime is not installed: pip install -e '\.\[onnx\]'"):
-        open_models([str(run)], backend="onnx")
+        load_predictor([str(run / "export" / "model.onnx")])
 
 
 # ---- every network

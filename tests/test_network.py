@@ -1,13 +1,16 @@
 """Every architecture from pixels to logits of the same size, and one line where a combination cannot work."""
 
 import re
+import time
 from typing import Any
 
 import pytest
 import torch
+from conftest import SMALL, Train
 from torch import Tensor
 
 from polyp.errors import InputError
+from polyp.images import square
 from polyp.model.network import ARCHITECTURES, PolypNetwork
 
 VIT = "tu-vit_tiny_patch16_224"
@@ -292,3 +295,77 @@ def test_pairs_that_do_not_work_are_answered_with_pairs_that_do(given: dict[str,
 @pytest.mark.parametrize("key", ["arch", "encoder"])
 def test_nothing_is_no_name(key: str) -> None:
     refusal(f"model.{key}=", **{key: None})
+
+
+# Freezing
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_frozen_encoder_stays_as_it_is_in_either_mode(stages: int) -> None:
+    net = network(encoder="mobilenet_v2", stages=stages)
+    net.freeze_encoder()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for _ in range(2):
+        net.eval()
+        net.train()  # as Lightning does around validation
+        sum(out.square().mean() for out in net(torch.rand(2, 3, 64, 64))).backward()
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) or ".encoder." not in name, name
+    assert all(parameter.grad is None for parameter in net.encoder_parameters())
+    assert all(parameter.grad is not None for parameter in net.decoder_parameters())
+    decoder = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("running_mean" in name for name in decoder)
+
+
+def test_no_graph_of_a_frozen_encoder_is_kept() -> None:
+    net = network()
+    net.freeze_encoder()
+    features: list[Tensor] = []
+    encoder = net.stages[0].get_submodule("encoder")
+    encoder.register_forward_hook(lambda module, args, output: features.extend(output))
+    assert net.train()(torch.rand(2, 3, 64, 64))[0].requires_grad
+    assert features and not any(feature.requires_grad for feature in features)
+
+
+# What would take all memory
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("decoder_channels", [10**6] * 5),
+        ("decoder_channels", [2**14] * 5),  # each is possible, all together are 130 GiB
+        ("decoder_channels", {1: 2}),
+        ("encoder_depth", 4.0),
+        ("stages", True),
+        ("encoder", 3),
+        ("arch", ["unet"]),
+    ],
+)
+def test_settings_of_a_damaged_or_hostile_checkpoint(key: str, value: Any) -> None:
+    refusal(f"model.{key}=", **{key: value})
+
+
+def test_a_refusal_is_quick() -> None:
+    refusal("tu-swin_tiny", arch="pan", encoder="tu-swin_tiny_patch4_window7_224")  # imports
+    start = time.process_time()
+    refusal("tu-swin_tiny", arch="deeplabv3", encoder="tu-swin_tiny_patch4_window7_224", image_size=(352, 352))
+    assert time.process_time() - start < 3
+
+
+def test_one_image_at_a_time() -> None:
+    assert not network(arch="deeplabv3plus").trains_on_single_images((64, 64))
+    assert not network(arch="unet").trains_on_single_images((32, 32))  # 1 x 1 at the bottom
+    assert network(arch="unet").trains_on_single_images((64, 64))
+
+
+@pytest.mark.parametrize("size", [10**6, [64, 4097], 31])
+def test_image_sizes_out_of_range(size: Any) -> None:
+    with pytest.raises(InputError, match=r"data\.image_size"):
+        square(size)
+
+
+def test_a_batch_of_one_image_is_refused_before_data_are_read(train: Train) -> None:
+    keys = ["model.arch=deeplabv3plus", "model.decoder_channels=32", "data.batch_size=1"]
+    with pytest.raises(SystemExit, match=r"data\.batch_size=1"):
+        train(*SMALL, *keys)

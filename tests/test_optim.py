@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import segmentation_models_pytorch as smp
 import torch
+from conftest import SMALL, Train
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
-from polyp.errors import InputError
+from polyp.errors import InputError, check_keys
 from polyp.model.optim import Optim
 
 VALID: dict[str, Any] = {"encoder_lr": 0.1, "decoder_lr": 1, "weight_decay": 0.01, "ema_decay": None}
@@ -224,3 +226,30 @@ def test_a_resumed_run_goes_on_where_it_stopped(schedule: str, tmp_path: Path) -
     else:
         assert isinstance(trainer.lr_scheduler_configs[0].scheduler, ReduceLROnPlateau)
         assert whole.rates[::3] == [1, 1, 1, 1, 1, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.slow
+def test_an_encoder_at_rate_0_stays_as_it_was_pretrained(train: Train, tmp_path: Path) -> None:
+    encoder = smp.encoders.get_encoder("mobilenet_v2", weights=None)
+    pretrained = {
+        name: torch.rand_like(value) + 0.5 if value.is_floating_point() else value + 1007
+        for name, value in encoder.state_dict().items()
+    }
+    torch.save(pretrained, tmp_path / "weights.pt")
+    run = train(*SMALL, f"model.encoder_weights={tmp_path}/weights.pt", "optim.encoder_lr=0") / "run"  # with an average
+
+    def check() -> None:
+        for kept in ("best", "last"):
+            state = torch.load(run / "checkpoints" / f"{kept}.ckpt", weights_only=True)["state_dict"]
+            for name, value in pretrained.items():
+                assert torch.equal(state[f"network.stages.0.encoder.{name}"], value), (kept, name)
+
+    check()
+    train(f"resume={run}", "trainer.max_epochs=2")
+    check()
+
+
+@pytest.mark.parametrize("keys", [VALID | {"lr": 1}, VALID | {3: 1}, {"encoder_lr": 0.1}])
+def test_a_key_too_many_or_too_few_is_named(keys: dict[Any, Any]) -> None:
+    with pytest.raises(InputError, match=r"optim\.(lr|3|decoder_lr)"):
+        check_keys("optim", keys, Optim)

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.optuna_search import MOST_CHECKED, representatives
 from polyp.experiment import build
+from polyp.resume import resolved
 
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
 optuna = pytest.importorskip("optuna")
@@ -128,7 +129,8 @@ def test_every_combination_of_the_experiment_builds(tmp_path: Path) -> None:
         jobs = representatives([f"{key}={value}" for key, value in experiment.hydra.sweeper.params.items()])
         assert len(jobs) <= MOST_CHECKED
         for job, _ in jobs:
-            build(compose("train", ["experiment=optuna", *job, "model.encoder_weights=null"]), tmp_path)
+            config = compose("train", ["experiment=optuna", *job, "model.encoder_weights=null"])
+            build(resolved(config), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,7 @@ from polyp.data.folder import read_image
 from polyp.data.synthetic import Synthetic
 from polyp.errors import InputError
 from polyp.inference import polyps
-from polyp.inference.backends import BATCH, Predictor
-from polyp.inference.ensemble import Ensemble
-from polyp.inference.folded import ready_for_cpu
-from polyp.inference.models import best_model
+from polyp.inference.predictor import Predictor, load_predictor
 
 Array = np.ndarray
 
@@ -83,11 +80,9 @@ def said(*arguments: str) -> str:
 
 
 def probability(images: Sequence[Path], *given: str, flips: bool = False) -> list[Array]:
-    """What the runs say, in batches as large as those of the command."""
-    ensemble = Ensemble([ready_for_cpu(best_model(Path(run))) for run in given], torch.device("cpu"), flips)
-    tensors = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in images]
-    batches = [tensors[start : start + BATCH] for start in range(0, len(tensors), BATCH)]
-    return [one.numpy() for batch in batches for one in ensemble.predict(batch)]
+    """What the runs say of each image by itself."""
+    predictor = load_predictor(given, flips=flips)
+    return [predictor.predict(read_image(path)) for path in images]
 
 
 def grey(path: Path) -> Array:
@@ -337,15 +332,15 @@ def test_a_killed_command_goes_on(here: Path, seen: list[int]) -> None:
 
 
 def test_a_full_disk_leaves_no_half_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def full(self: Path, text: str, **named: Any) -> int:
-        if ".polyps.csv" not in self.name:
-            return write_text(self, text, **named)
-        write_text(self, text[:10], **named)
+    def full(self: Path, content: bytes) -> int:
+        if "polyps.csv" not in self.name:
+            return write_bytes(self, content)
+        write_bytes(self, content[:10])
         raise OSError(28, "No space left on device", str(self))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert "No space left on device" in said("first", "images", "--out", "out")
     assert not [name for name in files("out") if "part" in name]
     monkeypatch.undo()
@@ -480,7 +475,7 @@ def test_a_network_that_answers_with_nan(here: Path) -> None:
         if value.is_floating_point():
             value.fill_(torch.nan)
     torch.save(content, checkpoint)
-    assert "NaN" in said("first", "images", "--out", "out")
+    assert "nan" in said("first", "images", "--out", "out")
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")

@@ -80,11 +80,14 @@ KILLS = {
 
 @pytest.mark.parametrize("workers", [0, *(pytest.param(workers, marks=pytest.mark.slow) for workers in (1, 2))])
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
-    workers: int, whole: tuple[Path, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int,
+    whole: tuple[Path, float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moments: random.Random,
 ) -> None:
     reference, seconds = whole
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    chance = random.Random()
     kills, run, number = list(KILLS[workers]), tmp_path / "0", 0
     while kills or not (run / "metrics.json").exists():
         if (run / "metrics.json").exists():  # it was too quick: another one for the rest
@@ -94,7 +97,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
         process = start(
             *LONGER, f"data.num_workers={workers}", f"hydra.run.dir={run}", "resume=auto", log=tmp_path / "said"
         )
-        if kills and kill(process, kills[0], tmp_path, run, chance.uniform(0, seconds)):
+        if kills and kill(process, kills[0], tmp_path, run, moments.uniform(0, seconds)):
             kills.pop(0)
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / "said").read_text()
@@ -104,12 +107,12 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
 def kill(process: Any, moment: str, folder: Path, run: Path, seconds: float) -> bool:
     """Kill a process after so many seconds, or while it writes the checkpoint or the cache; whether it was alive."""
     deadline = time.time() + seconds
-    patterns = {"resized": "cache/polyp/resized/*.npy.part"}
+    patterns = {"resized": "cache/polyp/resized/.part-*.npy"}
     while process.is_alive():
         if moment == "random" and time.time() > deadline:
             process.kill()
             return True
-        if moment != "random" and any(folder.glob(patterns.get(moment, f"{run.name}/checkpoints/{moment}.part"))):
+        if moment != "random" and any(folder.glob(patterns.get(moment, f"{run.name}/checkpoints/.part-{moment}"))):
             process.kill()
             process.join()
             return process.exitcode == -signal.SIGKILL

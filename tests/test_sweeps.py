@@ -5,8 +5,12 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from filelock import FileLock
 from polyp import sweeps
 
 QUICK = (*SMALL, "+trainer.limit_train_batches=2")
+IN_THIS_PROCESS = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 GRID = ("-m", *SMALL, "trainer.max_epochs=2", "seed=0,1", "model.loss=dice,bce")
 
 
@@ -33,6 +38,11 @@ def written(sweep: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in sweep.rglob("metrics.json")}
 
 
+def results(sweep: Path) -> list[dict[str, str]]:
+    with open(sweep / "results.csv") as file:
+        return list(csv.DictReader(file))
+
+
 def table(said: str) -> list[list[str]]:
     """The cells of the table at the end of a sweep, without its header."""
     lines = said.splitlines()
@@ -42,7 +52,7 @@ def table(said: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_until_it_completes(tmp_path: Path) -> None:
+def test_a_sweep_killed_until_it_completes(tmp_path: Path, moments: random.Random) -> None:
     whole, killed, said = tmp_path / "whole", tmp_path / "killed", tmp_path / "said"
     process = start(*GRID, f"hydra.sweep.dir={whole}", log=said)
     process.join()
@@ -53,7 +63,7 @@ def test_a_sweep_killed_until_it_completes(tmp_path: Path) -> None:
         if job is not None:
             while process.is_alive() and not list(killed.glob(f"{job}_*")):
                 time.sleep(0.01)
-            time.sleep(random.uniform(0, 1))
+            time.sleep(moments.uniform(0, 1))
             process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL), said.read_text()
@@ -67,15 +77,32 @@ def test_a_sweep_killed_until_it_completes(tmp_path: Path) -> None:
         assert all(torch.equal(ours["state_dict"][key], theirs["state_dict"][key]) for key in theirs["state_dict"])
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working directory of a sweep of three jobs, in its usual place below it."""
+    desk = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.chdir(desk)
+        run_script("-m", *QUICK, "seed=0,1,2")
+    return desk
+
+
 @pytest.fixture
-def partial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep of three jobs in its usual place, of which the last is not finished and the results are not written."""
+def whole(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of that sweep, the test's own copy."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    run_script("-m", *QUICK, "seed=0,1,2")
     (sweep,) = Path("outputs/sweeps/default").iterdir()
-    (sweep / "2_seed-2" / "metrics.json").unlink()
-    (sweep / "results.csv").unlink()
     return sweep
+
+
+@pytest.fixture
+def partial(whole: Path) -> Path:
+    """The same, of which the last job is not finished and the results are not written."""
+    (whole / "2_seed-2" / "metrics.json").unlink()
+    (whole / "results.csv").unlink()
+    return whole
 
 
 def test_the_same_command_with_auto_finds_its_sweep(partial: Path) -> None:
@@ -101,7 +128,8 @@ def test_what_resume_of_a_sweep_means(partial: Path) -> None:
     argv = sweeps.repeated(["train.py", f"resume={partial}", "trainer.max_epochs=2"])
     assert argv[:2] == ["train.py", "-m"]
     assert argv[-3:] == ["trainer.max_epochs=2", "resume=auto", f"hydra.sweep.dir='{partial}'"]
-    assert set(QUICK) | {"seed=0,1,2"} <= set(argv)
+    assert {*QUICK, "seed=0,1,2"} - {"trainer.max_epochs=1"} <= set(argv)
+    assert "trainer.max_epochs=1" not in argv
     assert sweeps.repeated(["train.py", "resume=outputs/other"]) == ["train.py", "resume=outputs/other"]
 
 
@@ -197,7 +225,7 @@ def test_a_crash_is_listed_with_its_last_line(
     monkeypatch.setattr(cache, "resize_image", broken)
     sweep = tmp_path / "sweep"
     with pytest.raises(SystemExit, match=r"^1$"):
-        run_script("-m", *QUICK, "seed=0,1", "data.image_size=96", f"hydra.sweep.dir={sweep}")
+        run_script("-m", *QUICK, "seed=0,1", "data.image_size=96", f"hydra.sweep.dir={sweep}", IN_THIS_PROCESS)
     said = capsys.readouterr().out
     assert said.count("MemoryError: nothing left") >= 2
     assert "Traceback" in (sweep / "0_seed-0" / "train.log").read_text()
@@ -205,24 +233,236 @@ def test_a_crash_is_listed_with_its_last_line(
 
 def test_the_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = tmp_path / "sweep"
-    run_script("-m", *QUICK, "optim.decoder_lr=1e-3,3e-2", "seed=0,1", f"hydra.sweep.dir={sweep}")
-    said = capsys.readouterr().out
-    assert re.search(r"job +decoder_lr +seed +val/dice +test/dice +minutes", said)
+    run_script("-m", *QUICK, "optim.decoder_lr=1e-3,3e-2", "name='my own',mine", f"hydra.sweep.dir={sweep}")
+    said = capsys.readouterr().out.replace("my own", "my_own")
+    assert re.search(r"job +decoder_lr +name +val/dice +test/dice +minutes", said)
     rows = table(said)
     jobs = {path.name.partition("_")[0]: read(path) for path in sweep.glob("*_*/")}
     assert len(rows) == len(jobs) == 4
     for row in rows:
         metrics = jobs[row[0]]
-        assert float(row[1]) in (1e-3, 3e-2) and int(row[2]) == metrics["seed"]
+        assert float(row[1]) == (1e-3 if row[0] in "01" else 3e-2) and row[2] == ("my_own", "mine")[int(row[0]) % 2]
         assert row[3] == f"{metrics['best']['value']:.3f}"
         assert row[4] == f"{metrics['test']['dice']:.3f}"
         assert row[5] == f"{metrics['seconds'] / 60:.1f}"
     assert [float(row[3]) for row in rows] == sorted((float(row[3]) for row in rows), reverse=True)
-    with open(sweep / "results.csv") as file:
-        stored = list(csv.DictReader(file))
+    stored = results(sweep)
     assert [row["job"] for row in stored] == [row[0] for row in rows]
-    assert all(re.fullmatch(r"optim.decoder_lr=\S+ seed=\d", row["overrides"]) for row in stored)
+    assert {row["optim.decoder_lr"] for row in stored} == {"0.001", "0.03"}
+    assert {row["name"] for row in stored} == {"my own", "mine"}
     assert float(stored[0]["test/dice"]) == jobs[rows[0][0]]["test"]["dice"]
+
+
+@pytest.mark.parametrize(
+    ("varied", "columns"),
+    [("monitor=val/iou,val/dice", {"val/iou", "val/dice"}), ("data.count=20,24", {"val/dice"})],
+)
+def test_numbers_that_cannot_be_compared_are_not_ranked(
+    varied: str, columns: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "sweep"
+    options = [option for option in QUICK if option.partition("=")[0] != varied.partition("=")[0]]
+    run_script("-m", *options, varied, f"hydra.sweep.dir={sweep}")
+    said = capsys.readouterr().out
+    assert "cannot be compared" in said
+    stored = results(sweep)
+    assert [row["job"] for row in stored] == ["0", "1"]
+    assert columns <= stored[0].keys()
+    for row in stored:
+        best = read(next(sweep.glob(f"{row['job']}_*")))["best"]
+        assert float(row[best["monitor"]]) == best["value"]
+    # And what cannot be written is said: Hydra itself would go on and exit with 0.
+    (sweep / ".part-results.csv" / "in the way").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"results\.csv"):
+        run_script(f"resume={sweep}")
+
+
+# ---- jobs that die, and sweeps that are stopped
+
+
+def owner(run: Path) -> int | None:
+    """The process that has claimed a run's folder."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if Path(os.readlink(link)) == run / ".lock":
+                return int(link.parts[2])
+    return None
+
+
+def meanwhile(condition: Callable[[], Any], action: Callable[[Any], None]) -> threading.Thread:
+    """Do something in the background as soon as there is something to do it with."""
+
+    def watch() -> None:
+        deadline = time.time() + 60
+        while time.time() < deadline:
+            if found := condition():
+                return action(found)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def test_a_job_that_dies_is_listed_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = tmp_path / "sweep"
+    deaths = {"0_seed-0": signal.SIGSEGV, "1_seed-1": signal.SIGKILL}
+    killers = [
+        meanwhile(lambda job=job: owner(sweep / job), lambda process, death=death: os.kill(process, death))
+        for job, death in deaths.items()
+    ]
+    with pytest.raises(SystemExit, match=r"^1$"):
+        run_script("-m", *QUICK, "seed=0,1,2", f"hydra.sweep.dir={sweep}")
+    for killer in killers:
+        killer.join()
+    assert finals(sweep).keys() == {"2_seed-2"}
+    listed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("failed job")]
+    assert len(listed) == 2
+    for line, (job, death) in zip(listed, deaths.items(), strict=True):
+        assert job in line and death.name in line
+    run_script(f"resume={sweep}")
+    assert finals(sweep).keys() == {"2_seed-2", *deaths}
+    assert len(results(sweep)) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_saves_its_job(number: int, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    last = sweep / "0_seed-0" / "checkpoints" / "last.ckpt"
+    killer = meanwhile(last.exists, lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as stop:
+        run_script("-m", *QUICK, "trainer.max_epochs=500", "seed=0,1", f"hydra.sweep.dir={sweep}")
+    killer.join()
+    assert stop.value.code == 128 + number
+    assert [path.name for path in sweep.glob("*_*")] == ["0_seed-0"]
+    assert owner(sweep / "0_seed-0") is None
+    torch.load(last, weights_only=True)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_paused_pauses_its_job(tmp_path: Path) -> None:
+    last = tmp_path / "0_job" / "checkpoints" / "last.ckpt"
+    process = start("-m", *QUICK, "trainer.max_epochs=500", f"hydra.sweep.dir={tmp_path}", log=tmp_path / "said")
+    assert process.pid is not None
+    try:
+        meanwhile(last.exists, lambda _: os.kill(process.pid, signal.SIGTSTP)).join()
+        time.sleep(1)  # the end of what is being written
+        before = last.stat().st_mtime_ns
+        time.sleep(3)
+        assert last.stat().st_mtime_ns == before
+        os.kill(process.pid, signal.SIGCONT)
+        meanwhile(lambda: last.stat().st_mtime_ns != before, lambda _: None).join()
+        assert last.stat().st_mtime_ns != before
+    finally:
+        process.kill()
+        process.join()
+    deadline = time.time() + 5
+    while owner(tmp_path / "0_job") is not None:  # it ends with its sweep
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
+# ---- damaged files, and those of somebody else
+
+
+@pytest.mark.parametrize("content", ["", "[[", "{}", "\0" * 100])
+def test_a_damaged_list_of_jobs_is_written_anew(content: str, partial: Path) -> None:
+    jobs = json.loads((partial / "jobs.json").read_text())
+    (partial / "jobs.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"jobs\.json"):
+        run_script("-m", *QUICK, "seed=0,5,2", "resume=auto", f"hydra.sweep.dir={partial}")
+    assert (partial / "jobs.json").read_text() == content
+    if not content:
+        run_script(f"resume={partial}")
+        assert json.loads((partial / "jobs.json").read_text()) == jobs
+        assert len(results(partial)) == 3
+
+
+@pytest.mark.parametrize("content", [None, "", "hydra: {", "hydra: {overrides: {task: [{}], hydra: []}}", "\0" * 100])
+def test_a_damaged_command_is_one_line(content: str | None, partial: Path) -> None:
+    (partial / "multirun.yaml").unlink()
+    if content is not None:
+        (partial / "multirun.yaml").write_text(content)
+    with pytest.raises(SystemExit, match=r"multirun\.yaml.*hydra\.sweep\.dir"):
+        run_script(f"resume={partial}")
+    if content == "":
+        run_script("-m", *QUICK, "seed=0,1,2", "resume=auto", f"hydra.sweep.dir={partial}")
+        assert len(results(partial)) == 3
+
+
+def test_damaged_jobs_are_listed(partial: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (partial / "0_seed-0" / "config.yaml").write_text("model: {")
+    (partial / "1_seed-1" / ".hydra" / "overrides.yaml").write_bytes(bytes(100))
+    (partial / "1_of_another_kind").mkdir()
+    (partial / "1st_note").mkdir()
+    with pytest.raises(SystemExit, match=r"^1$"):
+        run_script(f"resume={partial}")
+    said = capfd.readouterr().out
+    assert re.search(r"failed job 0_seed-0: .*config\.yaml", said)
+    assert "Traceback" not in said
+    assert finals(partial).keys() == {"0_seed-0", "1_seed-1", "2_seed-2"}  # 1's overrides were written anew
+
+
+@pytest.mark.parametrize("content", ["", "job,seed\n0,0\n", "\0" * 100])
+def test_damaged_results_are_written_anew(content: str, whole: Path) -> None:
+    expected = results(whole)
+    (whole / "results.csv").write_text(content)
+    before = written(whole)
+    run_script("-m", *QUICK, "seed=0,1,2", "resume=auto")
+    assert results(whole) == expected
+    assert written(whole) == before
+
+
+HARMLESS = (
+    ["seed=0,1", "model.arch=unet", "data.root=../mine", "+trainer.limit_train_batches=2", "monitor=val/iou"],
+    ["hydra/sweeper=csv", "hydra.sweeper.path=/home/me/my.csv", "hydra.launcher.n_jobs=2", "hydra.mode=MULTIRUN"],
+)
+
+
+def stored(folder: Path, task: list[str], own: list[str]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": {"task": task, "hydra": own}}}))
+    return folder
+
+
+def test_settings_of_a_stored_sweep_are_repeated(tmp_path: Path) -> None:
+    task, own = HARMLESS
+    folder = stored(tmp_path / "sweep", task, [*own, "hydra.launcher.setup=[ls]"])
+    argv = sweeps.repeated(["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"])
+    assert {*task, *own} - {"model.arch=unet", "hydra.mode=MULTIRUN"} <= set(argv)
+    assert "hydra.launcher.setup=[date]" in argv and "hydra.launcher.setup=[ls]" not in argv
+
+
+@pytest.mark.parametrize(
+    ("task", "own"),
+    [
+        ("name=${oc.env:SECRET}", None),
+        ("name=${${x}:SECRET}", None),
+        ("experiment=../../outputs/theirs", None),
+        ("experiment=quickstart,'/tmp/theirs'", None),
+        ("+data@hydra.callbacks=folder", None),
+        ("+hydra.callbacks.mine._target_=os.abort", None),
+        ("hydra/launcher=theirs", None),
+        ("--config-dir=/tmp", None),
+        (None, "+hydra.callbacks.mine._target_=os.abort"),
+        (None, "hydra.launcher._target_=os.abort"),
+        (None, "hydra.launcher.setup=[ls]"),
+        (None, "hydra.launcher.partition=${oc.env:SECRET}"),
+        (None, "hydra.launcher.partition='a\nb'"),
+        (None, "hydra.searchpath=[/tmp]"),
+        (None, "hydra/sweeper=../../theirs"),
+    ],
+)
+def test_what_somebody_else_wrote_is_not_repeated(
+    task: str | None, own: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hidden")
+    safe_task, safe_own = HARMLESS
+    folder = stored(tmp_path / "sweep", safe_task + [task] * (task is not None), safe_own + [own] * (own is not None))
+    key = (task or own or "").partition("=")[0]
+    with pytest.raises(SystemExit, match=re.escape(key)) as refusal:
+        sweeps.repeated(["train.py", f"resume={folder}"])
+    assert "\n" not in str(refusal.value) and "hidden" not in str(refusal.value)
 
 
 def test_a_job_has_one_device(train: Train) -> None:

@@ -15,7 +15,7 @@ from planted import plant_model
 from polyp.cli import main
 from polyp.errors import InputError
 from polyp.inference import polyps
-from polyp.inference.backends import Predictor, open_models
+from polyp.inference.predictor import Predictor, load_predictor
 from polyp.pictures import overlay
 from polyp.prediction import video
 from polyp.prediction.video import EndedEarly, Video, annotate
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predictor(run: Path) -> Predictor:
-    return open_models([str(run)], used="cpu")
+    return load_predictor([str(run)], device_name="cpu")
 
 
 def film(path: Path, count: int = 11, shape: tuple[int, ...] = SHAPE, rate: float = 12.5, code: str = "mp4v") -> Path:
@@ -217,7 +217,7 @@ def test_the_command(tmp_path: Path, run: Path, capfd: pytest.CaptureFixture[str
     assert told.err == "" and told.out.startswith("11 frames, ") and told.out.rstrip().endswith("out/videos/a.webm")
     rows = list(csv.DictReader((tmp_path / "out" / "videos" / "a.csv").read_text().splitlines()))
     assert [int(row["frame"]) for row in rows] == list(range(11))
-    predictor = open_models([str(run)], used="cpu")
+    predictor = load_predictor([str(run)], device_name="cpu")
     expected = [one.row for one in annotate(source, None, predictor, 0.5)]
     assert rows == [{key: str(value) for key, value in row.items()} for row in expected]
     again = ["predict", str(run), str(source), str(film(tmp_path / "b.mp4", 3)), "--out", str(tmp_path / "out")]

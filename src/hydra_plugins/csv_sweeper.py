@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, nearest
+from polyp.overrides import reason_to_refuse
 
 
 @dataclass
@@ -172,4 +173,6 @@ def _row(header: Sequence[str], cells: Sequence[str], where: str) -> list[str]:
             raise InputError(f"{where}: {override} cannot be understood: put single quotes around the value") from None
         if sweep:
             raise InputError(f"{where}: {override} is several values: give each a row, and write decimals with a point")
+        if reason := reason_to_refuse(override):
+            raise InputError(f"{where}: {override} {reason}: write the value itself")
     return row

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from polyp.errors import InputError
+from polyp.files import catch_disk_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         add(commands)
     given = parser.parse_args(argv)
     try:
-        given.run(given)
+        with catch_disk_errors("free some space and give the command again"):
+            given.run(given)
     except InputError as error:
         sys.exit(f"polyp: {error}")
     except KeyboardInterrupt:
@@ -74,7 +76,7 @@ def _evaluate(commands: Any) -> None:
         "--confidence", type=float, metavar="P", help="... by a threshold chosen on validation, as sure (0.95)"
     )
     how.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
-    how.add_argument("--batch", type=int, metavar="N", help="images that the network sees at once (8)")
+    _add_compute(how)
     how.add_argument("--name", help="of the folder under evaluations/")
     how.add_argument("--overwrite", action="store_true", help="replace an evaluation of that name")
 
@@ -85,6 +87,16 @@ def _evaluate(commands: Any) -> None:
         evaluate(chosen.pop("models"), Options(**{key: chosen[key] for key in chosen.keys() - {"run"}}))
 
     parser.set_defaults(run=run)
+
+
+def _add_compute(parser: Any) -> None:
+    parser.add_argument(
+        "--compute",
+        choices=("exact", "fast"),
+        default="exact",
+        help="exact: each image by itself, in the precision that the run was tested in; fast: several at once, in the "
+        "precision that the device gains from (exact)",
+    )
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -142,7 +154,7 @@ def _predict(commands: Any) -> None:
     what.add_argument("--overwrite", action="store_true", help="again what is finished; replace another model's")
     how = parser.add_argument_group("how")
     how.add_argument("--tta", action="store_true", help="average over the image and its flips")
-    how.add_argument("--backend", choices=("auto", "checkpoint", "onnx"), default="auto", help="what computes (auto)")
+    _add_compute(how)
     how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
 
     def run(given: argparse.Namespace) -> None:
@@ -197,9 +209,7 @@ def _app(commands: Any) -> None:
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 is any that is free (7860)")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="which page and API then ask for")
     parser.add_argument("--max-upload", default="20MB", metavar="SIZE", help="of a file (20MB)")
-    parser.add_argument(
-        "--backend", default="auto", choices=("auto", "checkpoint", "onnx"), help="what computes (auto)"
-    )
+    _add_compute(parser)
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
 
     def run(given: argparse.Namespace) -> None:

@@ -1,14 +1,23 @@
 """The device that a network runs on, and the precision that it gains from there."""
 
+import os
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from polyp.errors import InputError
+
+HALF = {
+    f"{bits}{kind}": dtype
+    for bits, dtype in (("bf16", torch.bfloat16), ("16", torch.float16))
+    for kind in ("", "-mixed", "-true")
+}
+"""What the operations that gain from it are computed in, by Lightning's name of the precision."""
 
 
 def choose(name: str) -> torch.device:
@@ -44,6 +53,22 @@ def precision(wanted: Any, accelerator: Any) -> Any:
     return "bf16-mixed" if gains else "32-true"
 
 
+@contextmanager
+def inference(used: torch.device, name: str) -> Iterator[None]:
+    """Compute in a precision, on a GPU with algorithms that give the same bits each time.
+
+    Args:
+        used: the device.
+        name: Lightning's name of the precision; the half ones are computed by autocast, others in float32.
+    """
+    half = HALF.get(name)
+    with ExitStack() as stack:
+        if used.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
+        stack.enter_context(torch.autocast(used.type, half, enabled=half is not None))
+        yield
+
+
 def cuda(accelerator: Any) -> bool:
     """Whether Lightning's accelerator of this name is an NVIDIA GPU."""
     return accelerator != "cpu" and torch.cuda.is_available()
@@ -73,3 +98,8 @@ def peak_memory() -> int:
     if status.exists():  # a process inherits the other measure from the one that started it
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory() -> int:
+    """The bytes of main memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,7 @@
 """What is said when the user's input cannot work: one line, with the key, the value and the way out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -39,9 +40,29 @@ def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
     Raises:
         InputError: the name is not in the table; the message has the nearest names.
     """
-    if value not in table:
+    if not isinstance(value, str) or value not in table:  # a list or dict cannot even be looked up
         raise InputError(f"{key}={value} is unknown: {nearest(value, table)}")
     return table[value]
+
+
+def check_keys(section: str, keys: Mapping[Any, Any], function: Callable[..., Any]) -> None:
+    """Compare the keys of a section of the configuration with the keyword arguments of what is made from them.
+
+    Args:
+        section: its name, for the message.
+        keys: the section.
+        function: the class or function that will be called with `**keys`.
+
+    Raises:
+        InputError: `function` does not accept a key, or requires one that is missing.
+    """
+    arguments = inspect.signature(function).parameters
+    for key in keys:
+        if key not in arguments:
+            raise InputError(f"{section}.{printable(key)} is unknown: {nearest(key, arguments)}")
+    for name, argument in arguments.items():
+        if argument.default is argument.empty and name not in keys:
+            raise InputError(f"{section}.{name} is missing")
 
 
 def describe_error(error: BaseException, limit: int = 150) -> str:

@@ -49,6 +49,8 @@ def build(
         model = PolypSegmenter(**config["model"], optim=optim)
     except TypeError as error:  # a key that was added with + is no argument of the class
         raise InputError(f"the configuration has a key too many or too few: {error}") from error
+    model.check_batch_size(data.batch_size)
+    model.precision = str(config["trainer"].get("precision") or model.precision)
     trainer = build_trainer(
         folder,
         seed,
@@ -101,7 +103,7 @@ def test(
 
 
 def parameters(model: PolypSegmenter) -> int:
-    """The number of trainable parameters."""
+    """The number of parameters, those of a frozen encoder included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -159,7 +161,8 @@ def _log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], metrics
     """TensorBoard's HPARAMS tab: the whole configuration beside the numbers that count."""
     assert isinstance(trainer.logger, TensorBoardLogger)
     groups = ("seed", "data", "model", "optim", "trainer")
-    chosen = {key: value for key, value in identity.decisive(config).items() if identity.matches(key, groups)}
+    settings = identity.decisive(config).items()
+    chosen = {key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)}
     values = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
     best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
     trainer.logger.log_hyperparams(chosen, values | best, step=trainer.global_step)

@@ -1,8 +1,11 @@
 """Files: written in one piece or not at all, read as plain data."""
 
+import errno
 import hashlib
 import json
 import os
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +20,72 @@ class WriteError(InputError):
 
 class DamagedError(InputError):
     """A file is not what was written: empty, cut short or altered."""
+
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What the system says where a disk is full, over its quota, read-only or broken."""
+
+PROBE = 2**16
+"""Bytes that are written to find out whether a folder can be written."""
+
+
+def check_writable(folder: Path) -> None:
+    """Find out whether files can be written to a folder, which need not exist; nothing is left behind.
+
+    Raises:
+        WriteError: there is a file in its place, it is read-only, or the disk is full.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise WriteError(f"cannot write to {folder}: {existing} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=existing) as stream:
+            stream.write(bytes(PROBE))
+            stream.flush()
+    except OSError as error:
+        raise WriteError(f"cannot write to {folder} ({describe_error(error)})") from error
+
+
+@contextmanager
+def catch_disk_errors(way_out: str) -> Iterator[None]:
+    """Turn an error of the disk into a WriteError, wherever it was met: in a library, or in a library's thread.
+
+    Libraries wrap such errors in their own; TensorBoard's writer raises them in its thread as well, where they would
+    be printed with a traceback.
+
+    Args:
+        way_out: what to do, the end of the message.
+
+    Raises:
+        WriteError: the disk is full, read-only or broken.
+    """
+    print_exception = threading.excepthook
+
+    def print_others(arguments: threading.ExceptHookArgs) -> None:
+        if find_disk_error(arguments.exc_value) is None:
+            print_exception(arguments)
+
+    threading.excepthook = print_others
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # only those of the disk are caught
+        if (cause := find_disk_error(error)) is None:
+            raise
+        where = f"{cause.filename}: " if cause.filename else ""
+        raise WriteError(f"{where}{describe_error(cause)}: {way_out}") from error
+    finally:
+        threading.excepthook = print_exception
+
+
+def find_disk_error(error: BaseException | None) -> OSError | None:
+    """The error of the disk that an exception was caused by; None if it was not."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager

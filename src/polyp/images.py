@@ -9,16 +9,21 @@ from torch.nn import functional as F
 
 from polyp.errors import InputError
 
+SMALLEST, LARGEST = 32, 4096
+"""Sides in pixels that networks work at. Colonoscopes record 1920 x 1080; far beyond, memory would not do."""
+
 
 def square(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of a size given as one number or two.
 
     Raises:
-        InputError: not one or two numbers of at least 32.
+        InputError: not one or two whole numbers from 32 to 4096.
     """
     size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side >= 32 for side in size):
-        raise InputError(f"data.image_size={image_size} must be one number or [height, width], each at least 32 pixels")
+    if len(size) != 2 or not all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in size):
+        raise InputError(
+            f"data.image_size={image_size} must be one number or [height, width], each {SMALLEST} to {LARGEST} pixels"
+        )
     return size
 
 

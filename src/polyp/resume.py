@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from polyp import runs
 from polyp.errors import InputError, describe_error
-from polyp.files import read_yaml
+from polyp.files import DamagedError, read_yaml
 from polyp.runs import identity
 
 AUTO = "auto"
@@ -47,12 +47,55 @@ def sweep_folder(resume: str | None, wanted: str, overrides: Sequence[str]) -> s
         overrides: the command line.
     """
     if resume == AUTO:
-        for given in sorted(Path(wanted).parent.glob(f"*/{runs.SWEEP}"), reverse=True):
-            folder = given.parent
-            same = command(read_yaml(given)["hydra"]["overrides"]["task"]) == command(overrides)
-            if same and not (folder / runs.RESULTS).exists() and not runs.is_claimed(folder):
+        for file in sorted(Path(wanted).parent.glob(f"*/{runs.SWEEP}"), reverse=True):
+            folder = file.parent
+            try:
+                same = command(read_sweep(folder)[0]) == command(overrides)
+            except InputError:  # damaged: it is continued with hydra.sweep.dir=
+                same = False
+            if same and not sweep_finished(folder) and not runs.is_claimed(folder):
                 return str(folder)
     return new_folder(wanted)
+
+
+def read_sweep(folder: Path) -> tuple[list[str], list[str]]:
+    """The overrides that a sweep was started with, as text: those of the task, and Hydra's own.
+
+    Args:
+        folder: the sweep's.
+
+    Raises:
+        DamagedError: multirun.yaml is missing or damaged.
+    """
+    file = folder / runs.SWEEP
+    try:
+        overrides = read_yaml(file)["hydra"]["overrides"]
+        task, own = overrides["task"], overrides["hydra"]
+        if not all(isinstance(override, str) for override in [*task, *own]):
+            raise TypeError("its overrides are no texts")
+    except (DamagedError, LookupError, TypeError) as error:
+        reason = error if isinstance(error, DamagedError) else f"{file} is damaged ({describe_error(error)})"
+        raise DamagedError(
+            f"{reason}: give the original command with -m resume={AUTO} hydra.sweep.dir={folder}"
+        ) from error
+    return task, own
+
+
+def job_folders(folder: Path) -> dict[int, Path]:
+    """The folders of a sweep's jobs, by number: `0_seed-0`, `1_seed-1`."""
+    numbered = [(job.name.partition("_")[0], job) for job in folder.glob("[0-9]*_*/")]
+    return dict(sorted((int(number), job) for number, job in numbered if number.isdecimal()))
+
+
+def sweep_finished(folder: Path) -> bool:
+    """Whether all jobs of a sweep have finished and its results.csv has a row for each of them."""
+    jobs = job_folders(folder)
+    try:
+        with (folder / runs.RESULTS).open(encoding="utf-8") as lines:
+            rows = {row.partition(",")[0] for row in lines}
+    except (OSError, ValueError):
+        return False
+    return {str(number) for number in jobs} <= rows and all(map(runs.finished, jobs.values()))
 
 
 @functools.cache

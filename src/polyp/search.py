@@ -9,7 +9,8 @@ from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from polyp.files import read_yaml
+from polyp.files import DamagedError, read_yaml
+from polyp.resume import job_folders
 
 
 class RecordedTPESampler(TPESampler):
@@ -26,10 +27,11 @@ class RecordedTPESampler(TPESampler):
             settings: what `TPESampler` takes.
         """
         super().__init__(**settings)
-        self.records = {
-            int(file.parts[-3].partition("_")[0]): dict(str(line).partition("=")[::2] for line in read_yaml(file))
-            for file in Path(folder).glob("[0-9]*_*/.hydra/overrides.yaml")
-        }
+        self.records: dict[int, dict[str, str]] = {}
+        for number, job in job_folders(Path(folder)).items():
+            with suppress(DamagedError):  # what cannot be read is drawn anew, with the same result if nothing changed
+                lines = read_yaml(job / ".hydra" / "overrides.yaml")
+                self.records[number] = dict(str(line).partition("=")[::2] for line in lines)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -2,14 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from polyp import runs
 from polyp.checkpoints import Saved
@@ -44,33 +41,6 @@ def opening(
                 f"{before:.0%}"
             )
     console.print()
-
-
-def sweep_table(done: Sequence[dict[str, Any]], failed: Sequence[Path], folder: Path) -> None:
-    """The jobs of a sweep, best validation first, and those that failed, each with its last word and its log."""
-    console = Console(highlight=False, soft_wrap=True)
-    if done:
-        table = Table(box=None, pad_edge=False)
-        given = [dict(override.partition("=")[::2] for override in row["overrides"].split()) for row in done]
-        keys = list(dict.fromkeys(key for overrides in given for key in overrides))
-        numbers = [name for name in done[0] if name not in ("job", "overrides", "test/iou")]
-        for name in ("job", *(key.rpartition(".")[2] for key in keys), *numbers):
-            table.add_column(name, justify="right")
-        for row, overrides in zip(done, given, strict=True):
-            cells = [f"{row[name]:.1f}" if name == "minutes" else f"{row[name]:.3f}" for name in numbers]
-            table.add_row(str(row["job"]), *(overrides.get(key, "") for key in keys), *cells)
-        console.print()
-        Console(width=max(console.width, WIDEST)).print(table)  # a file has no width that a table must be squeezed into
-    for job in failed:
-        lines = (job / runs.LOG).read_text().split("\n") if (job / runs.LOG).exists() else []
-        said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        console.print(f"[bold red]failed[/] job {job.name}: {escape(said)}\n       {os.path.relpath(job / runs.LOG)}")
-    if failed:
-        console.print(f"To try these again: python train.py resume={os.path.relpath(folder)}")
-    console.print(f"\n  the sweep  {os.path.relpath(folder)}")
-    console.print(f"  curves     tensorboard --logdir {shlex.quote(os.path.relpath(folder))}")
-    if len(done) > 1:
-        console.print(f"  compare    polyp compare {shlex.quote(os.path.relpath(folder))}")
 
 
 def closing(metrics: dict[str, Any], folder: Path) -> None:

@@ -1,24 +1,30 @@
 """Many jobs from one command: what they are, the check of all before the first starts, and the table at the end."""
 
 import importlib.util
+import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_search import Search
-from polyp import files, resume, runs, tables
-from polyp.errors import InputError
+from polyp import files, isolation, resume, runs
+from polyp.errors import InputError, printable
+from polyp.overrides import reason_to_refuse
+
+log = logging.getLogger(__name__)
 
 LABEL_LENGTH = 90
 JOBS = "jobs.json"
@@ -36,26 +42,39 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
         sweep_folder: where Hydra has written multirun.yaml, the sweep as it was given.
     """
     parts = []
-    for override in varying(overrides, Path(sweep_folder)):
-        key, _, value = override.partition("=")
+    for key, value in varying(overrides, Path(sweep_folder)).items():
         value = re.sub(r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value)  # drawn numbers
         value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
         parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
     return "_".join(parts)[:LABEL_LENGTH] or "job"
 
 
-def varying(overrides: Sequence[str], sweep_folder: Path) -> list[str]:
-    """The overrides of a job that do not stand in the sweep's command as they are."""
-    given = sweep_folder / runs.SWEEP
-    shared = _values(files.read_yaml(given)["hydra"]["overrides"]["task"]) if given.is_file() else {}
-    return [override for override in overrides if not _values([override]).items() <= shared.items()]
+def varying(overrides: Sequence[str], sweep_folder: Path) -> dict[str, str]:
+    """The overrides of a job that do not stand in the sweep's command as they are, by key.
+
+    Raises:
+        DamagedError: multirun.yaml, which has the command, is damaged.
+    """
+    shared = _fixed(resume.read_sweep(sweep_folder)[0]) if (sweep_folder / runs.SWEEP).is_file() else {}
+    # Compared as parsed, since Hydra gives a job 0.001 where 1e-3 was typed.
+    own = {
+        key: override
+        for key, override in _fixed(overrides).items()
+        if key not in shared or shared[key].get_value_element_as_str() != override.get_value_element_as_str()
+    }
+    return {key: _text(override) for key, override in own.items()}
 
 
-def _values(overrides: Sequence[str]) -> dict[str, str]:
-    # Parsed, since Hydra gives a job 0.001 where 1e-3 was typed. Of a key that is given twice, the last counts.
+def _fixed(overrides: Sequence[str]) -> dict[str, Override]:
+    """The overrides that have one value, by key; of a key that is given twice, the last counts."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    given = {override.get_key_element(): override for override in parsed}
-    return {key: one.get_value_element_as_str() for key, one in given.items() if not one.is_sweep_override()}
+    last = {override.get_key_element(): override for override in parsed}
+    return {key: override for key, override in last.items() if not override.is_sweep_override()}
+
+
+def _text(override: Override) -> str:
+    value = override.value()
+    return value if isinstance(value, str) else (override.input_line or "").partition("=")[2]
 
 
 def extra(name: str, target: str, module: str | None = None) -> str:
@@ -84,17 +103,73 @@ OmegaConf.register_new_resolver("extra", extra, replace=True)
 
 
 def repeated(argv: Sequence[str]) -> list[str]:
-    """The command line, with `resume=SWEEP_FOLDER` written out as the command that the sweep was started with."""
+    """The command line, with `resume=SWEEP_FOLDER` written out as the command that the sweep was started with.
+
+    Raises:
+        SystemExit: that command is not known, or is more than what may be repeated, with the reason in one line.
+    """
     for word in argv[1:]:
         key, _, value = word.partition("=")
         folder = Path(value.strip("'\""))
-        if key == "resume" and (folder / runs.SWEEP).is_file():
+        if key == "resume" and value and any((folder / name).is_file() for name in (runs.SWEEP, JOBS)):
             added = [other for other in argv[1:] if other != word]
-            given = files.read_yaml(folder / runs.SWEEP)["hydra"]["overrides"]
-            again = [] if {"-m", "--multirun"} & set(added) else [*given["task"], *given["hydra"]]
-            kept = [other for other in again if not other.startswith(("resume=", "hydra.sweep.dir="))]
-            return [argv[0], "-m", *kept, *added, f"resume={resume.AUTO}", f"hydra.sweep.dir='{folder}'"]
+            try:
+                again = [] if {"-m", "--multirun"} & set(added) else _command_of(folder, added)
+            except InputError as error:
+                sys.exit(f"{error}")
+            return [argv[0], "-m", *again, *added, f"resume={resume.AUTO}", f"hydra.sweep.dir='{folder}'"]
     return list(argv)
+
+
+SET_ANEW = ("resume", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir")
+"""What a command that continues a sweep says itself."""
+
+REPEATED = (
+    "hydra/sweeper",
+    *("hydra.sweeper.path", "hydra.sweeper.max_batch_size", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs"),
+    *("hydra.sweeper.direction", "hydra.sweeper.max_failure_rate", "hydra.sweeper.sampler.seed"),
+    *("hydra.launcher.n_jobs", "hydra.launcher.partition", "hydra.launcher.account", "hydra.launcher.qos"),
+    *("hydra.launcher.gpus_per_node", "hydra.launcher.gres", "hydra.launcher.cpus_per_task", "hydra.launcher.mem_gb"),
+    *("hydra.launcher.timeout_min", "hydra.launcher.signal_delay_s", "hydra.launcher.max_num_timeout"),
+    *("hydra.launcher.array_parallelism", "hydra.launcher.ray.remote.num_cpus", "hydra.launcher.ray.remote.num_gpus"),
+)
+"""Hydra's settings that `resume=SWEEP` repeats: none of them can name a function or a shell command to run."""
+
+
+def _command_of(folder: Path, added: Sequence[str]) -> list[str]:
+    """The overrides of a sweep's command, without those whose keys are in `added`.
+
+    Raises:
+        InputError: multirun.yaml is damaged, or has an override that is not repeated.
+    """
+    task, own = resume.read_sweep(folder)
+    anew = {*SET_ANEW, *(word.partition("=")[0] for word in added)}
+    again = []
+    for override in [*task, *own]:
+        key = override.partition("=")[0]
+        if key in anew:
+            continue
+        setting = override.replace("hydra", "setting", 1) if key in REPEATED else override
+        reason = reason_to_refuse(setting) if setting.isprintable() else "is more than one line"
+        if reason:
+            raise InputError(
+                f"{folder / runs.SWEEP}: {printable(override)} {reason} and is not repeated: if you want it, add "
+                f"{printable(key)}=VALUE to the command"
+            )
+        again.append(override)
+    return again
+
+
+@contextmanager
+def _leaving(last_words: str) -> Iterator[None]:
+    """Leave with 1 if anything is raised: Hydra would turn exceptions of callbacks into warnings, and go on."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"{error}\n{last_words}".strip())
+    except Exception:
+        traceback.print_exc()
+        sys.exit(last_words or 1)
 
 
 class Sweep(Callback):
@@ -112,91 +187,91 @@ class Sweep(Callback):
         os.chdir(state["folder"])
         self.held = ExitStack()
 
+    @_leaving("No job was started.")
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with one line if a job cannot work or the folder is another sweep's."""
         for part in ("sweeper", "launcher"):
             OmegaConf.select(config, f"hydra.{part}._target_")  # leaves at once if its extra is missing
-        # Hydra turns exceptions of callbacks into warnings, but not SystemExit.
-        try:
-            sweeper = Search if config.hydra.sweeper._target_.endswith(Search.__name__) else CsvSweeper
-            jobs = sweeper.jobs(config)
-            _check(config, jobs)
-            folder = Path(config.hydra.sweep.dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.held.enter_context(runs.claimed(folder, "a sweep"))
-            _record(folder, [resume.command(job) for job, _ in jobs], continues=config.get("resume") is not None)
-        except InputError as error:
-            sys.exit(f"{error}\nNo job was started.")
+        sweeper = Search if config.hydra.sweeper._target_.endswith(Search.__name__) else CsvSweeper
+        jobs = sweeper.jobs(config)
+        _check(config, jobs)
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.held.enter_context(runs.claimed(folder, "a sweep"))
+        _record(folder, [resume.command(job) for job, _ in jobs], config)
         # Each job composes its own configuration, from these: the folder must be the same for all.
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(folder)
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
 
+    @_leaving("")
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table, list the jobs that failed, and leave with 1 if there are any."""
         if config.trainer.get("fast_dev_run"):  # Lightning's trial of one batch has no results
             return
-        folder = Path(config.hydra.sweep.dir)
-        done, failed = results(folder)
-        from polyp.summary import sweep_table
+        from polyp import sweep_results
 
-        sweep_table(done, failed, folder)
-        self.held.close()
-        if failed:
-            sys.exit(1)
-        if done:
-            _write_results(folder, done)
-
-
-def results(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
-    """What came out of a sweep: a row for each finished job, best validation first, and the folders of the others."""
-    done, failed = [], []
-    for job in sorted(folder.glob("[0-9]*_*/"), key=lambda job: int(job.name.partition("_")[0])):
-        if not runs.finished(job):
-            failed.append(job)
-            continue
-        metrics = runs.read_metrics(job)
-        given = resume.command([str(override) for override in files.read_yaml(job / ".hydra" / "overrides.yaml")])
-        row = {"job": int(job.name.partition("_")[0]), "overrides": " ".join(varying(given, folder))}
-        row[metrics["best"]["monitor"]] = metrics["best"]["value"]
-        row |= {"test/dice": metrics["test"]["dice"], "test/iou": metrics["test"]["iou"]}
-        done.append(row | {"minutes": metrics["seconds"] / 60})
-    return sorted(done, key=lambda row: -list(row.values())[2]), failed
-
-
-def _write_results(folder: Path, done: Sequence[dict[str, Any]]) -> None:
-    files.write_text(folder / runs.RESULTS, tables.to_csv(done, list(done[0])))
+        with self.held:
+            folder = Path(config.hydra.sweep.dir)
+            done, failed = sweep_results.read_results(folder)
+            sweep_results.print_table(done, failed, folder)
+            if failed:
+                sys.exit(1)
+            if done:
+                sweep_results.write_results(folder, done)
 
 
 def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
-    from polyp.experiment import build  # imports torch
-
     if config.get("resume") not in (None, resume.AUTO):
         raise InputError(f"resume={config.resume} is no sweep's folder: give that, or resume=auto")
-    seen: set[str] = set()
     shared = set.intersection(*(set(job) for job, _ in jobs)) if len(jobs) > 1 else set()
-    for number, (job, origin) in enumerate(jobs):
+
+    def refusal(number: int, reason: str) -> InputError:
+        job, origin = jobs[number]
+        own = " ".join(override for override in job if override not in shared)
+        return InputError(f"job {number}, {origin} ({own}), cannot work: {reason}")
+
+    distinct: dict[int, dict[str, Any]] = {}
+    for number, (job, _) in enumerate(jobs):
         try:
             cfg = compose(config.hydra.job.config_name, overrides=job)
             if cfg.trainer.devices not in (1, "1"):
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
-            alike = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "seed"]))
-            if alike not in seen:
-                build(resume.resolved(cfg), Path())
-            seen.add(alike)
+            task = resume.resolved(cfg)
         except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
-            said = str(error).partition("\n")[0]
-            own = " ".join(override for override in job if override not in shared)
-            raise InputError(f"job {number}, {origin} ({own}), cannot work: {said}") from error
+            raise refusal(number, str(error).partition("\n")[0]) from error
+        if all(task | {"seed": other["seed"]} != other for other in distinct.values()):
+            distinct[number] = task
+    outcome = isolation.call(_first_fault, distinct, name="check of the jobs")
+    if outcome.value:
+        raise refusal(*outcome.value)
+    if outcome.code:
+        raise InputError(f"the check of the jobs was {outcome}")
 
 
-def _record(folder: Path, jobs: list[list[str]], continues: bool) -> None:
+def _first_fault(configs: dict[int, dict[str, Any]]) -> tuple[int, str] | None:
+    from polyp.experiment import build  # imports torch
+
+    for number, config in configs.items():
+        try:
+            build(config, Path())
+        except InputError as error:
+            return number, str(error)
+    return None
+
+
+def _record(folder: Path, jobs: list[list[str]], config: DictConfig) -> None:
+    """Write jobs.json.
+
+    Raises:
+        InputError: the folder holds something else than this sweep, or this sweep is not to be continued.
+    """
     file = folder / JOBS
     elsewhere = "give another folder with hydra.sweep.dir=FOLDER"
-    if file.exists():
-        if not continues:
+    if file.exists() or (folder / runs.SWEEP).exists():
+        if config.get("resume") is None:
             raise InputError(f"{folder} holds a sweep already: continue it with resume={folder}, or {elsewhere}")
-        for number, before in enumerate(files.read_json(file)):
+        for number, before in enumerate(_jobs_before(folder, list(config.hydra.overrides.task))):
             if (now := jobs[number] if number < len(jobs) else []) != before:
                 raise InputError(
                     f"{folder} was started with other jobs: number {number} was {' '.join(before) or 'the default'} "
@@ -206,3 +281,21 @@ def _record(folder: Path, jobs: list[list[str]], continues: bool) -> None:
     elif any(folder.glob(f"*/{runs.CONFIG}")) or (folder / runs.CONFIG).exists():
         raise InputError(f"{folder} holds runs of another experiment: {elsewhere}")
     files.write_json(file, jobs, indent=1)
+
+
+def _jobs_before(folder: Path, command: list[str]) -> list[list[str]]:
+    """The jobs that a sweep was started with; none if jobs.json is damaged and the command is still the same.
+
+    Raises:
+        InputError: jobs.json is damaged, and it is not known whether the jobs are the same.
+    """
+    try:
+        before = files.read_json(folder / JOBS)
+        if not isinstance(before, list) or not all(isinstance(job, list) for job in before):
+            raise files.DamagedError(f"{folder / JOBS} is damaged (it holds no jobs)")
+        return [[str(override) for override in job] for job in before]
+    except files.DamagedError as error:
+        if resume.command(resume.read_sweep(folder)[0]) != resume.command(command):
+            raise InputError(f"{error}: give the original command, which is in {folder / runs.SWEEP}") from error
+        log.warning("%s: it is written anew, since the command is the original one", error)
+        return []

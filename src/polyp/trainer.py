@@ -100,7 +100,9 @@ def build_tester(folder: Path, settings: dict[str, Any], used: torch.device) -> 
         used: the device.
     """
     alone = {"devices": 1 if used.index is None else [used.index], "num_nodes": 1, "strategy": "auto"}
-    return _trainer(folder, settings | alone | {"enable_checkpointing": False}, [TestRecord(folder)], False)
+    return _trainer(
+        folder, settings | alone | {"enable_checkpointing": False, "precision": "32-true"}, [TestRecord(folder)], False
+    )
 
 
 def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
@@ -133,6 +135,8 @@ def _quieten() -> None:
     """Leave out what Lightning says about itself; what it says about the user's run stays."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A frozen encoder is meant to be.
+    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
     # The cache makes validation cheap and testing is short: processes for them would cost more than they bring.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings(

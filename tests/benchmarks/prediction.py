@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,12 +16,10 @@ from common import table
 from torch import Tensor, nn
 
 from polyp import device, runs
-from polyp.inference.ensemble import Ensemble
-from polyp.inference.exported import FILES
-from polyp.inference.folded import ready_for_cpu
+from polyp.export.export import FILES
 from polyp.inference.image import SUFFIXES, read
-from polyp.inference.models import best_model
 from polyp.inference.onnx import OnnxModel
+from polyp.runs.model import Source, load_checkpoint
 
 IMAGES, ROUNDS = 16, 7
 
@@ -42,14 +41,17 @@ def main(run: Path, folder: Path) -> None:
     """Print the table."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES][:IMAGES]
     images = [torch.from_numpy(read(file)).permute(2, 0, 1) for file in files]
-    cpu, precision = torch.device("cpu"), str(device.precision("auto", "cpu"))
-    plain = best_model(run).eval()
+    precision = str(device.precision("auto", "cpu"))
+    plain, exact = (load_checkpoint(Source.of(str(run))).eval() for _ in range(2))
+    exact.precision = plain.precision = "32-true"
+    half = load_checkpoint(Source.of(str(run))).eval()
+    half.precision = precision
     plain.network = Plain(plain.network)
     ways: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
         "plain float32 module": plain.predict,
-        "module, float32": Ensemble([best_model(run)], cpu, precision="32-true").predict,
-        f"module, {precision}": Ensemble([best_model(run)], cpu).predict,
-        f"module, {precision}, folded": Ensemble([ready_for_cpu(best_model(run))], cpu).predict,
+        "exact, float32": exact.predict,
+        f"exact, {precision}": half.predict,
+        f"fast, {precision}": partial(half.predict, fast=True),
     }
     for name, file in FILES.items():
         if (run / runs.EXPORT / file).is_file():

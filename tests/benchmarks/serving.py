@@ -22,9 +22,9 @@ from gradio_client import Client, handle_file
 
 from polyp.app.gallery import gallery_of
 from polyp.inference import polyps
-from polyp.inference.backends import open_models
 from polyp.inference.image import decode
-from polyp.inference.sources import Source
+from polyp.inference.predictor import load_predictor
+from polyp.runs.model import Source
 
 ROUND = 10
 """Images one way before it is the next one's turn."""
@@ -45,7 +45,7 @@ def main() -> None:
     assert test_set is not None, "the run's data are not there: --root"
     paths = [pair.image for pair in test_set.pairs][:40]
     contents = [path.read_bytes() for path in paths]
-    predictor = open_models([given.run])
+    predictor = load_predictor([given.run])
 
     def alone(content: bytes) -> None:
         cv2.imencode(".png", polyps.mask(predictor.predict(decode(content, "")), predictor.threshold))

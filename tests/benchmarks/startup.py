@@ -19,6 +19,7 @@ from typing import Any
 
 from common import ROOT, table
 from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
 
 EMPTY = """
 import hydra
@@ -38,31 +39,30 @@ class Stamps(Callback):
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.job = -1
+        self.job = 0
 
     def stamp(self, part: str) -> None:
         """Note the time."""
         with open(self.file, "a") as lines:
-            lines.write(json.dumps([max(self.job, 0), part, time.time()]) + "\n")
+            lines.write(json.dumps([self.job, part, time.time()]) + "\n")
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        """Comes after the check of the jobs, which is a callback too."""
+        """Comes after the check of the jobs, which is a callback too; the imports are those of the fork server."""
         self.stamp("imports and check of all jobs")
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Do the imports that come next anyway, and watch what follows."""
-        self.job += 1
+        self.job = OmegaConf.select(config, "hydra.job.num") or 0
         self.stamp("python, configuration")
         from polyp import experiment
 
         self.stamp("imports")
-        if self.job == 0:
-            self.after(experiment.PolypDataModule, "__init__", "data module, augmentation")
-            self.after(experiment.PolypSegmenter, "__init__", "network")
-            self.after(experiment, "build_trainer", "trainer")
-            self.after(experiment.PolypDataModule, "setup", "data: check and cache")
-            self.after(experiment.PolypSegmenter, "on_train_start", "first validation batches")
-            self.after(experiment.PolypSegmenter, "on_train_batch_end", STEP)
+        self.after(experiment.PolypDataModule, "__init__", "data module, augmentation")
+        self.after(experiment.PolypSegmenter, "__init__", "network")
+        self.after(experiment, "build_trainer", "trainer")
+        self.after(experiment.PolypDataModule, "setup", "data: check and cache")
+        self.after(experiment.PolypSegmenter, "on_train_start", "first validation batches")
+        self.after(experiment.PolypSegmenter, "on_train_batch_end", STEP)
 
     def on_job_end(self, config: Any, **kwargs: Any) -> None:
         """The next one's time begins."""

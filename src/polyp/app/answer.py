@@ -58,7 +58,7 @@ def show(seen: Seen, threshold: float, opacity: float, view: str, several: bool 
         f"<h2>{escape(seen.model)}</h2>" if several else "",
         f'<p class="verdict {"found" if found else "none"}" role="status">{verdict(found)}</p>',
         f'<img src="{_data_uri(drawing.draw(seen, threshold, opacity, view))}" width="{width}" height="{height}" '
-        f'alt="{name}, {view.lower()}: {verdict(found)}">',
+        f'alt="{name}, {escape(view.lower())}: {verdict(found)}">',
         note + legend(seen, threshold, view),
         f'<p class="facts">{name} · {width} x {height} pixels · {seen.milliseconds:.0f}&nbsp;ms</p>',
         scores(seen, threshold),

@@ -3,15 +3,15 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
 
 from polyp.errors import InputError, pick
-from polyp.inference.backends import Predictor, open_models
+from polyp.inference.predictor import Predictor, load_predictor
 
 T = TypeVar("T")
 
@@ -22,8 +22,11 @@ KEPT = 2**29
 """Bytes of probability maps and images that are kept, the latest: sliders move without asking a network again."""
 
 
+ENDS = "the app is shutting down"
+
+
 class Busy(InputError):
-    """Too many are waiting already."""
+    """Too many are waiting already, or the app ends."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,18 @@ class Desk:
 
     Args:
         given: the run or checkpoint of each model, by the model's name.
-        backend, used: as `open_models` takes them.
+        compute, device: as `load_predictor` takes them.
 
     Raises:
-        InputError: as `open_models` does.
+        InputError: as `load_predictor` does.
     """
 
-    def __init__(self, given: Mapping[str, str], backend: str = "auto", used: str = "auto") -> None:
-        self.given, self.backend, self.used = given, backend, used
+    def __init__(self, given: Mapping[str, str], compute: str = "exact", device: str = "auto") -> None:
         self._thread = ThreadPoolExecutor(1, "desk")
         # In that thread too: OpenMP has threads for each that computes and, where they outnumber the cores, lets them
         # sleep between any two operations, which takes half as long again.
-        opened = {name: self._thread.submit(open_models, [run], backend, used) for name, run in given.items()}
+        opened = {name: self._thread.submit(load_predictor, [run], compute, device) for name, run in given.items()}
         self.predictors = {name: one.result() for name, one in opened.items()}
-        self._flipping: dict[str, Predictor] = {}
         self._kept: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
 
@@ -108,24 +109,32 @@ class Desk:
         model = model or self.models[0]
         return model, pick("model", model, self.predictors)
 
-    def turn(self, work: Callable[[], T], patient: bool = False) -> T:
-        """Do something when it is one's turn.
+    def submit(self, work: Callable[[], T], patient: bool = False) -> Future[T]:
+        """Do something when it is one's turn; cancelled before, it is not done.
 
         Args:
             work: calls `see` and draws.
             patient: wait however many others do.
 
         Raises:
-            Busy: too many are waiting.
+            Busy: too many are waiting, or the app ends.
         """
-        if patient:
-            return self._thread.submit(work).result()
-        if not self._waiting.acquire(blocking=False):
+        if not patient and not self._waiting.acquire(blocking=False):
             raise Busy("busy: too many are waiting, try again in a moment")
         try:
-            return self._thread.submit(work).result()
-        finally:
-            self._waiting.release()
+            future = self._thread.submit(work)
+        except RuntimeError as error:  # closed
+            raise Busy(ENDS) from error
+        if not patient:
+            future.add_done_callback(lambda _: self._waiting.release())
+        return future
+
+    def turn(self, work: Callable[[], T], patient: bool = False) -> T:
+        """What `submit` does, once it is done."""
+        try:
+            return self.submit(work, patient).result()
+        except CancelledError as error:  # closed
+            raise Busy(ENDS) from error
 
     def ask(self, photo: Callable[[], Photo], model: str | None = None) -> Seen:
         """What a model says of an image. To be called in a `turn`.
@@ -154,9 +163,8 @@ class Desk:
         name, _ = self.predictor(model)
         seen = self._kept.pop((key, name), None) or self.ask(photo, name)
         if spread and seen.spread is None:
-            if name not in self._flipping:
-                self._flipping[name] = open_models([self.given[name]], self.backend, self.used, tta=True)
-            seen.spread = self._flipping[name].spread(seen.photo.image)[1]
+            flipping = replace(self.predictors[name], flips=True)
+            seen.spread = flipping.spread(seen.photo.image)
         self._kept[key, name] = seen
         while sum(one.bytes for one in self._kept.values()) > KEPT and len(self._kept) > 1:
             self._kept.popitem(last=False)

@@ -11,8 +11,8 @@ import numpy as np
 from polyp.app.desk import Photo
 from polyp.errors import InputError, pick
 from polyp.evaluation.testsets import TestSet, subset_of
-from polyp.inference.sources import Source
 from polyp.runs.data import load_run_data
+from polyp.runs.model import Source
 
 SIDE = 160
 """Pixels of a thumbnail's shorter side: twice what is shown, for fine screens."""

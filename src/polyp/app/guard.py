@@ -1,18 +1,25 @@
-"""What every request passes: who may come in, how much they may bring, and what browsers may do with the answer."""
+"""What every request passes: who may come in, how often, and how much they may bring."""
 
 import hmac
+import os
 import re
 from base64 import b64decode
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from ipaddress import IPv6Address, ip_address, ip_network
+from math import ceil
 from pathlib import Path
-from traceback import print_exception
+from secrets import token_urlsafe
+from time import monotonic, time
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from polyp.app.report import report
 
 OPEN = (
     *("/api/", "/gallery/", "/answers/"),
@@ -20,34 +27,12 @@ OPEN = (
     *(
         f"/gradio_api/{name}"
         for name in (
-            *("info", "openapi.json", "queue/", "call/", "upload", "upload_progress", "file=", "heartbeat/"),
-            *("startup-events", "theme.css", "app_id", "cancel", "reset", "custom_component/"),
+            *("info", "openapi.json", "queue/", "call/predict", "call/v2/predict", "upload", "upload_progress"),
+            *("file=", "heartbeat/", "startup-events", "theme.css", "app_id", "cancel", "reset"),
         )
     ),
 )
 """What there is, by how the path begins. Gradio has more: proxies, streams, remote functions, a code editor."""
-
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Gradio's page holds scripts, and makes functions of ours
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "media-src 'self' blob:",
-        "font-src 'self' data:",
-        "worker-src 'self' blob:",
-        *("object-src 'none'", "base-uri 'self'", "form-action 'self'", "frame-ancestors 'none'"),
-    )
-)
-"""Content-Security-Policy: a browser asks no other host for anything."""
-
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 CARDS = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>')
 
@@ -60,9 +45,61 @@ MOST_HELD = 2_000_000_000
 SLACK = 2**16
 """Bytes that a request may have beyond the file in it: the form around it."""
 
+MAX_ACTIVE = 384
+"""Requests that are answered at once; a page has two while it is open."""
+
+MAX_ACTIVE_OF_ONE = 128
+"""Of one client address; several users may have the same."""
+
+FAILED_LOGINS = 10, 5.0
+"""Wrong passwords of one client address: so many at once, then one every so many seconds."""
+
+FAILED_LOGINS_OF_ALL = 50, 1.0
+"""Of all addresses together."""
+
+MAX_PATH = 2048
+"""Characters of a request's path."""
+
+MAX_ADDRESSES = 1024
+"""Addresses whose wrong passwords are remembered, the latest."""
+
+ABANDONED = 120
+"""Seconds after which a file that is no longer written to is what remained of an upload that broke off."""
+
+COOKIE = "polyp-known"
+"""Held by browsers that have logged in: others' wrong passwords do not keep them waiting."""
+
+
+class Logins:
+    """How long a client address must wait before another password of it is looked at.
+
+    Each wrong password costs an address the seconds of `FAILED_LOGINS`, and all together those of
+    `FAILED_LOGINS_OF_ALL`. The debt melts as time passes; from that of so many wrong passwords on, one must wait.
+    """
+
+    def __init__(self) -> None:
+        self._paid: OrderedDict[str, float] = OrderedDict()  # when the debt of an address has melted
+        self._paid_by_all = 0.0
+
+    def wait(self, address: str) -> float:
+        """Seconds until a password of this address is looked at; 0 if now."""
+        own = _excess(self._paid.get(address, 0.0), *FAILED_LOGINS)
+        return max(own, _excess(self._paid_by_all, *FAILED_LOGINS_OF_ALL))
+
+    def fail(self, address: str) -> None:
+        """Note a wrong password."""
+        self._paid[address] = max(self._paid.pop(address, 0.0), monotonic()) + FAILED_LOGINS[1]
+        self._paid_by_all = max(self._paid_by_all, monotonic()) + FAILED_LOGINS_OF_ALL[1]
+        if len(self._paid) > MAX_ADDRESSES:
+            self._paid.popitem(last=False)
+
+
+def _excess(paid: float, count: int, seconds: float) -> float:
+    return max(0.0, paid - monotonic() - (count - 1) * seconds)
+
 
 class Guard:
-    """ASGI middleware.
+    """ASGI middleware: refuses requests by raising HTTPException, which `Replies` answers.
 
     Args:
         app: what is guarded.
@@ -78,25 +115,30 @@ class Guard:
     ) -> None:
         self.app, self.most, self.hosts, self.visitors = app, most, hosts, visitors
         self.arriving = 0
+        self.active: Counter[str] = Counter()
         self.auth = None if auth is None else ":".join(auth).encode()
+        self.logins, self.cookie = Logins(), token_urlsafe()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it with 401, 403, 404, 413 or 503 and one line; 500 if it breaks."""
-        if scope["type"] == "lifespan":
+        """Let a request through, or raise HTTPException with 401, 403, 404, 413, 414, 429 or 503."""
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # websockets: there are none
-            return
+        headers, address = Headers(scope=scope), client_address(scope)
+        known = self.auth is None or self.check_login(headers, address)
+        self.check_request(scope["method"], scope["path"], headers)
+        if self.active[address] >= MAX_ACTIVE_OF_ONE:
+            report("busy", f"{address} has {MAX_ACTIVE_OF_ONE} requests at once: others of it are refused")
+            raise HTTPException(429, "too many requests at once from this address", {"Retry-After": "1"})
+        if self.active.total() >= MAX_ACTIVE:
+            report("busy", f"{MAX_ACTIVE} requests at once: others are refused")
+            raise HTTPException(503, "too many requests at once: try again in a moment")
 
-        begun = False
-
-        async def guarded(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start" and not known:
+                MutableHeaders(scope=message).append(
+                    "Set-Cookie", f"{COOKIE}={self.cookie}; Path=/; HttpOnly; SameSite=Strict"
+                )
             await send(message)
 
         brought = 0
@@ -110,63 +152,89 @@ class Guard:
             if brought > self.most + SLACK:
                 raise HTTPException(413, self.too_large)
             if self.arriving > MOST_ARRIVING:
+                report("busy", f"{MOST_ARRIVING / 1e6:g} MB are being sent at once: more is refused")
                 raise HTTPException(503, "too much is being sent at once: try again")
             return message
 
-        headers = Headers(scope=scope)
-        code, reason = self.refusal(scope["method"], scope["path"], headers)
-        if code:
-            challenge = {"WWW-Authenticate": 'Basic realm="polyp", charset="UTF-8"'} if code == 401 else None
-            await JSONResponse({"error": reason}, code, challenge)(scope, receive, guarded)
-            return
         if scope["path"] == "/":  # Gradio reads files of answers by it
             scope = {**scope, "query_string": b""}
+        self.active[address] += 1
         try:
-            await self.app(scope, limited, guarded)
-        except (
-            Exception
-        ) as error:  # a mistake of ours or of Gradio's: its trace is the operator's, a line the visitor's
-            print_exception(error)
-            if not begun:
-                await JSONResponse({"error": "the server made a mistake, its terminal tells which"}, 500)(
-                    scope, receive, guarded
-                )
+            await self.app(scope, limited, with_cookie)
         finally:
             self.arriving -= brought
+            self.active[address] -= 1
+            if not self.active[address]:
+                del self.active[address]
 
     @property
     def too_large(self) -> str:
         """What is said of a body beyond the limit."""
         return f"larger than {self.most / 1e6:g} MB, which --max-upload allows"
 
-    def refusal(self, method: str, path: str, headers: Headers) -> tuple[int, str]:
-        """Why a request is not let through: status and reason; 0 if it is."""
-        if self.auth is not None and not hmac.compare_digest(_basic(headers.get("authorization", "")), self.auth):
-            return 401, "user and password are needed"
+    def check_login(self, headers: Headers, address: str) -> bool:
+        """Whether the client has logged in before; raise HTTPException if the password is wrong, or comes too fast."""
+        given = _basic(headers.get("authorization", ""))
+        known = hmac.compare_digest(_cookie(headers.get("cookie", "")), self.cookie.encode())
+        wait = self.logins.wait(address) if given and not known else 0
+        if wait:
+            report("login", f"wrong passwords from {address} and others: the next are refused for {wait:.0f} s")
+            again = {"Retry-After": str(ceil(wait))}
+            raise HTTPException(429, "too many wrong passwords: try again in a few seconds", again)
+        if not hmac.compare_digest(given, self.auth or b""):
+            if given:
+                self.logins.fail(address)
+                report("password", f"a wrong user or password from {address}")
+            challenge = {"WWW-Authenticate": 'Basic realm="polyp", charset="UTF-8"'}
+            raise HTTPException(401, "user and password are needed", challenge)
+        return known
+
+    def check_request(self, method: str, path: str, headers: Headers) -> None:
+        """Raise HTTPException for a request that is not let through."""
+        if len(path) > MAX_PATH:
+            raise HTTPException(414, "the address is too long")
         host = headers.get("host", "")
-        if self.hosts and _parts(f"//{host}").hostname not in self.hosts:
-            return 403, "this server answers to this machine's own names alone: start it with --host"
+        if self.hosts and _hostname(host) not in self.hosts:
+            raise HTTPException(403, "this server answers to this machine's own names alone: start it with --host")
         origin = headers.get("origin")
         if origin is not None and method not in ("GET", "HEAD") and _parts(origin).netloc != host:
-            return 403, "a page of another site asks"
+            raise HTTPException(403, "a page of another site asks")
         if path != "/" and not path.startswith(OPEN):
-            return 404, "there is nothing here"
+            raise HTTPException(404, "there is nothing here")
         if "file=http" in path or "://" in path:
-            return 403, "addresses elsewhere are not fetched"
+            raise HTTPException(403, "addresses elsewhere are not fetched")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.most + SLACK:
-            return 413, self.too_large
+            raise HTTPException(413, self.too_large)
         if path.startswith("/gradio_api/upload") and method == "POST" and self.held() > MOST_HELD:
-            return 503, "visitors have sent as much as there is room for: try again in an hour"
-        return 0, ""
+            report("storage", f"visitors' files take {MOST_HELD / 1e9:g} GB: uploads are refused")
+            raise HTTPException(503, "visitors have sent as much as there is room for: try again in an hour")
 
     def held(self) -> int:
-        """Bytes of visitors' files."""
+        """Bytes of visitors' files; what remains of uploads that broke off is deleted."""
         total = 0
-        for file in self.visitors.rglob("*"):
-            with suppress(FileNotFoundError):  # its hour is over
-                total += file.stat().st_size
+        for folder, _, files in os.walk(self.visitors):
+            for file in files:
+                with suppress(OSError):  # its hour is over
+                    path = Path(folder, file)
+                    stat = path.stat()
+                    # Gradio writes an upload here and moves it to a folder of its own once it is complete.
+                    if path.parent == self.visitors and time() - stat.st_mtime > ABANDONED:
+                        path.unlink()
+                    else:
+                        total += stat.st_size
         return total
+
+
+def client_address(scope: Scope) -> str:
+    """Of whom a request is: an IPv4 address, or the network of an IPv6 address (/64: one client has all of it)."""
+    try:
+        address = ip_address(scope["client"][0])
+    except (KeyError, TypeError, ValueError):  # a proxy's X-Forwarded-For may say anything
+        return "an unknown address"
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or ip_network((address.packed, 64), strict=False))
+    return str(address)
 
 
 def _parts(address: str) -> SplitResult:
@@ -175,6 +243,16 @@ def _parts(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:
         return urlsplit("")
+
+
+def _hostname(host: str) -> str | None:
+    """A Host header without the port."""
+    return _parts(f"//{host}").hostname
+
+
+def _cookie(header: str) -> bytes:
+    """The value of our cookie; empty if there is none."""
+    return cookie_parser(header).get(COOKIE, "").encode()
 
 
 def _basic(header: str) -> bytes:

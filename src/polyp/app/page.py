@@ -13,6 +13,7 @@ from gradio_client.utils import traverse
 from polyp.app import answer, drawing
 from polyp.app.desk import Desk, Photo
 from polyp.app.gallery import Gallery, key_of
+from polyp.app.replies import explain
 from polyp.app.upload import checked, digest, uploaded
 from polyp.app.video import video_tab
 from polyp.errors import InputError
@@ -58,9 +59,20 @@ class Page(gradio.Blocks):
 
         try:
             return await super().preprocess_data(block_fn, traverse(inputs, check, _names_file), *more, **named)
+        except OSError:
+            raise
         except Exception as error:  # there is no end to what components raise of values that no page sends
             said = error.message if isinstance(error, gradio.Error) else "this does not fit the page"
             raise gradio.Error(said, print_exception=False) from error
+
+    async def process_api(self, *given: Any, **named: Any) -> dict[str, Any]:
+        """What Gradio does for an event; errors are explained as those of HTTP requests are."""
+        try:
+            return await super().process_api(*given, **named)
+        except gradio.Error:
+            raise
+        except Exception as error:  # whatever a component raises
+            raise gradio.Error(explain(error)[1], print_exception=False) from error
 
 
 def _names_file(given: Any) -> bool:

@@ -2,16 +2,19 @@
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from polyp import runs
 from polyp.errors import InputError, describe_error, require
-from polyp.inference.sources import Source
+from polyp.runs.model import Source
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -23,9 +26,6 @@ VIDEOS = (
 
 OPEN_HOSTS = ("0.0.0.0", "::")
 
-CONNECTIONS = 512
-"""At once; a page has two."""
-
 
 def serve(
     given: Sequence[str],
@@ -35,7 +35,7 @@ def serve(
     auth: str | None = None,
     max_upload: str = "20MB",
     demo: bool = False,
-    backend: str = "auto",
+    compute: str = "exact",
     device: str = "auto",
 ) -> None:
     """Serve until Ctrl-C.
@@ -47,7 +47,7 @@ def serve(
         auth: user:password, which everything then asks for.
         max_upload: such as 20MB.
         demo: take the newest run below outputs/, or train one.
-        backend, device: as `open_models` takes them.
+        compute, device: as `load_predictor` takes them.
 
     Raises:
         InputError: an option or a run cannot be used, or the port is taken.
@@ -58,16 +58,35 @@ def serve(
     if bool(given) == demo:
         raise InputError("give a RUN, or --demo without one")
     listening = listen(host, port)
+    ended = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the folder goes, too
     try:
         given = [str(demo_run())] if demo else given
-        with TemporaryDirectory(prefix="polyp-app-") as visitors:
+        with _folder() as visitors:
             # What visitors send goes there, and with it. Gradio reads these when it is imported.
             os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = visitors
             os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
             os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = VIDEOS
-            _run(listening, named(given), root, user, most, backend, device)
+            _run(listening, named(given), root, user, most, compute, device)
     finally:
+        signal.signal(signal.SIGTERM, ended)
         listening.close()
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A temporary folder for what visitors send.
+
+    Raises:
+        InputError: none can be made.
+    """
+    try:
+        folder = TemporaryDirectory(prefix="polyp-app-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"no temporary folder can be made: {describe_error(error)}; TMPDIR=FOLDER names another"
+        ) from error
+    with folder as path:
+        yield path
 
 
 def _run(
@@ -76,17 +95,17 @@ def _run(
     root: str | None,
     user: tuple[str, str] | None,
     most: int,
-    backend: str,
+    compute: str,
     device: str,
 ) -> None:
     from polyp.app.desk import Desk
     from polyp.app.gallery import gallery_of
+    from polyp.inference.predictor import COMPARED
 
-    desk = Desk(models, backend, device)
+    desk = Desk(models, compute, device)
     gallery = gallery_of([Source.of(run) for run in models.values()], root)
 
-    import uvicorn
-
+    from polyp.app.connection import make_server
     from polyp.app.server import application
 
     host, port = listening.getsockname()[:2]
@@ -95,20 +114,16 @@ def _run(
     first = next(iter(desk.predictors.values()))
     images = f"{len(gallery.names)} test images" if gallery.names else f"no test images ({gallery.gone})"
     print(f"polyp app: {', '.join(models)} ({first.backend}); {images}")
+    for name, predictor in desk.predictors.items():
+        if not predictor.is_exact:
+            samples = [gallery.photo(image).image for image in list(gallery.names)[:COMPARED]]
+            print(f"  {name}: {desk.turn(partial(predictor.describe_deviation, samples))}")
     if not local and user is None:
         print("warning: everybody who reaches this machine can use it: --auth user:password asks who they are")
     shown = "localhost" if host in OPEN_HOSTS else f"[{host}]" if ":" in host else host
     print(f"  http://{shown}:{port}   Ctrl-C ends it", flush=True)
-    config = uvicorn.Config(
-        app,
-        log_level="critical",  # it would report each page that is open at Ctrl-C
-        access_log=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=2,
-        server_header=False,
-    )
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        make_server(app).run(sockets=[listening])
     finally:
         desk.close()
 

@@ -5,9 +5,10 @@ curl --data-binary @image.jpg -o mask.png 'http://127.0.0.1:7860/api/mask'
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import cv2
@@ -16,9 +17,11 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from gradio.utils import get_upload_folder
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from polyp.app import answer, drawing
 from polyp.app.desk import Busy, Desk, Seen
@@ -26,13 +29,18 @@ from polyp.app.gallery import Gallery
 from polyp.app.guard import Guard, WithoutCards
 from polyp.app.look import CSS, HEAD, THEME
 from polyp.app.page import build
+from polyp.app.replies import Replies, error_reply, validation_reason
 from polyp.app.upload import NotAnImage, checked, stem, uploaded
 from polyp.errors import InputError
 from polyp.inference import polyps
 from polyp.inference.image import TooManyPixels
 
-CODES = {InputError: 400, Busy: 503, NotAnImage: 415, TooManyPixels: 413}
-"""What each error answers."""
+STATUSES = {Busy: 503, NotAnImage: 415, TooManyPixels: 413, InputError: 400}
+"""The status of each error; the first class that fits counts."""
+
+T = TypeVar("T")
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each form that cannot be read
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -67,21 +75,27 @@ class Server:
         name = list(self.gallery.names)[number]
         return Response(self.gallery.thumbnail(name), media_type="image/jpeg")
 
-    def kept_mask(self, key: str, model: str, threshold: float) -> Response:
+    async def kept_mask(self, request: Request, key: str, model: str, threshold: float) -> Response:
         """The mask of an answer that the page shows, to take along."""
-        return self._kept(key, model, "mask", lambda seen: polyps.mask(seen.probability, checked(threshold)))
+        return await self._kept(
+            request, key, model, "mask", lambda seen: polyps.mask(seen.probability, checked(threshold))
+        )
 
-    def kept_overlay(self, key: str, model: str, threshold: float, opacity: float) -> Response:
+    async def kept_overlay(self, request: Request, key: str, model: str, threshold: float, opacity: float) -> Response:
         """Its overlay."""
         draw = drawing.draw
-        return self._kept(key, model, "overlay", lambda seen: draw(seen, checked(threshold), checked(opacity)))
+        return await self._kept(
+            request, key, model, "overlay", lambda seen: draw(seen, checked(threshold), checked(opacity))
+        )
 
-    def _kept(self, key: str, model: str, what: str, draw: Callable[[Seen], np.ndarray]) -> Response:
+    async def _kept(
+        self, request: Request, key: str, model: str, what: str, draw: Callable[[Seen], np.ndarray]
+    ) -> Response:
         def work() -> tuple[str, Response]:
             seen = self.desk.kept(key, model)
             return seen.photo.name, png(draw(seen))
 
-        name, response = self.desk.turn(work)
+        name, response = await self._turn(request, work)
         response.headers["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(f'{stem(name)}_{what}.png')}"
         return response
 
@@ -90,11 +104,54 @@ class Server:
     ) -> Response:
         _, predictor = self.desk.predictor(model)
         chosen = predictor.threshold if threshold is None else checked(threshold)
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise NotAnImage(
+                "a form is not an image: send its bytes as the body, with curl by --data-binary @image.jpg"
+            )
         content = await request.body()
         if not content:
             raise InputError("no image: send its bytes as the body, with curl by --data-binary @image.jpg")
         work = lambda: reply(self.desk.ask(lambda: uploaded(content, "the image"), model), chosen)  # noqa: E731
-        return await run_in_threadpool(self.desk.turn, work)
+        return await self._turn(request, work)
+
+    async def _turn(self, request: Request, work: Callable[[], T]) -> T:
+        """Do something at the desk when it is its turn, unless the client leaves before.
+
+        Raises:
+            ClientDisconnect: it has left.
+            Busy: as `Desk.submit` does.
+        """
+        answer = asyncio.wrap_future(self.desk.submit(work))
+        left = asyncio.create_task(_disconnected(request))
+        try:
+            await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            answer.cancel()
+            left.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class WrongMethod:
+    """ASGI application of a route's other methods; Gradio, which comes after it, would say that there is no route.
+
+    Args:
+        methods: that the route has.
+    """
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        self.methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raise HTTPException."""
+        allowed = ", ".join(self.methods)
+        raise HTTPException(405, f"{scope['method']} is not possible here: {allowed} is", {"Allow": allowed})
 
 
 def png(picture: np.ndarray) -> Response:
@@ -120,16 +177,14 @@ def application(
     for path, route, methods in (
         ("/api/predict", server.predict, ["POST"]),
         ("/api/mask", server.mask, ["POST"]),
-        ("/api/models", server.models, ["GET"]),
-        ("/gallery/{number}.jpg", server.thumbnail, ["GET"]),
-        ("/answers/mask.png", server.kept_mask, ["GET"]),
-        ("/answers/overlay.png", server.kept_overlay, ["GET"]),
+        ("/api/models", server.models, ["GET", "HEAD"]),
+        ("/gallery/{number}.jpg", server.thumbnail, ["GET", "HEAD"]),
+        ("/answers/mask.png", server.kept_mask, ["GET", "HEAD"]),
+        ("/answers/overlay.png", server.kept_overlay, ["GET", "HEAD"]),
     ):
         app.add_api_route(path, route, methods=methods, response_model=None)
-    for error, code in CODES.items():
-        app.add_exception_handler(error, lambda _, raised, code=code: _said(str(raised), code))
-    app.add_exception_handler(HTTPException, lambda _, raised: _said(raised.detail, raised.status_code))
-    app.add_exception_handler(RequestValidationError, lambda _, raised: _said(_invalid(raised), 400))
+        app.router.routes.append(Route(path, WrongMethod(methods)))
+    app.add_exception_handler(RequestValidationError, _invalid)
 
     async def mount() -> FastAPI:
         return gradio.mount_gradio_app(
@@ -153,13 +208,10 @@ def application(
     mounted.add_middleware(WithoutCards)
     visitors = Path(get_upload_folder())
     mounted.add_middleware(Guard, auth=auth, most=most, hosts=LOCAL if local else (), visitors=visitors)
+    mounted.add_middleware(Replies, statuses=STATUSES)
     return mounted
 
 
-def _said(message: str, code: int) -> JSONResponse:
-    return JSONResponse({"error": message}, code, {"Retry-After": "1"} if code == 503 else None)
-
-
-def _invalid(error: RequestValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return error_reply(400, validation_reason(error.errors()[0]))

@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio
 import numpy as np
+from gradio.context import LocalContext
 
 from polyp.app.desk import Desk
 from polyp.app.upload import checked, stem
 from polyp.errors import InputError
-from polyp.inference.backends import Predictor
+from polyp.inference.predictor import Predictor
 from polyp.prediction.video import annotate, tabulate
 
 MOST_FRAMES = 3000
@@ -20,13 +21,25 @@ MOST_FRAMES = 3000
 
 
 class Patient:
-    """A predictor that waits for its turn at the desk with each few frames, so that others get theirs in between."""
+    """A predictor that waits for its turn at the desk with each few frames, so that others get theirs in between.
+
+    To be made in the event of the visitor for whom it predicts.
+    """
 
     def __init__(self, desk: Desk, predictor: Predictor) -> None:
         self.desk, self.predictor = desk, predictor
+        blocks, event = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+        self.jobs = [] if blocks is None else [job for jobs in blocks._queue.active_jobs for job in jobs or ()]
+        self.jobs = [job for job in self.jobs if job._id == event]
 
     def predict_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As the predictor does."""
+        """As the predictor does.
+
+        Raises:
+            InputError: the visitor has left.
+        """
+        if not all(job.alive for job in self.jobs):
+            raise InputError("nobody waits for this video any more")
         return self.desk.turn(lambda: self.predictor.predict_all(images), patient=True)
 
 

@@ -1,6 +1,7 @@
 """`polyp compare`: runs found, held against each other, and told in the terminal, a CSV, a page and a model card."""
 
 import os
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from polyp import files, runs
 from polyp.comparison.differences import Comparison, compare
 from polyp.comparison.found import Run, find_runs
 from polyp.comparison.report import as_csv, table, tell, write_page
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError
 
 PAGE, TABLE, CARD = "compare.html", "table.csv", "MODEL_CARD.md"
 
@@ -55,7 +56,10 @@ def main(
     rows = table(comparison, costs)
     tell(comparison, rows)
     files.write_text(folder / TABLE, as_csv(comparison, costs))
+    replaces, started = (folder / PAGE).exists(), time.time()
     write_page(comparison, rows, costs, folder / PAGE, root, pictures)
+    if replaces:  # else no picture there is a comparison's
+        _remove_pictures(folder, started)
     _write_card(folder, subject, comparison)
     console = Console(highlight=False, soft_wrap=True)
     for name, file in (("the page", PAGE), ("the table", TABLE), ("model card", CARD)):
@@ -86,19 +90,17 @@ def _write_card(folder: Path, subject: Run, comparison: Comparison | None) -> No
 
 def _prepare(out: str | None, overwrite: bool) -> Path:
     folder = Path(out) if out else Path("outputs", "comparisons", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            if not overwrite:
-                raise InputError(f"{folder} is not empty: give another --out, or --overwrite to replace a comparison")
-            if (folder / PAGE).exists():  # else no picture is a comparison's
-                for picture in (file for name in DRAWN for file in (folder / runs.PICTURES).glob(name)):
-                    picture.unlink()
-            for name in (PAGE, TABLE, CARD):
-                (folder / name).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder} ({describe_error(error)}): give another --out") from error
+    files.check_writable(folder)
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise InputError(f"{folder} is not empty: give another --out, or --overwrite to replace a comparison")
     return folder
+
+
+def _remove_pictures(folder: Path, before: float) -> None:
+    """Remove the pictures of a former comparison that the new one has not drawn."""
+    for picture in (file for name in DRAWN for file in (folder / runs.PICTURES).glob(name)):
+        if picture.stat().st_mtime < before:
+            picture.unlink()
 
 
 def _gmacs(run: Run) -> float | None:

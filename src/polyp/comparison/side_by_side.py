@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from polyp.comparison.differences import Comparison
 from polyp.comparison.found import Run
@@ -15,8 +14,7 @@ from polyp.data.datamodule import DATASETS
 from polyp.data.folder import Folder, Pair, find_pairs, read_image, read_mask
 from polyp.data.kvasir import KvasirSeg
 from polyp.errors import InputError
-from polyp.inference.ensemble import Ensemble
-from polyp.inference.models import best_model, precision_of
+from polyp.inference.predictor import load_predictor
 from polyp.pictures import PREDICTION, TRUTH, contour
 
 SHOWN = 8
@@ -102,11 +100,9 @@ def rows(comparison: Comparison, root: str | None = None) -> list[Row]:
         for stem, (image, mask) in images.items()
     }
     for recipe in shown(comparison):
-        model = best_model(recipe.first.folder)
-        ensemble = Ensemble([model], torch.device("cpu"), precision=precision_of(recipe.first.config))
-        tensors = [torch.from_numpy(image).permute(2, 0, 1) for image, _ in images.values()]
-        for (stem, (image, mask)), probability in zip(images.items(), ensemble.predict(tensors), strict=True):
-            found = probability.numpy() >= model.hparams["threshold"]
+        predictor = load_predictor([str(recipe.first.folder)])
+        for stem, (image, mask) in images.items():
+            found = predictor.predict(image) >= predictor.threshold
             outlined = contour(contour(image.copy(), mask, TRUTH), found, PREDICTION)
             dice = recipe.first.rows[stem]["dice"]
             seed = f", seed {recipe.first.seed}" if len(recipe.seeds) > 1 else ""

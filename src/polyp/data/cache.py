@@ -146,7 +146,7 @@ def resized(
         with ThreadPoolExecutor() as pool:
             checksums = list(pool.map(_checksum, rows["pixels"]))
         if wrong := np.count_nonzero(rows["checksum"] != checksums):
-            raise ValueError(f"the checksums of {wrong} images are wrong")
+            raise ValueError(f"wrong checksums: {wrong} of {len(rows)}")
         return rows["pixels"]
 
     def build(stream: BinaryIO) -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import device, runs
+from polyp import files, runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.evaluation import testsets
@@ -17,12 +17,11 @@ from polyp.evaluation.contamination import TrainingData
 from polyp.evaluation.report import REPORT, tell, tell_together, write_report
 from polyp.evaluation.scoring import Image, controlled, scored, summary
 from polyp.evaluation.testsets import TestSet
-from polyp.inference.ensemble import Ensemble
-from polyp.inference.models import precision_of
-from polyp.inference.sources import Source
+from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
 from polyp.runs.data import load_run_data
+from polyp.runs.model import Source
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Options:
         missed, confidence: the share of a polyp's pixels that may be missed, and how sure that is to be, for the
             threshold that is chosen on the validation images.
         device: auto, cpu, cuda, cuda:1, ...
-        batch: images that the network sees at once.
+        compute: exact, or fast: several images at once, in the precision that the device gains from.
         name: of the evaluation's folder.
         overwrite: replace an evaluation that is there.
     """
@@ -63,7 +62,7 @@ class Options:
     missed: float = 0.1
     confidence: float = 0.95
     device: str = "auto"
-    batch: int = 8
+    compute: str = "exact"
     name: str | None = None
     overwrite: bool = False
 
@@ -72,8 +71,6 @@ class Options:
         for key, value in (("threshold", self.threshold), ("missed", self.missed), ("confidence", self.confidence)):
             if not 0 < value < 1:
                 raise InputError(f"--{key} {value:g} must lie between 0 and 1")
-        if self.batch < 1:
-            raise InputError(f"--batch {self.batch} must be at least 1")
         if not all(0.25 <= scale <= 4 for scale in self.scales):
             raise InputError(f"--scales {','.join(f'{scale:g}' for scale in self.scales)} must lie between 0.25 and 4")
         if self.data is not None and self.subset != "test":
@@ -88,7 +85,8 @@ class Options:
     def folder_name(self, tested: str, count: int) -> str:
         """The evaluation's folder: what is scored, and how, where that is not the default."""
         views = ["tta"] * self.tta + [f"scales-{'-'.join(f'{s:g}' for s in self.scales)}"] * (self.scales != (1.0,))
-        other = [f"threshold-{self.threshold:g}"] * (self.threshold != 0.5) + [f"ensemble-of-{count}"] * (count > 1)
+        other = [self.compute] * (self.compute != "exact") + [f"threshold-{self.threshold:g}"] * (self.threshold != 0.5)
+        other += [f"ensemble-of-{count}"] * (count > 1)
         return "_".join([tested, *views, *other])
 
 
@@ -109,22 +107,17 @@ def evaluate(models: Sequence[str], options: Options) -> None:
     folders = [_folder(sources[0], test_set, options, len(test_sets), len(sources)) for test_set in test_sets]
     if lacking := literature.unavailable():
         log.warning("%s", lacking)
-    ensemble = Ensemble(
-        [source.load() for source in sources],
-        device.choose(options.device),
-        options.tta,
-        options.scales,
-        "auto" if sources[0].config is None else precision_of(sources[0].config),
-    )
+    predictor = load_predictor(models, options.compute, options.device, options.tta, options.scales)
     for folder in folders:  # before the work, not after it
-        _check_writable(folder)
-    control = _risk_control(ensemble, sources, data, options, warnings)
+        files.check_writable(folder)
+    control = _risk_control(predictor, sources, data, options, warnings)
 
     training = TrainingData.of(sources, data, options.root, options.archive) if options.data is not None else None
     answers = []
     for test_set, folder in zip(test_sets, folders, strict=True):
         started = time.time()
-        images = list(scored(ensemble, test_set, options.threshold, options.batch))
+        first = [test_set.read(pair)[0] for pair in test_set.pairs[: 0 if predictor.is_exact else COMPARED]]
+        images = list(scored(predictor, test_set, options.threshold))
         metrics = {
             "models": [os.path.relpath(source.file) for source in sources],
             "images": test_set.name,
@@ -133,20 +126,18 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "n": len(images),
             "threshold": options.threshold,
             "tta": {"flips": options.tta, "scales": list(options.scales)},
-            "precision": ensemble.precision,
-            "device": str(ensemble.device),
+            "computed": predictor.backend,
+            "deviation": predictor.deviation(first),
             **summary(images, options.threshold, options.normal, control),
             "training_images": training and _training_images(training, test_set, images, options),
             "warnings": warnings,
             "seconds": round(time.time() - started, 1),
             "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (runs.METRICS, REPORT):  # metrics.json is written last: its presence means that the rest is there
-            (folder / name).unlink(missing_ok=True)
-        runs.write_per_image(folder, [image.row for image in images])
-        write_report(metrics, images, test_set, ensemble, folder / REPORT)
-        runs.write_metrics(folder, metrics)
+        with runs.replace_folder(folder, "polyp evaluate") as part:
+            runs.write_per_image(part, [image.row for image in images])
+            write_report(metrics, images, test_set, predictor, part / REPORT)
+            runs.write_metrics(part, metrics)
         tell(metrics, folder)
         answers.append(metrics)
     if len(answers) > 1:
@@ -189,7 +180,7 @@ def _test_sets(
     warnings = []
     if options.data is not None:
         found = testsets.in_folder(options.data, options.images, options.masks, options.normal)
-        own = [(source, source.fingerprint) for source in sources]
+        own = [(source, source.data_fingerprint) for source in sources]
         own += [(sources[0], data.inspection.fingerprint)] if data is not None else []
         scored_on = {test_set.fingerprint for test_set in found if not test_set.normal}
         for home in dict.fromkeys(source.home for source, fingerprint in own if fingerprint in scored_on):
@@ -214,7 +205,7 @@ def _test_sets(
                 f"{other.home} was trained on {len(seen)} of the {len(stems)} test images of {sources[0].home}: "
                 "average only runs of one split"
             )
-    if (known := sources[0].fingerprint) not in (None, test_set.fingerprint):
+    if (known := sources[0].data_fingerprint) not in (None, test_set.fingerprint):
         warnings.append(f"the data have changed since training: fingerprint {test_set.fingerprint}, then {known}")
     return [test_set], warnings
 
@@ -235,7 +226,7 @@ def _trained_on(source: Source, images: TestSet, options: Options) -> bool:
     """Whether images may be among those that a model was trained on."""
     if source.config is None:
         return True
-    if source.fingerprint not in (None, images.fingerprint):
+    if source.data_fingerprint not in (None, images.fingerprint):
         return False
     try:
         theirs = load_run_data(source.home, source.config, options.root, options.archive, needed=False)
@@ -244,16 +235,8 @@ def _trained_on(source: Source, images: TestSet, options: Options) -> bool:
     return not {pair.stem for pair in images.pairs}.isdisjoint(theirs.subsets["train"])
 
 
-def _check_writable(folder: Path) -> None:
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir():
-        raise InputError(f"cannot write to {folder}: {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"cannot write to {folder}: {there} is read-only")
-
-
 def _risk_control(
-    ensemble: Ensemble,
+    predictor: Predictor,
     sources: Sequence[Source],
     data: PolypDataModule | None,
     options: Options,
@@ -270,7 +253,7 @@ def _risk_control(
                 "trained on some of them"
             )
             return None
-    images = list(scored(ensemble, validation, options.threshold, options.batch))
+    images = list(scored(predictor, validation, options.threshold))
     control = controlled(images, options.missed, options.confidence)
     if control is None:
         warnings.append(

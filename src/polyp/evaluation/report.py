@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +16,7 @@ from polyp import pictures
 from polyp.data.traits import STRATA, strata_of
 from polyp.evaluation.scoring import Image
 from polyp.evaluation.testsets import TestSet
-from polyp.inference.ensemble import Ensemble
+from polyp.inference.predictor import Predictor
 from polyp.metrics.overlap import FAILURE
 from polyp.page import Page
 
@@ -71,7 +70,7 @@ def tell_together(answers: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_report(
-    metrics: Mapping[str, Any], images: Sequence[Image], test_set: TestSet, ensemble: Ensemble, file: Path
+    metrics: Mapping[str, Any], images: Sequence[Image], test_set: TestSet, predictor: Predictor, file: Path
 ) -> None:
     """The page.
 
@@ -79,7 +78,7 @@ def write_report(
         metrics: what metrics.json holds.
         images: that have been scored.
         test_set: that they are of.
-        ensemble: what has predicted, and does so again for the pictures.
+        predictor: what has predicted, and does so again for the pictures.
         file: where to write it.
 
     Raises:
@@ -109,7 +108,7 @@ def write_report(
         page.text(line)
     if not metrics["normal"]:
         _charts(page, metrics, images)
-    _cases(page, metrics, images, lambda image: _picture(image, test_set, ensemble, metrics["threshold"]))
+    _cases(page, metrics, images, lambda image: _picture(image, test_set, predictor, metrics["threshold"]))
     page.section("Definitions")
     page.table([{"number": name, "definition": text} for name, text in metrics["definitions"].items()])
     page.write(file)
@@ -249,9 +248,9 @@ def _cases(page: Page, metrics: Mapping[str, Any], images: Sequence[Image], pict
                 page.gallery([picture(image) for image in here[:EACH]])
 
 
-def _picture(image: Image, test_set: TestSet, ensemble: Ensemble, threshold: float) -> tuple[np.ndarray, str]:
+def _picture(image: Image, test_set: TestSet, predictor: Predictor, threshold: float) -> tuple[np.ndarray, str]:
     pixels, mask = test_set.read(image.pair)
-    probability = ensemble.predict([torch.from_numpy(pixels).permute(2, 0, 1)])[0].numpy()
+    probability = predictor.predict(pixels)
     panel = pictures.panel(pixels, mask, probability, threshold)
     width = round(panel.shape[1] * HEIGHT / panel.shape[0])
     told = f"{image.pair.stem}: Dice {image.dice:.3f}, polyp {100 * image.traits['polyp_share']:.1f} %"

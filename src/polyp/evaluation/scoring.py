@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from polyp.data.folder import Pair
 from polyp.data.traits import by_stratum, traits
-from polyp.errors import InputError
 from polyp.evaluation.testsets import TestSet
-from polyp.inference.ensemble import Ensemble
+from polyp.inference.predictor import BATCH, Predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl, risk_threshold
 from polyp.metrics.intervals import bootstrap_interval
@@ -46,17 +44,16 @@ class Image:
         return self.scores.row["dice"]
 
 
-def scored(ensemble: Ensemble, test_set: TestSet, threshold: float, batch: int) -> Iterator[Image]:
+def scored(predictor: Predictor, test_set: TestSet, threshold: float) -> Iterator[Image]:
     """Score the images of a set in their order; two batches are in memory at a time.
 
     Args:
-        ensemble: what predicts.
+        predictor: what predicts.
         test_set: on what.
         threshold: a pixel is predicted to be polyp from this probability on.
-        batch: images that the network sees at once.
 
     Raises:
-        InputError: a network answers with NaN.
+        InputError: a model gives something else than probabilities, such as NaN.
     """
     seen: deque[tuple[Pair, dict[str, float]]] = deque()
 
@@ -65,17 +62,15 @@ def scored(ensemble: Ensemble, test_set: TestSet, threshold: float, batch: int) 
         return pair, image, mask, traits(image, mask)
 
     def predicted(pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        starts = range(0, len(test_set.pairs), batch)
-        reading = [pool.submit(read, pair) for pair in test_set.pairs[:batch]]
+        starts = range(0, len(test_set.pairs), BATCH)
+        reading = [pool.submit(read, pair) for pair in test_set.pairs[:BATCH]]
         for start in starts:
             now = [future.result() for future in reading]
-            reading = [pool.submit(read, pair) for pair in test_set.pairs[start + batch : start + 2 * batch]]
-            probabilities = ensemble.predict([torch.from_numpy(image).permute(2, 0, 1) for _, image, _, _ in now])
+            reading = [pool.submit(read, pair) for pair in test_set.pairs[start + BATCH : start + 2 * BATCH]]
+            probabilities = predictor.predict_all([image for _, image, _, _ in now])
             for (pair, _, mask, of), probability in zip(now, probabilities, strict=True):
-                if not probability.isfinite().all():
-                    raise InputError(f"{pair.image}: the network answers with NaN: train it anew, or in 32-true")
                 seen.append((pair, of))
-                yield probability.numpy(), mask
+                yield probability, mask
 
     workers = os.cpu_count() or 1
     bar = tqdm(total=len(test_set.pairs), desc=test_set.name, unit="image", leave=False, disable=None)

@@ -1,32 +1,35 @@
 """`polyp export`: a run's model as ONNX files, with the proof that they are as good."""
 
+import copy
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from polyp import device, files, runs
 from polyp.data.folder import Pair
-from polyp.errors import InputError, describe_error, require
+from polyp.errors import InputError, require
 from polyp.export import proof
 from polyp.export.file import write
 from polyp.export.integers import write_int8
 from polyp.export.report import tell
-from polyp.inference.ensemble import Ensemble
-from polyp.inference.exported import FILES, RECORD, TOLERATED, ready_on_cpu
-from polyp.inference.folded import ready_for_cpu
 from polyp.inference.onnx import OnnxModel
-from polyp.inference.sources import Source
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
+from polyp.runs.model import Source, load_checkpoint
+
+RECORD = "export.json"
+
+FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_int8.onnx"}
+"""The variants of an exported model."""
+
+TOLERATED = 0.003
+"""Dice that a variant may lose against the module in float32 without a note."""
 
 TOLERANCE = 1e-3
 """The largest difference of a probability to the module's that a float32 model may have."""
@@ -71,61 +74,34 @@ def export(run: str, options: Options) -> None:
         raise InputError(f"{run} is not in a run's folder: the images to prove an export on are unknown")
     folder = Path(options.out).expanduser() if options.out else source.home / runs.EXPORT
     _check_free(folder, options.overwrite)
-    model = source.load().eval()
+    model = load_checkpoint(source).eval()
+    exact, model.precision = model.precision, "32-true"  # what variants are compared with
     data = load_run_data(source.home, source.config, options.root, options.archive)
     validation, tested = data.of("val"), data.of("test")
     say = _metadata(source, model, data.inspection.fingerprint)
     notes: list[str] = []
-    with _placed(folder) as part:
+    with runs.replace_folder(folder, "polyp export") as part:
         write(model, part / FILES["float32"], say | {"precision": "float32"})
         _check_parity(model, part / FILES["float32"], validation)
         if options.fp16:
             write(model, part / FILES["float16"], say | {"precision": "float16"}, half=True)
         if options.int8:
             notes += _write_int8(part, say | {"precision": "int8"}, validation)
-        record = _record(source, model, say, part, validation, tested)
+        record = _record(source, model, exact, say, part, validation, tested)
         record["notes"] += notes
-        if source.fingerprint not in (None, data.inspection.fingerprint):
+        if source.data_fingerprint not in (None, data.inspection.fingerprint):
             record["notes"].append("the data have changed since training")
         files.write_json(part / RECORD, record)
     tell(record, folder)
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}")
+    files.check_writable(folder)
     if folder.exists() and any(folder.iterdir()):
         if not (folder / RECORD).is_file():
             raise InputError(f"{folder} holds something else than an export: give another --out")
         if not overwrite:
             raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --out")
-
-
-@contextmanager
-def _placed(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder`, which takes its place if all goes well and vanishes if not.
-
-    Raises:
-        InputError: another process is at it, or the disk is full.
-    """
-    hidden = folder.absolute().with_name(f".{folder.absolute().name}.part")
-    part, old = hidden / "new", hidden / "old"
-    try:
-        hidden.mkdir(parents=True, exist_ok=True)
-        with runs.claimed(hidden, "polyp export"):
-            try:
-                for one in (part, old):
-                    shutil.rmtree(one, ignore_errors=True)  # of one that was killed
-                part.mkdir()
-                yield part
-                if folder.exists():
-                    os.replace(folder, old)
-                os.replace(part, folder)
-            finally:
-                shutil.rmtree(hidden)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {describe_error(error)}") from error
 
 
 def _metadata(source: Source, model: PolypSegmenter, fingerprint: str) -> dict[str, str]:
@@ -172,20 +148,28 @@ def _write_int8(folder: Path, say: dict[str, str], pairs: Sequence[Pair]) -> lis
     return [] if encoder else [f"int8 has its encoder in float32: else it loses more than {TOLERATED} on validation"]
 
 
+def _in_precision(model: PolypSegmenter, precision: str) -> proof.Predict:
+    other = copy.deepcopy(model)
+    other.precision = precision
+    return other.predict
+
+
 def _record(
     source: Source,
     model: PolypSegmenter,
+    precision: str,
     say: dict[str, str],
     folder: Path,
     validation: Sequence[Pair],
     tested: Sequence[Pair],
 ) -> dict[str, Any]:
     """All that is measured, as it goes to export.json."""
-    cpu = torch.device("cpu")
     predictors: dict[tuple[str, str], proof.Predict] = {
         ("module", "float32"): model.predict,
-        ("module", ready_on_cpu()): Ensemble([ready_for_cpu(model)], cpu).predict,
+        ("module", f"fast, {model.resolve_precision(fast=True)}"): partial(model.predict, fast=True),
     }
+    if (own := str(device.precision(precision, "cpu"))) != "32-true":
+        predictors["module", f"exact, {own}"] = _in_precision(model, own)
     written = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
     predictors |= {("onnx", name): OnnxModel(file).predict for name, file in written.items()}
 

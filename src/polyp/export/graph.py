@@ -22,6 +22,9 @@ class Graph(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(model.network)
         self.size = model.image_size
+        for module in self.network.modules():
+            if hasattr(module, "fused_attn"):  # torch's exporter cannot translate all uses of the fused function
+                module.__dict__["fused_attn"] = False
         if half:
             self.network.stages = nn.ModuleList(_Half(stage) for stage in self.network.stages)
 

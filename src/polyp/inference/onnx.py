@@ -1,5 +1,6 @@
 """An exported model at work: ONNX Runtime in the place of torch."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyp.errors import InputError, describe_error, require
+from polyp.errors import InputError, describe_error, printable, require
 
 METADATA = ("threshold", "image_size", "precision", "fingerprint")
 """What a file of polyp's says of itself, among other things, and others do not."""
@@ -52,32 +53,39 @@ class OnnxModel(nn.Module):
             )
         try:
             self.threshold = float(self.metadata["threshold"])
-        except ValueError as error:
-            raise InputError(
-                f"{file} says that its threshold is {self.metadata['threshold'][:50]}: make it anew"
-            ) from error
+        except ValueError:
+            self.threshold = math.nan
+        if not 0 < self.threshold < 1:
+            said = printable(self.metadata["threshold"][:50])
+            raise InputError(f"{file} has the threshold {said}, which must lie between 0 and 1: export it again")
         self.precision = self.metadata["precision"]
 
-    def predict(self, images: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
-        """Polyp probabilities of images of any sizes.
-
-        Args:
-            images: RGB, (3, H, W), uint8; those of one size are looked at together.
-            scale: can only be 1, the resolution that is in the file.
-
-        Returns:
-            For each image a float32 (H, W) tensor in 0-1, on the CPU.
+    def check_scale(self, scale: float) -> None:
+        """Find out whether `predict` works at a multiple of the network's resolution.
 
         Raises:
-            InputError: another scale.
+            InputError: a scale other than 1: the resolution is in the file.
         """
         if scale != 1:
             raise InputError(f"an ONNX model cannot work at another scale ({scale:g}): use the checkpoint")
-        places = defaultdict(list)
+
+    def predict(self, images: Sequence[Tensor], scale: float = 1.0, fast: bool = False) -> list[Tensor]:
+        """Polyp probabilities of images of any sizes.
+
+        Args:
+            images: RGB, (3, H, W), uint8.
+            scale: 1.
+            fast: compute images of one size together.
+
+        Returns:
+            For each image a float32 (H, W) tensor, on the CPU; whether they are in 0-1 is up to the file.
+        """
+        self.check_scale(scale)
+        sizes: defaultdict[Any, list[int]] = defaultdict(list)
         for place, image in enumerate(images):
-            places[image.shape].append(place)
+            sizes[image.shape if fast else place].append(place)
         found: dict[int, Tensor] = {}
-        for same in places.values():
-            batch = np.stack([images[place].permute(1, 2, 0).cpu().numpy() for place in same])
-            found |= zip(same, torch.from_numpy(self.session.run(None, {"image": batch})[0]), strict=True)
+        for places in sizes.values():
+            batch = np.stack([images[place].permute(1, 2, 0).cpu().numpy() for place in places])
+            found |= zip(places, torch.from_numpy(self.session.run(None, {"image": batch})[0]), strict=True)
         return [found[place] for place in range(len(images))]

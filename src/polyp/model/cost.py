@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from polyp.images import square
-from polyp.model.network import PolypNetwork
+from polyp.model.network import PolypNetwork, without_memory
 
 
 def multiply_accumulates(model: Mapping[str, Any]) -> int:
@@ -28,10 +28,8 @@ def multiply_accumulates(model: Mapping[str, Any]) -> int:
 def _counted(model: str) -> int:
     settings = json.loads(model)
     size = square(settings.pop("image_size"))
-    # Parameters without substance cost no time, but Mix-Vision-Transformers read a value while being built.
-    with torch.device("cpu" if settings["encoder"].startswith("mit_") else "meta"):
-        network = PolypNetwork(**settings, encoder_weights=None, image_size=size)
-    network = network.to("meta").eval()
+    with without_memory():
+        network = PolypNetwork(**settings, encoder_weights=None, image_size=size).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.empty(1, 3, *size, device="meta"))
     return counter.get_total_flops() // 2

@@ -2,9 +2,12 @@
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import SequenceMatcher
-from itertools import islice
+from functools import cache
+from itertools import chain, islice
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -13,7 +16,9 @@ import torch
 from segmentation_models_pytorch.encoders import encoders as SMP_ENCODERS
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
+from polyp import device
 from polyp.errors import InputError, describe_error, nearest, pick
 from polyp.model.weights import load_encoder_weights, normalisation
 
@@ -28,6 +33,10 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 SAFE_ENCODERS = ("mobilenet_v2", "resnet34", "mit_b0", "tu-vit_tiny_patch16_224")
 """Small encoders of different kinds, one of which works with any architecture."""
 
+SIZE_ARGUMENTS = {"dynamic_img_size": True, "img_size": 224}
+"""What timm's transformers take to work at another size than their own, with a value to try them with."""
+
+Size = tuple[int, int]
 
 Given = tuple[int | None, Sequence[int] | int | None, str | None]
 """The user's encoder_depth, decoder_channels and decoder_attention."""
@@ -62,19 +71,22 @@ class PolypNetwork(nn.Module):
         image_size: tuple[int, int],
     ) -> None:
         super().__init__()
+        self.encoder_frozen = False
         pick("model.arch", arch, ARCHITECTURES)
         check_encoder_name(encoder)
-        if stages not in (1, 2):
+        if type(stages) is not int or stages not in (1, 2):
             raise InputError(f"model.stages={stages} is not possible: choose 1, or 2 for two stacked networks")
         given = encoder_depth, decoder_channels, decoder_attention
-        size = tuple(math.ceil(side / STRIDE) * STRIDE for side in image_size)
-        self.stages = nn.ModuleList(_build(arch, encoder, given, size) for _ in range(stages))
+        settings = _fitting_settings(arch, encoder, given, stages, _padded(image_size))
+        self.recipe = arch, encoder, settings
+        self.stages = nn.ModuleList(_build(*self.recipe) for _ in range(stages))
         mean, std = normalisation(encoder, encoder_weights)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         if encoder_weights is not None:
+            adapted = {key: settings[key] for key in SIZE_ARGUMENTS if key in settings}
             for stage in self.stages:
-                load_encoder_weights(stage.get_submodule("encoder"), encoder, encoder_weights)
+                load_encoder_weights(stage.get_submodule("encoder"), encoder, encoder_weights, adapted)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """The logits of each stage, the last one's being the answer.
@@ -97,6 +109,43 @@ class PolypNetwork(nn.Module):
             logits.append(padded[..., :height, :width])
         return logits
 
+    def train(self, mode: bool = True) -> "PolypNetwork":
+        """As for any module; a frozen encoder keeps its statistics and drops nothing whatever the mode."""
+        super().train(mode)
+        if self.encoder_frozen:
+            for stage in self.stages:
+                stage.get_submodule("encoder").eval()
+        return self
+
+    def freeze_encoder(self) -> None:
+        """Leave the encoder as it is from here on: no gradients, no new batch statistics, no dropout."""
+        self.encoder_frozen = True
+        for parameter in self.encoder_parameters():
+            parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def accepts(self, image_size: Size) -> bool:
+        """Whether the network, which was made for one image size, works at another; tried without memory."""
+        size = _padded(image_size)
+        try:
+            return _run(*self.recipe, size)[0] == size
+        except Exception:  # whatever timm and torch raise, the answer is no
+            return False
+
+    def trains_on_single_images(self, image_size: Size) -> bool:
+        """Whether a batch of one image has more than one value per channel wherever batches are normalised."""
+        with without_memory():
+            network = _create(*self.recipe).train()
+            if self.encoder_frozen:
+                network.get_submodule("encoder").eval()
+            try:
+                network(torch.empty(1, 3, *_padded(image_size)))
+            except ValueError as error:  # torch has no class of its own for it
+                if "more than 1 value per channel" in str(error):
+                    return False
+                raise
+        return True
+
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that pretrained weights are for."""
         for stage in self.stages:
@@ -106,6 +155,11 @@ class PolypNetwork(nn.Module):
         """All others: decoders and heads."""
         encoder = {id(parameter) for parameter in self.encoder_parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in encoder)
+
+
+def _padded(image_size: Sequence[int]) -> Size:
+    height, width = (math.ceil(side / STRIDE) * STRIDE for side in image_size)
+    return height, width
 
 
 def check_encoder_name(encoder: Any) -> None:
@@ -132,12 +186,12 @@ def _decoder_settings(
     """The keyword arguments for smp, each held against its signature, since smp swallows unknown ones silently."""
     accepted = inspect.signature(ARCHITECTURES[arch].__init__).parameters
     depth = accepted["encoder_depth"].default if depth is None else depth
-    if depth not in (3, 4, 5):
+    if type(depth) is not int or depth not in (3, 4, 5):
         raise InputError(f"model.encoder_depth={depth} is not possible: choose 3, 4 or 5")
     settings: dict[str, Any] = {"encoder_depth": depth}
     numbers = channels if isinstance(channels, Sequence) else [1 if channels is None else channels]
-    if not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise InputError(f"model.decoder_channels={channels} must be whole numbers above 0")
+    if not all(type(number) is int and 0 < number <= 2**14 for number in numbers):
+        raise InputError(f"model.decoder_channels={channels} must be whole numbers from 1 to {2**14}")
     if channels is not None and "decoder_channels" not in accepted:
         raise InputError(f"model.decoder_channels={channels} has no meaning for model.arch={arch}: leave it null")
     if "decoder_channels" in accepted and isinstance(accepted["decoder_channels"].default, tuple):
@@ -166,72 +220,181 @@ def _arguments(cls: type) -> list[str]:
     return list(inspect.signature(cls.__init__).parameters)  # type: ignore[misc]
 
 
-def _build(arch: str, encoder: str, given: Given, size: tuple[int, ...]) -> nn.Module:
+def _fitting_settings(arch: str, encoder: str, given: Given, stages: int, size: Size) -> dict[str, Any]:
+    """The keyword arguments for smp with which the network works at `size`, found on networks without memory.
+
+    Raises:
+        InputError: there are none, or the network is larger than this machine's memory.
+    """
     settings = _decoder_settings(arch, *given)
     try:
-        return _try(arch, encoder, settings, size)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        archs = (f"model.arch={other}" for other in _like(arch, ARCHITECTURES) if _works(other, encoder, given, size))
-        encoders = (
-            f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and _works(arch, other, given, size)
-        )
-        depths = (
-            f"model.encoder_depth={depth}" for depth in (5, 4, 3) if _works(arch, encoder, (depth, *given[1:]), size)
-        )
-        choices = [*islice(archs, 3), *islice(encoders, 2), *islice(depths, 1)]
-        larger = math.ceil(max(size) / 256) * 256 or 256
-        if not choices and _works(arch, encoder, given, (larger, larger)):
-            choices = [f"data.image_size={larger}"]
+        settings, needed = _fit(arch, encoder, settings, size)
+    except _UnfitError as error:
+        choices = _alternatives(arch, encoder, given, size, [] if error.at_any_size else _sides(encoder, size))
         raise InputError(
             f"model.arch={arch} does not work with model.encoder={encoder} and model.encoder_depth="
-            f"{settings['encoder_depth']} at {size[0]}x{size[1]}: {describe_error(error)}; "
+            f"{settings['encoder_depth']} at {size[0]}x{size[1]}: {describe_error(error.__cause__ or error)}; "
             f"choose {' or '.join(choices) or 'another model.arch and model.encoder'}"
         ) from error
+    if stages * needed > device.memory() / 2 and torch.get_default_device().type != "meta":
+        raise InputError(
+            f"model.arch={arch} with model.encoder={encoder} and model.decoder_channels={given[1]} at "
+            f"{size[0]}x{size[1]} needs {stages * needed / 2**30:.0f} GiB for its weights alone, more than half of "
+            f"this machine's {device.memory() / 2**30:.0f} GiB of memory: choose a smaller one"
+        )
+    return settings
 
 
-def _like(arch: str, others: Iterable[str]) -> list[str]:
-    """The other architectures, the most similarly named first."""
-    return sorted(set(others) - {arch}, key=lambda other: -SequenceMatcher(None, arch, other).ratio())
-
-
-def _works(arch: str, encoder: str, given: Given, size: tuple[int, ...]) -> bool:
-    # Parameters without substance cost no time, but Mix-Vision-Transformers read a value while being built.
-    with torch.device("cpu" if encoder.startswith("mit_") else "meta"):
-        try:
-            _try(arch, encoder, _decoder_settings(arch, *given), size)
-        except Exception:  # whatever smp or timm raise, the answer is no
-            return False
-    return True
-
-
-def _try(arch: str, encoder: str, settings: dict[str, Any], size: tuple[int, ...]) -> nn.Module:
-    """Build the network and send an image of no substance through it, which costs milliseconds and no arithmetic."""
+def _build(arch: str, encoder: str, settings: dict[str, Any]) -> nn.Module:
     network = _create(arch, encoder, settings)
-    output = _trial(network, size)
-    # smp's default upsampling fits one depth only; the trial tells which factor this depth needs.
-    if output != size and "upsampling" in _arguments(ARCHITECTURES[arch]):
-        default = inspect.signature(ARCHITECTURES[arch].__init__).parameters["upsampling"].default
-        network = _create(arch, encoder, settings | {"upsampling": default * size[0] // output[0]})
-        output = _trial(network, size)
-    if output != size:
-        raise ValueError(f"it returns {output[0]}x{output[1]} masks")
+    network.to(memory_format=torch.channels_last)
+    _keep_contiguous(network)
     return network
 
 
+class _UnfitError(Exception):
+    """This combination of architecture, encoder and size does not work; the cause says why."""
+
+    def __init__(self, *, at_any_size: bool) -> None:
+        super().__init__()
+        self.at_any_size = at_any_size
+
+
+def _fit(arch: str, encoder: str, settings: dict[str, Any], size: Size) -> tuple[dict[str, Any], int]:
+    """Find the arguments with which the encoder works at an image size, on networks without memory.
+
+    Returns:
+        `settings` and these arguments, and the bytes that the network will take.
+
+    Raises:
+        _UnfitError: there are none.
+    """
+    options: list[dict[str, Any]] = [{}]
+    if encoder.startswith("tu-"):
+        accepted = _size_arguments(encoder.removeprefix("tu-"))
+        # A transformer that adapts itself to each image keeps the shapes of its pretrained weights and takes any size.
+        options = [{"dynamic_img_size": True}] * ("dynamic_img_size" in accepted) + options
+        options += [{"img_size": size}] * ("img_size" in accepted)
+    errors = []
+    for option in options:
+        try:
+            return _trial(arch, encoder, settings | option, size)
+        except _UnfitError:
+            raise
+        except Exception as error:  # smp, timm and torch raise errors of any class for a size that does not fit
+            errors.append(error)
+    raise _UnfitError(at_any_size=False) from errors[0]
+
+
+def _trial(arch: str, encoder: str, settings: dict[str, Any], size: Size) -> tuple[dict[str, Any], int]:
+    output, needed = _run(arch, encoder, settings, size)
+    # smp's default upsampling fits one depth only; the trial tells which factor this depth needs.
+    if output != size and "upsampling" in _arguments(ARCHITECTURES[arch]):
+        default = inspect.signature(ARCHITECTURES[arch].__init__).parameters["upsampling"].default
+        settings = settings | {"upsampling": default * size[0] // output[0]}
+        output, needed = _run(arch, encoder, settings, size)
+    if output != size:
+        raise ValueError(f"it returns {output[0]}x{output[1]} masks")
+    return settings, needed
+
+
+def _run(arch: str, encoder: str, settings: dict[str, Any], size: Size) -> tuple[Size, int]:
+    """Send an image without memory through a network without memory: the size of the answer, and its weights' bytes.
+
+    Raises:
+        _UnfitError: the network cannot be built, whatever the size.
+        Exception: of any class; the size does not fit.
+    """
+    with without_memory(), torch.no_grad():
+        try:
+            network = _create(arch, encoder, settings).eval()
+        except Exception as error:  # smp, timm and torch raise errors of any class for what they cannot build
+            raise _UnfitError(at_any_size=True) from error
+        height, width = network(torch.empty(1, 3, *size)).shape[-2:]
+    needed = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    return (height, width), needed
+
+
+@cache
+def _size_arguments(name: str) -> list[str]:
+    """Which arguments that adapt it to an image size the constructor of a timm network accepts."""
+    accepted = []
+    for argument, value in SIZE_ARGUMENTS.items():
+        with without_memory(), suppress(TypeError):  # an unexpected keyword argument
+            timm.create_model(name, **{argument: value})
+            accepted.append(argument)
+    return accepted
+
+
 def _create(arch: str, encoder: str, settings: dict[str, Any]) -> nn.Module:
-    # Weights are never asked of smp here: it would go to the hub even when a checkpoint's weights follow.
-    if arch == "dpt" and "vit" in encoder:  # plain transformers are made for one image size unless told otherwise
-        settings = settings | {"dynamic_img_size": True}
-    network = smp.create_model(arch, encoder, encoder_weights=None, **settings)
-    return network.to(memory_format=torch.channels_last)
+    with warnings.catch_warnings():  # of readout tokens that an encoder lacks: there is nothing the user can do
+        warnings.filterwarnings("ignore", "Encoder does not have prefix tokens")
+        # Weights are never asked of smp here: it would go to the hub even when a checkpoint's weights follow.
+        return smp.create_model(arch, encoder, encoder_weights=None, **settings)
 
 
-def _trial(network: nn.Module, size: tuple[int, ...]) -> tuple[int, ...]:
-    state = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    training = network.training
-    try:
-        image = torch.empty(1, 3, *size, device="meta")
-        output = torch.func.functional_call(network.eval(), state, (image,))
-    finally:
-        network.train(training)
-    return tuple(output.shape[-2:])
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks built inside are on the meta device: they have shapes but no values, and cost milliseconds."""
+    with torch.device("meta"), _Readable():
+        yield
+
+
+class _Readable(TorchFunctionMode):
+    """Gives values to what networks read while they are built: the rates of stochastic depth."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.linspace:
+            kwargs = {"device": "cpu", **kwargs}
+        return func(*args, **kwargs)
+
+
+def _keep_contiguous(network: nn.Module) -> None:
+    """Keep the convolutions out of channels_last that oneDNN computes wrongly in it.
+
+    The backward pass of a 1x1 convolution with a stride and fewer than 8 input channels writes past its memory on CPUs
+    without AVX-512, which ends the process, and can return wrong gradients elsewhere: uxlfoundation/oneDNN#6035.
+    """
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    for module in convolutions:
+        if module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels < 8:
+            # A 1x1 weight is contiguous in either format by torch's own test, so contiguous() would not copy it.
+            module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
+            module.register_forward_pre_hook(_contiguous_input)
+
+
+def _contiguous_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs)
+
+
+def _alternatives(arch: str, encoder: str, given: Given, size: Size, sides: Sequence[int]) -> list[str]:
+    """Three changes of one key that work; no more, because each trial costs a tenth of a second."""
+
+    def works(arch: str = arch, encoder: str = encoder, depth: int | None = given[0], size: Size = size) -> bool:
+        try:
+            _fit(arch, encoder, _decoder_settings(arch, depth, *given[1:]), size)
+        except (_UnfitError, InputError):
+            return False
+        return True
+
+    sizes = (f"data.image_size={side}" for side in sides if works(size=(side, side)))
+    archs = (f"model.arch={other}" for other in _like(arch) if works(arch=other))
+    encoders = (f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and works(encoder=other))
+    depths = (f"model.encoder_depth={depth}" for depth in (5, 4, 3) if works(depth=depth))
+    return list(islice(chain(islice(sizes, 1), islice(archs, 2), islice(encoders, 1), islice(depths, 1)), 3))
+
+
+def _sides(encoder: str, size: Size) -> list[int]:
+    """Sizes of square images that may work where `size` does not: the encoder's native one, and usual ones near it."""
+    sides = [math.ceil(max(size) / step) * step for step in (224, 256)]
+    if encoder.startswith("tu-") and (config := timm.get_pretrained_cfg(encoder.removeprefix("tu-"))):
+        sides = [config.input_size[-1], *sides]
+    return [side for side in dict.fromkeys(sides) if side % STRIDE == 0 and (side, side) != size]
+
+
+def _like(arch: str) -> list[str]:
+    """The other architectures that may take the encoder: the most similarly named ones, then one of each kind."""
+    others = sorted(ARCHITECTURES.keys() - {arch}, key=lambda other: -SequenceMatcher(None, arch, other).ratio())
+    kinds = [other for other in ("unet", "fpn", "segformer", "dpt") if other != arch]
+    return list(dict.fromkeys([*others[:2], *kinds]))

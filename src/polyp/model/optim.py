@@ -29,7 +29,7 @@ class Optim:
 
     Attributes:
         optimizer: adamw (weight decay apart from the gradient), adam (weight decay as an L2 penalty) or sgd.
-        encoder_lr: peak learning rate of the encoder, >= 0; 0 leaves its weights as they are.
+        encoder_lr: peak learning rate of the encoder, >= 0; 0 freezes it (see `PolypNetwork.freeze_encoder`).
         decoder_lr: peak learning rate of all other weights, > 0.
         weight_decay: >= 0, the same for all weights.
         momentum: of sgd, in [0, 1); adam and adamw have none.
@@ -57,7 +57,7 @@ class Optim:
         """Check every value."""
         pick("optim.optimizer", self.optimizer, OPTIMIZERS)
         pick("optim.schedule", self.schedule, {**SCHEDULES, PLATEAU: None})
-        self._require("encoder_lr", lambda value: value >= 0, "a number >= 0 (0 leaves the encoder as it is)")
+        self._require("encoder_lr", lambda value: value >= 0, "a number >= 0 (0 freezes the encoder)")
         self._require("decoder_lr", lambda value: value > 0, "a number > 0")
         self._require("weight_decay", lambda value: value >= 0, "a number >= 0")
         self._require("momentum", lambda value: 0 <= value < 1, "a number in [0, 1)")

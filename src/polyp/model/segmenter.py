@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from polyp.errors import InputError
-from polyp.images import resize, square
+from polyp import device
+from polyp.errors import InputError, check_keys
+from polyp.images import SMALLEST, resize, square
 from polyp.metrics.overlap import SegmentationScores, image_scores
 from polyp.model.losses import build_loss
 from polyp.model.network import PolypNetwork
@@ -91,7 +92,10 @@ class PolypSegmenter(pl.LightningModule):
         self.save_hyperparameters(logger=False)  # all of them plain, so that a checkpoint loads with weights_only=True
         if not isinstance(threshold, int | float) or not 0 < threshold < 1:
             raise InputError(f"model.threshold={threshold} must lie between 0 and 1")
+        self.precision = "32-true"  # of `predict`: Lightning's name, or auto for what the device gains from
         self.image_size = square(image_size)
+        if optim is not None:
+            check_keys("optim", optim, Optim)
         self.optim = Optim(**optim) if optim is not None else None
         self.loss = build_loss(loss)
         self.network = PolypNetwork(
@@ -104,6 +108,8 @@ class PolypSegmenter(pl.LightningModule):
             stages,
             self.image_size,
         )
+        if self.optim is not None and self.optim.encoder_lr == 0:
+            self.network.freeze_encoder()
         self.scores = torch.nn.ModuleDict(
             {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
         )
@@ -115,26 +121,65 @@ class PolypSegmenter(pl.LightningModule):
         """Logits (B, 1, H, W) of images (B, 3, H, W), uint8 in 0-255 or float in 0-1, at the images' own size."""
         return self.network(image)[-1]
 
-    @torch.no_grad()
-    def predict(self, images: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
+    def check_batch_size(self, batch_size: int) -> None:
+        """Find out whether the network can be trained with batches of this size.
+
+        Raises:
+            InputError: batch normalisation would see a single value per channel, which has no variance.
+        """
+        if batch_size == 1 and not self.network.trains_on_single_images(self.image_size):
+            raise InputError(
+                f"data.batch_size=1 does not work with model.arch={self.hparams['arch']} and model.encoder="
+                f"{self.hparams['encoder']} at {self.image_size[0]}x{self.image_size[1]} (batch normalisation of a "
+                "single value): choose data.batch_size=2 or more"
+            )
+
+    def check_scale(self, scale: float) -> None:
+        """Find out whether `predict` works at a multiple of the network's resolution, in some tenths of a second.
+
+        Raises:
+            InputError: the encoder works at its own image size only, or the images would be too small.
+        """
+        height, width = self._scaled(scale)
+        if scale != 1 and not (min(height, width) >= SMALLEST and self.network.accepts((height, width))):
+            raise InputError(
+                f"scale {scale:g} is not possible: model.arch={self.hparams['arch']} with model.encoder="
+                f"{self.hparams['encoder']}, made for {self.image_size[0]}x{self.image_size[1]}, does not work at "
+                f"{height}x{width}: leave the scale at 1"
+            )
+
+    def _scaled(self, scale: float) -> tuple[int, int]:
+        return round(self.image_size[0] * scale), round(self.image_size[1] * scale)
+
+    def resolve_precision(self, fast: bool = False) -> str:
+        """The precision that `predict` computes in on the model's device, by Lightning's name of it."""
+        return str(device.precision("auto" if fast else self.precision, self.device.type))
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor], scale: float = 1.0, fast: bool = False) -> list[Tensor]:
         """Polyp probabilities of images of any sizes.
+
+        Each image is computed by itself, in the precision of the run: what comes out does not depend on other images.
 
         Args:
             images: RGB, (3, H, W), uint8, on any device.
             scale: of the resolution that the network works at.
+            fast: compute all images at once, in the precision that the device gains from.
 
         Returns:
             For each image a float32 (H, W) tensor in 0-1, on the model's device.
         """
         training = self.training
         self.eval()
-        size = round(self.image_size[0] * scale), round(self.image_size[1] * scale)
-        logits = self(torch.stack([resize(image, size) for image in images]).to(self.device)).float()
+        size, probabilities = self._scaled(scale), []
+        with device.inference(self.device, self.resolve_precision(fast)):
+            for batch in [images] if fast else [[image] for image in images]:
+                logits = self(torch.stack([resize(image, size) for image in batch]).to(self.device)).float()
+                for image, own in zip(batch, logits, strict=True):
+                    whole = F.interpolate(own[None], size=image.shape[-2:], mode="bilinear")
+                    probabilities.append(torch.sigmoid(whole)[0, 0])
         self.train(training)
-        return [
-            torch.sigmoid(F.interpolate(one[None], size=image.shape[-2:], mode="bilinear")).reshape(image.shape[-2:])
-            for one, image in zip(logits, images, strict=True)
-        ]
+        return probabilities
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One optimisation step at network resolution. Between two looks at the numbers it never waits for the GPU."""
@@ -234,6 +279,7 @@ class PolypSegmenter(pl.LightningModule):
             InputError: a loss since the last look is NaN or infinite: such weights must not replace good ones.
         """
         self._check_train_losses()
+        checkpoint["precision"] = self.precision
         so_far = checkpoint["epoch_so_far"] = {}
         for name, metric in self._epoch_metrics().items():
             if metric.update_called:

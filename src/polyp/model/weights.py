@@ -1,8 +1,10 @@
 """Encoder weights: from a file, from the hub, or none; and the normalisation that goes with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants
@@ -38,13 +40,16 @@ def normalisation(encoder: str, weights: str | None) -> tuple[Sequence[float], S
     return DPN if encoder.startswith("dpn") else IMAGENET
 
 
-def load_encoder_weights(module: nn.Module, encoder: str, weights: str) -> None:
+def load_encoder_weights(
+    module: nn.Module, encoder: str, weights: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Fill an encoder with pretrained weights.
 
     Args:
         module: the encoder inside an smp network.
         encoder: its name.
         weights: the path of a .safetensors or .pt file with the encoder's state dict, or a name that smp knows.
+        options: what a timm encoder was made with so that it works at the image size; timm adapts the hub's weights.
 
     Raises:
         InputError: no such file or name, weights of another encoder, or the hub is out of reach.
@@ -53,7 +58,7 @@ def load_encoder_weights(module: nn.Module, encoder: str, weights: str) -> None:
         state = _read(Path(weights).expanduser())
         source = weights
     else:
-        state = _from_hub(encoder, weights)
+        state = _from_hub(type(module), encoder, weights, options)
         source = f"{weights} for {encoder}"
     own = module.state_dict()
     missing = [name for name in own if name not in state]
@@ -91,7 +96,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _from_hub(encoder: str, weights: str) -> dict[str, Tensor]:
+def _from_hub(kind: type[nn.Module], encoder: str, weights: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
     timms = encoder.startswith("tu-")
     if timms and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
         raise InputError(f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null")
@@ -106,7 +111,10 @@ def _from_hub(encoder: str, weights: str) -> dict[str, Tensor]:
     huggingface_hub.constants.HF_HUB_OFFLINE = offline or not _hub_reachable()
     try:
         # smp loads depth-5 weights only into a depth-5 encoder, so the weights are taken from a whole one.
-        whole = smp.encoders.get_encoder(encoder, weights=True if timms else weights)
+        if timms:  # dpt has its own class for them
+            whole = kind(name=encoder.removeprefix("tu-"), pretrained=True, **options)
+        else:
+            whole = smp.encoders.get_encoder(encoder, weights=weights)
     except OSError as error:  # the hub's errors are all of this kind
         raise InputError(
             f"model.encoder_weights={weights}: cannot reach {_hub_host()} and its cache has no weights for {encoder}; "

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from polyp.inference.backends import Predictor
+from polyp.inference.predictor import Predictor
 from polyp.prediction import record as places
 from polyp.prediction.inputs import Input
 from polyp.prediction.record import Predictions, Record
@@ -18,7 +18,7 @@ class Options:
         probabilities: also write the probabilities, as PNG of 16 bits: 65535 is 1.
         overlays: write the images and videos with the polyps drawn on them.
         tta: average over the image and its flips.
-        backend: auto, checkpoint or onnx.
+        compute: exact, or fast: several images at once, in the precision that the device gains from.
         device: auto, cpu, cuda, cuda:1, ...
         overwrite: predict again what is finished, and replace predictions of other models.
     """
@@ -28,7 +28,7 @@ class Options:
     probabilities: bool = False
     overlays: bool = True
     tta: bool = False
-    backend: str = "auto"
+    compute: str = "exact"
     device: str = "auto"
     overwrite: bool = False
 

@@ -3,20 +3,22 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from polyp import files, runs
 from polyp.errors import InputError, describe_error, printable, several
 from polyp.inference import image as images
-from polyp.inference.backends import open_models
-from polyp.inference.sources import Source
+from polyp.inference.predictor import COMPARED, load_predictor
 from polyp.prediction.inputs import Input, Inputs, find, named
 from polyp.prediction.job import Job, Options
 from polyp.prediction.record import Predictions, Record
 from polyp.prediction.stream import predicted
 from polyp.prediction.video import Video, annotate, tabulate
+from polyp.runs.model import Source
 
 PREDICTIONS = "predictions"
 
@@ -42,7 +44,9 @@ def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Pa
     folder = Path(options.out).expanduser() if options.out else _folder(sources, inputs.root, options)
     _check_apart(folder, given, inputs)
     _check_any(inputs)
-    predictor = open_models(models, options.backend, options.device, options.tta)
+    predictor = load_predictor(models, options.compute, options.device, options.tta)
+    if not predictor.is_exact:
+        print(predictor.describe_deviation(_sample(inputs)))
     threshold = predictor.threshold if options.threshold is None else options.threshold
     settings = {
         "runs": [os.path.relpath(one.home) for one in predictor.sources],
@@ -75,6 +79,7 @@ def _folder(sources: Sequence[Source], root: Path, options: Options) -> Path:
     """Where predictions go by default: the same place for the same command."""
     best = runs.best_checkpoint(sources[0].home) == sources[0].file
     name = [sources[0].file.stem] * (not best) + [root.name or "images"] + ["tta"] * options.tta
+    name += [options.compute] * (options.compute != "exact")
     name += [] if options.threshold is None else [f"threshold-{options.threshold:g}"]
     name += [f"ensemble-of-{len(sources)}"] * (len(sources) > 1)
     return sources[0].home / PREDICTIONS / "_".join(name)
@@ -105,6 +110,22 @@ def _check_any(inputs: Inputs) -> None:
             problems.append(str(error))
     more = f"; nor can the {len(problems) - 1} others be read" if len(problems) > 1 else ""
     raise InputError(problems[0] + more)
+
+
+def _sample(inputs: Inputs) -> list[np.ndarray]:
+    """Images that a computation other than the exact one is compared on: the first of the inputs, or of a video."""
+    pictures: list[np.ndarray] = []
+    for each in inputs.each:
+        with suppress(InputError):  # reported with the other problems
+            if each.is_video:
+                with closing(Video(each.path)) as video:
+                    frame = video.read()
+                pictures += [] if frame is None else [frame[1]]
+            else:
+                pictures.append(images.read(each.path))
+        if len(pictures) == COMPARED:
+            break
+    return pictures
 
 
 def _work(job: Job, each: Sequence[Input]) -> None:

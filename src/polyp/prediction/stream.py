@@ -12,7 +12,7 @@ import numpy as np
 
 from polyp.errors import InputError
 from polyp.inference import image, polyps
-from polyp.inference.backends import BATCH, BATCH_PIXELS
+from polyp.inference.predictor import BATCH, BATCH_PIXELS
 from polyp.pictures import overlay
 from polyp.prediction import record as places
 from polyp.prediction.inputs import Input

@@ -13,8 +13,8 @@ import numpy as np
 
 from polyp.errors import InputError, describe_error, printable
 from polyp.inference import polyps
-from polyp.inference.backends import BATCH, BATCH_PIXELS, Predictor
 from polyp.inference.polyps import Polyp
+from polyp.inference.predictor import BATCH, BATCH_PIXELS, Predictor
 from polyp.prediction.webm import Writer, address
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv"}

@@ -5,6 +5,7 @@ A stored configuration is plain data: nested dicts, lists and values, in which n
 
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -91,6 +92,37 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def replace_folder(folder: Path, what: str) -> Iterator[Path]:
+    """A hidden folder beside `folder`, which takes its place at the end; if anything is raised, it is removed.
+
+    Args:
+        folder: the folder to make or replace.
+        what: what writes it, for the message.
+
+    Raises:
+        InputError: another process writes the same folder.
+        WriteError: the disk is full or read-only; `folder` is as it was.
+    """
+    hidden = folder.absolute().with_name(f".part-{folder.absolute().name}")
+    new, old = hidden / "new", hidden / "old"
+    try:
+        hidden.mkdir(parents=True, exist_ok=True)
+        with claimed(hidden, what):
+            try:
+                for left in (new, old):  # of a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                new.mkdir()
+                yield new
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(new, folder)
+            finally:
+                shutil.rmtree(hidden, ignore_errors=True)
+    except OSError as error:
+        raise files.WriteError(f"cannot write to {folder} ({describe_error(error)})") from error
 
 
 def is_claimed(folder: Path) -> bool:

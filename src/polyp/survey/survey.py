@@ -19,6 +19,7 @@ from polyp.data.splits import SUBSETS, repaired, split_stems, suggested
 from polyp.data.synthetic import Synthetic
 from polyp.data.traits import traits
 from polyp.errors import InputError, describe_error
+from polyp.files import check_writable, write_text
 from polyp.survey.report import TITLE, describe, tell
 
 BLOCK = 64  # pairs in memory at a time
@@ -259,9 +260,7 @@ def _check_writable(page: Path) -> None:
     try:
         if page.exists() and f"<title>{TITLE}" not in page.read_text("utf-8", errors="replace")[:300]:
             raise InputError(f"{page} is there and is not a page of `polyp data`: give another --out")
-        page.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(page.parent, os.W_OK):
-            raise InputError(f"cannot write {page}: its folder is read-only")
+        check_writable(page.parent)
     except OSError as error:
         raise InputError(f"cannot write {page}: {describe_error(error)}") from error
 
@@ -274,13 +273,9 @@ def _write_split(result: Survey, page: Path) -> Path:
     number = 1
     while True:
         file = page.with_name(f"{page.stem}_split{f'_{number}' if number > 1 else ''}.csv")
-        try:
-            if file.exists() and file.read_text("utf-8") == text:
-                return file
-            with file.open("x", encoding="utf-8") as opened:
-                opened.write(text)
+        if not file.exists():
+            write_text(file, text)
             return file
-        except (FileExistsError, UnicodeDecodeError):
-            number += 1
-        except OSError as error:
-            raise InputError(f"cannot write {file}: {describe_error(error)}") from error
+        if file.read_bytes() == text.encode():
+            return file
+        number += 1

@@ -1,0 +1,181 @@
+"""The one way from images to probabilities: what testing, evaluation, comparison, prediction and the app compute.
+
+`exact` is the reference and the default: each image by itself, in the precision that the run was trained and tested in.
+All commands then give bit-equal probabilities for a run on a device, whatever other images they see. `fast` computes
+several images at once, in the precision that the device gains from.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyp import device, files, runs
+from polyp.errors import InputError, pick, require
+from polyp.inference.onnx import OnnxModel
+from polyp.model.segmenter import PolypSegmenter
+from polyp.runs.model import Source, load_checkpoint, load_model
+
+COMPUTE = ("exact", "fast")
+"""The values of --compute."""
+
+BATCH, BATCH_PIXELS = 8, 2**24
+"""Images that `fast` computes at once, and pixels that they have together at most, unless one has more."""
+
+COMPARED = 4
+"""Images on which a computation other than `exact` is compared with it."""
+
+FLIPS = ((), (-1,), (-2,), (-2, -1))
+"""The axes that each view of test-time augmentation is flipped along: none, left-right, up-down, both."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One model or several, whose probabilities are averaged.
+
+    Attributes:
+        models: at least one, on `device`.
+        device: where they compute.
+        sources: where the models come from; empty for models that were not loaded.
+        compute: exact or fast.
+        flips: also predict each image flipped left-right, up-down and both, and average (test-time augmentation).
+        scales: of the resolution that the networks work at; the average over all is taken.
+    """
+
+    models: Sequence[PolypSegmenter | OnnxModel]
+    device: torch.device
+    sources: Sequence[Source] = ()
+    compute: str = "exact"
+    flips: bool = False
+    scales: Sequence[float] = (1.0,)
+
+    @property
+    def threshold(self) -> float:
+        """The first model's threshold of masks."""
+        first = self.models[0]
+        return first.threshold if isinstance(first, OnnxModel) else first.hparams["threshold"]
+
+    @property
+    def backend(self) -> str:
+        """What computes, in words: "exact, bf16-mixed, cpu", or "onnx int8"."""
+        words = dict.fromkeys(
+            f"onnx {model.precision}"
+            if isinstance(model, OnnxModel)
+            else f"{self.compute}, {model.resolve_precision(self.compute == 'fast')}, {self.device}"
+            for model in self.models
+        )
+        return " and ".join(words)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether this is the reference computation."""
+        return self.compute == "exact" and not any(isinstance(model, OnnxModel) for model in self.models)
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """Polyp probabilities (H, W) float32 in 0-1 of an image (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: a model gives something else than probabilities, such as NaN.
+        """
+        return self.predict_all([image])[0]
+
+    def predict_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What `predict` gives, of several images, which may differ in size."""
+        sums = [torch.zeros(image.shape[:2]) for image in images]
+        for probabilities in self._views(images):
+            for total, probability in zip(sums, probabilities, strict=True):
+                total += probability
+        count = len(self.models) * len(self._transforms)
+        return [(total / count).numpy() for total in sums]
+
+    def spread(self, image: np.ndarray) -> np.ndarray:
+        """The standard deviation (H, W) float32 in 0-0.5 of the probabilities between models and views."""
+        return torch.stack([probability for [probability] in self._views([image])]).std(0, correction=0).numpy()
+
+    def deviation(self, images: Sequence[np.ndarray]) -> float | None:
+        """The largest difference of a probability to the exact computation's, on the first `COMPARED` of some images.
+
+        Returns:
+            None if it cannot be measured: the checkpoint that an ONNX file was made from is not beside it.
+        """
+        if self.is_exact:
+            return 0.0
+        exact = []
+        for model, source in zip(self.models, self.sources, strict=True):
+            if isinstance(model, OnnxModel):
+                checkpoint = runs.best_checkpoint(source.home)
+                made_from = model.metadata["fingerprint"]
+                if source.config is None or not checkpoint.is_file() or files.fingerprint(checkpoint) != made_from:
+                    return None
+                model = load_checkpoint(replace(source, file=checkpoint)).eval().to(self.device)
+            exact.append(model)
+        reference = replace(self, models=exact, compute="exact")
+        pairs = zip(self.predict_all(images[:COMPARED]), reference.predict_all(images[:COMPARED]), strict=True)
+        return max((float(np.abs(ours - theirs).max()) for ours, theirs in pairs), default=0.0)
+
+    def describe_deviation(self, images: Sequence[np.ndarray]) -> str:
+        """What computes, and how far that is from the exact computation, in a line; see `deviation`."""
+        largest = self.deviation(images) if len(images) else None
+        if largest is None:
+            return f"{self.backend}: its difference to exact is not measured"
+        count = len(images[:COMPARED])
+        return f"{self.backend}: probabilities differ by up to {largest:.2g} from exact on {count} images"
+
+    @property
+    def _transforms(self) -> list[tuple[float, tuple[int, ...]]]:
+        return [(scale, axes) for scale in self.scales for axes in (FLIPS if self.flips else FLIPS[:1])]
+
+    @torch.inference_mode()
+    def _views(self, images: Sequence[np.ndarray]) -> Iterator[list[Tensor]]:
+        """The probabilities of all images on the CPU, from each model and in each view."""
+        pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+        for place, model in enumerate(self.models):
+            for scale, axes in self._transforms:
+                views = model.predict([image.flip(axes) for image in pixels], scale, fast=self.compute == "fast")
+                probabilities = [probability.flip(axes).cpu() for probability in views]
+                for probability in probabilities:
+                    low, high = probability.aminmax()
+                    if not (low >= 0 and high <= 1):  # also for NaN
+                        name = self.sources[place].file if self.sources else "the model"
+                        raise InputError(
+                            f"{name} gives probabilities from {low:.3g} to {high:.3g}, which must lie in 0 to 1: train "
+                            "it anew, in trainer.precision=32-true"
+                        )
+                yield probabilities
+
+
+def load_predictor(
+    names: Sequence[str],
+    compute: str = "exact",
+    device_name: str = "auto",
+    flips: bool = False,
+    scales: Sequence[float] = (1.0,),
+) -> Predictor:
+    """Load models.
+
+    Args:
+        names: run folders, checkpoints, or ONNX files that `polyp export` wrote.
+        compute: exact or fast; an ONNX file computes as it was exported.
+        device_name: auto, cpu, cuda, ...
+        flips, scales: see `Predictor`.
+
+    Raises:
+        InputError: one is not there, or cannot be used so.
+    """
+    pick("--compute", compute, dict.fromkeys(COMPUTE))
+    sources = [Source.of(name) for name in names]
+    exported = [source for source in sources if source.is_exported]
+    if exported:
+        require("onnx", "onnxruntime")
+        if device_name == "auto":
+            device_name = "cpu"  # where ONNX Runtime is
+    chosen = device.choose(device_name)
+    if exported and chosen.type != "cpu":
+        raise InputError(f"--device {chosen} cannot run {exported[0].file} here: leave it out, or give --device cpu")
+    models = [load_model(source).eval().to(chosen) for source in sources]
+    for model in models:
+        for scale in scales:
+            model.check_scale(scale)
+    return Predictor(models, chosen, sources, compute, flips, scales)

@@ -1,0 +1,128 @@
+"""Trained models: the only place where what a user names becomes a model."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polyp import runs
+from polyp.errors import InputError, check_keys
+
+if TYPE_CHECKING:
+    from polyp.inference.onnx import OnnxModel
+    from polyp.model.segmenter import PolypSegmenter
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a trained model comes from.
+
+    Attributes:
+        file: its checkpoint or ONNX file.
+        home: the run's folder; of a file outside a run, the folder that it lies in.
+        config: the run's configuration; None for a file outside a run.
+    """
+
+    file: Path
+    home: Path
+    config: dict[str, Any] | None
+
+    @staticmethod
+    def of(name: str) -> "Source":
+        """Find a model by the path of a run's folder, a checkpoint or an exported model; nothing is loaded.
+
+        Raises:
+            InputError: there is none.
+        """
+        path = Path(name).expanduser()
+        if (path / runs.SWEEP).is_file():
+            raise InputError(f"{name} is a sweep: give one of the runs in it")
+        if path.is_dir():
+            config, file = runs.read_config(path), runs.best_checkpoint(path)
+            if not file.is_file():
+                raise InputError(
+                    f"{path} has no {runs.CHECKPOINTS}/{file.name}: no epoch was trained and validated to its end"
+                )
+            return Source(file, path, config)
+        if not path.is_file():
+            raise InputError(f"{name} is not there: give a run's folder or a checkpoint")
+        folder = path.absolute().parent
+        if folder.name in (runs.CHECKPOINTS, runs.EXPORT) and (folder.parent / runs.CONFIG).is_file():
+            home = Path(os.path.relpath(folder.parent))
+            return Source(home / folder.name / path.name, home, runs.read_config(home))
+        return Source(path, path.parent, None)
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is an ONNX file."""
+        return self.file.suffix == ".onnx"
+
+    @property
+    def data_fingerprint(self) -> str | None:
+        """The fingerprint of the data that the model was trained on; None where it is not recorded."""
+        if self.config is None:
+            return None
+        try:
+            return runs.read_metrics(self.home)["data"]["fingerprint"]
+        except InputError:  # not finished, or damaged
+            return None
+
+
+def load_model(source: Source) -> "PolypSegmenter | OnnxModel":
+    """Load a model, a checkpoint's onto the CPU.
+
+    Raises:
+        InputError: the file is damaged, holds code, or is not one of polyp's.
+    """
+    if source.is_exported:
+        from polyp.inference.onnx import OnnxModel
+
+        return OnnxModel(source.file)
+    return load_checkpoint(source)
+
+
+def load_checkpoint(source: Source) -> "PolypSegmenter":
+    """The model in a checkpoint, on the CPU whatever machine wrote it, with the precision that its run is tested in.
+
+    Raises:
+        InputError: as `load_model`, or it is an exported model.
+    """
+    from torch import Tensor
+
+    from polyp.checkpoints import load
+    from polyp.model.segmenter import PolypSegmenter
+
+    file = source.file
+    if source.is_exported:
+        raise InputError(f"{file} is an exported model: give the checkpoint or the run that it was made from")
+    content = load(file)
+    if not isinstance(content, dict):
+        content = {}
+    settings, weights = content.get("hyper_parameters"), content.get("state_dict")
+    if not isinstance(settings, dict) or not isinstance(weights, dict) or not {"arch", "encoder"} <= settings.keys():
+        raise InputError(f"{file} is no checkpoint of polyp's: give a run's folder or its checkpoints/best.ckpt")
+    if not all(isinstance(name, str) for name in settings):
+        raise InputError(f"{file} has settings whose names are no text: it is no checkpoint of polyp's")
+    try:
+        check_keys("hyper_parameters", settings, PolypSegmenter)
+        model = PolypSegmenter(**settings | {"encoder_weights": None})
+    except InputError as error:
+        raise InputError(f"{file} does not fit this version of polyp: {error}") from error
+    own = model.state_dict()
+    fitting = [name for name in own if isinstance(weights.get(name), Tensor) and weights[name].shape == own[name].shape]
+    if len(fitting) != len(own) or weights.keys() != own.keys():
+        raise InputError(
+            f"{file} does not fit this version of polyp: of the {len(own)} tensors of model.arch={settings['arch']} "
+            f"with model.encoder={settings['encoder']} it has {len(fitting)}, and {len(weights.keys() - own.keys())} "
+            "others"
+        )
+    model.load_state_dict(weights)
+    model.precision = str(content.get("precision") or _precision(source.config))
+    return model
+
+
+def _precision(config: dict[str, Any] | None) -> str:
+    """The precision of a run whose checkpoint does not say it: older ones do not."""
+    if config is None:
+        return "auto"
+    return str(config.get("trainer", {}).get("precision") or "32-true")
