@@ -10,8 +10,8 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.data.duplicates import links
 from polyp.errors import InputError
 from polyp.evaluation.testsets import TestSet
-from polyp.inference.sources import Source
 from polyp.runs.data import load_run_data
+from polyp.runs.model import Source
 
 SUBSETS = ("train", "val")
 """What a model has been fitted to: the weights to the first, the choice of the checkpoint to the second."""
