@@ -237,6 +237,7 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
             cfg = compose(config.hydra.job.config_name, overrides=job)
             if cfg.trainer.devices not in (1, "1"):
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
+            resume.check_names(cfg)
             task = resume.resolved(cfg)
         except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
             raise refusal(number, str(error).partition("\n")[0]) from error

@@ -30,6 +30,14 @@ class Folder:
     images: str = "images"
     masks: str = "masks"
 
+    def check(self) -> None:
+        """Check that the root and both subfolders are there.
+
+        Raises:
+            InputError: as `prepare`.
+        """
+        self.prepare()
+
     def prepare(self) -> Path:
         """The root, with both subfolders known to be there; nothing is written.
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
 from polyp import files, tables
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, override_text, shell_word
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -27,6 +27,10 @@ CHECKPOINTS = "checkpoints"
 EXPORT = "export"
 LAST = "last.ckpt"
 LOG = "train.log"
+LOCK = ".lock"
+CHANGES = "changes"
+"""The key of config.yaml that lists what `resume=RUN` has changed: when, key, before and now."""
+
 SWEEP = "multirun.yaml"
 """What Hydra writes into a sweep's folder: the sweep as it was given."""
 
@@ -71,7 +75,7 @@ def in_sweep(folder: Path) -> bool:
 
 def resume_hint(folder: Path) -> str:
     """What to type to continue a run, or the sweep that it is a job of."""
-    return f"resume={os.path.relpath(folder.parent if in_sweep(folder) else folder)}"
+    return shell_word(override_text("resume", os.path.relpath(folder.parent if in_sweep(folder) else folder)))
 
 
 @contextmanager
@@ -81,7 +85,7 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: another process is at it, or the folder cannot be written.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -127,7 +131,7 @@ def replace_folder(folder: Path, what: str) -> Iterator[Path]:
 
 def is_claimed(folder: Path) -> bool:
     """Whether another process is writing to the folder."""
-    if not (folder / ".lock").exists():
+    if not (folder / LOCK).exists():
         return False
     try:
         with claimed(folder, ""):
@@ -158,6 +162,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = files.read_yaml(folder / CONFIG)
         made = config.pop("polyp", "0.1.0")  # which did not say so
         newer = Version(made) > Version(version("polyp"))
+        if lacking := [key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)]:
+            raise TypeError(f"it lacks {' and '.join(lacking)}")
     except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
         raise files.DamagedError(
             f"{folder / CONFIG} is damaged ({describe_error(error)}): move the run elsewhere"
