@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from polyp import processes, resume, runs, sweeps
+from polyp import files, processes, resume, runs, sweeps
 from polyp.errors import InputError
 
 log = logging.getLogger("polyp")
@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> float | None:
         if processes.assisting():
             processes.assist(folder)
             return None
-        with processes.exit_on_signals(folder):
+        with processes.exit_on_signals(folder), files.catch_disk_errors(runs.way_out(folder)):
             if not in_sweep:
                 resume.check_command(cfg)
             return train(cfg, folder)

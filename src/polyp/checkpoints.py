@@ -179,9 +179,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 if file.name == runs.LAST and file.exists():
                     os.replace(file, runs.previous_checkpoint(file.parents[1]))
         except WriteError as error:
-            raise WriteError(
-                f"{error}: free some space, then continue with {runs.resume_hint(file.parents[1])}"
-            ) from error
+            raise WriteError(f"{error}: {runs.way_out(file.parents[1])}") from error
 
 
 class Checkpoint(ModelCheckpoint):

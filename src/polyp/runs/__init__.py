@@ -78,6 +78,12 @@ def resume_hint(folder: Path) -> str:
     return shell_word(override_text("resume", os.path.relpath(folder.parent if in_sweep(folder) else folder)))
 
 
+def way_out(folder: Path) -> str:
+    """What to do about a full disk that has stopped a run, as the end of a message."""
+    saved = (folder / CONFIG).is_file()
+    return f"free some space, then {f'continue with {resume_hint(folder)}' if saved else 'give the command again'}"
+
+
 @contextmanager
 def claimed(folder: Path, what: str) -> Iterator[None]:
     """Be the only process that writes to a run's or a sweep's folder; given up when the process ends, however it ends.
