@@ -106,22 +106,23 @@ def test_a_half_written_file_is_never_seen(disk: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 20_000, 60_000, 30_000_000, 60_000_000, 110_000_000])
 def test_training_on_a_full_disk_goes_on_once_there_is_room(disk: Path, left: int) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), *SMALL, "model.encoder=resnet18", "trainer.max_epochs=2"]
+    fresh = [*SMALL, "model.encoder=resnet18", "trainer.max_epochs=2", f"hydra.run.dir={disk}/outputs/run"]
     run = disk / "outputs" / "run"
     (disk / "outputs").mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
 
-    def train(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *more], capture_output=True, text=True, env=environment)
+    def train(*overrides: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "train.py"), *overrides]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     filler = fill(disk, left)
-    full = train(f"hydra.run.dir={run}")
+    full = train(*fresh)
     assert full.returncode == 1, full.stderr
     assert "Traceback" not in full.stderr + full.stdout and "No space left on device" in full.stderr.splitlines()[-1]
     assert [path for path in run.rglob("*") if ".part" in path.name] == []
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=600m", str(disk)], check=True)
-    again = train(f"resume={run}" if (run / "config.yaml").is_file() else f"hydra.run.dir={run}")
+    again = train(*([f"resume={run}"] if (run / "config.yaml").is_file() else fresh))
     assert again.returncode == 0, again.stderr
     assert json.loads((run / "metrics.json").read_text())["epochs"] == 2
     shutil.rmtree(run)
