@@ -410,7 +410,7 @@ def test_hostile_names_are_text() -> None:
 
 def test_names_of_runs_and_files_are_text_on_the_page(run: Path, visitors: Path) -> None:
     hostile = "</script><img src=x onerror=alert(1)>${alert(1)}{{alert}}"
-    small = Desk({hostile: str(run)}, used="cpu")
+    small = Desk({hostile: str(run)}, device="cpu")
     gallery = Gallery(None, {hostile: 0}, hostile)
     with served(application(small, gallery)) as client:
         page = client.get("/").text

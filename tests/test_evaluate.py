@@ -395,6 +395,10 @@ class Code:
     pass
 
 
+def with_complex_mean(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return weights | {"network.mean": weights["network.mean"].cfloat()}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -402,6 +406,11 @@ class Code:
         (lambda content: [1, 2], "is no checkpoint of polyp's"),
         (lambda content: content | {"code": Code()}, "holds code (test_evaluate.Code)"),
         (lambda content: content | {"state_dict": {}}, "does not fit this version of polyp"),
+        (lambda content: content | {"state_dict": {1: 2}}, "does not fit this version of polyp"),
+        (lambda content: content | {"state_dict": with_complex_mean(content["state_dict"])}, "does not fit"),
+        (lambda content: content | {"hyper_parameters": content["hyper_parameters"] | {"stages": "x"}}, "stages"),
+        (lambda content: content | {"hyper_parameters": content["hyper_parameters"] | {1: 2}}, "names are no text"),
+        (lambda content: content | {"precision": "half"}, "precision=half"),
     ],
 )
 def test_what_is_no_checkpoint_of_ours(

@@ -1,5 +1,6 @@
 """`polyp export`: the ONNX file answers as the module does, says what it is, and is proved before it is there."""
 
+import copy
 import json
 import shutil
 import sys
@@ -153,13 +154,20 @@ def test_other_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_path: P
         with pytest.raises(InputError, match=rf"edited.onnx has the threshold {threshold},"):
             load_predictor([str(tmp_path / "edited.onnx")])
     files.say(model, METADATA)
-    model.graph.node.append(onnx.helper.make_node("Add", ["probability", "probability"], ["twice"]))
-    model.graph.output[0].name = "twice"
-    onnx.save(model, tmp_path / "twice.onnx")
-    with pytest.raises(InputError, match=r"twice.onnx gives probabilities"):
-        load_predictor([str(tmp_path / "twice.onnx")]).predict(np.full((64, 64, 3), 200, np.uint8))
-    with pytest.raises(InputError, match=r"text.onnx cannot be opened as an ONNX model"):
-        load_predictor([str(tmp_path / "text.onnx")])
+    for name, kind, options in (
+        ("twice", "Add", {}),
+        ("turned", "Transpose", {"perm": [0, 2, 1]}),
+        ("flat", "Flatten", {}),
+    ):
+        edited = copy.deepcopy(model)
+        inputs = ["probability"] * (1 + (kind == "Add"))
+        edited.graph.node.append(onnx.helper.make_node(kind, inputs, [name], **options))
+        del edited.graph.output[:]
+        sides = [None, None] if name == "flat" else [None, None, None]
+        edited.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sides))
+        onnx.save(edited, tmp_path / f"{name}.onnx")
+        with pytest.raises(InputError, match=rf"{name}.onnx"):
+            load_predictor([str(tmp_path / f"{name}.onnx")]).predict(np.full((64, 32, 3), 200, np.uint8))
 
 
 # ---- the command

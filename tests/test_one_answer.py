@@ -19,6 +19,7 @@ from polyp.app.desk import Desk, Photo
 from polyp.cli import main
 from polyp.data.folder import read_image
 from polyp.inference.predictor import Predictor, load_predictor
+from polyp.model.segmenter import PolypSegmenter
 from polyp.runs import best_checkpoint, read_config
 from polyp.runs.data import load_run_data
 
@@ -94,17 +95,24 @@ def test_other_images_of_a_call_change_no_bit(runs: dict[str, Path], precision: 
         assert np.array_equal(first, second) and np.array_equal(first, third)
 
 
-def test_threads_change_no_bit(runs: dict[str, Path]) -> None:
-    image = read_image(test_images(runs["32-true"])[0])
-    predictor, before = load_predictor([str(runs["32-true"])]), torch.get_num_threads()
+@pytest.mark.parametrize(
+    ("arch", "encoder", "precision"), [("unet", "resnet34", "bf16-mixed"), ("segformer", "mit_b0", "32-true")]
+)
+def test_threads_change_no_bit(arch: str, encoder: str, precision: str) -> None:
+    torch.manual_seed(0)
+    model = PolypSegmenter(arch, encoder, None, None, None, None, 1, 128, "dice", 0.5)
+    model.precision = precision
+    images = [torch.randint(0, 256, (3, 191, 203), dtype=torch.uint8) for _ in range(2)]
+    before = torch.get_num_threads()
+    answers = []
     try:
-        answers = []
-        for threads in (1, 2):
+        for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            answers.append(predictor.predict(image))
+            answers.append(torch.stack(model.predict(images)))
+            assert torch.get_num_threads() == threads, "training in the same process keeps its threads"
     finally:
         torch.set_num_threads(before)
-    assert np.array_equal(*answers)
+    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
 
 
 def test_what_is_fast_says_so_and_how_far_it_is_away(

@@ -481,7 +481,7 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
     assert len(seen) == 2
     average = {name: decay * seen[0][name] + (1 - decay) * seen[1][name] for name in seen[0]}
     kept = torch.load(runs.best_checkpoint(run), weights_only=True)
-    model = load_checkpoint(Source.of(str(run)))
+    model = load_checkpoint(Source.of(str(runs.best_checkpoint(run))))
     parameters = dict(model.named_parameters())
     for name, value in average.items():
         assert torch.allclose(kept["state_dict"][name], value, atol=1e-6), name
@@ -493,7 +493,7 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
     assert bare_trainer().validate(model, dm, verbose=False)[0]["val/loss"] == pytest.approx(validated, rel=1e-5)
 
     tested = trainer.test(model, dm, verbose=False)[0]["test/mae"]
-    last = load_checkpoint(Source.of(str(run)))
+    last = load_checkpoint(Source.of(str(runs.best_checkpoint(run))))
     last.load_state_dict(kept["current_model_state"])
     errors = []
     for one in (model, last):

@@ -3,14 +3,18 @@
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from polyp.errors import InputError
+
+T = TypeVar("T")
+Result = TypeVar("Result")
 
 HALF = {
     f"{bits}{kind}": dtype
@@ -18,6 +22,9 @@ HALF = {
     for kind in ("", "-mixed", "-true")
 }
 """What the operations that gain from it are computed in, by Lightning's name of the precision."""
+
+PRECISIONS = ("auto", *HALF, "32", "32-true", "64", "64-true", "transformer-engine", "transformer-engine-float16")
+"""The names of precisions: Lightning's, and auto."""
 
 
 def choose(name: str) -> torch.device:
@@ -67,6 +74,34 @@ def inference(used: torch.device, name: str) -> Iterator[None]:
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
         stack.enter_context(torch.autocast(used.type, half, enabled=half is not None))
         yield
+
+
+def infer_singly(function: Callable[[T], Result], images: Sequence[T], used: torch.device, name: str) -> list[Result]:
+    """Apply a function to images such that each result has the same bits whatever the number of images and of threads.
+
+    On the CPU each image is computed by one thread, and as many images at once as torch has threads: how a layer is
+    divided among threads changes its rounding, in bf16 visibly.
+
+    Args:
+        function: of an image; it is called in threads without gradients.
+        images: any number.
+        used: the device.
+        name: Lightning's name of the precision.
+    """
+
+    @torch.inference_mode()
+    def infer(image: T) -> Result:
+        with inference(used, name):
+            return function(image)
+
+    if used.type != "cpu" or not images:
+        return [infer(image) for image in images]
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(min(threads, len(images)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(infer, images))
+    finally:
+        torch.set_num_threads(threads)  # new threads would begin with 1, too
 
 
 def cuda(accelerator: Any) -> bool:

@@ -45,6 +45,7 @@ class OnnxModel(nn.Module):
             self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common class
             raise InputError(f"{file} cannot be opened as an ONNX model ({describe_error(error)})") from error
+        self.file = file
         self.metadata: dict[str, Any] = self.session.get_modelmeta().custom_metadata_map
         if lacking := [name for name in METADATA if name not in self.metadata]:
             raise InputError(
@@ -59,6 +60,10 @@ class OnnxModel(nn.Module):
             said = printable(self.metadata["threshold"][:50])
             raise InputError(f"{file} has the threshold {said}, which must lie between 0 and 1: export it again")
         self.precision = self.metadata["precision"]
+        inputs = [(one.name, one.type, len(one.shape)) for one in self.session.get_inputs()]
+        outputs = [(one.type, len(one.shape)) for one in self.session.get_outputs()]
+        if inputs != [("image", "tensor(uint8)", 4)] or outputs != [("tensor(float)", 3)]:
+            raise InputError(f"{file} does not take images and give probabilities as polyp's do: export it again")
 
     def check_scale(self, scale: float) -> None:
         """Find out whether `predict` works at a multiple of the network's resolution.
@@ -79,6 +84,9 @@ class OnnxModel(nn.Module):
 
         Returns:
             For each image a float32 (H, W) tensor, on the CPU; whether they are in 0-1 is up to the file.
+
+        Raises:
+            InputError: another scale, or the file computes nothing of the images' size.
         """
         self.check_scale(scale)
         sizes: defaultdict[Any, list[int]] = defaultdict(list)
@@ -87,5 +95,11 @@ class OnnxModel(nn.Module):
         found: dict[int, Tensor] = {}
         for places in sizes.values():
             batch = np.stack([images[place].permute(1, 2, 0).cpu().numpy() for place in places])
-            found |= zip(places, torch.from_numpy(self.session.run(None, {"image": batch})[0]), strict=True)
+            try:
+                [probabilities] = self.session.run(None, {"image": batch})
+            except Exception as error:  # its exceptions have no common class
+                raise InputError(f"{self.file} cannot be computed ({describe_error(error)})") from error
+            if probabilities.shape != batch.shape[:3]:
+                raise InputError(f"{self.file} gives {probabilities.shape} for images {batch.shape}: export it again")
+            found |= zip(places, torch.from_numpy(probabilities), strict=True)
         return [found[place] for place in range(len(images))]

@@ -160,7 +160,8 @@ class PolypSegmenter(pl.LightningModule):
     def predict(self, images: Sequence[Tensor], scale: float = 1.0, fast: bool = False) -> list[Tensor]:
         """Polyp probabilities of images of any sizes.
 
-        Each image is computed by itself, in the precision of the run: what comes out does not depend on other images.
+        Each image is computed by itself, on a CPU by one thread, in the precision of the run: what comes out depends
+        neither on other images nor on the number of threads.
 
         Args:
             images: RGB, (3, H, W), uint8, on any device.
@@ -170,17 +171,24 @@ class PolypSegmenter(pl.LightningModule):
         Returns:
             For each image a float32 (H, W) tensor in 0-1, on the model's device.
         """
-        training = self.training
+        training, size, name = self.training, self._scaled(scale), self.resolve_precision(fast)
+
+        def infer(batch: Sequence[Tensor]) -> list[Tensor]:
+            logits = self(torch.stack([resize(image, size) for image in batch]).to(self.device)).float()
+            probabilities = []
+            for image, own in zip(batch, logits, strict=True):
+                sized = F.interpolate(own[None], size=image.shape[-2:], mode="bilinear")
+                probabilities.append(torch.sigmoid(sized).reshape(image.shape[-2:]))
+            return probabilities
+
         self.eval()
-        size, probabilities = self._scaled(scale), []
-        with device.inference(self.device, self.resolve_precision(fast)):
-            for batch in [images] if fast else [[image] for image in images]:
-                logits = self(torch.stack([resize(image, size) for image in batch]).to(self.device)).float()
-                for image, own in zip(batch, logits, strict=True):
-                    whole = F.interpolate(own[None], size=image.shape[-2:], mode="bilinear")
-                    probabilities.append(torch.sigmoid(whole)[0, 0])
-        self.train(training)
-        return probabilities
+        try:
+            if fast:
+                with device.inference(self.device, name):
+                    return infer(images)
+            return [one for [one] in device.infer_singly(infer, [[image] for image in images], self.device, name)]
+        finally:
+            self.train(training)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One optimisation step at network resolution. Between two looks at the numbers it never waits for the GPU."""

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyp import runs
-from polyp.errors import InputError
+from polyp.errors import InputError, pick
 from polyp.settings import check_keys
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from polyp.inference.onnx import OnnxModel
     from polyp.model.segmenter import PolypSegmenter
 
@@ -88,9 +90,8 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     Raises:
         InputError: as `load_model`, or it is an exported model.
     """
-    from torch import Tensor
-
     from polyp.checkpoints import load
+    from polyp.device import PRECISIONS
     from polyp.model.segmenter import PolypSegmenter
 
     file = source.file
@@ -106,11 +107,13 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
         raise InputError(f"{file} has settings whose names are no text: it is no checkpoint of polyp's")
     try:
         check_keys("hyper_parameters", settings, PolypSegmenter)
-        model = PolypSegmenter(**settings | {"encoder_weights": None})
+        precision = content.get("precision", _precision(source.config))
+        pick("precision", str(precision), dict.fromkeys(PRECISIONS))
+        model = PolypSegmenter(**settings | {"encoder_weights": None, "optim": None})
     except InputError as error:
         raise InputError(f"{file} does not fit this version of polyp: {error}") from error
     own = model.state_dict()
-    fitting = [name for name in own if isinstance(weights.get(name), Tensor) and weights[name].shape == own[name].shape]
+    fitting = [name for name in own if _fits(weights.get(name), own[name])]
     if len(fitting) != len(own) or weights.keys() != own.keys():
         raise InputError(
             f"{file} does not fit this version of polyp: of the {len(own)} tensors of model.arch={settings['arch']} "
@@ -118,12 +121,24 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
             "others"
         )
     model.load_state_dict(weights)
-    model.precision = str(content.get("precision") or _precision(source.config))
+    model.precision = str(precision)
     return model
 
 
-def _precision(config: dict[str, Any] | None) -> str:
-    """The precision of a run whose checkpoint does not say it: older ones do not."""
-    if config is None:
-        return "auto"
-    return str(config.get("trainer", {}).get("precision") or "32-true")
+def _fits(value: Any, own: "Tensor") -> bool:
+    """Whether a value can take the place of a tensor: numbers of the same kind in the same shape."""
+    from torch import Tensor, strided
+
+    return (
+        isinstance(value, Tensor)
+        and value.layout is strided
+        and value.device == own.device
+        and value.shape == own.shape
+        and value.is_floating_point() == own.is_floating_point()
+    )
+
+
+def _precision(config: dict[str, Any] | None) -> Any:
+    """The precision of a run whose checkpoint does not have it: older ones do not."""
+    trainer = {"precision": "auto"} if config is None else config.get("trainer")
+    return (trainer.get("precision") if isinstance(trainer, dict) else None) or "32-true"
