@@ -16,33 +16,34 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from polyp import processes, resume, runs, sweeps
+from polyp import files, processes, resume, runs, sweeps
 from polyp.errors import InputError
 
 log = logging.getLogger("polyp")
 
 
-def train(cfg: DictConfig) -> float | None:
+def train(cfg: DictConfig, folder: Path) -> float | None:
     """One run, from the data to metrics.json; returns the number that decided which checkpoint is the best."""
-    folder = Path(cfg.resume if cfg.resume not in (None, resume.AUTO) else HydraConfig.get().runtime.output_dir)
-    config = resume.resolved(cfg)
-    if cfg.resume == resume.AUTO and not resume.left_to_do(folder, config):
+    config = resume.configuration(resume.resolved(cfg), folder, HydraConfig.get().overrides.task)
+    if cfg.resume == resume.AUTO and runs.finished(folder):
         metrics = runs.read_metrics(folder)
         log.info("%s is finished: test Dice %.3f", folder, metrics["test"]["dice"])
         return metrics["best"]["value"]
 
     with runs.claimed(folder, "a run"):
-        config = resume.configuration(config, folder, HydraConfig.get().overrides.task)
-
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from polyp import checkpoints, experiment, summary  # imports torch
         from polyp.runs.model import Source, load_checkpoint
 
-        last = checkpoints.to_continue(folder)
-        data, model, trainer = experiment.build(config, folder, last)
-        summary.opening(data, model, trainer, folder, last)
-        runs.begin(folder, config)
+        with resume.log_held_back():  # a command that is refused leaves the folder as it was
+            last = checkpoints.to_continue(folder, config["trainer"]["max_epochs"])
+            data, model, trainer = experiment.build(config, folder, last)
+            summary.opening(data, model, trainer, folder, last)
+            experiment.prepare(data, trainer, last)
+            runs.begin(folder, config)
+        if last is not None:
+            last.restore_best(folder)
         with logging_redirect_tqdm():
             experiment.fit(data, model, trainer, last)
         if config["trainer"].get("fast_dev_run"):  # Lightning's trial of one batch saves nothing
@@ -59,15 +60,18 @@ def train(cfg: DictConfig) -> float | None:
 def main(cfg: DictConfig) -> float | None:
     """Train, and say what is wrong with the user's input in one line; in a sweep the other jobs go on."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    if not in_sweep and (launcher := HydraConfig.get().runtime.choices["launcher"]) != "local":
-        sys.exit(f"launcher={launcher} is for the jobs of a sweep: add -m")
+    folder = Path(cfg.resume if cfg.resume not in (None, resume.AUTO) else HydraConfig.get().runtime.output_dir)
     try:
         if processes.assisting():
-            processes.assist(Path(HydraConfig.get().runtime.output_dir))
+            processes.assist(folder)
             return None
-        return train(cfg)
+        with processes.exit_on_signals(folder), files.catch_disk_errors(runs.way_out(folder)):
+            if not in_sweep:
+                resume.check_command(cfg)
+            return train(cfg, folder)
     except InputError as error:
         if not in_sweep:
+            resume.discard(folder)
             sys.exit(f"{error}")
         log.error("%s", error)
     except Exception:
@@ -79,4 +83,5 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     sys.argv = sweeps.repeated(sys.argv)
+    resume.check_overrides(sys.argv)
     main()

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL, Train, run_script
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polyp import device, runs
@@ -292,19 +294,81 @@ def one_line(error: pytest.ExceptionInfo[SystemExit]) -> str:
         (["data.split=official"], "data.split=random"),
         (["data.image_size=5"], "data.image_size=5"),
         (["monitor=val/dise"], "monitor=val/dise is unknown: did you mean val/dice"),
-        (["+trainer.max_epoch=3"], "trainer.max_epoch is no argument of Lightning's Trainer: did you mean max_epochs"),
-        (["trainer.precision=bf17"], "trainer: "),
+        (["+trainer.max_epoch=3"], "trainer.max_epoch is unknown: did you mean max_epochs"),
+        (["trainer.precision=bf17"], "trainer.precision=bf17"),
         (["+trainer.enable_checkpointing=false"], "trainer: "),
-        (["+model.foo=1"], "unexpected keyword argument 'foo'"),
+        (["+model.foo=1"], "model.foo"),
+        (["+augment.foo=1"], "augment.foo"),
         (["seed=-1"], "seed=-1 must be"),
         (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves"),
-        (["+trainer.max_steps=1"], "no epoch was trained and validated to its end"),
+        (["+trainer.limit_val_batches=0.01"], "limit_val_batches"),
+        (["+trainer.limit_test_batches=0"], "trainer.limit_test_batches=0"),
+        (["+trainer.max_steps=1"], "trainer.max_steps=1"),
+        (["+trainer.num_nodes=2"], "trainer.num_nodes=2"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
+        (["trainer.max_epochs=three"], "trainer.max_epochs=three"),
+        (["trainer.precision=fp16"], "trainer.precision=fp16"),
+        (["+trainer.check_val_every_n_epoch=2"], "trainer.check_val_every_n_epoch=2"),
+        (["+trainer.strategy=nope"], "nope"),
+        (["patience=0"], "patience=0"),
+        (["data.cache=3"], "data.cache=3"),
+        (["data.root=[a,b]"], "data.root"),
+        (["+ckpt_path=x.ckpt"], "resume=RUN"),
+        (["+callbacks=early_stopping"], "patience="),
+        (["+batch_size=8"], "data.batch_size"),
+        (["+note=${nowhere}"], "note"),
+        (["name=${nowhere}"], "nowhere"),
     ],
 )
 def test_bad_input_gets_one_clear_line(train: Train, overrides: list[str], said: str) -> None:
     with pytest.raises(SystemExit) as error:
         train(*SMALL, *overrides)
     assert said in one_line(error)
+
+
+def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(train: Train, tmp_path: Path) -> None:
+    wrong = ["trainer.precision=fp16", "model.arch=unett", "optim.decoder_lr=a", "+data.foo=1", "monitor=loss"]
+    with pytest.raises(SystemExit) as error:
+        train(*SMALL, *wrong, "model.encoder_weights=imagenet")
+    assert len(str(error.value).splitlines()) == 1 + len(wrong)
+    for word in wrong:
+        assert word.lstrip("+").partition("=")[0] in str(error.value)
+    for arguments, keys in {
+        ("data=folder",): ["data.root"],
+        ("data=folder", "data.root=/nope", "data.split=nowhere.csv"): ["data.root=/nope", "data.split=nowhere.csv"],
+        ("data=kvasir_seg", "data.archive=/nope.zip", "seed=-1"): ["data.archive=/nope.zip", "seed=-1"],
+    }.items():
+        with pytest.raises(SystemExit) as error:
+            train(*arguments)
+        assert all(key in str(error.value) for key in keys)
+    assert not list((tmp_path / "outputs").iterdir())  # a folder in which nothing has begun is not left behind
+
+
+@pytest.mark.parametrize("name", ["Dữ liệu", "a=b", "it's", "(new) data", 'a "b" $c', "a#b,c"])
+def test_a_path_that_needs_quotes_is_given_ready_to_paste(name: str, tmp_path: Path) -> None:
+    from polyp import resume
+
+    if "," not in name:  # which makes a list, not an error
+        with pytest.raises(SystemExit) as error:
+            resume.check_overrides(["train.py", f"data.root={name}"])
+        pasted = shlex.split(str(error.value).rpartition(": write ")[2])
+        resume.check_overrides(["train.py", *pasted])
+        (override,) = OverridesParser.create().parse_overrides(pasted)
+        assert override.value() == name
+    run = tmp_path / name
+    hint = shlex.split(runs.resume_hint(run))
+    (override,) = OverridesParser.create().parse_overrides(hint)
+    assert Path(str(override.value())).resolve() == run
+
+
+@pytest.mark.parametrize("name", ["../../..", "a/../../b", "/tmp/elsewhere", "null"])
+def test_a_name_stays_inside_outputs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in ([], ["-m", "seed=0,1"], ["resume=auto"]):
+        with pytest.raises(SystemExit) as error:
+            run_script(*SMALL, f"name={name}", *arguments)
+        assert "name=" in one_line(error)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_misspelled_key_names_it() -> None:

@@ -1,7 +1,8 @@
 """What is said when the user's input cannot work: one line, with the key, the value and the way out."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -45,26 +46,6 @@ def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
     return table[value]
 
 
-def check_keys(section: str, keys: Mapping[Any, Any], function: Callable[..., Any]) -> None:
-    """Compare the keys of a section of the configuration with the keyword arguments of what is made from them.
-
-    Args:
-        section: its name, for the message.
-        keys: the section.
-        function: the class or function that will be called with `**keys`.
-
-    Raises:
-        InputError: `function` does not accept a key, or requires one that is missing.
-    """
-    arguments = inspect.signature(function).parameters
-    for key in keys:
-        if key not in arguments:
-            raise InputError(f"{section}.{printable(key)} is unknown: {nearest(key, arguments)}")
-    for name, argument in arguments.items():
-        if argument.default is argument.empty and name not in keys:
-            raise InputError(f"{section}.{name} is missing")
-
-
 def describe_error(error: BaseException, limit: int = 150) -> str:
     """The reason of an exception in one line of at most `limit` characters.
 
@@ -90,6 +71,21 @@ def require(extra: str, *modules: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             raise InputError(f"{module} is not installed: pip install -e '.[{extra}]'")
+
+
+def override_text(key: str, value: str) -> str:
+    """An override for Hydra's command line, with quotes around the value if Hydra needs them."""
+    if re.fullmatch(r"[\w./+%@-]+(:[\w./+%@-]+)*", value, re.ASCII):
+        return f"{key}={value}"
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", value)
+    return f"{key}='{escaped}'"
+
+
+def shell_word(text: str) -> str:
+    """A word of a shell's command line, with quotes if it needs them."""
+    if re.search(r'["$`\\!]', text):
+        return shlex.quote(text)
+    return text if re.fullmatch(r"[\w./+%@:=,-]+", text) else f'"{text}"'
 
 
 def printable(name: Any) -> str:

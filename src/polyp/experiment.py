@@ -9,16 +9,20 @@ from typing import Any, TypeVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from polyp import device, runs
 from polyp.callbacks import TestRecord
 from polyp.checkpoints import LastCheckpoint, Saved
 from polyp.data.datamodule import PolypDataModule
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model.segmenter import PolypSegmenter
+from polyp.model.weights import check_encoder_weights
 from polyp.runs import identity
+from polyp.runs.data import build_data
+from polyp.settings import check_keys, collect, raise_together
 from polyp.trainer import build_tester, build_trainer
 
 T = TypeVar("T")
@@ -31,36 +35,83 @@ def build(
 ) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
     """Data, model and trainer of a configuration. Nothing is read or written yet but encoder weights.
 
+    What can be known without them is checked first and reported together: names, values, and where the data lie.
+
     Args:
         config: of the run, as plain containers.
         folder: the run's.
-        last: what training goes on from, if it does: the encoder's weights are in it.
+        last: the checkpoint that training continues from: the encoder's weights are in it.
 
     Raises:
         InputError: a value or a combination cannot work.
     """
-    seed, optim = config["seed"], config["optim"]
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed} must be a whole number from 0 on")
+    seed, settings = config["seed"], config["model"]
     device.forget_peak_memory()
-    pl.seed_everything(seed, workers=True, verbose=False)
-    try:
-        data = PolypDataModule(**config["data"], augment=config["augment"]["transforms"], seed=seed)
-        model = PolypSegmenter(**config["model"], optim=optim)
-    except TypeError as error:  # a key that was added with + is no argument of the class
-        raise InputError(f"the configuration has a key too many or too few: {error}") from error
-    model.check_batch_size(data.batch_size)
-    model.precision = str(config["trainer"].get("precision") or model.precision)
-    trainer = build_trainer(
-        folder,
-        seed,
-        config["monitor"],
-        config["patience"],
-        optim["ema_decay"],
-        config["trainer"],
-        last.steps if last else 0,
-    )
+    problems: list[str] = []
+    with collect(problems):
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise InputError(f"seed={seed} must be a whole number from 0 on")
+    with collect(problems):
+        data = build_data(config["data"], config["augment"], seed)
+        data.check()
+    with collect(problems):
+        trainer = build_trainer(
+            folder,
+            seed,
+            config["monitor"],
+            config["patience"],
+            config["optim"].get("ema_decay"),
+            config["trainer"],
+            last.steps if last else 0,
+        )
+    with collect(problems):
+        check_keys("model", settings, PolypSegmenter, exclude=["optim"])
+        if last is None:
+            check_encoder_weights(settings["encoder"], settings["encoder_weights"])
+    if not problems:
+        pl.seed_everything(seed, workers=True, verbose=False)
+    with collect(problems):
+        # Weights may have to be downloaded: not if something else is wrong, or if a checkpoint has them.
+        weights = None if problems or last else settings["encoder_weights"]
+        model = PolypSegmenter(**settings | {"encoder_weights": weights}, optim=config["optim"])
+        model.hparams["encoder_weights"] = settings["encoder_weights"]
+        model.precision = str(config["trainer"].get("precision") or model.precision)
+        if not problems:
+            model.check_batch_size(data.batch_size)
+    raise_together(problems)
     return data, model, trainer
+
+
+def prepare(data: PolypDataModule, trainer: pl.Trainer, last: Saved | None) -> None:
+    """Find and read the data, and check everything that depends on them.
+
+    Args:
+        data, trainer: the parts of a run.
+        last: the checkpoint that training continues from.
+
+    Raises:
+        InputError: something is wrong with the data, they are not those of the checkpoint, or the run would end before
+            its first validation, so that no epoch of it could be the best.
+    """
+    data.trainer = trainer  # as in Lightning's fit
+    data.setup("fit")
+    if last is not None and last.data_fingerprint not in (None, data.inspection.fingerprint):
+        raise InputError(
+            f"these are not the images that the run was trained on (fingerprint {data.inspection.fingerprint}, then "
+            f"{last.data_fingerprint}): give the folder that has them with data.root=, or start a new run"
+        )
+    settings: Any = trainer
+    if settings.fast_dev_run:
+        return
+    batches = len(data.subsets["train"]) // (data.batch_size * trainer.world_size)
+    limit = settings.overfit_batches or settings.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.check_val_every_n_epoch or 1)
+    if 0 <= trainer.max_steps < steps:
+        raise InputError(
+            f"trainer.max_steps={trainer.max_steps} ends the run before its first validation, after {steps} steps: "
+            "give more, or trainer.max_epochs instead"
+        )
 
 
 def fit(data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, last: Saved | None) -> None:
@@ -71,7 +122,7 @@ def fit(data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, last:
         last: what training goes on from, if it does.
 
     Raises:
-        InputError: several devices need another strategy for this network.
+        InputError: several devices need another strategy for this network, or Lightning refuses its settings.
     """
     try:
         trainer.fit(model, data, ckpt_path=last.file if last else None, weights_only=True)
@@ -82,6 +133,8 @@ def fit(data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, last:
             f"{model.hparams['arch']} with {model.hparams['encoder']} has weights that its output does not use, which "
             "several devices must be told: trainer.strategy=ddp_find_unused_parameters_true"
         ) from error
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {describe_error(error)}") from error
     if torch.distributed.is_initialized():  # else metrics would wait for processes that have ended
         torch.distributed.destroy_process_group()
 

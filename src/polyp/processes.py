@@ -9,10 +9,49 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from polyp import runs
 from polyp.errors import InputError
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
+"""What stops a run: a cluster or the system, and Ctrl-C."""
+
+
+@contextmanager
+def exit_on_signals(folder: Path) -> Iterator[None]:
+    """Leave with 143 on SIGTERM and with 130 on Ctrl-C, at whatever moment; while training, see `LastCheckpoint`.
+
+    Args:
+        folder: of the run, for the line that says how to continue it.
+
+    Raises:
+        SystemExit: a signal came, even if a library has caught what its handler raised.
+    """
+    received: list[int] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if not received:
+            state = "finished" if runs.finished(folder) else f"to continue: python train.py {runs.resume_hint(folder)}"
+            has_begun = (folder / runs.CONFIG).exists()
+            print(f"\nStopped{f'; {state}' if has_begun else ''}", flush=True)
+        received.append(number)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # the only one that may have handlers
+        yield
+        return
+    former = {number: signal.signal(number, leave) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        if received:
+            raise SystemExit(128 + received[0])
 
 
 def assisting() -> bool:
@@ -30,7 +69,8 @@ def assist(folder: Path) -> None:
         InputError: nobody leads, or this process alone met what is wrong.
     """
     logging.disable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the leader decides
+    for number in STOPS:  # which may reach all processes: the leader decides
+        signal.signal(number, signal.SIG_IGN)
     leader = os.getppid()
     if not runs.is_claimed(folder):
         raise InputError(
@@ -42,8 +82,9 @@ def assist(folder: Path) -> None:
     from polyp import checkpoints, experiment  # imports torch
 
     try:
-        last = checkpoints.to_continue(folder)
-        experiment.fit(*experiment.build(runs.read_config(folder), folder, last), last)
+        config = runs.read_config(folder)
+        last = checkpoints.to_continue(folder, config["trainer"]["max_epochs"])
+        experiment.fit(*experiment.build(config, folder, last), last)
     except SystemExit:
         return  # stopped together; a code other than 0 would make Lightning kill the leader while it is saying so
     except Exception:

@@ -1,18 +1,33 @@
 """What goes on and what starts anew: where a run is, and the configuration that it continues with."""
 
+import copy
 import functools
 import json
+import logging
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from polyp import runs
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, nearest, override_text, printable, shell_word
 from polyp.files import DamagedError, read_yaml
 from polyp.runs import identity
+from polyp.settings import raise_together
+
+HYDRA = ".hydra"
+"""The folder in a run's for what Hydra writes when the run starts."""
 
 AUTO = "auto"
 """resume=auto: what is unfinished goes on, what is finished stays, everything else starts."""
@@ -35,7 +50,26 @@ def run_folder(resume: str | None, wanted: str, *, _root_: DictConfig) -> str:
         if not (Path(resume) / runs.CONFIG).is_file():  # said here, since Hydra would make the folder
             sys.exit(f"resume={resume} is not the folder of a run: it has no {runs.CONFIG}")
         return resume
-    return _run_to_continue(wanted, json.dumps(resolved(_root_)))
+    try:
+        return _run_to_continue(wanted, json.dumps(resolved(_root_)))
+    except InputError as error:
+        sys.exit(f"{error}")
+
+
+def hydra_folder(folder: str) -> str | None:
+    """Where in a run's folder Hydra writes what it was started with: nowhere if a run is there already.
+
+    Such a run is checked before anything in its folder is changed, and config.yaml says what it is.
+    """
+    return None if (Path(folder) / runs.CONFIG).is_file() else HYDRA
+
+
+def run_name(name: Any) -> str:
+    """The setting `name`, a part of folder names; leaves with one line if it leads out of outputs/."""
+    parts = Path(str(name)).parts
+    if not isinstance(name, str | int) or not parts or ".." in parts or Path(str(name)).is_absolute():
+        sys.exit(f"name={name} must be the name of a folder in outputs/, such as default")
+    return str(name)
 
 
 def sweep_folder(resume: str | None, wanted: str, overrides: Sequence[str]) -> str:
@@ -128,27 +162,88 @@ def _run_to_continue(wanted: str, config: str) -> str:
             same = not identity.differences(runs.read_config(folder), task)
         except InputError:  # a newer version's
             same = False
-        if same and left_to_do(folder, task) and not runs.is_claimed(folder):
+        if same and not runs.finished(folder) and not runs.is_claimed(folder):
             return str(folder)
     return new_folder(wanted)
 
 
+def discard(folder: Path) -> None:
+    """Remove the folder of a command that was refused before its run began, which holds what Hydra wrote."""
+    if {path.name for path in folder.iterdir()} <= {HYDRA, runs.LOCK} and folder != Path.cwd():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+OmegaConf.register_new_resolver("hydra_folder", hydra_folder, replace=True)
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 
 # ---- configurations
 
+ELSEWHERE = {
+    "ckpt_path": "resume=RUN continues a run",
+    "init_from": "model.encoder_weights=FILE begins with an encoder's weights",
+    "pretrained": "model.encoder_weights=FILE begins with an encoder's weights",
+    "logger": "TensorBoard's curves are always written to the run's folder",
+    "callbacks": "patience=EPOCHS stops early, optim.ema_decay= averages the weights, the rest is always there",
+    "ckpt": "resume=RUN continues a run",
+    "epochs": "trainer.max_epochs=NUMBER",
+    "lr": "optim.encoder_lr=NUMBER and optim.decoder_lr=NUMBER",
+}
+"""What other projects' configurations call what is called otherwise here."""
+
+
+@functools.cache
+def _known() -> dict[str, Any]:
+    return resolved(compose("train"))
+
+
+def check_command(cfg: DictConfig) -> None:
+    """Check what only a single run is asked: that it has no launcher, and as `check_names`.
+
+    Raises:
+        InputError: it has one.
+    """
+    if (launcher := HydraConfig.get().runtime.choices["launcher"]) != "local":
+        raise InputError(f"launcher={launcher} is for the jobs of a sweep: add -m")
+    check_names(cfg)
+
+
+def check_names(cfg: DictConfig) -> None:
+    """Check that a composed configuration has no settings beside those of conf/train.yaml.
+
+    Those of its sections are checked by what takes them, see `experiment.build`.
+
+    Raises:
+        InputError: it has; with the name of the setting that was probably meant.
+    """
+    problems = []
+    for key in (str(key) for key in cfg if key not in _known() and key != "hydra"):
+        alike = [name for name, _ in identity.flatten(_known()) if name.rpartition(".")[2] == key]
+        hint = ELSEWHERE.get(key) or (f"did you mean {alike[0]}?" if alike else nearest(key, _known()))
+        problems.append(f"{key} is no setting of polyp: {hint}")
+    raise_together(problems)
+
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain containers, with everything resolved and without Hydra's own part."""
+    """A composed configuration as plain containers, with everything resolved and without Hydra's own part.
+
+    Raises:
+        InputError: a value is missing, or an interpolation cannot be resolved.
+    """
     task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plain: Any = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
+    if missing := sorted(OmegaConf.missing_keys(task)):
+        raise InputError(f"{' and '.join(f'{key}=VALUE' for key in missing)} must be given")
+    try:
+        plain: Any = OmegaConf.to_container(task, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(describe_error(error)) from error
     return plain
 
 
 def configuration(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a run is made with: `config`, or where it goes on, that of its folder with what is given anew.
+    """What a run is made with: `config`, or where a run continues, that of its folder with what may be changed.
 
     Args:
         config: the composed configuration, see `resolved`.
@@ -156,47 +251,99 @@ def configuration(config: dict[str, Any], folder: Path, overrides: Sequence[str]
         overrides: the command line.
 
     Raises:
-        InputError: the folder holds a run that must not be overwritten, nothing is left to do, or something that was
-            given cannot be honoured.
+        InputError: the folder holds a run that must not be overwritten, nothing is left to do, or an override cannot be
+            honoured.
     """
     if config["resume"] is None:
         if runs.started(folder):
-            raise InputError(f"{folder} holds a run already: continue it with resume={folder}, or give another folder")
+            hint = runs.resume_hint(folder)
+            raise InputError(f"{folder} holds a run already: continue it with {hint}, or give another folder")
         return config
+    if config["resume"] == AUTO and not (folder / runs.CONFIG).is_file():
+        return config
+    before = runs.read_config(folder)
     if config["resume"] == AUTO:
-        if not (folder / runs.CONFIG).is_file():
-            return config
-        if changed := identity.differences(runs.read_config(folder), config):
-            raise InputError(f"{folder} was started with {changed[0]}: give the original command, or another folder")
-        return config
-    given = _with(runs.read_config(folder), overrides)
-    if not left_to_do(folder, given):
+        if changed := identity.differences(before, config):
+            raise InputError(
+                f"{folder} was started with {', '.join(changed[:5])}: give the original command, or another folder; "
+                f"{runs.resume_hint(folder)} alone can change {' and '.join(identity.EXTENSIBLE)}"
+            )
+        return config | {key: before[key] for key in [runs.CHANGES] if key in before}
+    lacking = [key for key in config if key not in before]
+    lacking += [f"trainer.{key}" for key in config["trainer"] if key not in before["trainer"]]
+    if lacking:
+        raise DamagedError(f"{folder / runs.CONFIG} lacks {', '.join(lacking)}: start a new run")
+    now = _with(before, config, overrides)
+    if runs.finished(folder) and (now["trainer"]["max_epochs"] or 0) <= (before["trainer"]["max_epochs"] or 0):
         raise InputError(
-            f"resume={folder} is finished, its numbers are in {folder / runs.METRICS}: nothing to continue; "
+            f"{folder} is finished, its numbers are in {folder / runs.METRICS}: nothing to continue; "
             "trainer.max_epochs=MORE trains on"
         )
-    return given
+    return now
 
 
-def left_to_do(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a run is unfinished, or has come to the end of fewer epochs than it is now to be trained for."""
-    if not runs.finished(folder):
-        return True
-    before = runs.read_config(folder)["trainer"]["max_epochs"]
-    return (config["trainer"]["max_epochs"] or 0) > (before or 0)
-
-
-def _with(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
+def _with(before: dict[str, Any], composed: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A run's configuration with the values of a command's overrides, and a record of those that are new."""
+    changeable = identity.NEUTRAL + identity.EXTENSIBLE
+    now = copy.deepcopy(before)
+    changes = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
         if key in identity.COMMAND:
             continue
-        changeable = identity.NEUTRAL + identity.EXTENSIBLE
-        if not identity.matches(key, changeable):
-            raise InputError(f"resume= cannot change {key}, only {', '.join(changeable)}: start a new run for that")
+        if not identity.matches(key, changeable) or override.is_delete():
+            names = [name for name in changeable if name not in (*identity.COMMAND, runs.CHANGES)]
+            raise InputError(f"resume= cannot change {key}, only {', '.join(names)}: start a new run for that")
         group, _, name = key.rpartition(".")
-        (config[group] if group else config)[name] = OmegaConf.from_dotlist([f"value={value}"]).value
-    return config
+        target, value = (now[group], composed[group][name]) if group else (now, composed[name])
+        if target.get(name) != value:
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            changes.append({"when": when, "key": key, "before": target.get(name), "now": value})
+            target[name] = value
+    return now | {runs.CHANGES: [*before.get(runs.CHANGES, []), *changes]} if changes else now
+
+
+@contextmanager
+def log_held_back() -> Iterator[None]:
+    """Keep what is logged out of train.log until the end of the block, and for good if an exception ends it.
+
+    A command that is refused changes nothing in the folder of a run.
+    """
+    root = logging.getLogger()
+    held = {
+        handler: MemoryHandler(sys.maxsize, sys.maxsize, handler)
+        for handler in root.handlers
+        if isinstance(handler, logging.FileHandler)
+    }
+    root.handlers = [held.get(handler, handler) for handler in root.handlers]  # type: ignore[call-overload]
+    try:
+        yield
+        for memory in held.values():
+            memory.flush()
+    finally:
+        back = {memory: handler for handler, memory in held.items()}
+        root.handlers = [back.get(handler, handler) for handler in root.handlers]  # type: ignore[call-overload]
+
+
+# ---- command lines
+
+
+def check_overrides(argv: Sequence[str]) -> None:
+    """Leave with one line, ready to paste, if a value has characters that Hydra's overrides need quotes for."""
+    parser = OverridesParser.create()
+    for word in argv[1:]:
+        if word.startswith("-") or "=" not in word:
+            continue
+        try:
+            parser.parse_override(word)
+        except HydraException as error:
+            key, _, value = word.partition("=")
+            quoted = override_text(key, value)
+            try:
+                parser.parse_override(quoted)
+            except HydraException:  # the key is wrong as well
+                sys.exit(f"{printable(word)} cannot be understood ({describe_error(error)}): give KEY=VALUE")
+            sys.exit(f"{printable(word)} has characters that need quotes: write {shell_word(quoted)}")
 
 
 def command(overrides: Sequence[str]) -> list[str]:

@@ -187,6 +187,11 @@ class Sweep(Callback):
         os.chdir(state["folder"])
         self.held = ExitStack()
 
+    @_leaving("")
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave with one line if a run's folder cannot be written: Hydra writes there before train.py is asked."""
+        files.check_writable(Path(config.hydra.run.dir))
+
     @_leaving("No job was started.")
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with one line if a job cannot work or the folder is another sweep's."""
@@ -196,6 +201,7 @@ class Sweep(Callback):
         jobs = sweeper.jobs(config)
         _check(config, jobs)
         folder = Path(config.hydra.sweep.dir)
+        files.check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.held.enter_context(runs.claimed(folder, "a sweep"))
         _record(folder, [resume.command(job) for job, _ in jobs], config)
@@ -237,6 +243,7 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
             cfg = compose(config.hydra.job.config_name, overrides=job)
             if cfg.trainer.devices not in (1, "1"):
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
+            resume.check_names(cfg)
             task = resume.resolved(cfg)
         except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
             raise refusal(number, str(error).partition("\n")[0]) from error

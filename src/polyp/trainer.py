@@ -1,6 +1,5 @@
 """Lightning's Trainer, with the callbacks and the logger that make a run's folder."""
 
-import inspect
 import logging
 import sys
 import warnings
@@ -18,10 +17,18 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from polyp import device, runs
 from polyp.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures, WeightAverage
 from polyp.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
-from polyp.errors import InputError, nearest, pick
+from polyp.errors import InputError, describe_error, pick
+from polyp.settings import check_keys, collect, raise_together
 
-OURS = {"callbacks", "logger", "default_root_dir", "enable_model_summary", "plugins", "use_distributed_sampler"}
+OURS = ("callbacks", "logger", "default_root_dir", "enable_model_summary", "plugins", "use_distributed_sampler")
 """Arguments of the Trainer that are made here."""
+
+LIMITS = {
+    "limit_train_batches": "nothing to train on",
+    "limit_val_batches": "no number to choose the best checkpoint by",
+    "limit_test_batches": "no number for the result",
+}
+"""Arguments of the Trainer that must not be 0, and why."""
 
 MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall", "pooled_dice")}
 """What can decide which checkpoint is the best: the validation numbers of which more is better."""
@@ -68,13 +75,14 @@ def build_trainer(
     Raises:
         InputError: an unknown or impossible argument.
     """
-    known = set(inspect.signature(pl.Trainer).parameters) - OURS
-    for key in settings:
-        if key not in known:
-            raise InputError(f"trainer.{key} is no argument of Lightning's Trainer: {nearest(key, known)}")
-    pick("monitor", monitor, MONITORS)
-    if settings.get("limit_val_batches") == 0:
-        raise InputError("trainer.limit_val_batches=0 leaves no number to choose the best checkpoint by")
+    problems: list[str] = []
+    with collect(problems):
+        check_trainer(settings)
+    with collect(problems):
+        pick("monitor", monitor, MONITORS)
+    if not (patience is None or (type(patience) is int and patience > 0)):
+        problems.append(f"patience={patience} must be a number of epochs, at least 1, or null to train to the end")
+    raise_together(problems)
     _quieten()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
         StepSeed(seed),
@@ -89,6 +97,27 @@ def build_trainer(
     if patience is not None:
         callbacks.append(Patience(monitor, mode="max", patience=patience))
     return _trainer(folder, settings, callbacks, RunLogger(folder, steps_done))
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Check the arguments of Lightning's Trainer as far as they can be checked without data.
+
+    Raises:
+        InputError: one is unknown or has another type, or the run could not choose its best checkpoint or be tested.
+    """
+    auto = {"precision": None} if settings.get("precision") == "auto" else {}  # which is ours
+    check_keys("trainer", {**settings, **auto}, pl.Trainer, exclude=OURS)
+    problems = [
+        f"trainer.{key}=0 leaves {what}: give another value" for key, what in LIMITS.items() if settings.get(key) == 0
+    ]
+    if (settings.get("num_nodes") or 1) != 1:
+        problems.append(f"trainer.num_nodes={settings['num_nodes']}: a run uses the devices of one machine, leave it 1")
+    epochs, every = settings.get("max_epochs"), settings.get("check_val_every_n_epoch", 1)
+    if epochs is not None and epochs < 1:
+        problems.append(f"trainer.max_epochs={epochs} trains nothing: give at least 1")
+    elif epochs is not None and every is not None and every > epochs:
+        problems.append(f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: lower it")
+    raise_together(problems)
 
 
 def build_tester(folder: Path, settings: dict[str, Any], used: torch.device) -> pl.Trainer:
@@ -117,7 +146,7 @@ def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback
         "enable_progress_bar": bar,
     }
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **settings | chosen,
             default_root_dir=folder,
             logger=logger,
@@ -127,8 +156,12 @@ def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback
             use_distributed_sampler=False,  # EpochSampler shares the images out
             enable_model_summary=False,
         )
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # what Lightning raises
-        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+    except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:  # how Lightning refuses a value
+        raise InputError(f"trainer: {describe_error(error)}") from error
+    # Lightning's handlers would end a test as if it were complete, and training in the middle of an epoch's end: ours
+    # are `processes.exit_on_signals` and `LastCheckpoint`.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _quieten() -> None:

@@ -16,10 +16,11 @@ from polyp.data.cache import cache_folder, inspected, resized
 from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, as_lists
 from polyp.data.folder import Folder, Inspection, Pair, find_pairs
 from polyp.data.kvasir import KvasirSeg
-from polyp.data.splits import split_stems
+from polyp.data.splits import split_file, split_stems
 from polyp.data.synthetic import Synthetic
 from polyp.errors import InputError, pick
 from polyp.images import square
+from polyp.settings import collect, raise_together
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,19 @@ class PolypDataModule(pl.LightningDataModule):
         self.subsets: dict[str, list[str]] = {}
         self.train_loader: TrainLoader | None = None
         self.progress: dict[str, int] | None = None
+
+    def check(self) -> None:
+        """Check where the data lie, without reading, drawing or downloading images.
+
+        Raises:
+            InputError: a folder, the archive or the split's file is not there.
+        """
+        problems: list[str] = []
+        with collect(problems):
+            self.source.check()
+        with collect(problems):
+            split_file(self.split)
+        raise_together(problems)
 
     def prepare_data(self) -> None:
         """Download, extract or draw what is not there yet."""

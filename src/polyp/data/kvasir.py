@@ -50,6 +50,19 @@ class KvasirSeg:
         """The folder that holds `images/` and `masks/`, if it is there already; nothing is checked or written."""
         return _found(Path(self.root).expanduser() if self.root else user_cache_path("polyp") / "kvasir-seg")
 
+    def check(self) -> None:
+        """Check what is given, before anything is unpacked or downloaded.
+
+        Raises:
+            InputError: there is something else in the folder, or the archive cannot be read.
+        """
+        if self.present() is not None:
+            return
+        if self.archive:
+            _check_archive(Path(self.archive).expanduser())
+        elif self.root:
+            _check_empty(Path(self.root).expanduser())
+
     def prepare(self) -> Path:
         """Find, unpack or download the data set. A whole one that is already there is only read.
 
@@ -69,9 +82,8 @@ class KvasirSeg:
             raise InputError(f"cannot use the folder {home} ({describe_error(error)}): {way_out}") from error
 
     def _make(self, home: Path) -> None:
-        if self.root and not self.archive and home.exists() and any(p.name[0] != "." for p in home.iterdir()):
-            way_out = "give the folder that has them, or an empty one to download into, or data.archive=PATH.zip"
-            raise InputError(f"data.root={home} has no images/ and masks/: {way_out}")
+        if self.root and not self.archive:
+            _check_empty(home)
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / ".lock"):
             if _found(home):
@@ -107,6 +119,16 @@ def _found(home: Path) -> Path | None:
     return next((f for f in folders if (f / "images").is_dir() and (f / "masks").is_dir()), None)
 
 
+def _check_empty(home: Path) -> None:
+    try:
+        if not home.exists() or not any(path.name[0] != "." for path in home.iterdir()):
+            return
+    except OSError as error:  # it is a file, say
+        raise InputError(f"data.root={home} cannot be read ({describe_error(error)}): give a folder") from error
+    way_out = "give the folder that has them, or an empty one to download into, or data.archive=PATH.zip"
+    raise InputError(f"data.root={home} has no images/ and masks/: {way_out}")
+
+
 def _checked(folder: Path) -> Path:
     wanted = _manifest()
     names = {f"{kind}/{path.name}" for kind in ("images", "masks") for path in (folder / kind).glob("[!.]*.jpg")}
@@ -135,12 +157,16 @@ def _difference(names: set[str], wanted: dict[str, str]) -> str:
 # ---- archives
 
 
-def _unpack_given(archive: Path, home: Path) -> None:
+def _check_archive(archive: Path) -> None:
     try:
         archive.open("rb").close()
     except OSError as error:
         way_out = "give the path of the zip file; a folder goes to data.root="
         raise InputError(f"data.archive={archive} cannot be read ({describe_error(error)}): {way_out}") from error
+
+
+def _unpack_given(archive: Path, home: Path) -> None:
+    _check_archive(archive)
     try:
         _unpack(archive, home)
     except _FailedError as error:

@@ -26,6 +26,21 @@ SHARE = 0.1  # of the images, for each of val and test in a random split
 FEWEST = 10  # images that a random split can be made of
 
 
+def split_file(split: str) -> Path | None:
+    """The CSV of a split; `random` has none.
+
+    Raises:
+        InputError: the split is unknown.
+    """
+    if split == "random":
+        return None
+    shipped = split in SHIPPED
+    file = Path(__file__).with_name("splits") / f"kvasir-seg_{split}.csv" if shipped else Path(split).expanduser()
+    if not file.is_file():
+        raise InputError(f"data.split={split} is neither a file nor known: {nearest(split, [*SHIPPED, 'random'])}")
+    return file
+
+
 def split_stems(split: str, pairs_stems: Sequence[str], inspection: Inspection, seed: int) -> dict[str, list[str]]:
     """Divide a data set into train, val and test.
 
@@ -42,12 +57,9 @@ def split_stems(split: str, pairs_stems: Sequence[str], inspection: Inspection, 
         InputError: the split is unknown, its file is malformed, it names images that are not there, or the data set is
             too small or too much of one kind to be divided.
     """
-    if split == "random":
+    if (file := split_file(split)) is None:
         return _random(pairs_stems, inspection, seed)
     shipped = split in SHIPPED
-    file = Path(__file__).with_name("splits") / f"kvasir-seg_{split}.csv" if shipped else Path(split).expanduser()
-    if not file.is_file():
-        raise InputError(f"data.split={split} is neither a file nor known: {nearest(split, [*SHIPPED, 'random'])}")
     subsets = _read(file)
     stems = [stem for subset in subsets.values() for stem in subset]
     if absent := sorted(set(stems) - set(pairs_stems)):

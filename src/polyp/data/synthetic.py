@@ -49,6 +49,9 @@ class Synthetic:
             if not isinstance(value, int) or value < least:
                 raise InputError(f"data.{key}={value}: give a whole number, at least {least}")
 
+    def check(self) -> None:
+        """Nothing has to be there."""
+
     def prepare(self) -> Path:
         """Draw the set if it is not there yet.
 

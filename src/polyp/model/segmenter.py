@@ -13,12 +13,13 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from polyp import device
-from polyp.errors import InputError, check_keys
+from polyp.errors import InputError
 from polyp.images import SMALLEST, resize, square
 from polyp.metrics.overlap import SegmentationScores, image_scores
 from polyp.model.losses import build_loss
 from polyp.model.network import PolypNetwork
 from polyp.model.optim import Optim
+from polyp.settings import check_keys
 
 Batch = Mapping[str, Any]
 

@@ -40,6 +40,46 @@ def normalisation(encoder: str, weights: str | None) -> tuple[Sequence[float], S
     return DPN if encoder.startswith("dpn") else IMAGENET
 
 
+def _file(weights: str) -> Path | None:
+    path = Path(weights).expanduser()
+    return path if weights.endswith(FILE_SUFFIXES) or (weights and path.exists()) else None
+
+
+def check_encoder_weights(encoder: str, weights: str | None) -> None:
+    """Find out whether there are such weights, without reading or downloading them.
+
+    Args:
+        encoder: its name.
+        weights: as in `load_encoder_weights`, or None.
+
+    Raises:
+        InputError: the file is not there, or the encoder has no weights of this name.
+    """
+    if weights is None:
+        return
+    if (path := _file(weights)) is not None:
+        if path.is_dir():
+            raise InputError(f"model.encoder_weights={path} is a folder: give a file in it")
+        if not path.exists():
+            siblings = [str(file) for file in path.parent.glob("*") if file.suffix in FILE_SUFFIXES]
+            existing = "give an existing .safetensors or .pt file, imagenet, or null"
+            raise InputError(
+                f"model.encoder_weights={path} is not there: {nearest(str(path), siblings) if siblings else existing}"
+            )
+        return
+    timms = encoder.startswith("tu-")
+    if not timms and encoder not in SMP_ENCODERS:
+        return  # the network says so, with the nearest names
+    if timms and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
+        raise InputError(f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null")
+    known = ["imagenet"] if timms else list(SMP_ENCODERS[encoder]["pretrained_settings"])
+    if weights not in known:
+        raise InputError(
+            f"model.encoder_weights={weights} is no file and no weights of model.encoder={encoder}: "
+            f"{nearest(weights, [*known, 'null'])}"
+        )
+
+
 def load_encoder_weights(
     module: nn.Module, encoder: str, weights: str, options: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
@@ -54,8 +94,9 @@ def load_encoder_weights(
     Raises:
         InputError: no such file or name, weights of another encoder, or the hub is out of reach.
     """
-    if weights.endswith(FILE_SUFFIXES) or (weights and Path(weights).expanduser().exists()):
-        state = _read(Path(weights).expanduser())
+    check_encoder_weights(encoder, weights)
+    if (file := _file(weights)) is not None:
+        state = _read(file)
         source = weights
     else:
         state = _from_hub(type(module), encoder, weights, options)
@@ -74,14 +115,6 @@ def load_encoder_weights(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.is_dir():
-        raise InputError(f"model.encoder_weights={path} is a folder: give a file in it")
-    if not path.exists():
-        siblings = [str(file) for file in path.parent.glob("*") if file.suffix in FILE_SUFFIXES]
-        existing = "give an existing .safetensors or .pt file, imagenet, or null"
-        raise InputError(
-            f"model.encoder_weights={path} is not there: {nearest(str(path), siblings) if siblings else existing}"
-        )
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except UnpicklingError as error:
@@ -98,14 +131,6 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _from_hub(kind: type[nn.Module], encoder: str, weights: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
     timms = encoder.startswith("tu-")
-    if timms and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
-        raise InputError(f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null")
-    known = ["imagenet"] if timms else list(SMP_ENCODERS[encoder]["pretrained_settings"])
-    if weights not in known:
-        raise InputError(
-            f"model.encoder_weights={weights} is no file and no weights of model.encoder={encoder}: "
-            f"{nearest(weights, [*known, 'null'])}"
-        )
     # Without this the hub's client tries again for up to 47 seconds; with it, what its cache holds still loads.
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = offline or not _hub_reachable()

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
 from polyp import files, tables
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, override_text, shell_word
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -27,6 +27,10 @@ CHECKPOINTS = "checkpoints"
 EXPORT = "export"
 LAST = "last.ckpt"
 LOG = "train.log"
+LOCK = ".lock"
+CHANGES = "changes"
+"""The key of config.yaml that lists what `resume=RUN` has changed: when, key, before and now."""
+
 SWEEP = "multirun.yaml"
 """What Hydra writes into a sweep's folder: the sweep as it was given."""
 
@@ -71,7 +75,13 @@ def in_sweep(folder: Path) -> bool:
 
 def resume_hint(folder: Path) -> str:
     """What to type to continue a run, or the sweep that it is a job of."""
-    return f"resume={os.path.relpath(folder.parent if in_sweep(folder) else folder)}"
+    return shell_word(override_text("resume", os.path.relpath(folder.parent if in_sweep(folder) else folder)))
+
+
+def way_out(folder: Path) -> str:
+    """What to do about a full disk that has stopped a run, as the end of a message."""
+    saved = (folder / CONFIG).is_file()
+    return f"free some space, then {f'continue with {resume_hint(folder)}' if saved else 'give the command again'}"
 
 
 @contextmanager
@@ -81,7 +91,7 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: another process is at it, or the folder cannot be written.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -127,7 +137,7 @@ def replace_folder(folder: Path, what: str) -> Iterator[Path]:
 
 def is_claimed(folder: Path) -> bool:
     """Whether another process is writing to the folder."""
-    if not (folder / ".lock").exists():
+    if not (folder / LOCK).exists():
         return False
     try:
         with claimed(folder, ""):
@@ -158,6 +168,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = files.read_yaml(folder / CONFIG)
         made = config.pop("polyp", "0.1.0")  # which did not say so
         newer = Version(made) > Version(version("polyp"))
+        if lacking := [key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)]:
+            raise TypeError(f"it lacks {' and '.join(lacking)}")
     except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
         raise files.DamagedError(
             f"{folder / CONFIG} is damaged ({describe_error(error)}): move the run elsewhere"
@@ -170,11 +182,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 METRICS_KEYS: Mapping[str, Any] = {
-    "test": {"dice": float, "iou": float, "n": int},
+    "test": {
+        "dice": float,
+        "iou": float,
+        "precision": float,
+        "recall": float,
+        "mae": float,
+        "pooled_dice": float,
+        "n": int,
+    },
     "best": {"monitor": str, "value": float, "epoch": int},
     "definitions": dict,
     "seed": int,
-    "data": {"dataset": str, "fingerprint": str, "images": {"train": int, "val": int, "test": int}},
+    "data": {
+        **{"dataset": str, "fingerprint": str, "split": str, "image_size": list},
+        "images": {"train": int, "val": int, "test": int},
+    },
     "parameters": int,
     "epochs": int,
     "seconds": float,
@@ -186,7 +209,17 @@ METRICS_KEYS: Mapping[str, Any] = {
 """What metrics.json has held since the first version, with the types; a number without fraction is a float as well."""
 
 
-def _check_keys(content: Any, keys: Mapping[str, Any], prefix: str = "") -> None:
+def check_keys(content: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> None:
+    """Check that keys are there and have values of their types; numbers must be finite and not negative.
+
+    Args:
+        content: of a file.
+        keys: the type of each key, or the same of its own keys.
+        prefix: of the keys, for the message.
+
+    Raises:
+        ValueError: a key is missing, or its value is something else.
+    """
     for key, kind in keys.items():
         if key not in content:
             raise ValueError(f"it lacks {prefix}{key}")
@@ -198,7 +231,7 @@ def _check_keys(content: Any, keys: Mapping[str, Any], prefix: str = "") -> None
         if not valid:
             raise ValueError(f"{prefix}{key} is {value!r}")
         if isinstance(kind, Mapping):
-            _check_keys(value, kind, f"{prefix}{key}.")
+            check_keys(value, kind, f"{prefix}{key}.")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -220,7 +253,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     try:
         if not isinstance(metrics, dict):
             raise ValueError("it holds no keys")
-        _check_keys(metrics, METRICS_KEYS)
+        check_keys(metrics, METRICS_KEYS)
     except ValueError as error:
         raise files.DamagedError(f"{file} is damaged ({describe_error(error)}): {way_out}") from error
     return metrics

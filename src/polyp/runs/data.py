@@ -5,9 +5,28 @@ from pathlib import Path
 from typing import Any
 
 from polyp import runs
-from polyp.data.datamodule import PolypDataModule
+from polyp.data.augment import Augmentation
+from polyp.data.datamodule import DATASETS, PolypDataModule
 from polyp.data.kvasir import KvasirSeg
-from polyp.errors import InputError
+from polyp.errors import InputError, pick
+from polyp.settings import check_keys
+
+
+def build_data(settings: Mapping[str, Any], augment: Mapping[str, Any], seed: int) -> PolypDataModule:
+    """The data module of a configuration; nothing is read yet.
+
+    Args:
+        settings: the section `data`.
+        augment: the section `augment`.
+        seed: of the order and the augmentation.
+
+    Raises:
+        InputError: a key or a value cannot work.
+    """
+    check_keys("augment", augment, Augmentation)
+    source = pick("data.dataset", settings.get("dataset"), DATASETS)
+    check_keys("data", settings, PolypDataModule, source, exclude=["augment", "seed"])
+    return PolypDataModule(**settings, augment=augment["transforms"], seed=seed)
 
 
 def load_run_data(
@@ -33,8 +52,8 @@ def load_run_data(
                 )
             settings[key] = value
     try:
-        data = PolypDataModule(**settings, augment=[], seed=config["seed"])
-    except (TypeError, KeyError) as error:  # other keys
+        data = build_data(settings, {"transforms": []}, config["seed"])
+    except InputError as error:
         raise InputError(f"{home / runs.CONFIG} does not fit this version of polyp: {error}") from error
     if not needed and isinstance(data.source, KvasirSeg) and data.source.present() is None:
         raise InputError("Kvasir-SEG is no longer where the run found it: say where with --root FOLDER")

@@ -8,7 +8,7 @@ COMMAND = ("resume", "launcher")
 
 NEUTRAL = (
     *COMMAND,
-    "name",
+    *("name", "changes"),
     *("data.root", "data.archive", "data.cache", "data.num_workers", "data.eval_workers"),
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
 )

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyp import runs
-from polyp.errors import InputError, check_keys, pick
+from polyp.errors import InputError, pick
+from polyp.settings import check_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
