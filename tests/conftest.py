@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
@@ -94,6 +95,9 @@ def start(*arguments: str, log: Path | None = None) -> BaseProcess:
 def _script(arguments: Sequence[str], log: Path | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's, not the fork server's
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGINT}
+    )  # a sweep's check starts the fork server with it blocked
     with open(log or os.devnull, "a", buffering=1) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
