@@ -127,7 +127,7 @@ def stopped(
     multiprocessing.set_start_method(None, force=True)  # as in conftest
     signal.pthread_sigmask(
         signal.SIG_UNBLOCK, {signal.SIGINT}
-    )  # a sweep's check starts the fork server with it blocked
+    )  # a sweep starts the fork server with it blocked
     seed = callbacks.StepSeed.on_train_batch_start
 
     def on_train_batch_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
