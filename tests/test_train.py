@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, Train, run_script
+from conftest import ROOT, SMALL, Train, run_script, start
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -366,7 +367,7 @@ def test_a_name_stays_inside_outputs(name: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     for arguments in ([], ["-m", "seed=0,1"], ["resume=auto"]):
         with pytest.raises(SystemExit) as error:
-            run_script(*SMALL, f"name={name}", *arguments)
+            run_script(*arguments, *SMALL, f"name={name}")
         assert "name=" in one_line(error)
     assert not list(tmp_path.iterdir())
 
@@ -413,6 +414,38 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     epoch = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
     run_script(f"resume={run}", f"trainer.max_epochs={epoch + 2}")
     assert read(run)["epochs"] == epoch + 2
+
+
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [
+        (signal.SIGTERM, "epoch 2 of 2"),  # while it tests
+        pytest.param(signal.SIGINT, "epoch 2 of 2", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "M parameters", marks=pytest.mark.slow),  # before the first step
+        pytest.param(signal.SIGINT, "M parameters", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_a_run_at_any_moment(number: signal.Signals, after: str, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "said"
+    log.touch()
+    # Many test images, so that the test takes a while.
+    process = start(*SMALL, "data.count=400", "trainer.max_epochs=2", "+trainer.limit_train_batches=2",
+                    f"hydra.run.dir={run}", log=log)  # fmt: skip
+    while after not in log.read_text():
+        assert process.is_alive(), log.read_text()
+        time.sleep(0.01)
+    while after.startswith("epoch") and not (run / "checkpoints" / "last.ckpt").exists():
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 128 + number, log.read_text()
+    assert "Traceback" not in log.read_text() and "Test Dice" not in log.read_text()
+    assert not (run / "metrics.json").exists()
+    if (run / "config.yaml").exists():
+        (hint,) = re.findall(r"python train.py (resume=\S+)", log.read_text())
+        run_script(hint)
+        assert (run / "metrics.json").exists()
 
 
 def test_a_full_disk_while_saving_a_checkpoint(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError, describe_error
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import DEFINITIONS
+from polyp.model.optim import Optim
 from polyp.model.segmenter import PolypSegmenter
 from polyp.model.weights import check_encoder_weights
 from polyp.runs import identity
@@ -65,6 +66,9 @@ def build(
             last.steps if last else 0,
         )
     with collect(problems):
+        check_keys("optim", config["optim"], Optim)
+        Optim(**config["optim"])
+    with collect(problems):
         check_keys("model", settings, PolypSegmenter, exclude=["optim"])
         if last is None:
             check_encoder_weights(settings["encoder"], settings["encoder_weights"])
@@ -73,7 +77,8 @@ def build(
     with collect(problems):
         # Weights may have to be downloaded: not if something else is wrong, or if a checkpoint has them.
         weights = None if problems or last else settings["encoder_weights"]
-        model = PolypSegmenter(**settings | {"encoder_weights": weights}, optim=config["optim"])
+        optim = None if problems else config["optim"]
+        model = PolypSegmenter(**settings | {"encoder_weights": weights}, optim=optim)
         model.hparams["encoder_weights"] = settings["encoder_weights"]
         model.precision = str(config["trainer"].get("precision") or model.precision)
         if not problems:

@@ -69,6 +69,7 @@ def assist(folder: Path) -> None:
         InputError: nobody leads, or this process alone met what is wrong.
     """
     logging.disable()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch warns with a stack trace when the leader leaves
     for number in STOPS:  # which may reach all processes: the leader decides
         signal.signal(number, signal.SIG_IGN)
     leader = os.getppid()

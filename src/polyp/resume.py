@@ -270,7 +270,7 @@ def configuration(config: dict[str, Any], folder: Path, overrides: Sequence[str]
             )
         return config | {key: before[key] for key in [runs.CHANGES] if key in before}
     lacking = [key for key in config if key not in before]
-    lacking += [f"trainer.{key}" for key in config["trainer"] if key not in before["trainer"]]
+    lacking += [f"trainer.{key}" for key in config["trainer"] if key not in before.get("trainer", config["trainer"])]
     if lacking:
         raise DamagedError(f"{folder / runs.CONFIG} lacks {', '.join(lacking)}: start a new run")
     now = _with(before, config, overrides)
