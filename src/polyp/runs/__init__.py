@@ -162,8 +162,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = files.read_yaml(folder / CONFIG)
         made = config.pop("polyp", "0.1.0")  # which did not say so
         newer = Version(made) > Version(version("polyp"))
-        if not isinstance(config.get("data"), dict):
-            raise TypeError("it lacks data")
+        if lacking := [key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)]:
+            raise TypeError(f"it lacks {' and '.join(lacking)}")
     except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
         raise files.DamagedError(
             f"{folder / CONFIG} is damaged ({describe_error(error)}): move the run elsewhere"
