@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import yaml
+from markdown_it import MarkdownIt
 from planted import plant
 
 from polyp.comparison.card import card
@@ -25,6 +27,44 @@ def test_numbers_strata_and_limits(tmp_path: Path) -> None:
     worst = text.split("Worst test images:")[1].split("##")[0].splitlines()
     assert [line.split(" | ")[0] for line in worst if "image_" in line][:2] == ["| image_3", "| image_1"]
     assert "| `optim.decoder_lr` | 1e-3 |" in text and "resume" not in text
+
+
+ATTACK = "<img src=x onerror=alert(1)> | [here](http://evil.org) http://evil.org &lt;b&gt; ```\n\n# head\n\n<script>"
+
+
+def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path) -> None:
+    run = plant(
+        tmp_path / "a",
+        [0.9, 0.8],
+        data={"dataset": ATTACK, "split": ATTACK, "fingerprint": ATTACK},
+        definitions=dict.fromkeys(("dice", "test", "best"), ATTACK),
+        versions={ATTACK: ATTACK},
+        **dict.fromkeys(("device", "precision"), ATTACK),
+        best={"monitor": ATTACK, "value": 0.5, "epoch": 0},
+    )
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"monitor": ATTACK, "model": {"arch": ATTACK, "encoder": ATTACK, "=1": {ATTACK: ATTACK}}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    scores = (run / "per_image.csv").read_text().replace("image_1", '"<b>image|1"')
+    (run / "per_image.csv").write_text(scores)
+    text = card(find_runs([run])[0], None)
+    blocks = MarkdownIt("commonmark").enable("table").parse(text)
+    inner = [token for block in blocks for token in block.children or ()]
+    assert not {token.type for token in (*blocks, *inner)} & {
+        "html_block",
+        "html_inline",
+        "link_open",
+        "image",
+        "fence",
+    }
+    read = ["".join(token.content for token in block.children or ()) for block in blocks if block.type == "inline"]
+    as_one_line = " ".join(ATTACK.split())
+    for name in ("data set", "split", "fingerprint of all images and masks"):
+        assert read[read.index(name) + 1] == as_one_line
+    for name in ("model.arch", f"model.=1.{as_one_line}"):
+        assert read[read.index(name) + 1] == ATTACK.replace("\n", r"\n")
+    assert "<b>image|1" in read and "head" not in read
+    assert "<script" not in text and "<img" not in text and "http://" not in text
 
 
 def test_an_alarm_on_a_normal_image_is_no_polyp_missed(tmp_path: Path) -> None:

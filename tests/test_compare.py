@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import SMALL, Train
 from planted import plant
 from torch.utils.tensorboard import SummaryWriter
@@ -19,6 +20,7 @@ from polyp.comparison import charts, side_by_side
 from polyp.comparison.differences import compare, in_words
 from polyp.comparison.found import find_runs
 from polyp.errors import InputError
+from polyp.runs import write_per_image
 
 IMAGES = np.random.default_rng(0).uniform(0.5, 0.9, 60)
 NOISE = np.random.default_rng(1).normal(0, 0.03, 60)
@@ -410,3 +412,43 @@ def test_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(InputError, match=r"has no checkpoints/best\.ckpt"):
         side_by_side.rows(compare(find_runs([outputs])))
+
+
+def test_a_stored_configuration_is_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    for number, name in enumerate("ab"):
+        run = plant(tmp_path / "runs" / name, IMAGES, changed=[f"optim.decoder_lr={number}"])
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["model"] |= {"encoder": "${oc.env:SECRET}", "extra": "${oc.env:SECRET}" + name}
+        config["data"]["root"] = "${oc.env:SECRET}"
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    written = "".join(file.read_text(errors="ignore") for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert "hunter2" not in written + capsys.readouterr().out
+    assert "${oc.env:SECRET}" in written
+    refused = pytest.raises(SystemExit)
+    with refused as caught:
+        cli.main(["evaluate", str(tmp_path / "runs/a")])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    stems = ["=1+1", "@x", "-1", "'=quoted", "'quoted", "plain"]
+    for name, loss in (("a", "+x"), ("b", "=cmd()")):
+        run = plant(tmp_path / "runs" / name, IMAGES[:6], changed=[f"model.loss='{loss}'"])
+        rows = [{"stem": stem} | row for stem, row in zip(stems, runs_rows(run), strict=True)]
+        write_per_image(run, rows)
+        with (run / "per_image.csv").open(newline="") as file:
+            assert not any(row["stem"].startswith(("=", "+", "-", "@")) for row in csv.DictReader(file))
+    found = find_runs([tmp_path / "runs"])
+    assert all(sorted(run.rows) == sorted(stems) for run in found)
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
+    assert sorted(row["model.loss"] for row in table(tmp_path / "out")) == ["'+x", "'=cmd()"]
+
+
+def runs_rows(run: Path) -> list[dict[str, float]]:
+    """The numbers of per_image.csv without the stems."""
+    with (run / "per_image.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if key != "stem"} for row in csv.DictReader(file)]

@@ -313,15 +313,50 @@ def test_masks_of_another_size(run: Path, drawn: Path, capsys: pytest.CaptureFix
     assert mask.stem in str(error.value.code) and "its mask is 9x7" in str(error.value.code)
 
 
-def test_images_that_it_was_trained_on_are_counted(run: Path, tmp_path: Path) -> None:
+def test_images_that_it_was_trained_on_are_found_whatever_their_names(
+    run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = load_run_data(run, runs.read_config(run))
-    for pair in [*data.of("train")[:2], *data.of("test")]:
-        for path in (pair.image, pair.mask):
-            (tmp_path / "some" / path.parent.name).mkdir(parents=True, exist_ok=True)
-            # As another format: the pixels are what counts.
-            cv2.imwrite(str(tmp_path / "some" / path.parent.name / f"{path.stem}.png"), cv2.imread(str(path)))
-    main(["evaluate", str(run), "--data", str(tmp_path / "some")])
-    assert [w for w in answer(run, "some")["warnings"] if "was trained on 2 of the 4 images of some" in w]
+    train, (val, *_) = data.of("train"), data.of("val")
+    for number, pair in enumerate([*train[:2], val]):  # byte-identical
+        shutil.copy(pair.image, drawn / "images" / f"copy_{number}{pair.image.suffix}")
+        shutil.copy(pair.mask, drawn / "masks" / f"copy_{number}{pair.mask.suffix}")
+    cv2.imwrite(str(drawn / "images/again.jpg"), cv2.imread(str(train[2].image)), [cv2.IMWRITE_JPEG_QUALITY, 60])
+    shutil.copy(train[2].mask, drawn / "masks/again.png")
+    main(["evaluate", str(run), "--data", str(drawn)])
+    found = answer(run, drawn.name)
+    training = found["training_images"]
+    assert {image["stem"]: (image["like"], image["subset"]) for image in training["images"]} == {
+        "again": (train[2].stem, "train"),
+        "copy_0": (train[0].stem, "train"),
+        "copy_1": (train[1].stem, "train"),
+        "copy_2": (val.stem, "val"),
+    }
+    assert training["checked"] == [str(run)] and training["unchecked"] == {} and training["found"] == 4
+    others = [float(row["dice"]) for row in rows(run / "evaluations" / drawn.name) if "synthetic" in row["stem"]]
+    assert len(others) == training["without"]["n"] == 10 and found["n"] == 14
+    dice = training["without"]["numbers"]["dice"]
+    assert dice["value"] == pytest.approx(np.mean(others), abs=1e-6) and dice["interval"] is not None
+    page = (run / "evaluations" / drawn.name / "report.html").read_text()
+    for text in (capsys.readouterr().out, page):
+        assert "4 of the 14 images" in text and f"{dice['value']:.3f}" in text and "copy_0" in text
+
+
+def test_training_images_of_all_models_are_looked_for_and_unknown_ones_are_said(
+    trained: Path, run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = trained / "second"
+    of = [load_run_data(home, runs.read_config(home)) for home in (run, second)]
+    stem = next(stem for stem in of[1].subsets["train"] if stem in of[0].subsets["test"])  # of the second one alone
+    shutil.copy(of[0].pairs[of[0].rows[stem]].image, drawn / "images/frame.jpg")
+    elsewhere = shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt")
+    frames = str(drawn / "images")
+    main(["evaluate", str(run), str(second), str(elsewhere), "--data", frames, "--normal", "--name", "all"])
+    training = answer(run, "all")["training_images"]
+    assert [(image["stem"], image["model"]) for image in training["images"]] == [("frame", str(second))]
+    assert list(training["unchecked"]) == [str(elsewhere)] and str(elsewhere) in capsys.readouterr().out
+    main(["evaluate", str(run), "--data", str(Path(of[0].pairs[0].image).parents[1]), "--name", "own"])
+    assert answer(run, "own")["training_images"]["found"] >= 18
 
 
 def test_an_older_checkpoint_has_the_precision_of_its_configuration(run: Path, drawn: Path) -> None:

@@ -215,3 +215,17 @@ def test_frames_that_kvasir_seg_has_twice(data_folder: Path, desk: Path, capsys:
     said = capsys.readouterr().out
     assert "3 groups of near-duplicates with 6 images; 3 of them straddle" in said
     assert all(f"{first} (train), {second} (test)" in said for first, second in twice.items())
+
+
+def test_a_split_has_no_formulas_and_is_read_as_it_was_written(folder: Path, desk: Path) -> None:
+    for stem, new in (("synthetic_0000", "=1+1"), ("synthetic_0001", "-a"), ("synthetic_0002", "@b")):
+        copy(folder, stem, new)
+        (folder / f"images/{stem}.jpg").unlink()
+        (folder / f"masks/{stem}.png").unlink()
+    main(["data", str(folder)])
+    split = desk / "outputs/data/mine_split.csv"
+    assert not any(line.startswith(("=", "+", "-", "@")) for line in split.read_text().splitlines())
+    stems = sorted(path.stem for path in (folder / "images").iterdir())
+    nothing = Inspection(np.empty((0, 2), np.int32), np.empty(0, np.float32), np.empty((0, 32, 32), np.uint8), "")
+    subsets = split_stems(str(split), stems, nothing, 0)
+    assert sorted(stem for subset in subsets.values() for stem in subset) == stems

@@ -3,19 +3,21 @@
 Nothing is claimed that the run's own numbers do not show.
 """
 
+import html
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from polyp.comparison.differences import LEVEL, Comparison
-from polyp.comparison.found import Run
+from polyp.comparison.found import MEANS, Run
 from polyp.comparison.recipes import Recipe, plain
 from polyp.data.traits import STRATA, by_stratum
+from polyp.errors import printable
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import FAILURE
 
-MEANS = ("dice", "iou", "precision", "recall", "mae")
 LICENCES = {
     "kvasir_seg": "Kvasir-SEG may be used for research and education; cite Jha et al., Kvasir-SEG: A Segmented Polyp "
     "Dataset, MMM 2020.",
@@ -33,17 +35,18 @@ def card(run: Run, gmacs: float | None, comparison: Comparison | None = None) ->
     """
     metrics, model, data = run.metrics, run.config["model"], run.metrics["data"]
     recipe = next((r for r in comparison.recipes if run in r.runs), None) if comparison else None
-    height, width = data["image_size"]
+    size = "x".join(map(str, data["image_size"]))
     cost = f", {gmacs:.2f} GMACs for an image" if gmacs is not None else ""
+    definitions = {name: escape(text) for name, text in metrics["definitions"].items()}
     parts = [
-        f"# Model card: {model['arch']} with {model['encoder']}",
+        f"# Model card: {escape(model['arch'])} with {escape(model['encoder'])}",
         "Finds polyps in colonoscopy images: an RGB image in, for each pixel the probability that it belongs to a "
         "polyp out. **For research; not a medical device, and not for diagnosis.**",
         _table(
             ("", ""),
             {
-                "weights": f"`{run.name}/checkpoints/best.ckpt`",
-                "size": f"{metrics['parameters'] / 1e6:.2f} M parameters{cost} at {height}x{width}",
+                "weights": Code(f"{run.name}/checkpoints/best.ckpt"),
+                "size": f"{metrics['parameters'] / 1e6:.2f} M parameters{cost} at {size}",
                 "trained": f"{metrics['epochs']} epochs, {metrics['seconds'] / 60:.0f} minutes on {metrics['device']}, "
                 f"{metrics['precision']}, seed {run.seed}",
                 "made by": ", ".join(f"{name} {number}" for name, number in metrics["versions"].items()),
@@ -57,7 +60,7 @@ def card(run: Run, gmacs: float | None, comparison: Comparison | None = None) ->
             ("", ""),
             {
                 "data set": data["dataset"],
-                "fingerprint": f"`{data['fingerprint']}` (of all images and masks)",
+                "fingerprint of all images and masks": Code(data["fingerprint"]),
                 "split": data["split"],
                 "images": ", ".join(f"{count} {name}" for name, count in data["images"].items()),
                 "licence": LICENCES.get(data["dataset"], "Not known here: ask whoever gave the data."),
@@ -65,10 +68,10 @@ def card(run: Run, gmacs: float | None, comparison: Comparison | None = None) ->
         ),
         "## Numbers",
         f"On the {len(run.rows)} test images, with 95 % bootstrap intervals over these images; "
-        f"{metrics['definitions']['test']}.",
+        f"{definitions.get('test', '')}.",
         _table(("number", "value", "95 %", "definition"), _numbers(run)),
-        f"Chosen by {run.monitor}, {metrics['best']['value']:.3f} in epoch {metrics['best']['epoch']}: "
-        f"{metrics['definitions']['best']}.",
+        f"Chosen by {escape(run.monitor)}, {metrics['best']['value']:.3f} in epoch {metrics['best']['epoch']}: "
+        f"{definitions.get('best', '')}.",
         _chosen_among(run, recipe, comparison),
         "## By kind of image",
         _table(("kind", "images", "Dice", "95 %"), _strata(run)),
@@ -77,14 +80,27 @@ def card(run: Run, gmacs: float | None, comparison: Comparison | None = None) ->
         "Worst test images:",
         _table(("image", "Dice", "polyp, share of the image"), _worst(run)),
         "## Recipe",
-        _table(("key", "value"), ((f"`{key}`", plain(value)) for key, value in run.settings.items())),
+        _table(("key", "value"), ((Code(key), plain(value)) for key, value in run.settings.items())),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+class Code(str):
+    """Text that is set as code, where no character of it needs an escape."""
+
+
+def escape(value: Any) -> str:
+    """A value as one line of text in Markdown: nothing in it is HTML, a link, markup or the end of a table's cell."""
+    line = " ".join(printable(word) for word in str(value).split())
+    if isinstance(value, Code) and not re.search(r"[`<>&|\\]", line):
+        return f"`{line}`"
+    line = re.sub(r"[\\`*\[\]|~@]|\b_|_\b|:(?=//)|(?<=www)\.", r"\\\g<0>", line)
+    return html.escape(line, quote=False)  # entities, since not every reader of Markdown knows \\< for <
+
+
 def _table(head: Sequence[str], rows: Any) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    lines = [head, ["---"] * len(head), *([escape(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _span(values: Sequence[float] | np.ndarray) -> str:
@@ -127,7 +143,9 @@ def _strata(run: Run) -> list[tuple[str, ...]]:
 
 def _worst(run: Run) -> list[tuple[str, ...]]:
     rows = sorted(run.rows.items(), key=lambda item: (item[1]["dice"], item[0]))[:5]
-    return [(stem, f"{row['dice']:.3f}", f"{row['polyp_share']:.1%}") for stem, row in rows]
+    return [
+        (stem, f"{row['dice']:.3f}", f"{row['polyp_share']:.1%}" if "polyp_share" in row else "") for stem, row in rows
+    ]
 
 
 def _limits(run: Run, recipe: Recipe | None, comparison: Comparison | None) -> list[str]:
@@ -148,7 +166,7 @@ def _limits(run: Run, recipe: Recipe | None, comparison: Comparison | None) -> l
     if shown.all():
         limits.append("Every test image shows a polyp: false alarms on normal images are not measured.")
     limits.append(
-        f"Tested on images of the data set that it was trained on ({run.metrics['data']['dataset']}): other "
+        f"Tested on images of the data set that it was trained on ({escape(run.metrics['data']['dataset'])}): other "
         "hospitals, devices and patients are not measured."
     )
     if len(dice) == 1:

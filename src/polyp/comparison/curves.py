@@ -11,7 +11,7 @@ NAMES = ("train/loss", "val/loss", "train/dice", "val/dice")
 def read(folder: Path) -> dict[str, list[float]]:
     """The values of NAMES, one for each epoch; a name that was never logged is left out.
 
-    Of a damaged file the values before the damage are taken, as by TensorBoard; a file that cannot be opened has none.
+    Of a damaged file the values before the damage are taken; a file that cannot be opened has none.
     """
     from tensorboard.backend.event_processing import event_accumulator as events
 

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from polyp import files, runs, tables
 from polyp.comparison import curves
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, printable
 from polyp.runs import identity
 
 OWN_PLACE = ("seed", "model.image_size")
@@ -22,31 +21,15 @@ OWN_PLACE = ("seed", "model.image_size")
 MEANS = ("dice", "iou", "precision", "recall", "mae")
 """The numbers per image that every version has written."""
 
-Kind = tuple[type | UnionType, float]
-"""What a value must be an instance of and, of a number, the least that it can be."""
-
-CONFIG_HAS: dict[str, Kind] = {"seed": (int, -math.inf), "data": (dict, 0), "model": (dict, 0)}
-"""The keys of config.yaml that a comparison needs."""
-
-METRICS_HAVE: dict[str, Kind] = {
-    **{f"test.{name}": (int | float, 0) for name in (*MEANS, "pooled_dice")},
-    "test.n": (int, 1),
-    "best.monitor": (str, 0),
-    "best.value": (int | float, -math.inf),
-    "best.epoch": (int, 0),
-    **{f"data.{name}": (str, 0) for name in ("dataset", "fingerprint", "split")},
-    "data.image_size": (list, 0),
-    "data.images.train": (int, 1),
-    "definitions": (dict, 0),
-    "versions": (dict, 0),
-    "device": (str, 0),
-    "precision": (int | str, 0),
-    "parameters": (int, 1),
-    "epochs": (int, 0),
-    "seconds": (int | float, 1e-9),
-    "peak_memory_mb": (int | float, 0),
+CONFIG_KEYS = {
+    "seed": int,
+    "monitor": str,
+    "data": {"dataset": str},
+    "model": {"arch": str, "encoder": str},
+    "optim": dict,
+    "trainer": dict,
 }
-"""The keys of metrics.json that a comparison needs; all versions have written them."""
+"""What config.yaml has held since the first version, with the types."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +104,9 @@ class Run:
             return best["value"]
         points = curves.read(self.folder).get("val/dice", [])
         if len(points) <= best["epoch"]:
-            raise InputError(f"{self.name} went by {best['monitor']} and its curves are gone: it has no val/dice")
+            raise InputError(
+                f"{self.name} went by {printable(best['monitor'])} and its curves are gone: it has no val/dice"
+            )
         return points[best["epoch"]]
 
     @property
@@ -213,14 +198,16 @@ def read(folder: Path) -> Run:
         InputError: a file of it is missing or damaged; the message has its path.
     """
     config = runs.read_config(folder)
-    if problem := _problem(config, CONFIG_HAS):
-        raise files.DamagedError(f"{folder / runs.CONFIG} is damaged ({problem}): move the run elsewhere")
+    try:
+        runs.check_keys(config, CONFIG_KEYS)
+    except ValueError as error:
+        raise files.DamagedError(f"{folder / runs.CONFIG} is damaged ({error}): move the run elsewhere") from error
     if not (folder / runs.METRICS).exists():
         return Run(folder, config, {}, {})
     way_out = f"train it again (python train.py {runs.resume_hint(folder)}) or move it elsewhere"
     metrics = runs.read_metrics(folder)
-    if problem := _problem(metrics, METRICS_HAVE):
-        raise files.DamagedError(f"{folder / runs.METRICS} is damaged ({problem}): delete it and {way_out}")
+    if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
+        raise files.DamagedError(f"{folder / runs.METRICS} is damaged (n, parameters or seconds is 0): {way_out}")
     file = folder / runs.PER_IMAGE
     if not file.is_file():
         raise files.DamagedError(
@@ -235,21 +222,6 @@ def read(folder: Path) -> Run:
         reason = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else describe_error(error)
         raise files.DamagedError(f"{file} is damaged ({reason}): delete {runs.METRICS} and {way_out}") from error
     return Run(folder, config, metrics, rows)
-
-
-def _problem(content: Mapping[str, Any], needed: Mapping[str, Kind]) -> str:
-    """What is wrong with the content of a file; empty if every key that is needed has a value of its kind."""
-    for key, (kind, least) in needed.items():
-        value: Any = content
-        for part in key.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                return f"it lacks {key}"
-            value = value[part]
-        if isinstance(value, bool) or not isinstance(value, kind):
-            return f"{key} is {str(value)[:40]}"
-        if isinstance(value, int | float) and not least <= value < math.inf:
-            return f"{key} is {value}"
-    return ""
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,12 +9,11 @@ import numpy as np
 from polyp.comparison.differences import Comparison
 from polyp.comparison.found import Run
 from polyp.comparison.recipes import Recipe
-from polyp.data.datamodule import DATASETS
-from polyp.data.folder import Folder, Pair, find_pairs, read_image, read_mask
-from polyp.data.kvasir import KvasirSeg
+from polyp.data.folder import Pair, read_image, read_mask
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
 from polyp.pictures import PREDICTION, TRUTH, contour
+from polyp.runs.data import load_run_data
 
 SHOWN = 8
 """Recipes at most; more would be too small to see."""
@@ -111,16 +109,8 @@ def rows(comparison: Comparison, root: str | None = None) -> list[Row]:
 
 
 def _pairs(run: Run, root: str | None) -> dict[str, Pair]:
-    settings = run.config["data"]
-    kind = DATASETS[settings["dataset"]]
-    source = kind(**{key: value for key, value in settings.items() if key in kind.__dataclass_fields__})
-    if root:
-        source = Folder(root, source.images, source.masks)
-    folder = source.present() if isinstance(source, KvasirSeg) else source.prepare()
-    if folder is None:  # it would be downloaded
-        raise InputError(f"{settings['dataset']} is no longer where the runs found it")
-    pairs, _ = find_pairs(Path(folder), source.images, source.masks)
-    return {pair.stem: pair for pair in pairs}
+    data = load_run_data(run.folder, run.config, root, needed=False)
+    return {pair.stem: pair for pair in data.of("test")}
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

@@ -101,7 +101,7 @@ def _inspected(
             if damaged := members.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            return Inspection(kept["sizes"], kept["shares"], kept["thumbnails"], str(kept["fingerprint"]))
+            return Inspection(**{**kept, "fingerprint": str(kept["fingerprint"])})
 
     def build(stream: BinaryIO) -> None:
         np.savez(stream, **vars(inspect(pairs, problems, allow_empty, visit)))

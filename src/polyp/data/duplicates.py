@@ -72,25 +72,28 @@ def groups_of(count: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def links(thumbnails: np.ndarray, fields: np.ndarray, features: np.ndarray | None = None) -> list[Link]:
+def links(
+    thumbnails: np.ndarray, fields: np.ndarray, features: np.ndarray | None = None, split: int | None = None
+) -> list[Link]:
     """Pairs of images that show the same, by any of the looks.
 
     Args:
         thumbnails: (N, 32, 32) uint8, see `thumbnail`.
         fields: (N, 32, 32) uint8, see `field_thumbnail`.
         features: (N, K) of an encoder.
+        split: compare the first `split` images with the rest, and neither among themselves.
     """
     why: dict[tuple[int, int], list[str]] = {}
     hashes = perceptual_hash(thumbnails)
-    for first, second, correlation in _pairs(_centred(thumbnails), SIMILAR_FRAME[0]):
+    for first, second, correlation in _pairs(_centred(thumbnails), SIMILAR_FRAME[0], split):
         bits = int((hashes[first] != hashes[second]).sum())
         if correlation > SAME_FRAME or bits <= SIMILAR_FRAME[1]:
             why[first, second] = [f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"]
-    for first, second, correlation in _pairs(_centred(fields[:, _inner()]), SAME_FIELD):
+    for first, second, correlation in _pairs(_centred(fields[:, _inner()]), SAME_FIELD, split):
         why.setdefault((first, second), []).append(f"fields of view correlate {correlation:.3f}")
     if features is not None:
         rows = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
-        for first, second, cosine in _pairs(rows, SAME_FEATURES):
+        for first, second, cosine in _pairs(rows, SAME_FEATURES, split):
             why.setdefault((first, second), []).append(f"encoder's cosine {cosine:.3f}")
     return [Link(*pair, "; ".join(texts)) for pair, texts in sorted(why.items())]
 
@@ -114,8 +117,11 @@ def _centred(thumbnails: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)  # an even image is like no other
 
 
-def _pairs(rows: np.ndarray, threshold: float) -> Iterator[tuple[int, int, float]]:
-    for start in range(0, len(rows), BLOCK):  # the whole N x N matrix would not fit for a long video
-        products = rows[start : start + BLOCK] @ rows[start:].T
-        for first, second in np.argwhere(np.triu(products > threshold, 1)):
-            yield start + int(first), start + int(second), float(products[first, second])
+def _pairs(rows: np.ndarray, threshold: float, split: int | None = None) -> Iterator[tuple[int, int, float]]:
+    end = len(rows) if split is None else split
+    for start in range(0, end, BLOCK):  # the whole N x N matrix would not fit for a long video
+        offset = start if split is None else split
+        products = rows[start : min(start + BLOCK, end)] @ rows[offset:].T
+        found = products > threshold
+        for first, second in np.argwhere(np.triu(found, 1) if split is None else found):
+            yield start + int(first), offset + int(second), float(products[first, second])

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from polyp.data.duplicates import SIDE, field_thumbnail, thumbnail
 from polyp.errors import InputError, describe_error, several
 
 T = TypeVar("T")
@@ -146,6 +147,8 @@ class Inspection:
     shares: np.ndarray  # (N,) float32, the polyp's share of the pixels
     thumbnails: np.ndarray  # (N, 32, 32) uint8, grey
     fingerprint: str  # 16 hex digits over all stems and file contents
+    fields: np.ndarray = field(default_factory=lambda: np.empty((0, SIDE, SIDE), np.uint8))
+    """(N, 32, 32) uint8, thumbnails of the fields of view"""
 
 
 def read_pair(pair: Pair, allow_empty: bool) -> tuple[np.ndarray, np.ndarray] | list[str]:
@@ -188,17 +191,16 @@ def inspect(
         InputError: anything is wrong; it has a headline with the folder and the count, then a line for each problem.
     """
 
-    def look(number: int, pair: Pair) -> tuple[tuple[int, ...], float, np.ndarray, bytes] | list[str]:
-        """Size, share, thumbnail and digest of a pair, or its problems."""
+    def look(number: int, pair: Pair) -> tuple[tuple[int, ...], float, np.ndarray, np.ndarray, bytes] | list[str]:
+        """Size, share, thumbnails and digest of a pair, or its problems."""
         arrays = read_pair(pair, allow_empty)
         if isinstance(arrays, list):
             return arrays
         image, mask = arrays
         if visit is not None:
             visit(number, image, mask)
-        thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
         digest = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in (pair.image, pair.mask))
-        return mask.shape, float(mask.mean()), thumbnail, digest
+        return mask.shape, float(mask.mean()), thumbnail(image), field_thumbnail(image), digest
 
     looks = map_pairs(look, pairs, "checking images")
     root = os.path.commonpath([pairs[0].image, pairs[0].mask])
@@ -206,7 +208,9 @@ def inspect(
     if lines := sorted([*problems, *found]):
         headline = f"{root}: {len(lines)} problem{'s' * (len(lines) > 1)} with the images and masks"
         raise several(headline, lines)
-    sizes, shares, thumbnails, digests = zip(*looks, strict=True)
+    sizes, shares, thumbnails, fields, digests = zip(*looks, strict=True)
     content = b"".join(os.fsencode(pair.stem) + b"\0" + digest for pair, digest in zip(pairs, digests, strict=True))
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
-    return Inspection(np.array(sizes, np.int32), np.array(shares, np.float32), np.stack(thumbnails), fingerprint)
+    return Inspection(
+        np.array(sizes, np.int32), np.array(shares, np.float32), np.stack(thumbnails), fingerprint, np.stack(fields)
+    )

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from polyp import files, runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.evaluation import testsets
+from polyp.evaluation.contamination import TrainingData
 from polyp.evaluation.report import REPORT, tell, tell_together, write_report
-from polyp.evaluation.scoring import controlled, scored, summary
+from polyp.evaluation.scoring import Image, controlled, scored, summary
 from polyp.evaluation.testsets import TestSet
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
@@ -110,6 +112,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         files.check_writable(folder)
     control = _risk_control(predictor, sources, data, options, warnings)
 
+    training = TrainingData.of(sources, data, options.root, options.archive) if options.data is not None else None
     answers = []
     for test_set, folder in zip(test_sets, folders, strict=True):
         started = time.time()
@@ -126,6 +129,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "computed": predictor.backend,
             "deviation": predictor.deviation(first),
             **summary(images, options.threshold, options.normal, control),
+            "training_images": training and _training_images(training, test_set, images, options),
             "warnings": warnings,
             "seconds": round(time.time() - started, 1),
             "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
@@ -138,6 +142,19 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         answers.append(metrics)
     if len(answers) > 1:
         tell_together(answers)
+
+
+def _training_images(
+    training: TrainingData, test_set: TestSet, images: Sequence[Image], options: Options
+) -> dict[str, Any]:
+    """Which of the images a model was trained or validated on, and the numbers without them."""
+    found = training.images_in(test_set)
+    stems = {image.stem for image in found}
+    others = [image for image in images if image.pair.stem not in stems]
+    without = None
+    if found and others:
+        without = {"n": len(others), "numbers": summary(others, options.threshold, options.normal)["numbers"]}
+    return training.report(found, without)
 
 
 def _own_data(sources: Sequence[Source], options: Options) -> PolypDataModule | None:
@@ -171,11 +188,6 @@ def _test_sets(
                 f"{options.data} is the data set of {home}, and the images that it was trained on are scored as well: "
                 "leave --data out for the test images alone"
             )
-        for test_set in [] if warnings else found:
-            if data is not None and (count := testsets.trained_on(data, test_set)):
-                warnings.append(
-                    f"{sources[0].home} was trained on {count} of the {len(test_set.pairs)} images of {test_set.name}"
-                )
         return found, warnings
     assert data is not None
     if options.subset != "test":

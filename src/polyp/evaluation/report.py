@@ -28,6 +28,9 @@ CASES = 6
 EACH = 4
 """Pictures of failures in one stratum."""
 
+NAMED = 5
+"""Images that a sentence names."""
+
 PAPER = ("dice", "iou", "dice_mean", "iou_mean", "wfm", "sm", "em_max", "mae", "false_alarms")
 """The numbers of a table that has a row for each data set."""
 
@@ -46,7 +49,7 @@ def tell(metrics: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     for line in _control(metrics):
         console.print(line)
-    for warning in metrics["warnings"]:
+    for warning in (*_training_images(metrics), *metrics["warnings"]):
         console.print(f"[bold yellow]note[/] {escape(warning)}")
     console.print(f"  the page   {escape(os.path.relpath(folder / REPORT))}")
 
@@ -86,7 +89,7 @@ def write_report(
         f"{', '.join(metrics['models'])}: {metrics['n']} images, threshold {metrics['threshold']:g}. For research, not "
         "for diagnosis.",
     )
-    for warning in metrics["warnings"]:
+    for warning in (*_training_images(metrics), *metrics["warnings"]):
         page.text(warning, "warning")
     page.section(
         "Numbers", "Intervals are 95 %, by bootstrap over the images: they speak of other images, not of other seeds."
@@ -120,6 +123,32 @@ def _interval(interval: Sequence[float] | None) -> str:
         return ""
     digits = 3 if interval[1] < 10 else 1
     return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+
+
+def _training_images(metrics: Mapping[str, Any]) -> list[str]:
+    """In words: which of the images a model was trained or validated on, and how good it is on the others."""
+    training = metrics["training_images"]
+    if training is None:
+        return []
+    lines = [
+        f"It could not be checked which of the images {model} was trained on: {reason}."
+        for model, reason in training["unchecked"].items()
+    ]
+    if not training["found"]:
+        return lines
+    models = ", ".join(dict.fromkeys(image["model"] for image in training["images"]))
+    stems = list(dict.fromkeys(image["stem"] for image in training["images"]))
+    some = ", ".join(stems[:NAMED]) + (f" and {len(stems) - NAMED} more" if len(stems) > NAMED else "")
+    line = (
+        f"{training['found']} of the {metrics['n']} images are among those that {models} was trained or validated on, "
+        f"identical or nearly so ({some}): the numbers are too good. "
+    )
+    if training["without"] is None:
+        return [f"{line}No image is left without them.", *lines]
+    name = "false_alarms" if metrics["normal"] else "dice"
+    number, count = training["without"]["numbers"][name], training["without"]["n"]
+    interval = f" ({_interval(number['interval'])})" if number["interval"] else ""
+    return [f"{line}Without them: {name} {_value(number['value'])}{interval}, {count} images.", *lines]
 
 
 def _control(metrics: Mapping[str, Any]) -> list[str]:

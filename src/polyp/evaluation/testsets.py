@@ -10,6 +10,7 @@ import numpy as np
 
 from polyp.data.cache import cache_folder, inspected
 from polyp.data.datamodule import PolypDataModule
+from polyp.data.duplicates import field_thumbnail, thumbnail
 from polyp.data.folder import EXTENSIONS, Folder, Pair, find_pairs, read_image, read_mask
 from polyp.errors import InputError
 
@@ -23,12 +24,15 @@ class TestSet:
         pairs: images and masks; of normal frames, which have no masks, the image stands twice.
         normal: no image has a polyp.
         fingerprint: of the data set that the images are from; None for normal frames.
+        thumbnails, fields: (N, 32, 32) uint8 of images from elsewhere than a run's data, see `polyp.data.duplicates`.
     """
 
     name: str
     pairs: list[Pair]
     normal: bool = False
     fingerprint: str | None = None
+    thumbnails: np.ndarray | None = None
+    fields: np.ndarray | None = None
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8 in {0, 1}."""
@@ -39,18 +43,6 @@ class TestSet:
 def subset_of(data: PolypDataModule, subset: str) -> TestSet:
     """The train, val or test images of a run."""
     return TestSet(subset, data.of(subset), fingerprint=data.inspection.fingerprint)
-
-
-def trained_on(data: PolypDataModule, test_set: TestSet) -> int:
-    """How many images of a set a run was trained on: of the same stem, and with the same pixels in whatever format.
-
-    Args:
-        data: the run's.
-        test_set: images from elsewhere.
-    """
-    training = {pair.stem: pair.image for pair in data.of("train")}
-    common = [(pair.image, training[pair.stem]) for pair in test_set.pairs if pair.stem in training]
-    return sum(np.array_equal(read_image(one), read_image(other)) for one, other in common)
 
 
 def in_folder(folder: str, images: str = "images", masks: str = "masks", normal: bool = False) -> list[TestSet]:
@@ -101,7 +93,8 @@ def _with_masks(root: Path, images: str, masks: str) -> TestSet:
     root = Folder(str(root), images, masks).prepare()
     pairs, problems = find_pairs(root, images, masks)
     inspection = inspected(pairs, problems, cache_folder(True), allow_empty=True)
-    return TestSet(Path(os.path.abspath(root)).name, pairs, fingerprint=inspection.fingerprint)
+    name = Path(os.path.abspath(root)).name
+    return TestSet(name, pairs, False, inspection.fingerprint, inspection.thumbnails, inspection.fields)
 
 
 def _normal(root: Path, images: str) -> TestSet:
@@ -110,20 +103,23 @@ def _normal(root: Path, images: str) -> TestSet:
     if not pairs:
         raise InputError(f"--data {root} holds no images ({', '.join(sorted(EXTENSIONS))})")
     with ThreadPoolExecutor() as pool:  # before long work, and all that is wrong at once
-        problems = [text for text in pool.map(_unreadable, pairs) if text]
+        looks = list(pool.map(_look, pairs))
+    problems = [look for look in looks if isinstance(look, str)]
     twice = [stem for stem, count in Counter(pair.stem for pair in pairs).items() if count > 1]
     problems += [f"{stem}: several images have this stem" for stem in twice]
     if problems:
         raise InputError("\n  ".join([f"--data {root}: {len(problems)} problem{'s' * (len(problems) > 1)}", *problems]))
-    return TestSet(Path(os.path.abspath(root)).name, pairs, normal=True)
+    thumbnails, fields = (np.stack(of) for of in zip(*looks, strict=True))
+    return TestSet(Path(os.path.abspath(root)).name, pairs, True, None, thumbnails, fields)
 
 
-def _unreadable(pair: Pair) -> str:
+def _look(pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
+    """Thumbnails of the frame and of its field of view, or what is wrong with the image."""
     try:
-        read_image(pair.image)
+        image = read_image(pair.image)
     except InputError as error:
         return str(error)
-    return ""
+    return thumbnail(image), field_thumbnail(image)
 
 
 def _is_image(path: Path) -> bool:

@@ -176,11 +176,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 METRICS_KEYS: Mapping[str, Any] = {
-    "test": {"dice": float, "iou": float, "n": int},
+    "test": {
+        "dice": float,
+        "iou": float,
+        "precision": float,
+        "recall": float,
+        "mae": float,
+        "pooled_dice": float,
+        "n": int,
+    },
     "best": {"monitor": str, "value": float, "epoch": int},
     "definitions": dict,
     "seed": int,
-    "data": {"dataset": str, "fingerprint": str, "images": {"train": int, "val": int, "test": int}},
+    "data": {
+        **{"dataset": str, "fingerprint": str, "split": str, "image_size": list},
+        "images": {"train": int, "val": int, "test": int},
+    },
     "parameters": int,
     "epochs": int,
     "seconds": float,
@@ -192,7 +203,17 @@ METRICS_KEYS: Mapping[str, Any] = {
 """What metrics.json has held since the first version, with the types; a number without fraction is a float as well."""
 
 
-def _check_keys(content: Any, keys: Mapping[str, Any], prefix: str = "") -> None:
+def check_keys(content: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> None:
+    """Check that keys are there and have values of their types; numbers must be finite and not negative.
+
+    Args:
+        content: of a file.
+        keys: the type of each key, or the same of its own keys.
+        prefix: of the keys, for the message.
+
+    Raises:
+        ValueError: a key is missing, or its value is something else.
+    """
     for key, kind in keys.items():
         if key not in content:
             raise ValueError(f"it lacks {prefix}{key}")
@@ -204,7 +225,7 @@ def _check_keys(content: Any, keys: Mapping[str, Any], prefix: str = "") -> None
         if not valid:
             raise ValueError(f"{prefix}{key} is {value!r}")
         if isinstance(kind, Mapping):
-            _check_keys(value, kind, f"{prefix}{key}.")
+            check_keys(value, kind, f"{prefix}{key}.")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -226,7 +247,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     try:
         if not isinstance(metrics, dict):
             raise ValueError("it holds no keys")
-        _check_keys(metrics, METRICS_KEYS)
+        check_keys(metrics, METRICS_KEYS)
     except ValueError as error:
         raise files.DamagedError(f"{file} is damaged ({describe_error(error)}): {way_out}") from error
     return metrics
