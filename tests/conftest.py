@@ -96,9 +96,7 @@ def _script(arguments: Sequence[str], log: Path | None, environment: dict[str, s
     os.environ.update(environment)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the server of polyp.isolation blocks
     multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's, not the fork server's
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, {signal.SIGINT}
-    )  # a sweep starts the fork server with it blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a sweep starts the fork server with it blocked
     with open(log or os.devnull, "a", buffering=1) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)

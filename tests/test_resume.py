@@ -125,9 +125,7 @@ def stopped(
     """A run that gets a signal before it takes the given step of the given epoch."""
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # as in conftest
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, {signal.SIGINT}
-    )  # a sweep starts the fork server with it blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a sweep starts the fork server with it blocked
     seed = callbacks.StepSeed.on_train_batch_start
 
     def on_train_batch_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:

@@ -210,7 +210,7 @@ def demo_run() -> Path:
         return newest
     if not (Path("train.py").is_file() and Path("conf").is_dir()):
         raise InputError("--demo needs a run below outputs/, or train.py to make one: start it in polyp's repository")
-    print("polyp app --demo: no run below outputs/ yet; trains experiment=quickstart, which takes about two minutes")
+    print("polyp app --demo: no run below outputs/ yet; trains experiment=quickstart, which takes about a minute")
     code = subprocess.run([sys.executable, "train.py", "experiment=quickstart"]).returncode
     if code:
         raise InputError(f"--demo: python train.py experiment=quickstart ended with {code}: see above")
