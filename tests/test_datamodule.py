@@ -294,9 +294,6 @@ def test_epochs_of_some_batches_go_on_with_the_next_epoch(train: Train, steps: l
 def test_a_run_without_a_split_seed_was_split_by_its_seed(drawn: Path, tmp_path: Path) -> None:
     source = {"count": COUNT, "size": 48, "root": str(drawn)}
     data = {"dataset": "synthetic", "split": "random", "image_size": 64, "batch_size": 4, "num_workers": 0}
-<<<<<<< HEAD
-    old = {"polyp": "0.4.0", "seed": 3, "model": {}, "trainer": {}, "data": {**data, "cache": True, "allow_empty": False, **source}}
-=======
     old = {
         "polyp": "0.4.0",
         "seed": 3,
@@ -304,7 +301,6 @@ def test_a_run_without_a_split_seed_was_split_by_its_seed(drawn: Path, tmp_path:
         "trainer": {},
         "data": {**data, "cache": True, "allow_empty": False, **source},
     }
->>>>>>> h-runs
     (tmp_path / "config.yaml").write_text(json.dumps(old))
     expected = {number: ready(drawn, split_seed=number).subsets for number in (0, 3)}
     found = load_run_data(tmp_path, read_config(tmp_path))
