@@ -20,6 +20,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polyp import callbacks, cli, files, runs
+from polyp.data.synthetic import Synthetic
 
 LONGER = (*SMALL, "trainer.max_epochs=4", "optim.ema_decay=0.8")
 
@@ -205,11 +206,21 @@ def test_an_early_stop_stays_one(tmp_path: Path) -> None:
     assert read(run)["epochs"] > before["epochs"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs, not to be changed."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        run_script(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={run}")
+    return run
+
+
 @pytest.fixture
-def unfinished(tmp_path: Path) -> Path:
+def unfinished(trained: Path, tmp_path: Path) -> Path:
     """A run of two epochs that was killed when it had trained them."""
     run = tmp_path / "outputs" / "runs" / "default" / "earlier"
-    run_script(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={run}")
+    shutil.copytree(trained, run)
     (run / "metrics.json").rename(tmp_path / "metrics.json")
     return run
 
@@ -331,13 +342,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def test_what_is_refused_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, other = tmp_path / "run", tmp_path / "other"
-    run_script(*SMALL, f"hydra.run.dir={run}")
-    run_script(*SMALL, "data.drawing_seed=1", f"data.root={other}", f"hydra.run.dir={tmp_path / 'second'}")
-    (images,) = other.iterdir()
+def test_what_is_refused_changes_nothing(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
     before = snapshot(run)
-    more = "trainer.max_epochs=2"
+    more = "trainer.max_epochs=3"
     for arguments in (
         [],
         [more, "data.root=/dev/null/typo"],
@@ -361,14 +369,22 @@ def test_what_is_refused_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(SystemExit):
             run_script(*SMALL, *arguments)
         assert snapshot(run) == before, arguments
-    # The same names, other images: a folder that was moved is not asked for its content by anything else.
-    place = tmp_path / "cache" / "polyp" / "synthetic"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    place.mkdir(parents=True)
-    shutil.copytree(images, place / images.name.replace("seed1", "seed0"))
+
+
+def test_other_images_behind_the_same_names_are_refused(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        Synthetic(str(tmp_path / "drawn"), 20, 48, seed).prepare()
+    folders = sorted((tmp_path / "drawn").iterdir())
+    folder = [word for word in SMALL if not word.startswith(("data=", "data.count", "data.size"))]
+    run = tmp_path / "run"
+    run_script("data=folder", f"data.root={folders[0]}", *folder, f"hydra.run.dir={run}")
+    before = snapshot(run)
     with pytest.raises(SystemExit, match="fingerprint"):
-        run_script(f"resume={run}", more)
+        run_script(f"resume={run}", "trainer.max_epochs=2", f"data.root={folders[1]}")
     assert snapshot(run) == before
+    moved = folders[0].rename(tmp_path / "moved")
+    run_script(f"resume={run}", "trainer.max_epochs=2", f"data.root={moved}")
+    assert runs.read_config(run)["data"]["root"] == str(moved)
 
 
 @pytest.mark.parametrize(
