@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
-from polyp.errors import InputError, check_keys
+from polyp.errors import InputError
 from polyp.model.optim import Optim
+from polyp.settings import check_keys
 
 VALID: dict[str, Any] = {"encoder_lr": 0.1, "decoder_lr": 1, "weight_decay": 0.01, "ema_decay": None}
 
