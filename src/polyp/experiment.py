@@ -70,11 +70,11 @@ def build(
         Optim(**config["optim"])
     with collect(problems):
         check_keys("model", settings, PolypSegmenter, exclude=["optim"])
-        if last is None:
-            check_encoder_weights(settings["encoder"], settings["encoder_weights"])
-    if not problems:
-        pl.seed_everything(seed, workers=True, verbose=False)
-    with collect(problems):
+        with collect(problems):
+            if last is None:
+                check_encoder_weights(settings["encoder"], settings["encoder_weights"])
+        if not problems:
+            pl.seed_everything(seed, workers=True, verbose=False)
         # Weights may have to be downloaded: not if something else is wrong, or if a checkpoint has them.
         weights = None if problems or last else settings["encoder_weights"]
         optim = None if problems else config["optim"]

@@ -233,9 +233,9 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         InputError: a value is missing, or an interpolation cannot be resolved.
     """
     task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    if missing := sorted(OmegaConf.missing_keys(task)):
-        raise InputError(f"{' and '.join(f'{key}=VALUE' for key in missing)} must be given")
     try:
+        if missing := sorted(OmegaConf.missing_keys(task)):
+            raise InputError(f"{' and '.join(f'{key}=VALUE' for key in missing)} must be given")
         plain: Any = OmegaConf.to_container(task, resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(describe_error(error)) from error
