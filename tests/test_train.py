@@ -505,7 +505,7 @@ def test_training_on_kvasir_learns(train: Train, data_folder: Path) -> None:
         f"model.encoder_weights={data_folder / 'weights' / 'mobilenet_v2.safetensors'}",
         "model.arch=unet",
         "augment=light",
-        "trainer.max_epochs=1",
+        "trainer.max_epochs=2",
         "optim.ema_decay=0.95",
     )
     metrics = read(outputs / "run")
