@@ -394,6 +394,7 @@ def test_the_pareto_front() -> None:
     assert charts.pareto([(1, 0.5), (2, 0.4), (2, 0.7), (3, 0.7), (4, 0.9)]) == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "VARIED", 1)
     monkeypatch.setattr(side_by_side, "DISPUTED", 1)

@@ -236,6 +236,7 @@ def test_the_trials_that_are_shipped(desk: Path) -> None:
     assert (trial.optim.encoder_lr, trial.optim.decoder_lr) == (1e-5, 1e-3)
 
 
+@pytest.mark.slow
 def test_each_row_leaves_a_finished_run(train: Train, desk: Path) -> None:
     Path("my.csv").write_text("optim.decoder_lr,model.loss\n1e-3,\n1e-2,focal\n")
     outputs = train("experiment=hyperparameters", "hydra.sweeper.path=my.csv", *SMALL, "+trainer.limit_train_batches=1")

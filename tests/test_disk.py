@@ -56,7 +56,9 @@ def drawn_images(folder: Path, count: int = 12) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict", "compare", "data", "export"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "predict", "compare", "data", pytest.param("export", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_is_one_line_and_loses_nothing(disk: Path, tmp_path: Path, command: str) -> None:
     run = on_drawn_images(plant_model(disk / "run"))
     images = drawn_images(tmp_path / "images")

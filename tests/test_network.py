@@ -346,6 +346,7 @@ def test_settings_of_a_damaged_or_hostile_checkpoint(key: str, value: Any) -> No
     refusal(f"model.{key}=", **{key: value})
 
 
+@pytest.mark.slow
 def test_a_refusal_is_quick() -> None:
     refusal("tu-swin_tiny", arch="pan", encoder="tu-swin_tiny_patch4_window7_224")  # imports
     start = time.process_time()

@@ -50,6 +50,7 @@ def asked(folder: Path, count: int, failing: tuple[int, ...] = (), batch: int = 
     return [trial.params for trial in study.trials]
 
 
+@pytest.mark.slow
 def test_a_search_leaves_its_trials_and_their_numbers(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = train(*SEARCH, "hydra.sweeper.n_trials=3") / "sweep"
     said = capsys.readouterr()
@@ -73,6 +74,7 @@ def test_a_search_leaves_its_trials_and_their_numbers(train: Train, capsys: pyte
     assert not any(noise in said.out + said.err for noise in ("alembic", "Study name", "new study", "Warning"))
 
 
+@pytest.mark.slow
 def test_a_search_whose_trials_all_fail_says_so(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^1$"):
         train(
@@ -123,6 +125,7 @@ def test_representatives_of_a_search() -> None:
     assert (["a=1", "b=4", "c=1", "d=1.0"], "b=4") in many
 
 
+@pytest.mark.slow
 def test_every_combination_of_the_experiment_builds(tmp_path: Path) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         experiment = compose("train", ["experiment=optuna"], return_hydra_config=True)

@@ -105,6 +105,7 @@ def partial(whole: Path) -> Path:
     return whole
 
 
+@pytest.mark.slow
 def test_the_same_command_with_auto_finds_its_sweep(partial: Path) -> None:
     before = written(partial)
     run_script("-m", *QUICK, "seed=0,1,2", "resume=auto")

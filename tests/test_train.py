@@ -448,6 +448,7 @@ def test_a_signal_ends_a_run_at_any_moment(number: signal.Signals, after: str, t
         assert (run / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_a_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
     limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
