@@ -131,6 +131,8 @@ def test_what_is_fast_says_so_and_how_far_it_is_away(
     pixels = [read_image(Path(path)) for path in images]
     exact = Predictor(predictor.models, predictor.device).predict_all(pixels)
     largest = max(np.abs(a - b).max() for a, b in zip(predictor.predict_all(pixels[:4]), exact, strict=False))
+    assert "from exact on 4 images" in capsys.readouterr().out
+    assert run.name in (run / "evaluations" / "test_fast" / "report.html").read_text()[:500]
     assert metrics["computed"].startswith("fast, ") and metrics["deviation"] == pytest.approx(float(largest))
 
 

@@ -416,7 +416,7 @@ def test_damaged_results_are_written_anew(content: str, whole: Path) -> None:
 
 HARMLESS = (
     ["seed=0,1", "model.arch=unet", "data.root=../mine", "+trainer.limit_train_batches=2", "monitor=val/iou"],
-    ["hydra/sweeper=csv", "hydra.sweeper.path=/home/me/my.csv", "hydra.launcher.n_jobs=2", "hydra.mode=MULTIRUN"],
+    ["hydra/sweeper=csv", "hydra.sweeper.path=/data/my.csv", "hydra.launcher.n_jobs=2", "hydra.mode=MULTIRUN"],
 )
 
 

@@ -130,7 +130,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "deviation": predictor.deviation(first),
             **summary(images, options.threshold, options.normal, control),
             "training_images": training and _training_images(training, test_set, images, options),
-            "warnings": warnings,
+            "warnings": warnings if predictor.is_exact else [*warnings, predictor.describe_deviation(first)],
             "seconds": round(time.time() - started, 1),
             "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
         }

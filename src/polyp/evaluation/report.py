@@ -85,7 +85,7 @@ def write_report(
         InputError: it cannot be written.
     """
     page = Page(
-        f"{file.absolute().parents[2].name} on {metrics['images']}",
+        f"{predictor.sources[0].home.absolute().name} on {metrics['images']}",
         f"{', '.join(metrics['models'])}: {metrics['n']} images, threshold {metrics['threshold']:g}. For research, not "
         "for diagnosis.",
     )
