@@ -342,18 +342,18 @@ def test_a_sweep_that_is_stopped_saves_its_job(number: int, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_sweep_that_is_paused_pauses_its_job(tmp_path: Path) -> None:
-    last = tmp_path / "0_job" / "checkpoints" / "last.ckpt"
+    folder = tmp_path / "0_job" / "checkpoints"  # changes with each checkpoint; last.ckpt itself is gone for a moment
     process = start("-m", *QUICK, "trainer.max_epochs=500", f"hydra.sweep.dir={tmp_path}", log=tmp_path / "said")
     assert process.pid is not None
     try:
-        meanwhile(last.exists, lambda _: os.kill(process.pid, signal.SIGTSTP)).join()
+        meanwhile((folder / "last.ckpt").exists, lambda _: os.kill(process.pid, signal.SIGTSTP)).join()
         time.sleep(1)  # the end of what is being written
-        before = last.stat().st_mtime_ns
+        before = folder.stat().st_mtime_ns
         time.sleep(3)
-        assert last.stat().st_mtime_ns == before
+        assert folder.stat().st_mtime_ns == before
         os.kill(process.pid, signal.SIGCONT)
-        meanwhile(lambda: last.stat().st_mtime_ns != before, lambda _: None).join()
-        assert last.stat().st_mtime_ns != before
+        meanwhile(lambda: folder.stat().st_mtime_ns != before, lambda _: None).join()
+        assert folder.stat().st_mtime_ns != before
     finally:
         process.kill()
         process.join()
