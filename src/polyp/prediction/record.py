@@ -110,9 +110,7 @@ class Predictions:
 
     def write(self, content: bytes, file: str) -> None:
         """Write a file in one piece."""
-        part = self.part("file")
-        part.write_bytes(content)
-        self.keep(part, file)
+        files.write_bytes(self.folder / file, content)
 
     def add(self, record: Record) -> None:
         """Note that an image or video is finished: all its files are in their places."""
