@@ -13,8 +13,9 @@ from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from polyp import pictures, runs
+from polyp import runs
 from polyp.data.traits import traits
+from polyp.report import pictures
 
 log = logging.getLogger(__name__)
 

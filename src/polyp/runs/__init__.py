@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
-from polyp import files, tables
+from polyp import files
 from polyp.errors import InputError, describe_error, override_text, shell_word
+from polyp.report.tables import to_csv
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -266,4 +267,4 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
 
 def write_per_image(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write per_image.csv: one row per test image."""
-    files.write_text(folder / PER_IMAGE, tables.to_csv(rows, list(rows[0])))
+    files.write_text(folder / PER_IMAGE, to_csv(rows, list(rows[0])))
