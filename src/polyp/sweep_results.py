@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import files, runs, tables
+from polyp import files, runs
 from polyp.errors import InputError
+from polyp.report.tables import to_csv
 from polyp.runs import resume
 from polyp.sweeps import varying
 
@@ -132,7 +133,7 @@ def write_results(folder: Path, done: Sequence[Job]) -> None:
     """
     keys, names = _columns(done)
     rows = [{"job": job.number, **job.overrides, **job.numbers} for job in done]
-    files.write_text(folder / runs.RESULTS, tables.to_csv(rows, ["job", *keys, *names]))
+    files.write_text(folder / runs.RESULTS, to_csv(rows, ["job", *keys, *names]))
 
 
 def _columns(done: Sequence[Job]) -> tuple[list[str], list[str]]:
