@@ -14,7 +14,7 @@ from rich.table import Table
 from polyp import files, runs, tables
 from polyp.errors import InputError
 from polyp.runs import resume
-from polyp.sweeps import varying
+from polyp.sweeps import varied_overrides
 
 WIDTH = 160
 """Characters of a table in a file, which has no width that it must be squeezed into."""
@@ -56,7 +56,7 @@ def read_results(folder: Path) -> tuple[list[Job], dict[Path, str]]:
             continue
         try:
             overrides = files.read_yaml(job / ".hydra" / "overrides.yaml")
-            varied = varying(resume.command([str(override) for override in overrides]), folder)
+            varied = varied_overrides(resume.command([str(override) for override in overrides]), folder)
             metrics = runs.read_metrics(job)
             done.append(Job(number, varied, metrics, _validation(runs.read_config(job), metrics)))
         except InputError as error:
