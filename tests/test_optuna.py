@@ -22,8 +22,8 @@ from hydra_plugins.optuna_sweeper import (
     representative_jobs,
 )
 from polyp.errors import InputError
+from polyp.runs.configuration import resolve_config
 from polyp.runs.folder import RunFolder
-from polyp.runs.resume import resolved
 from polyp.training.build import build
 from polyp.training.run import Run
 
@@ -243,7 +243,7 @@ def test_every_combination_of_the_experiment_builds(tmp_path: Path) -> None:
     jobs = representative_jobs([f"{key}={value}" for key, value in params.items()])
     assert len(jobs) <= MAX_CHECKED_JOBS
     for job in jobs:
-        build(Run(RunFolder(tmp_path), resolved(composed(*job, "model.encoder_weights=null"))))
+        build(Run(RunFolder(tmp_path), resolve_config(composed(*job, "model.encoder_weights=null"))))
 
 
 def test_trials_at_once_are_the_launchers() -> None:
@@ -333,6 +333,7 @@ def test_hopeless_trial_is_pruned_and_counts_as_finished(
         assert 3 <= metrics["epochs"] < 6 if trial in pruned else metrics["epochs"] == 6
     output = capfd.readouterr().out
     assert "failed job" not in output
+    assert output.count("pruned job") == len(pruned)
     assert len(output.split(" test/dice ")[-1].splitlines()) > len(trials)
     before = {file: file.stat().st_mtime_ns for file in sweep.rglob("metrics.json")}
     run_script("resume=sweep")

@@ -22,6 +22,7 @@ from polyp import files, isolation
 from polyp.errors import InputError, printable
 from polyp.overrides import find_objection, parse_overrides
 from polyp.runs import resume
+from polyp.runs.configuration import check_names, resolve_config, task_overrides
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder, lock_folder
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ class Sweep(Callback):
         files.check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.lock.enter_context(lock_folder(folder, "a sweep"))
-        _record_jobs(folder, [resume.command(job) for job, _ in jobs], config)
+        _record_jobs(folder, [task_overrides(job) for job, _ in jobs], config)
         # Each job composes its own configuration, from these: the folder must be the same for all.
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(folder)
@@ -258,8 +259,8 @@ def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> No
             cfg = compose(config.hydra.job.config_name, overrides=job)
             if cfg.trainer.devices not in (1, "1"):
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
-            resume.check_names(cfg)
-            task = resume.resolved(cfg)
+            check_names(cfg)
+            task = resolve_config(cfg)
         except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
             raise job_error(number, str(error).partition("\n")[0]) from error
         if all(task | {"seed": other["seed"]} != other for other in distinct.values()):
@@ -321,7 +322,7 @@ def _read_jobs(folder: Path, command: list[str]) -> list[list[str]]:
             raise files.DamagedError(f"{folder / JOBS_FILE} is damaged (it holds no jobs)")
         return [[str(override) for override in job] for job in jobs]
     except files.DamagedError as error:
-        if resume.command(resume.read_sweep(folder)[0]) != resume.command(command):
+        if task_overrides(resume.read_sweep(folder)[0]) != task_overrides(command):
             raise InputError(
                 f"{error}: give the original command, which is in {folder / SWEEP_FILE}"
             ) from error

@@ -12,7 +12,7 @@ from polyp.comparison.recipes import Recipe
 from polyp.data.folder import Pair, read_image, read_mask
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
-from polyp.pictures import PREDICTION, TRUTH, contour
+from polyp.report.pictures import PREDICTION, TRUTH, contour
 from polyp.runs.data import load_run_data
 
 SHOWN = 8

@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
-from polyp import files, tables
+from polyp import files
 from polyp.errors import InputError, describe_error, override_text, shell_word
+from polyp.report.tables import to_csv
 
 LOCK = ".lock"
 
@@ -190,7 +191,7 @@ class RunFolder:
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write per_image.csv: one row per test image."""
-        files.write_text(self.rows_file, tables.to_csv(rows, list(rows[0])))
+        files.write_text(self.rows_file, to_csv(rows, list(rows[0])))
 
 
 def check_metrics(content: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> None:

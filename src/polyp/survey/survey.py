@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from polyp import tables
 from polyp.data.duplicates import Link, field_thumbnail, groups_of, links, thumbnail
 from polyp.data.folder import Folder, Inspection, Pair, find_pairs, read_pair
 from polyp.data.kvasir import KvasirSeg
@@ -20,6 +19,7 @@ from polyp.data.synthetic import Synthetic
 from polyp.data.traits import traits
 from polyp.errors import InputError, describe_error
 from polyp.files import check_writable, write_text
+from polyp.report.tables import to_csv
 from polyp.survey.report import TITLE, describe, tell
 
 BLOCK = 64  # pairs in memory at a time
@@ -269,7 +269,7 @@ def _write_split(result: Survey, page: Path) -> Path:
     """The suggestion as NAME_split.csv, or with a number where another split has that name: it may be in use."""
     subset_of = sorted((stem, name) for name in SUBSETS for stem in result.suggestion[name])
     rows = [{"stem": stem, "subset": name} for stem, name in subset_of]
-    text = tables.to_csv(rows, ("stem", "subset"))
+    text = to_csv(rows, ("stem", "subset"))
     number = 1
     while True:
         file = page.with_name(f"{page.stem}_split{f'_{number}' if number > 1 else ''}.csv")

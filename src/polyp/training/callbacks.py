@@ -12,8 +12,8 @@ from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from polyp import pictures
 from polyp.data.traits import traits
+from polyp.report import pictures
 from polyp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
