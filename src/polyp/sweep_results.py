@@ -15,7 +15,7 @@ from polyp import files, runs
 from polyp.errors import InputError
 from polyp.report.tables import to_csv
 from polyp.runs import resume
-from polyp.sweeps import varying
+from polyp.sweeps import varied_overrides
 
 WIDTH = 160
 """Characters of a table in a file, which has no width that it must be squeezed into."""
@@ -57,7 +57,7 @@ def read_results(folder: Path) -> tuple[list[Job], dict[Path, str]]:
             continue
         try:
             overrides = files.read_yaml(job / ".hydra" / "overrides.yaml")
-            varied = varying(resume.command([str(override) for override in overrides]), folder)
+            varied = varied_overrides(resume.command([str(override) for override in overrides]), folder)
             metrics = runs.read_metrics(job)
             done.append(Job(number, varied, metrics, _validation(runs.read_config(job), metrics)))
         except InputError as error:
@@ -113,6 +113,9 @@ def print_table(done: Sequence[Job], failed: Mapping[Path, str], folder: Path) -
                 "These jobs were validated on different images or by different numbers, which cannot be compared: they "
                 "are listed in their order, not by their validation"
             )
+    for job in done:
+        if job.metrics.get("pruned"):
+            console.print(f"pruned job {job.number} after {job.metrics['epochs']} epochs: it validated below the median")
     for folder_of_job, reason in failed.items():
         log = os.path.relpath(folder_of_job / runs.LOG)
         console.print(f"[bold red]failed[/] job {escape(folder_of_job.name)}: {escape(reason)}\n       {escape(log)}")

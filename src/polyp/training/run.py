@@ -70,7 +70,7 @@ def prepare_command_line() -> None:
     Raises:
         SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in one line.
     """
-    sys.argv = sweeps.repeated(sys.argv)
+    sys.argv = sweeps.expand_resume(sys.argv)
     check_overrides(sys.argv)
 
 
