@@ -14,21 +14,14 @@ from torch.utils.data import DataLoader
 from polyp.data.augment import Augmentation
 from polyp.data.cache import cache_folder, inspected, resized
 from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, as_lists
-from polyp.data.folder import Folder, Inspection, Pair, find_pairs
-from polyp.data.kvasir import KvasirSeg
+from polyp.data.folder import Inspection, Pair, find_pairs
+from polyp.data.sources import DATASETS, Source
 from polyp.data.splits import split_file, split_stems
-from polyp.data.synthetic import Synthetic
 from polyp.errors import InputError, pick
 from polyp.images import square
 from polyp.settings import collect, raise_together
 
 log = logging.getLogger(__name__)
-
-DATASETS: dict[str, type[KvasirSeg] | type[Folder] | type[Synthetic]] = {
-    "kvasir_seg": KvasirSeg,
-    "folder": Folder,
-    "synthetic": Synthetic,
-}
 
 
 class PolypDataModule(pl.LightningDataModule):
@@ -69,7 +62,7 @@ class PolypDataModule(pl.LightningDataModule):
         **source: Any,
     ) -> None:
         super().__init__()
-        self.source = pick("data.dataset", dataset, DATASETS)(**source)
+        self.source: Source = pick("data.dataset", dataset, DATASETS)(**source)
         self.dataset = dataset
         self.split = split
         self.image_size = square(image_size)

@@ -37,6 +37,8 @@ class Synthetic:
 
     images: ClassVar[str] = "images"
     masks: ClassVar[str] = "masks"
+    default_split: ClassVar[str | None] = None
+    licence: ClassVar[str] = "Drawn by polyp itself: no patient's data."
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -50,7 +52,11 @@ class Synthetic:
                 raise InputError(f"data.{key}={value}: give a whole number, at least {least}")
 
     def check(self) -> None:
-        """Nothing has to be there."""
+        """The values were checked already."""
+
+    def available(self) -> bool:
+        """Nothing is ever downloaded."""
+        return True
 
     def prepare(self) -> Path:
         """Draw the set if it is not there yet.
