@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from polyp.data import download, kvasir
-from polyp.data.kvasir import KvasirSeg
+from polyp.data.sources import KvasirSeg
 from polyp.errors import InputError
 
 Files = dict[str, bytes]  # by the name below the data set's folder
@@ -363,13 +363,13 @@ def test_what_a_killed_process_left_is_not_taken_for_whole(
 SCRIPT = """
 import sys
 from pathlib import Path
-from polyp.data import download, kvasir
+from polyp.data import download, kvasir, sources
 kvasir.MANIFEST, kvasir.ADDRESSES = Path(sys.argv[1]), {sys.argv[2]: None}
 root, archive, limit = sys.argv[3], sys.argv[4] or None, int(sys.argv[5])
 if limit:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-print(kvasir.KvasirSeg(root, archive).prepare())
+print(sources.KvasirSeg(root, archive).prepare())
 """
 
 

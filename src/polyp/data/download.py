@@ -58,7 +58,8 @@ def _fetch(address: str, file: str, pooch: object) -> None:
             with tqdm.wrapattr(out, "write", total, desc=name, mininterval=0.5) as stream:
                 shutil.copyfileobj(response, stream)
             if total and response.length:  # the bytes that are still to come
-                raise ConnectionError(f"the connection was closed at {total - response.length} of {total} bytes")
+                size = f"{total - response.length} of {total} bytes"
+                raise ConnectionError(f"the connection was closed at {size}")
     except (OSError, HTTPException) as error:
         if find_disk_error(error):
             raise
@@ -91,7 +92,8 @@ def _complete_context(address: str) -> ssl.SSLContext:
 
     host, port = urlsplit(address).hostname or "", urlsplit(address).port or 443
     context = ssl.create_default_context()
-    context.verify_flags &= ~ssl.VERIFY_X509_PARTIAL_CHAIN  # Python 3.13 sets it: every certificate would be an anchor
+    # Python 3.13 sets this flag, with which every certificate would be an anchor.
+    context.verify_flags &= ~ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         chain = list(islice(AiaChaser().aia_chase(host, port), 8))  # a loop of issuers would never end
         context.load_verify_locations(cadata=b"".join(c.public_bytes(Encoding.DER) for c in chain[1:-1]))
