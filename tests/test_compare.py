@@ -99,7 +99,7 @@ def test_seeds_are_grouped_and_their_noise_counts(tmp_path: Path) -> None:
     told = compare(find_runs([tmp_path]))
     first, near, far = told.recipes
     assert first.seeds == [0, 1, 2] and first.val == pytest.approx(0.9)
-    assert first.deviation(lambda run: run.test) == pytest.approx(0.04)  # by hand: (0, .04, -.04)
+    assert first.deviations["test/dice"] == pytest.approx(0.04)  # by hand: (0, .04, -.04)
     assert told.noise == (pytest.approx(0.04), 2)
     # By hand, for two comparisons: t(.9875, 2) = 6.2053, x .04 x sqrt(1 + 1/3)
     assert told.differences[2].margin == pytest.approx(6.2053 * 0.04 * (4 / 3) ** 0.5, rel=1e-4)

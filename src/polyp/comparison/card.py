@@ -64,8 +64,6 @@ def write_card(file: Path, run: Run, comparison: Comparison | None = None) -> No
         ),
         "mean_dice": scores["dice"].mean(),
         "all_have_polyps": has_polyp.all(),
-        "seed_mean": recipe.mean(lambda run: run.test) if recipe else None,
-        "seed_deviation": recipe.deviation(lambda run: run.test) if recipe else None,
         "worst": _worst_table(run).to_markdown(),
         "settings": Table(
             [{"key": format_code(k), "value": format_setting(v)} for k, v in settings]

@@ -35,7 +35,7 @@ MAX_TICKS = 6
 COSTS: dict[str, tuple[str, Callable[[Recipe], float | None]]] = {
     "parameters": ("parameters, millions", lambda recipe: recipe.parameters / 1e6),
     "gmacs": ("GMACs per image", lambda recipe: recipe.first.gmacs),
-    "minutes": ("minutes of training", lambda recipe: recipe.minutes),
+    "minutes": ("minutes of training", lambda recipe: recipe.means["minutes"]),
 }
 """What a recipe costs, by a key for files: the name with its unit, and the number."""
 
@@ -101,7 +101,7 @@ def plot_costs(comparison: Comparison) -> dict[str, Figure]:
 def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mapping[int, Any]) -> Figure:
     figure, axes = _axes(name, "validation Dice")
     for value, recipe in points:
-        deviation, colour = recipe.deviation(lambda run: run.val), colours[recipe.number]
+        deviation, colour = recipe.deviations.get("val/dice"), colours[recipe.number]
         axes.errorbar(
             value, recipe.val, deviation, fmt="o", ms=7, color=colour, mec="0.2", mew=0.6, capsize=3
         )

@@ -27,7 +27,6 @@ class Difference:
         value: the recipe's mean minus the reference's.
         interval: simultaneous over all comparisons (Bonferroni); it excludes 0 exactly if images_p is below
             LEVEL. None where the test images are too few for any difference to reach LEVEL.
-        images: how many test images there are.
         images_p: corrected p-value (Bonferroni) of chance in the choice of images.
         margin: the difference that another choice of seeds alone may make, simultaneous like the interval;
             None where no configuration has two seeds.
@@ -36,27 +35,9 @@ class Difference:
 
     value: float
     interval: tuple[float, float] | None
-    images: int
     images_p: float
     margin: float | None
     p: float
-
-    @property
-    def verdict(self) -> str:
-        """The difference in a plain clause."""
-        size, direction = abs(self.value), "worse" if self.value < 0 else "better"
-        if self.interval is None:
-            where = f"{_count(self.images, 'test image')}, too few to tell a difference from chance"
-            return f"{direction} by {size:.3f} on {where}"
-        low, high = self.interval
-        if self.p >= LEVEL and (self.images_p >= LEVEL or self.margin is None):
-            span = f"{self.value:+.3f} ({low:+.3f} to {high:+.3f})"
-            return f"not distinguishable from the best: {span}".replace("-", "\N{MINUS SIGN}")
-        low, high = (low, high) if self.value > 0 else (-high, -low)
-        span = f"{size:.3f} ({low:.3f} to {high:.3f})".replace("-", "\N{MINUS SIGN}")
-        if self.p >= LEVEL:
-            return f"{direction} on these images by {span}, but seeds alone do ±{self.margin:.3f}"
-        return f"worse than the best by {span}" if self.value < 0 else f"better on the test set by {span}"
 
 
 @dataclass(frozen=True)
@@ -106,9 +87,8 @@ class Comparison:
         if any(other.interval is None for other in others):
             return f"{answer} {_too_few_images(len(best.stems), len(others))}"
         alike = sum(other.p >= LEVEL for other in others)
-        where = f"on the {len(best.stems)} test images" + ", given the noise of the seeds" * (
-            self.noise is not None
-        )
+        where = f"on the {len(best.stems)} test images"
+        where += ", given the noise of the seeds" * (self.noise is not None)
         if len(others) == 1:
             return f"{answer} The other is {'not ' * alike}distinguishable from it {where}."
         subject = f"Of {len(others)} others, {alike or 'none'} {'is' if alike <= 1 else 'are'}"
@@ -120,9 +100,22 @@ class Comparison:
             return "best by validation"
         if recipe.number not in self.differences:
             return "other test images: not compared"
-        difference, share = self.differences[recipe.number], recipe.parameters / self.reference.parameters
-        cheaper = f", with {share:.0%} of the parameters" if difference.p >= LEVEL and share <= 0.8 else ""
-        return difference.verdict + cheaper
+        difference = self.differences[recipe.number]
+        value, direction = difference.value, "worse" if difference.value < 0 else "better"
+        if difference.interval is None:
+            images = _count(len(recipe.stems), "test image")
+            return f"{direction} by {abs(value):.3f} on {images}, too few to tell a difference from chance"
+        low, high = difference.interval
+        if difference.p >= LEVEL and (difference.images_p >= LEVEL or difference.margin is None):
+            span = f"{value:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "\N{MINUS SIGN}")
+            share = recipe.parameters / self.reference.parameters
+            cheaper = f", with {share:.0%} of the parameters" if share <= 0.8 else ""
+            return f"not distinguishable from the best: {span}{cheaper}"
+        low, high = (low, high) if value > 0 else (-high, -low)
+        span = f"{abs(value):.3f} ({low:.3f} to {high:.3f})".replace("-", "\N{MINUS SIGN}")
+        if difference.p >= LEVEL:
+            return f"{direction} on these images by {span}, but seeds alone do ±{difference.margin:.3f}"
+        return f"worse than the best by {span}" if value < 0 else f"better on the test set by {span}"
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -137,7 +130,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
         raise InputError(_too_few_runs(finished, unfinished, damaged))
     recipes, varying = group_runs(finished)
     comparable = _find_comparable(recipes)
-    noise = seed_noise([recipe.by_seed(lambda run: run.test) for recipe in comparable])
+    noise = seed_noise([list(recipe.by_seed["test/dice"]) for recipe in comparable])
     differences = _measure_differences(comparable, noise)
     warnings, notes = _list_warnings(recipes, comparable), _list_notes(recipes, comparable, noise)
     return Comparison(recipes, unfinished, damaged, varying, comparable, differences, noise, warnings, notes)
@@ -155,18 +148,15 @@ def _too_few_images(images: int, comparisons: int) -> str:
 
 
 def _too_few_runs(finished: Sequence[Run], unfinished: Sequence[Run], damaged: Sequence[Run]) -> str:
-    others = ""
-    if unfinished:
-        others += f" ({len(unfinished)} unfinished: {unfinished[0].name}, {unfinished[0].progress})"
-    if damaged:
-        others += f" ({len(damaged)} left out: {damaged[0].damage})"
-    if finished:
-        name = finished[0].name
-        return (
-            f"{name} is the only finished run{others}, and comparing takes two: give more folders, or polyp compare "
-            f"--card {name} for its model card alone"
-        )
-    return f"no finished run found{others}: give folders of runs or sweeps, such as outputs/"
+    others = [f" ({len(unfinished)} unfinished: {run.name}, {run.progress})" for run in unfinished[:1]]
+    others += [f" ({len(damaged)} left out: {run.damage})" for run in damaged[:1]]
+    if not finished:
+        return f"no finished run found{''.join(others)}: give folders of runs or sweeps, such as outputs/"
+    name = finished[0].name
+    return (
+        f"{name} is the only finished run{''.join(others)}, and comparing takes two: give more folders, or polyp "
+        f"compare --card {name} for its model card alone"
+    )
 
 
 def _find_comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
@@ -203,8 +193,7 @@ def _measure_differences(
             seeds = len(other.seeds), len(reference.seeds)
             margin = seed_margin(noise, *seeds, 1 - LEVEL / len(others))
             p = max(p, min(1.0, len(others) * seed_p(test.value, noise, *seeds)))
-        images = len(reference.stems)
-        differences[other.number] = Difference(test.value, test.interval, images, test.p, margin, p)
+        differences[other.number] = Difference(test.value, test.interval, test.p, margin, p)
     return differences
 
 

@@ -43,16 +43,17 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
     difference = comparison.differences.get(recipe.number)
     low, high = recipe.interval or (None, None)
     difference_low, difference_high = (difference.interval if difference else None) or (None, None)
+    val, test = "val/dice", "test/dice"
     return {
         "rank": recipe.number,
         **{key: recipe.values.get(key) for key in comparison.varying},
         "seeds": " ".join(map(str, recipe.seeds)),
-        "val/dice": recipe.val,
-        "val/dice_sd": recipe.deviation(lambda run: run.val),
-        "test/dice": recipe.mean(lambda run: run.test),
-        "test/dice_sd": recipe.deviation(lambda run: run.test),
-        "test/dice_low": low,
-        "test/dice_high": high,
+        val: recipe.val,
+        f"{val}_sd": recipe.deviations.get(val),
+        test: recipe.means[test],
+        f"{test}_sd": recipe.deviations.get(test),
+        f"{test}_low": low,
+        f"{test}_high": high,
         "n": len(recipe.stems),
         "difference": difference and difference.value,
         "difference_low": difference_low,
@@ -63,10 +64,7 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
         "verdict": comparison.verdict(recipe),
         "parameters": recipe.parameters,
         "gmacs": recipe.first.gmacs,
-        "peak_memory_mb": recipe.mean(lambda run: run.metrics["peak_memory_mb"]),
-        "minutes": recipe.minutes,
-        "images_per_second": recipe.mean(lambda run: run.images_per_second),
-        "epochs": recipe.mean(lambda run: run.metrics["epochs"]),
+        **recipe.means,
         "runs": " ".join(run.name for run in recipe.runs),
     }
 
@@ -134,17 +132,11 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
     page.include("compare_method.html")
     page.heading("Runs")
     rows = [
-        {
-            "": f"#{recipe.number}",
-            "run": run.name,
-            "seed": run.seed,
-            "val Dice": run.val,
-            "test Dice": run.test,
-        }
+        {"": f"#{recipe.number}", "run": run.name, "seed": run.seed, **run.numbers}
         for recipe in comparison.recipes
         for run in recipe.runs
     ]
-    numbers = Column("val Dice", format=".3f"), Column("test Dice", format=".3f")
+    numbers = Column("val/dice", "val Dice", ".3f"), Column("test/dice", "test Dice", ".3f")
     page.table(Table(rows, [Column(""), Column("run"), Column("seed"), *numbers]))
     page.write(file)
 

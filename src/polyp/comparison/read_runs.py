@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,15 +107,19 @@ class Run:
             raise InputError(f"{self.name} {reason}")
         return points[best["epoch"]]
 
-    @property
-    def test(self) -> float:
-        """Mean Dice per test image at original resolution."""
-        return self.metrics["test"]["dice"]
-
-    @property
-    def images_per_second(self) -> float:
-        """Training images per second of the whole run, its validation included."""
-        return self.metrics["epochs"] * self.metrics["data"]["images"]["train"] / self.metrics["seconds"]
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """What is averaged over seeds, by the column's name in table.csv."""
+        metrics = self.metrics
+        images = metrics["epochs"] * metrics["data"]["images"]["train"]
+        return {
+            "val/dice": self.val,
+            "test/dice": metrics["test"]["dice"],
+            "peak_memory_mb": metrics["peak_memory_mb"],
+            "minutes": metrics["seconds"] / 60,
+            "images_per_second": images / metrics["seconds"],
+            "epochs": metrics["epochs"],
+        }
 
     @cached_property
     def gmacs(self) -> float | None:
@@ -152,9 +157,8 @@ class Run:
         text = log.read_text(errors="replace") if log.is_file() else ""
         if epochs := re.findall(r"^epoch (\d+) of (\S+)", text, re.M):
             return "epoch {} of {}".format(*epochs[-1])
-        return (
-            "in its first epoch, saved" if runs.last_checkpoint(self.folder).exists() else "no epoch finished"
-        )
+        is_saved = runs.last_checkpoint(self.folder).exists()
+        return "in its first epoch, saved" if is_saved else "no epoch finished"
 
 
 def _format_leaf(key: str, value: Any) -> tuple[str, Any]:
@@ -194,62 +198,55 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
             if runs.CONFIG in content and is_run:
                 subfolders.clear()
                 places.setdefault(Path(folder).resolve(), Path(folder))
-    named = {top.resolve() for top in folders}
     found = []
     for error in unreadable:
         reason = f"{error.filename} cannot be read ({describe_error(error)})"
         if Path(error.filename) in folders:
             raise InputError(f"{reason}: give a folder that can") from error
         found.append(Run(Path(error.filename), {}, {}, damage=reason))
-    for place, path in places.items():
-        try:
-            run = read_run(path)
-            if run.metrics and place not in named:
-                run.val  # noqa: B018 - raises where the number that runs are ranked by is gone
-            found.append(run)
-        except InputError as error:
-            if place in named:
-                raise
-            found.append(Run(path, {}, {}, damage=str(error)))
-    return found
+    named = {top.resolve() for top in folders}
+    return found + [read_run(path) if place in named else _try_run(path) for place, path in places.items()]
+
+
+def _try_run(folder: Path) -> Run:
+    try:
+        run = read_run(folder)
+        if run.metrics:
+            run.val  # noqa: B018 - raises where the number that runs are ranked by is gone
+        return run
+    except InputError as error:
+        return Run(folder, {}, {}, damage=str(error))
 
 
 def read_run(folder: Path) -> Run:
     """Read one run.
 
     Raises:
-        InputError: a file of it is missing or damaged, or it has no validation Dice; the message has the
-            path.
+        InputError: a file of it is missing or damaged; the message has the path.
     """
     config = runs.read_config(folder)
-    try:
+    with _report_damage(folder / runs.CONFIG, "move the run elsewhere"):
         runs.check_keys(config, CONFIG_KEYS)
-    except ValueError as error:
-        raise files.DamagedError(
-            f"{folder / runs.CONFIG} is damaged ({error}): move the run elsewhere"
-        ) from error
     if not (folder / runs.METRICS).exists():
         return Run(folder, config, {})
-    way_out = f"train it again (python train.py {runs.resume_hint(folder)}) or move it elsewhere"
     metrics = runs.read_metrics(folder)
-    if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
-        raise files.DamagedError(
-            f"{folder / runs.METRICS} is damaged (n, parameters or seconds is 0): {way_out}"
-        )
-    file = folder / runs.PER_IMAGE
-    if not file.is_file():
-        raise files.DamagedError(
-            f"{folder} has no {runs.PER_IMAGE}, the scores that runs are compared by: put it back, or "
-            f"delete {runs.METRICS} and {way_out}"
-        )
+    way_out = f"train it again (python train.py {runs.resume_hint(folder)}) or move it elsewhere"
+    with _report_damage(folder / runs.METRICS, way_out):
+        if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
+            raise ValueError("n, parameters or seconds is 0")
+    with _report_damage(folder / runs.PER_IMAGE, f"delete {runs.METRICS} and {way_out}"):
+        return Run(folder, config, metrics, _read_scores(folder / runs.PER_IMAGE, metrics["test"]["n"]))
+
+
+@contextmanager
+def _report_damage(file: Path, way_out: str) -> Iterator[None]:
     try:
-        scores = _read_scores(file, metrics["test"]["n"])
+        yield
+    except FileNotFoundError as error:
+        raise files.DamagedError(f"{file.parent} has no {file.name}: put it back, or {way_out}") from error
     except (OSError, ValueError, KeyError) as error:
         reason = describe_error(error)
-        raise files.DamagedError(
-            f"{file} is damaged ({reason}): delete {runs.METRICS} and {way_out}"
-        ) from error
-    return Run(folder, config, metrics, scores)
+        raise files.DamagedError(f"{file} is damaged ({reason}): {way_out}") from error
 
 
 def _read_scores(file: Path, count: int) -> "DataFrame":
@@ -261,11 +258,8 @@ def _read_scores(file: Path, count: int) -> "DataFrame":
     scores = scores.set_index("stem").astype(float)
     if len(scores) != count or not scores.index.is_unique:
         raise ValueError(f"{scores.index.nunique()} images instead of {count}")
-    for name in ("tp", "fp", "fn", *SCORES):
-        if name not in scores:
-            raise ValueError(f"it lacks {name}")
-        if not np.isfinite(scores[name]).all():
-            raise ValueError(f"a value of {name} is not a finite number")
+    if not np.isfinite(scores[["tp", "fp", "fn", *SCORES]]).all(axis=None):
+        raise ValueError("a score is missing or not finite")
     if not scores["dice"].between(0, 1).all():
         raise ValueError("a Dice is not between 0 and 1")
     return scores

@@ -1,16 +1,19 @@
 """Runs grouped into recipes: a recipe is a configuration, trained with one seed or several."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from polyp.comparison.read_runs import Run
 from polyp.errors import printable
 from polyp.metrics.intervals import bootstrap_interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,33 +48,29 @@ class Recipe:
         return self.first.metrics["parameters"]
 
     @cached_property
-    def minutes(self) -> float:
-        """The time of training, the mean over seeds."""
-        return self.mean(lambda run: run.metrics["seconds"] / 60)
+    def by_seed(self) -> "DataFrame":
+        """The `numbers` of its runs, a row for each seed; where a seed was run twice, the mean of both."""
+        return _average_by_seed(self.runs, [run.numbers for run in self.runs])
 
     @cached_property
     def seeds(self) -> list[int]:
         """The different seeds."""
-        return sorted({run.seed for run in self.runs})
-
-    def by_seed(self, number: Callable[[Run], float]) -> list[float]:
-        """A number for each seed; where a seed was run twice, the mean of both."""
-        values = [[number(run) for run in self.runs if run.seed == seed] for seed in self.seeds]
-        return [float(np.mean(of_seed)) for of_seed in values]
-
-    def mean(self, number: Callable[[Run], float]) -> float:
-        """The mean of a number over the seeds."""
-        return float(np.mean(self.by_seed(number)))
-
-    def deviation(self, number: Callable[[Run], float]) -> float | None:
-        """The standard deviation of a number between seeds; None for a single seed."""
-        values = self.by_seed(number)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return list(self.by_seed.index)
 
     @cached_property
+    def means(self) -> dict[str, float]:
+        """The means of `by_seed`."""
+        return self.by_seed.mean().to_dict()
+
+    @cached_property
+    def deviations(self) -> dict[str, float]:
+        """The standard deviations of `by_seed`; empty for a single seed."""
+        return self.by_seed.std().dropna().to_dict()
+
+    @property
     def val(self) -> float:
         """Validation Dice, the mean over seeds."""
-        return self.mean(lambda run: run.val)
+        return self.means["val/dice"]
 
     @cached_property
     def stems(self) -> list[str]:
@@ -81,16 +80,20 @@ class Recipe:
     @cached_property
     def dice(self) -> np.ndarray:
         """Test Dice of each image, (N,), in the order of `stems`: the mean over seeds."""
-        images = [
-            [run.scores["dice"][self.stems] for run in self.runs if run.seed == seed] for seed in self.seeds
-        ]
-        return np.mean([np.mean(of_seed, axis=0) for of_seed in images], axis=0)
+        scores = _average_by_seed(self.runs, [run.scores["dice"][self.stems] for run in self.runs])
+        return scores.mean().to_numpy()
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the test Dice over other images; None for a single image."""
         low, high = bootstrap_interval(self.dice)
         return None if np.isnan(low) else (low, high)
+
+
+def _average_by_seed(runs: Sequence[Run], rows: Sequence[Any]) -> "DataFrame":
+    import pandas
+
+    return pandas.DataFrame(list(rows), index=[run.seed for run in runs]).groupby(level=0).mean()
 
 
 def group_runs(finished: Sequence[Run]) -> tuple[list[Recipe], list[str]]:

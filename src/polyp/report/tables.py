@@ -29,8 +29,8 @@ class Column:
     Attributes:
         name: the key of its values in the rows.
         label: its heading; by default the name.
-        format: how a value is written: a format specification such as ".3f", or a function of the whole row. None
-            and what is missing stay blank under a specification.
+        format: how a value is written: a format specification such as ".3f", or a function of the whole row.
+            None and what is missing stay blank under a specification.
         align: "left" or "right"; by default numbers stand right and text left.
     """
 
