@@ -41,7 +41,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
             data, model, trainer = experiment.build(config, folder, last)
             summary.opening(data, model, trainer, folder, last)
             experiment.prepare(data, trainer, last)
-            runs.begin(folder, config)
+            runs.begin(folder, config, data.subsets)
         if last is not None:
             last.restore_best(folder)
         with logging_redirect_tqdm():

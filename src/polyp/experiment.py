@@ -22,7 +22,7 @@ from polyp.model.optim import Optim
 from polyp.model.segmenter import PolypSegmenter
 from polyp.model.weights import check_encoder_weights
 from polyp.runs import identity
-from polyp.runs.data import build_data
+from polyp.runs.data import build_data, restore_split
 from polyp.settings import check_keys, collect, raise_together
 from polyp.trainer import build_tester, build_trainer
 
@@ -54,6 +54,8 @@ def build(
             raise InputError(f"seed={seed} must be a whole number from 0 on")
     with collect(problems):
         data = build_data(config["data"], config["augment"], seed)
+        if last is not None:
+            restore_split(data, folder)
         data.check()
     with collect(problems):
         trainer = build_trainer(

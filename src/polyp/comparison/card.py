@@ -13,7 +13,7 @@ import numpy as np
 from polyp.comparison.differences import LEVEL, Comparison
 from polyp.comparison.found import MEANS, Run
 from polyp.comparison.recipes import Recipe, plain
-from polyp.data.traits import STRATA, by_stratum
+from polyp.data.traits import STRATA, group_by_stratum
 from polyp.errors import printable
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import FAILURE
@@ -131,8 +131,8 @@ def _chosen_among(run: Run, recipe: Recipe | None, comparison: Comparison | None
 def _by_stratum(run: Run) -> dict[str, list[float]]:
     """Dice of the images of each bin of each stratum, in the order of STRATA."""
     return {
-        f"{name}: {part} ({STRATA[name].meaning(part)})": dice
-        for name, parts in by_stratum(list(run.rows.values()), "dice").items()
+        f"{name}: {part} ({STRATA[name].meanings[part]})": dice
+        for name, parts in group_by_stratum(list(run.rows.values()), "dice").items()
         for part, dice in parts.items()
     }
 

@@ -45,6 +45,7 @@ class KvasirSeg:
 
     images: ClassVar[str] = "images"
     masks: ClassVar[str] = "masks"
+    published_split: ClassVar[str] = "official"  # what `polyp data` looks at by default
 
     def present(self) -> Path | None:
         """The folder that holds `images/` and `masks/`, if it is there already; nothing is checked or written."""

@@ -23,6 +23,7 @@ from polyp.report.tables import to_csv
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
 PER_IMAGE = "per_image.csv"
+SPLIT = "split.json"
 PICTURES = "pictures"
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
@@ -147,13 +148,14 @@ def is_claimed(folder: Path) -> bool:
         return True
 
 
-def begin(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write config.yaml: the configuration and the version that it is for.
+def begin(folder: Path, config: Mapping[str, Any], subsets: Mapping[str, Sequence[str]]) -> None:
+    """Write config.yaml, the configuration and the version that it is for, and split.json.
 
     The numbers of a finished run, which is now to be trained on, are kept under another name; damaged ones are not.
     """
     if finished(folder):
         (folder / METRICS).rename(folder / f"metrics_after_{read_metrics(folder)['epochs']}_epochs.json")
+    files.write_json(folder / SPLIT, subsets)
     files.write_text(folder / CONFIG, OmegaConf.to_yaml({"polyp": version("polyp"), **config}))
 
 

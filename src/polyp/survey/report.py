@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -12,251 +12,230 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
-from polyp.data.folder import read_pair
+from polyp.data.folder import read_image, read_mask
 from polyp.data.splits import SHIPPED
-from polyp.data.traits import STRATA, strata_of
-from polyp.errors import InputError
+from polyp.data.traits import STRATA, find_strata
 from polyp.report.html import Page
 from polyp.report.pictures import TRUTH, contour
 
 if TYPE_CHECKING:
     from polyp.survey.survey import Survey
 
-HEIGHT = 288  # pixels of a picture on the page
-SHOWN = 24  # pictures of the contact sheet
-GROUPS = 40  # groups with pictures; all are in the table
-MEMBERS = 8  # pictures of a group
 TITLE = "Data: "
-SAID = 10  # problems and groups that the terminal names
+HEIGHT = 288  # pixels of a picture on the page
+PICTURES = 24  # on the contact sheet
+GROUPS = 40  # groups of near-duplicates with pictures; all are in the table
+MEMBERS = 8  # pictures of a group
+LINES = 10  # problems and groups that the terminal names
 
 
-# ---- words
+def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None:
+    """Print a summary, and where the page and the suggested split are."""
+    console = Console(highlight=False, soft_wrap=True)
+    shares = np.array([row["polyp_share"] for row in survey.traits])
+    low, high = survey.sizes.min(axis=0), survey.sizes.max(axis=0)
+    sizes = f"{low[1]}x{low[0]} to {high[1]}x{high[0]}"
+    lines = [f"[bold]{escape(survey.name)}[/]  {_count(len(survey.pairs), 'image')}, {sizes}"]
+    if survey.split:
+        lines.append(f"  split      {escape(str(survey.split_name))}: {_count_subsets(survey.split)}")
+    lines.append(
+        f"  polyps     median {np.median(shares):.1%} of the pixels, {shares.min():.1%} to {shares.max():.1%}"
+    )
+    for name, counts in _count_strata(survey).items():
+        lines.append(f"  {name:<10} " + ", ".join(f"{count} {part}" for part, count in counts.items()))
+    lines.append(f"[{'yellow' if survey.problems else 'green'}]{_count(len(survey.problems), 'problem')}[/]")
+    lines += _first(survey.problems)
+    lines.append(f"[{'yellow' if survey.straddling else 'green'}]{_describe_duplicates(survey)}[/]")
+    lines += _first([_name_members(survey, rows) for rows in survey.straddling])
+    lines += [_describe_suggestion(survey), f"\n  the page   {escape(os.path.relpath(page))}"]
+    if suggestion:
+        lines.append(f"  the split  data.split={escape(os.path.relpath(suggestion))}")
+    for line in lines:
+        console.print(line)
 
 
-def _counted(subsets: dict[str, list[str]]) -> str:
+def build_page(survey: "Survey", suggestion: Path | None) -> Page:
+    """The page of a survey."""
+    page = Page(
+        f"{TITLE}{survey.name}",
+        f"{_count(len(survey.pairs), 'image')} and as many masks; {_count(len(survey.problems), 'problem')}. "
+        f"{_describe_duplicates(survey)}",
+    )
+    page.section("Problems", "" if survey.problems else "None: every image has a readable mask of its size.")
+    if survey.problems:
+        page.text(
+            "These files are left out of this page, and training refuses to start with them.", "warning"
+        )
+        page.table([{"problem": text} for text in survey.problems])
+    _add_sizes(page, survey)
+    _add_pictures(page, survey)
+    _add_duplicates(page, survey)
+    page.section("Split")
+    if survey.split:
+        page.text(f"In use: {survey.split_name}, {_count_subsets(survey.split)}.")
+    page.text(_describe_suggestion(survey))
+    if suggestion:
+        page.text(
+            f"It is in {suggestion.name}, beside this page: python train.py ... data.split={suggestion}"
+        )
+        page.table(_split_rows(survey))
+    return page
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _count_subsets(subsets: dict[str, list[str]]) -> str:
     return ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
 
 
-def _named(result: "Survey", rows: Sequence[int]) -> str:
+def _count_strata(survey: "Survey") -> dict[str, dict[str, int]]:
+    """The count of each bin that occurs, by stratum."""
+    counts = Counter(item for row in survey.traits for item in find_strata(row).items())
+    return {
+        name: {part: counts[name, part] for part in stratum.bins if counts[name, part]}
+        for name, stratum in STRATA.items()
+    }
+
+
+def _name_members(survey: "Survey", rows: Sequence[int]) -> str:
     """The members of a group with their subsets."""
-    subset = result.subset_of()
-    return ", ".join(
-        f"{(stem := result.pairs[row].stem)}" + (f" ({subset.get(stem, 'unused')})" if subset else "") for row in rows
-    )
+    subset = survey.subset_of()
+    stems = [survey.pairs[row].stem for row in rows]
+    return ", ".join(f"{stem} ({subset.get(stem, 'unused')})" if subset else stem for stem in stems)
 
 
-def _why(result: "Survey", rows: Sequence[int]) -> str:
-    reasons = [link.why for link in result.links if link.first in rows]
-    return reasons[0] + (f"; and {len(reasons) - 1} more links" if len(reasons) > 1 else "")
+def _first(lines: Sequence[str]) -> list[str]:
+    more = [f"  ... and {len(lines) - LINES} more: see the page"] * (len(lines) > LINES)
+    return [f"  {escape(line)}" for line in lines[:LINES]] + more
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + "s" * (count != 1)
-
-
-def _findings(result: "Survey", split: str | None) -> str:
-    groups = result.duplicates
+def _describe_duplicates(survey: "Survey") -> str:
+    groups = survey.duplicates
     if not groups:
         return "No near-duplicates were found."
-    text = f"{_plural(len(groups), 'group')} of near-duplicates with {sum(map(len, groups))} images"
-    if result.split:
-        count = len(result.straddling)
-        text += f"; {count or 'none'} of them straddle{'s' * (count == 1)} the subsets of split {split}"
+    text = f"{_count(len(groups), 'group')} of near-duplicates with {sum(map(len, groups))} images"
+    if survey.split:
+        count = len(survey.straddling)
+        text += f"; {count or 'none'} of them straddle{'s' * (count == 1)} the subsets of split {survey.split_name}"
     return text + "."
 
 
-def _advice(result: "Survey", split: str | None) -> str:
-    if not result.suggestion:
+def _describe_suggestion(survey: "Survey") -> str:
+    if not survey.suggestion:
         return "No split is suggested: there are too few images, or too few that differ."
-    counts = _counted(result.suggestion)
-    if split in (None, "random"):
-        return f"Suggested: {counts}. Near-duplicates stay together, and each subset has small and large polyps alike."
-    left = sum(map(len, result.split.values())) - sum(map(len, result.suggestion.values()))
-    moved = len(set(result.suggestion["train"]) - set(result.split["train"]))
-    same = ", so that numbers stay comparable" if split in SHIPPED else ""
+    text = f"Suggested: {_count_subsets(survey.suggestion)}."
+    if survey.split_name in (None, "random"):
+        return f"{text} Near-duplicates stay together, and each subset has small and large polyps alike."
+    left_out = sum(map(len, survey.split.values())) - sum(map(len, survey.suggestion.values()))
+    moved = len(set(survey.suggestion["train"]) - set(survey.split["train"]))
+    same = ", so that numbers stay comparable" if survey.split_name in SHIPPED else ""
     return (
-        f"Suggested: {counts}. The test set is kept as it is{same}; {_plural(left, 'image')} of train and val that "
-        f"show{'s' * (left == 1)} the same as one of test {'is' if left == 1 else 'are'} left out"
+        f"{text} The test set is kept as it is{same}; {_count(left_out, 'image')} of train and val that "
+        f"show{'s' * (left_out == 1)} the same as one of test {'is' if left_out == 1 else 'are'} left out"
         f"{f', {moved} moved from val to train' if moved else ''}."
     )
 
 
-def tell(result: "Survey", page: Path, suggestion: Path | None, split: str | None) -> None:
-    """The summary in the terminal, and where the page is."""
-    console = Console(highlight=False, soft_wrap=True)
-    shares = np.array([row["polyp_share"] for row in result.traits])
-    low, high = result.sizes.min(axis=0), result.sizes.max(axis=0)
-    sizes = f"{low[1]}x{low[0]} to {high[1]}x{high[0]}"
-    console.print(f"[bold]{escape(result.name)}[/]  {_plural(len(result.pairs), 'image')}, {sizes}")
-    if result.split:
-        console.print(f"  split      {escape(str(split))}: {_counted(result.split)}")
-    console.print(
-        f"  polyps     median {np.median(shares):.1%} of the pixels, {shares.min():.1%} to {shares.max():.1%}"
-    )
-    for name, counts in _strata(result).items():
-        console.print(f"  {name:<10} " + ", ".join(f"{count} {bin}" for bin, count in counts.items()))
-    colour = "yellow" if result.problems else "green"
-    console.print(f"[{colour}]{_plural(len(result.problems), 'problem')}[/]")
-    _some(console, result.problems)
-    console.print(f"[{'yellow' if result.straddling else 'green'}]{_findings(result, split)}[/]")
-    _some(console, [_named(result, rows) for rows in result.straddling])
-    console.print(_advice(result, split))
-    console.print(f"\n  the page   {escape(os.path.relpath(page))}")
-    if suggestion:
-        console.print(f"  the split  data.split={escape(os.path.relpath(suggestion))}")
-
-
-def _some(console: Console, lines: Sequence[str]) -> None:
-    for line in lines[:SAID]:
-        console.print(f"  {escape(line)}")
-    if len(lines) > SAID:
-        console.print(f"  ... and {len(lines) - SAID} more: see the page")
-
-
-def _strata(result: "Survey") -> dict[str, dict[str, int]]:
-    """The count of each bin that occurs, by stratum."""
-    bins = [strata_of(row) for row in result.traits]
-    counted = {name: Counter(bin[name] for bin in bins if name in bin) for name in STRATA}
-    return {name: {bin: counted[name][bin] for bin in STRATA[name].bins if counted[name][bin]} for name in STRATA}
-
-
-# ---- the page
-
-
-def describe(result: "Survey", suggestion: Path | None, split: str | None) -> Page:
-    """The page of a survey."""
-    shares = np.array([row["polyp_share"] for row in result.traits])
-    lead = f"{_plural(len(result.pairs), 'image')} and as many masks; {_plural(len(result.problems), 'problem')}. "
-    page = Page(f"{TITLE}{result.name}", lead + _findings(result, split))
-
-    page.section("Problems", "" if result.problems else "None: every image has a readable mask of its size.")
-    if result.problems:
-        page.text(
-            "These files are in nothing that follows, and training refuses to start before they are mended.", "warning"
-        )
-        page.table([{"problem": text} for text in result.problems])
-
+def _add_sizes(page: Page, survey: "Survey") -> None:
     page.section("Sizes and polyps")
-    sizes = Counter(map(tuple, result.sizes.tolist()))
-    common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in sizes.most_common(5))
-    page.text(f"{_plural(len(sizes), 'size')} in pixels; the most frequent: {common}.")
-    _add_charts(page, result.sizes, shares)
+    shares = np.array([row["polyp_share"] for row in survey.traits])
+    sizes = Counter(map(tuple, survey.sizes.tolist()))
+    common = ", ".join(f"{width}x{height} ({count})" for (height, width), count in sizes.most_common(5))
+    page.text(f"{_count(len(sizes), 'size')} in pixels; the most frequent: {common}.")
+    of_images, of_polyps = (Figure(figsize=(6, 3.2), layout="constrained") for _ in range(2))
+    axes = of_images.subplots()
+    axes.scatter(survey.sizes[:, 1], survey.sizes[:, 0], s=10, alpha=0.4, color="#0b6bcb", linewidths=0)
+    axes.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
+    axes = of_polyps.subplots()
+    axes.hist(
+        shares * 100, bins=np.linspace(0, max(1.0, float(shares.max()) * 100), 31).tolist(), color="#2f9e57"
+    )
+    for name in ("medium", "large"):
+        axes.axvline(STRATA["size"].bins[name] * 100, color="#59636e", linewidth=1, linestyle=":")
+    axes.set(xlabel="polyp, % of the image's pixels", ylabel="images", xlim=(0, None))
+    caption = (
+        f"The polyps' share of each image: median {np.median(shares):.1%}, mean {shares.mean():.1%}; dotted lines part "
+        "small, medium and large."
+    )
+    page.charts([(of_images, "Width and height of each image.", None), (of_polyps, caption, None)])
     page.table(
         [
             {
                 "stratum": name,
-                "bin": bin,
-                "values": STRATA[name].meaning(bin),
+                "bin": part,
+                "values": STRATA[name].meanings[part],
                 "images": f"{count} ({count / len(shares):.0%})",
             }
-            for name, counts in _strata(result).items()
-            for bin, count in counts.items()
+            for name, counts in _count_strata(survey).items()
+            for part, count in counts.items()
         ]
     )
     page.text(
-        "size: share of polyp pixels. number: connected components, specks of JPEG masks aside. shape: 0 is a disc. "
-        "blur: log10 of the Laplacian's variance. highlights: overexposed share of the field of view. overlay: a box "
-        "over a part of the picture. The limits are the same for every data set.",
+        "size: share of polyp pixels. number: connected components, specks of JPEG masks aside. shape: irregularity of "
+        "the largest polyp's outline, 0 for a disc. The limits are the same for every data set.",
         "faint",
     )
 
-    page.section("Contact sheet", "From the smallest polyp to the largest, outlined in green.")
-    order = np.argsort(shares, kind="stable")
-    places = np.unique(np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(int))
-    page.gallery([(_outlined(result, row), f"{result.pairs[row].stem}: {shares[row]:.1%}") for row in order[places]])
-    page.section("Strata", "Three images of each bin: the least, the middle and the most.")
-    _add_strata(page, result)
 
-    page.section("Near-duplicates", _findings(result, split))
+def _add_pictures(page: Page, survey: "Survey") -> None:
+    page.section("Contact sheet", "From the smallest polyp to the largest, outlined in green.")
+    shares = [row["polyp_share"] for row in survey.traits]
+    order = np.argsort(shares, kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, min(PICTURES, len(order))).round().astype(int))
+    page.gallery([_draw(survey, row, f"{shares[row]:.1%}") for row in order[places]])
+
+
+def _add_duplicates(page: Page, survey: "Survey") -> None:
+    page.section("Near-duplicates", _describe_duplicates(survey))
     page.text(
         "Linked where whole frames or fields of view correlate, or an encoder's features agree; links of links count "
         "too. None of these knows one polyp from two sides: keep patients together where you know them.",
         "faint",
     )
-    _add_groups(page, result)
-
-    page.section("Split")
-    if result.split:
-        page.text(f"In use: {split}, {_counted(result.split)}.")
-    page.text(_advice(result, split))
-    if suggestion:
-        page.text(f"It is in {suggestion.name}, beside this page: python train.py ... data.split={suggestion}")
-        page.table(_split_rows(result))
-    return page
-
-
-def _add_charts(page: Page, sizes: np.ndarray, shares: np.ndarray) -> None:
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.scatter(sizes[:, 1], sizes[:, 0], s=10, alpha=0.4, color="#0b6bcb", linewidths=0)
-    axes.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
-    page.chart(figure, "Width and height of each image.")
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(shares * 100, bins=np.linspace(0, max(1.0, float(shares.max()) * 100), 31).tolist(), color="#2f9e57")
-    for limit in STRATA["size"].limits[1:]:
-        axes.axvline(limit * 100, color="#59636e", linewidth=1, linestyle=":")
-    axes.set(xlabel="polyp, % of the image's pixels", ylabel="images", xlim=(0, None))
-    page.chart(
-        figure,
-        f"The polyps' share of each image: median {np.median(shares):.1%}, mean {shares.mean():.1%}; dotted lines part "
-        "small, medium and large.",
+    straddling, subset = survey.straddling, survey.subset_of()
+    groups = [*straddling, *(rows for rows in survey.duplicates if rows not in straddling)]
+    if straddling:
+        page.text("The groups that straddle the split show in one subset what is in another.", "warning")
+    page.table(
+        [
+            {
+                "group": str(number),
+                "straddles": "yes" * (rows in straddling),
+                "images": _name_members(survey, rows),
+            }
+            for number, rows in enumerate(groups, 1)
+        ]
     )
+    for number, rows in enumerate(groups[:GROUPS], 1):
+        page.heading(f"Group {number}")
+        reasons = [link.why for link in survey.links if link.first in rows]
+        page.text(
+            reasons[0] + (f"; and {_count(len(reasons) - 1, 'more link')}" if len(reasons) > 1 else ""),
+            "faint",
+        )
+        page.gallery([_draw(survey, row, subset.get(survey.pairs[row].stem, "")) for row in rows[:MEMBERS]])
 
 
-def _outlined(result: "Survey", row: int) -> np.ndarray:
-    arrays = read_pair(result.pairs[row], allow_empty=True)
-    if isinstance(arrays, list):  # it was readable a moment ago
-        raise InputError(arrays[0])
-    image, mask = arrays
+def _draw(survey: "Survey", row: int, caption: str) -> tuple[np.ndarray, str]:
+    """A small picture of an image with its polyps outlined, and a caption that begins with its stem."""
+    pair = survey.pairs[row]
+    image, mask = read_image(pair.image), read_mask(pair.mask)
     size = max(1, round(image.shape[1] * HEIGHT / image.shape[0])), HEIGHT
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)
+    outlined = contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)
+    return outlined, f"{pair.stem}: {caption}" if caption else pair.stem
 
 
-def _add_strata(page: Page, result: "Survey") -> None:
-    bins = [strata_of(row) for row in result.traits]
-    for name, stratum in STRATA.items():
-        shown = []
-        for bin in stratum.bins:
-            rows = [row for row, found in enumerate(bins) if found.get(name) == bin]
-            rows.sort(key=lambda row: result.traits[row][stratum.trait])
-            for row in dict.fromkeys(rows[place] for place in (0, len(rows) // 2, -1) if rows):
-                text = f"{bin}: {result.pairs[row].stem}, {stratum.trait} {result.traits[row][stratum.trait]:.3g}"
-                shown.append((_outlined(result, row), text))
-        page.heading(name)
-        page.gallery(shown)
-
-
-def _add_groups(page: Page, result: "Survey") -> None:
-    straddling = result.straddling
-    groups = [*straddling, *(rows for rows in result.duplicates if rows not in straddling)]
-    if straddling:
-        page.text("The groups that straddle the split show in one subset what is in another:", "warning")
-        page.table([{"group": f"{n}", "images": _named(result, rows)} for n, rows in enumerate(straddling, 1)])
-    subset = result.subset_of()
-    for number, rows in enumerate(groups[:GROUPS], 1):
-        page.heading(f"Group {number}" + (": straddles the split" if rows in straddling else ""))
-        page.text(_why(result, rows), "faint")
-        stems = [(row, result.pairs[row].stem) for row in rows[:MEMBERS]]
-        page.gallery(
-            [
-                (_outlined(result, row), stem + (f" ({subset.get(stem, 'unused')})" if subset else ""))
-                for row, stem in stems
-            ]
-        )
-    if len(groups) > GROUPS or any(len(rows) > MEMBERS for rows in groups):
-        page.heading("All groups")
-        page.table([{"group": f"{n}", "images": _named(result, rows)} for n, rows in enumerate(groups, 1)])
-
-
-def _split_rows(result: "Survey") -> list[dict[str, object]]:
-    row_of = {pair.stem: row for row, pair in enumerate(result.pairs)}
-    table = []
-    for name, stems in result.suggestion.items():
-        traits_of = [result.traits[row_of[stem]] for stem in stems]
-        bins = Counter(strata_of(row)["size"] for row in traits_of)
-        median = np.median([row["polyp_share"] for row in traits_of])
-        sizes = {bin: bins[bin] for bin in STRATA["size"].bins if bins[bin]}
-        table.append({"subset": name, "images": len(stems), "median polyp": f"{median:.1%}", **sizes})
-    return table
+def _split_rows(survey: "Survey") -> list[dict[str, Any]]:
+    """How many images of each bin of the polyps' size the suggested subsets have."""
+    traits = {pair.stem: row for pair, row in zip(survey.pairs, survey.traits, strict=True)}
+    counts = {
+        name: Counter(find_strata(traits[stem])["size"] for stem in stems)
+        for name, stems in survey.suggestion.items()
+    }
+    return [
+        {"subset": name, "images": count.total()} | {part: count[part] for part in STRATA["size"].bins}
+        for name, count in counts.items()
+    ]
