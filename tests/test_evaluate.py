@@ -194,7 +194,8 @@ def test_no_set_is_passed_over(
     for name in ("CVC-300", "Kvasir"):
         shutil.copytree(drawn, tmp_path / "TestDataset" / name)
     (tmp_path / "TestDataset/Kvasir/masks").rename(tmp_path / "TestDataset/Kvasir/mask")
-    assert "Kvasir has no folder 'masks'" in said(capsys, str(run), "--data", str(tmp_path / "TestDataset"))
+    line = said(capsys, str(run), "--data", str(tmp_path / "TestDataset"))
+    assert "Kvasir needs the folders 'images' and 'masks', its folders are 'images', 'mask'" in line
 
 
 def test_normal_frames_have_false_alarms(run: Path, drawn: Path) -> None:
@@ -264,15 +265,16 @@ def test_a_threshold_needs_images_that_no_model_was_trained_on(trained: Path, ru
     assert any("no threshold is chosen" in warning and "second" in warning for warning in found["warnings"])
 
 
-def test_a_data_set_that_any_model_was_trained_on_is_told(trained: Path, run: Path, drawn: Path) -> None:
+def test_data_that_are_gone_are_known_by_their_fingerprint(run: Path, drawn: Path) -> None:
     other = shutil.copytree(run, run.with_name("other"))
-    main(["evaluate", str(run), "--data", str(drawn)])
-    assert not any("is the data set of" in warning for warning in answer(run, drawn.name)["warnings"])
+    (other / runs.SPLIT).unlink()
+    main(["evaluate", str(run), str(other), "--data", str(drawn), "--name", "others"])
     metrics = json.loads((other / "metrics.json").read_text())
-    metrics["data"]["fingerprint"] = answer(run, drawn.name)["fingerprint"]
+    metrics["data"]["fingerprint"] = answer(run, "others")["fingerprint"]
     (other / "metrics.json").write_text(json.dumps(metrics))
-    main(["evaluate", str(run), str(other), "--data", str(drawn), "--name", "both"])
-    assert any(f"is the data set of {other}" in warning for warning in answer(run, "both")["warnings"])
+    main(["evaluate", str(run), str(other), "--data", str(drawn), "--name", "own"])
+    texts = [answer(run, name)["training_images"]["unchecked"][str(other)] for name in ("others", "own")]
+    assert ["trained on this data set" in text for text in texts] == [False, True]
 
 
 def test_flips_are_averaged(run: Path, drawn: Path) -> None:

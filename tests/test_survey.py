@@ -104,7 +104,7 @@ def test_a_pair_that_straddles_is_named_and_left_out(
     main(["data", str(folder), "--split", write_split(desk / "split.csv", stems)])
     for text in (capsys.readouterr().out, (desk / "outputs/data/mine.html").read_text()):
         assert "synthetic_0000 (test), twin (train)" in text
-        assert "1 image of train and val that shows the same as one of test is left out" in text
+        assert "near-duplicates of test: 1;" in text
     suggestion = subsets_in(desk / "outputs/data/mine_split.csv")
     assert "twin" not in suggestion and len(suggestion) == 20
     assert sorted(s for s in suggestion if suggestion[s] == "test") == ["synthetic_0000", "synthetic_0001"]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from polyp.data.traits import STRATA, find_strata, measure_traits
+from polyp.data.traits import STRATA, group_by_stratum, measure_traits
 from polyp.images import components
 
 TISSUE = (170, 90, 80)
@@ -75,20 +75,19 @@ def test_odd_masks_have_traits(shape: tuple[int, int]) -> None:
 # strata
 
 
-def test_strata_of_a_row() -> None:
-    row = {
+def test_rows_are_grouped_by_stratum() -> None:
+    first = {
         "polyp_share": 0.05,
         "polyps": 1,
         "irregularity": 0.1,
         "sharpness": 9,
     }  # older rows have more traits
-    assert find_strata(row) == {"size": "medium", "number": "one", "shape": "round"}
-    assert find_strata({"polyp_share": 0.0, "dice": 1.0}) == {"size": "none"}
-    assert find_strata({"irregularity": math.nan, "polyps": 0}) == {"number": "none"}
-    assert find_strata({"polyp_share": 1e-6, "polyps": 7, "irregularity": 1}) == {
-        "size": "small",
-        "number": "several",
-        "shape": "irregular",
+    second = {"polyp_share": 1e-6, "polyps": 7, "irregularity": 1}
+    third = {"polyp_share": 0.0, "irregularity": math.nan}
+    assert group_by_stratum([first, second, third]) == {
+        "size": {"none": [third], "small": [second], "medium": [first]},
+        "number": {"one": [first], "several": [second]},
+        "shape": {"round": [first], "irregular": [second]},
     }
 
 

@@ -131,9 +131,9 @@ def _chosen_among(run: Run, recipe: Recipe | None, comparison: Comparison | None
 def _by_stratum(run: Run) -> dict[str, list[float]]:
     """Dice of the images of each bin of each stratum, in the order of STRATA."""
     return {
-        f"{name}: {part} ({STRATA[name].meanings[part]})": dice
-        for name, parts in group_by_stratum(list(run.rows.values()), "dice").items()
-        for part, dice in parts.items()
+        f"{name}: {part} ({STRATA[name].meanings[part]})": [row["dice"] for row in rows]
+        for name, parts in group_by_stratum(list(run.rows.values())).items()
+        for part, rows in parts.items()
     }
 
 

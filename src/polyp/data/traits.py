@@ -74,33 +74,23 @@ STRATA: dict[str, Stratum] = {
         {"round": "below 0.15", "oval": "0.15 to 0.3", "irregular": "from 0.3"},
     ),
 }
-"""Of Kvasir-SEG's 1000 images 20 % are small, 53 % medium, 27 % large; 5 % show several; 52 % round, 34 % oval, 14 %
-irregular. On its 120 test images Dice (mean of three networks) falls with irregularity: Spearman's rho -0.32, p 0.0004,
-0.915 for round and 0.762 for irregular polyps. Sharpness, highlights and boxes over the picture had |rho| < 0.15 and
-p > 0.1: they make no strata."""
+"""Of Kvasir-SEG's 1000 images 20 % are small, 53 % medium, 27 % large; 5 % show several; 52 % round, 34 % oval,
+14 % irregular. On its 120 test images Dice (mean of three networks) falls with irregularity: Spearman's rho
+-0.32, p 0.0004, 0.915 for round and 0.762 for irregular polyps. Sharpness, highlights and boxes over the picture
+had |rho| < 0.15 and p > 0.1: they make no strata."""
 
 
-def group_by_stratum(rows: Sequence[Mapping[str, Any]], number: str) -> dict[str, dict[str, list[float]]]:
-    """A number of the images of each bin of each stratum, in the order of `STRATA`; bins without images are left out.
-
-    Args:
-        rows: one for each image, with its traits and the number.
-        number: its name.
-    """
-    groups = {name: {part: list[float]() for part in stratum.bins} for name, stratum in STRATA.items()}
-    for row in rows:
-        for name, part in find_strata(row).items():
-            groups[name][part].append(row[number])
-    return {
-        name: {part: values for part, values in parts.items() if values} for name, parts in groups.items()
-    }
-
-
-def find_strata(row: Mapping[str, float]) -> dict[str, str]:
-    """The bin of an image in each stratum, in the order of `STRATA`.
+def group_by_stratum(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
+    """The rows of each bin of each stratum, in the order of `STRATA`; bins without rows are left out.
 
     Args:
-        row: traits of an image, or a row of per_image.csv; a trait that is missing or NaN leaves its stratum out.
+        rows: of per_image.csv, or traits of images; one whose trait is missing or NaN is not in that stratum.
     """
-    values = {name: row.get(stratum.trait, math.nan) for name, stratum in STRATA.items()}
-    return {name: STRATA[name].bin(value) for name, value in values.items() if not math.isnan(value)}
+    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for name, stratum in STRATA.items():
+        bins: dict[str, list[Mapping[str, Any]]] = {part: [] for part in stratum.bins}
+        for row in rows:
+            if not math.isnan(value := row.get(stratum.trait, math.nan)):
+                bins[stratum.bin(value)].append(row)
+        groups[name] = {part: members for part, members in bins.items() if members}
+    return groups

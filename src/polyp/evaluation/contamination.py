@@ -12,7 +12,7 @@ from polyp.evaluation.testsets import TestSet
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source
 
-SUBSETS = ("train", "val")
+FITTED = ("train", "val")
 """What a model has been fitted to: the weights to the first, the choice of the checkpoint to the second."""
 
 
@@ -26,7 +26,7 @@ class TrainingData:
 
     Attributes:
         known: the data of each run, by its folder.
-        unknown: why the data of a model are not known, by its file or folder.
+        unknown: why the data of a model are not known, by its folder, or by its file if that is not in a run.
 
     Raises:
         InputError: the data of a run are needed, and not there or not what its split is of.
@@ -35,6 +35,7 @@ class TrainingData:
     def __init__(
         self, sources: Sequence[Source], root: str | None, archive: str | None, needed: bool
     ) -> None:
+        self.sources = sources
         self.known: dict[Path, PolypDataModule] = {}
         self.unknown: dict[Path, str] = {}
         for source in sources:
@@ -52,6 +53,22 @@ class TrainingData:
         """The data of a model's run; None if they are not known."""
         return None if source.config is None else self.known.get(source.home)
 
+    def may_include(self, source: Source, images: TestSet, subsets: Sequence[str]) -> bool:
+        """Whether images of a run may be among those that another model was fitted to."""
+        if (data := self.of(source)) is None:
+            return source.data_fingerprint in (None, images.fingerprint)
+        stems = {stem for subset in subsets for stem in data.subsets[subset]}
+        same = data.inspection.fingerprint == images.fingerprint
+        return same and any(pair.stem in stems for pair in images.pairs)
+
+    def explain_unknown(self, test_set: TestSet) -> dict[str, str]:
+        """Why it is not known which images of a set each of the other models was fitted to."""
+        reasons = {str(path): reason for path, reason in self.unknown.items()}
+        for source in self.sources:
+            if str(source.home) in reasons and source.data_fingerprint == test_set.fingerprint is not None:
+                reasons[str(source.home)] += "; it was trained on this data set"
+        return reasons
+
     def find_images(self, test_set: TestSet) -> list[dict[str, str]]:
         """The images of a set that a model was trained or validated on, identical or nearly so, under any name.
 
@@ -63,7 +80,7 @@ class TrainingData:
         images = []
         count = len(test_set.pairs)
         for home, data in self.known.items():
-            fitted = [(stem, subset) for subset in SUBSETS for stem in data.subsets[subset]]
+            fitted = [(stem, subset) for subset in FITTED for stem in data.subsets[subset]]
             rows = [data.rows[stem] for stem, _ in fitted]
             links = find_links(
                 np.concatenate([test_set.thumbnails, data.inspection.thumbnails[rows]]),

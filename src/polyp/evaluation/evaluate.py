@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polyp import files, runs
-from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
-from polyp.evaluation import testsets
-from polyp.evaluation.contamination import SUBSETS, TrainingData
+from polyp.evaluation.contamination import FITTED, TrainingData
 from polyp.evaluation.report import REPORT, print_metrics, print_sets, write_report
 from polyp.evaluation.scoring import Image, control_risk, score_images, summarise_images
-from polyp.evaluation.testsets import TestSet
+from polyp.evaluation.testsets import TestSet, find_test_sets, subset_of
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
@@ -71,20 +69,16 @@ class Options:
 
     def check(self) -> None:
         """Raise InputError for a value that cannot be."""
-        for key, value in (
-            ("threshold", self.threshold),
-            ("missed", self.missed),
-            ("confidence", self.confidence),
-        ):
-            if not 0 < value < 1:
+        for key in ("threshold", "missed", "confidence"):
+            if not 0 < (value := getattr(self, key)) < 1:
                 raise InputError(f"--{key} {value:g} must lie between 0 and 1")
         if not all(0.25 <= scale <= 4 for scale in self.scales):
             raise InputError(
-                f"--scales {','.join(f'{scale:g}' for scale in self.scales)} must lie between 0.25 and 4"
+                f"--scales {','.join(map('{:g}'.format, self.scales))} must lie between 0.25 and 4"
             )
         if self.data is not None and self.subset != "test":
             raise InputError(
-                f"--subset {self.subset} is of the run's own images, and --data gives others: leave one out"
+                f"--subset {self.subset} is of the run's own images, --data of others: leave one out"
             )
         if self.normal and self.data is None:
             raise InputError("--normal needs --data FOLDER, the folder of normal frames")
@@ -96,7 +90,7 @@ class Options:
         parts = {
             test_set: True,
             "tta": self.tta,
-            f"scales-{'-'.join(f'{scale:g}' for scale in self.scales)}": self.scales != (1.0,),
+            f"scales-{'-'.join(map('{:g}'.format, self.scales))}": self.scales != (1.0,),
             self.compute: self.compute != "exact",
             f"threshold-{self.threshold:g}": self.threshold != 0.5,
             f"ensemble-of-{len(self.models)}": len(self.models) > 1,
@@ -117,19 +111,24 @@ def run(options: Options) -> None:
             f"{sources[0].file} is not in a run's folder: say with --data FOLDER what to score it on"
         )
     training = TrainingData(sources, options.root, options.archive, needed=options.data is None)
-    test_sets, warnings = _find_test_sets(sources, training, options)
+    warnings: list[str] = []
+    if options.data is None:
+        test_sets = [_find_own_images(training, options.subset, warnings)]
+    else:
+        test_sets = find_test_sets(options.data, options.images, options.masks, options.normal)
     folders = [_choose_folder(sources[0], test_set, options, len(test_sets)) for test_set in test_sets]
     if lacking := literature.unavailable():
         log.warning("%s", lacking)
     predictor = load_predictor(options.models, options.compute, options.device, options.tta, options.scales)
     for folder in folders:  # before the work, not after it
         files.check_writable(folder)
-    control = _control_risk(predictor, training, options, warnings)
+    control = None
+    if not options.normal and options.subset == "test":
+        control = _control_risk(predictor, training, options, warnings)
 
     evaluations = []
     for test_set, folder in zip(test_sets, folders, strict=True):
         started = time.time()
-        first = [test_set.read(pair)[0] for pair in test_set.pairs[: 0 if predictor.is_exact else COMPARED]]
         images = score_images(predictor, test_set, options.threshold)
         metrics = {
             "models": [os.path.relpath(source.file) for source in sources],
@@ -140,15 +139,18 @@ def run(options: Options) -> None:
             "threshold": options.threshold,
             "tta": {"flips": options.tta, "scales": list(options.scales)},
             "computed": predictor.backend,
-            "deviation": predictor.deviation(first),
+            "deviation": 0.0,
             **summarise_images(images, options.threshold, options.normal, control),
-            "training_images": _describe_training_images(training, test_set, images, options),
-            "warnings": warnings if predictor.is_exact else [*warnings, predictor.describe_deviation(first)],
+            "training_images": options.data
+            and _describe_training_images(training, test_set, images, options),
+            "warnings": list(warnings),
             "seconds": round(time.time() - started, 1),
-            "versions": {
-                package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")
-            },
+            "versions": {name: version(name) for name in ("polyp", "torch", "segmentation-models-pytorch")},
         }
+        if not predictor.is_exact:
+            first = [test_set.read(pair)[0] for pair in test_set.pairs[:COMPARED]]
+            metrics["deviation"] = predictor.deviation(first)
+            metrics["warnings"].append(predictor.describe_deviation(first))
         with runs.replace_folder(folder, "polyp evaluate") as part:
             runs.write_per_image(part, [image.row for image in images])
             write_report(metrics, images, test_set, predictor, part / REPORT)
@@ -159,53 +161,28 @@ def run(options: Options) -> None:
         print_sets(evaluations)
 
 
-def _find_test_sets(
-    sources: Sequence[Source], training: TrainingData, options: Options
-) -> tuple[list[TestSet], list[str]]:
-    """The sets to score on, and warnings about them."""
-    data = training.of(sources[0])
-    if options.data is not None:
-        test_sets = testsets.find_test_sets(options.data, options.images, options.masks, options.normal)
-        own = [(source, source.data_fingerprint) for source in sources]
-        own += [(sources[0], data.inspection.fingerprint)] if data is not None else []
-        fingerprints = {test_set.fingerprint for test_set in test_sets if not test_set.normal}
-        homes = dict.fromkeys(source.home for source, fingerprint in own if fingerprint in fingerprints)
-        return test_sets, [
-            f"{options.data} is the data set of {home}, and the images that it was trained on are scored as well: "
-            "leave --data out for the test images alone"
-            for home in homes
-        ]
-    assert data is not None
-    warnings = []
-    if options.subset != "test":
-        warnings.append(f"these are the run's {options.subset} images, which training has seen")
-    test_set = testsets.subset_of(data, options.subset)
-    for other in sources[1:]:
-        if (theirs := training.of(other)) is None:
+def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -> TestSet:
+    """A subset of the first run's images, which no other model may have been trained on."""
+    first, *others = training.sources
+    test_set = subset_of(training.known[first.home], subset)
+    if subset != "test":
+        warnings.append(f"these are the run's {subset} images, which training has seen")
+    for other in others:
+        if training.of(other) is None:
             warnings.append(f"it is not known what {other.file} was trained on: perhaps on these images")
-        elif options.subset == "test" and (common := _common_images(theirs, test_set, SUBSETS)):
+        elif subset == "test" and training.may_include(other, test_set, FITTED):
             raise InputError(
-                f"{other.home} was trained on {len(common)} of the {len(test_set.pairs)} test images of "
-                f"{sources[0].home}: average only runs of one split"
+                f"{other.home} was trained on some of the {len(test_set.pairs)} test images of {first.home}: average "
+                "only runs of one split"
             )
-    if (before := sources[0].data_fingerprint) not in (None, test_set.fingerprint):
+    if (before := first.data_fingerprint) not in (None, test_set.fingerprint):
         warnings.append(
             f"the data have changed since training: fingerprint {test_set.fingerprint}, then {before}"
         )
-    return [test_set], warnings
-
-
-def _common_images(data: PolypDataModule, images: TestSet, subsets: Sequence[str]) -> set[str]:
-    """The stems of images of the same data set that are in subsets of a run's data."""
-    if data.inspection.fingerprint != images.fingerprint:
-        return set()
-    return {pair.stem for pair in images.pairs} & {
-        stem for subset in subsets for stem in data.subsets[subset]
-    }
+    return test_set
 
 
 def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: int) -> Path:
-    """The folder to write to."""
     prefix = "" if source.file == runs.best_checkpoint(source.home) else f"{source.file.stem}_"
     name = prefix + options.folder_name(test_set.name)
     if options.name is not None:
@@ -219,26 +196,21 @@ def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: in
 def _control_risk(
     predictor: Predictor, training: TrainingData, options: Options, warnings: list[str]
 ) -> RiskControl | None:
-    """The threshold that the first run's validation images allow; none if another model may have been trained on them.
+    """The threshold that the first run's validation images allow, if no other model was trained on them.
 
-    Why there is none is added to the warnings.
+    Where there is none, the reason is added to the warnings.
     """
-    first, *others = predictor.sources
-    if options.normal or (options.data is None and options.subset != "test"):
-        return None
+    first, *others = training.sources
     if (data := training.of(first)) is None:
-        if first.home in training.unknown:
-            warnings.append(
-                f"no threshold is chosen on the run's validation images: {training.unknown[first.home]}"
-            )
+        reason = training.unknown[first.home if first.config else first.file]
+        warnings.append(f"no threshold is chosen on the validation images of {first.file}: {reason}")
         return None
-    validation = testsets.subset_of(data, "val")
+    validation = subset_of(data, "val")
     for other in others:
-        theirs = training.of(other)
-        if theirs is None or _common_images(theirs, validation, ["train"]):
+        if training.may_include(other, validation, ["train"]):
             warnings.append(
-                f"no threshold is chosen on the validation images of {first.home}: {other.home} may have been trained "
-                "on some of them"
+                f"no threshold is chosen on the validation images of {first.home}: {other.home} may have been "
+                "trained on some of them"
             )
             return None
     images = score_images(predictor, validation, options.threshold)
@@ -253,10 +225,8 @@ def _control_risk(
 
 def _describe_training_images(
     training: TrainingData, test_set: TestSet, images: Sequence[Image], options: Options
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Which of the images of a folder a model was trained or validated on, and the numbers without them."""
-    if options.data is None:
-        return None
     training_images = training.find_images(test_set)
     stems = {image["stem"] for image in training_images}
     others = [image for image in images if image.pair.stem not in stems]
@@ -266,7 +236,7 @@ def _describe_training_images(
         without = {"n": len(others), "numbers": numbers}
     return {
         "checked": list(map(str, training.known)),
-        "unchecked": {str(path): reason for path, reason in training.unknown.items()},
+        "unchecked": training.explain_unknown(test_set),
         "found": len(stems),
         "images": training_images,
         "without": without,

@@ -1,6 +1,6 @@
 """Images scored one by one, and what they say together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -57,23 +57,20 @@ def score_images(predictor: Predictor, test_set: TestSet, threshold: float) -> l
     def finish(pair: Pair, truth: np.ndarray, probability: np.ndarray) -> Image:
         return Image(pair, score(probability, truth, threshold, suite), measure_traits(truth))
 
-    pairs = test_set.pairs
-    images: list[Image] = []
+    pairs, images = test_set.pairs, list[Image]()
     scores: Iterable[Image] = ()
     bar = tqdm(total=len(pairs), desc=test_set.name, unit="image", leave=False, disable=None)
     with ThreadPoolExecutor() as pool, bar:
         reading = pool.map(test_set.read, pairs[:BATCH])
         for start in range(0, len(pairs), BATCH):
-            arrays = list(reading)
+            batch, arrays = pairs[start : start + BATCH], list(reading)
             reading = pool.map(
                 test_set.read, pairs[start + BATCH : start + 2 * BATCH]
             )  # during the prediction
             probabilities = predictor.predict_all([image for image, _ in arrays])
             images += scores  # of the batch before
-            scores = pool.map(
-                finish, pairs[start : start + BATCH], [truth for _, truth in arrays], probabilities
-            )
-            bar.update(len(arrays))
+            scores = pool.map(finish, batch, [truth for _, truth in arrays], probabilities)
+            bar.update(len(batch))
         return [*images, *scores]
 
 
@@ -94,34 +91,32 @@ def summarise_images(
         numbers = {name: number for name, number in numbers.items() if name in NORMAL}
     texts = definitions(threshold, literature.unavailable() is None)
     reliability = np.mean([image.vectors["reliability"] for image in scores], axis=0).tolist()
+    here = at_threshold(scores, control.threshold) if control else {}
     return {
         "numbers": {name: vars(number) for name, number in numbers.items()},
         "definitions": {name: texts[name] for name in numbers},
-        "strata": {} if normal else _summarise_strata([image.row for image in images]),
+        "strata": {} if normal else _summarise_strata(images),
         "reliability": dict(zip(("pixels", "probability", "polyp"), reliability, strict=True)),
-        "risk_control": control
-        and {
-            **vars(control),
-            "here": {name: vars(number) for name, number in at_threshold(scores, control.threshold).items()},
-        },
+        "risk_control": control and {**vars(control), "here": {name: vars(here[name]) for name in here}},
     }
 
 
-def _summarise_strata(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+def _summarise_strata(images: Sequence[Image]) -> dict[str, dict[str, dict[str, Any]]]:
     """For each bin that has images n, Dice with its interval, and the share of failures."""
-    return {
-        name: {
-            part: {
-                "n": len(values),
-                "dice": float(np.mean(values)),
-                "dice_interval": list(bootstrap_interval(values))
-                if len(values) > 1
-                else None,  # JSON knows no NaN
-                "failures": float(np.mean(np.array(values) < FAILURE)),
-            }
-            for part, values in parts.items()
+
+    def summarise_bin(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        dice = np.array([row["dice"] for row in rows])
+        return {
+            "n": len(rows),
+            "dice": float(dice.mean()),
+            "dice_interval": bootstrap_interval(dice) if len(rows) > 1 else None,  # JSON knows no NaN
+            "failures": float(np.mean(dice < FAILURE)),
         }
-        for name, parts in group_by_stratum(rows, "dice").items()
+
+    groups = group_by_stratum([image.row for image in images])
+    return {
+        name: {part: summarise_bin(rows) for part, rows in parts.items()}
+        for name, parts in groups.items()
         if parts
     }
 

@@ -62,17 +62,15 @@ def find_test_sets(
     if not root.is_dir():
         raise InputError(f"--data {folder} is not a folder")
     if normal:
-        return [_normal_frames(root / images if (root / images).is_dir() else root, root)]
-    subfolders = [
-        path for path in sorted(root.iterdir()) if (path / images).is_dir() or (path / masks).is_dir()
-    ]
-    folders = subfolders if subfolders and not (root / images).is_dir() else [root]
+        return [_normal_frames(root, root / images if (root / images).is_dir() else root)]
+    halves = [path for path in sorted(root.iterdir()) if (path / images).is_dir() or (path / masks).is_dir()]
+    folders = halves if halves and not (root / images).is_dir() else [root]
     for path in folders:
-        if lacking := [name for name in (images, masks) if not (path / name).is_dir()]:
+        if not ((path / images).is_dir() and (path / masks).is_dir()):
             inside = ", ".join(sorted(f"'{sub.name}'" for sub in path.iterdir() if sub.is_dir())) or "none"
             raise InputError(
-                f"--data {path} has no folder {' and no folder '.join(map(repr, lacking))}; its folders are {inside}: "
-                "say which with --images and --masks, or say that no image shows a polyp with --normal"
+                f"--data {path} needs the folders '{images}' and '{masks}', its folders are {inside}: say which with "
+                "--images and --masks, or with --normal that no image shows a polyp"
             )
     return [_with_masks(path, images, masks) for path in folders]
 
@@ -85,13 +83,13 @@ def _with_masks(root: Path, images: str, masks: str) -> TestSet:
     )
 
 
-def _normal_frames(folder: Path, root: Path) -> TestSet:
+def _normal_frames(root: Path, folder: Path) -> TestSet:
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
     pairs = [Pair(path.stem, path, path) for path in files if path.suffix.lower() in EXTENSIONS]
     if not pairs:
         raise InputError(f"--data {root} holds no images ({', '.join(sorted(EXTENSIONS))})")
 
-    def look(number: int, pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
+    def inspect(number: int, pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
         """Thumbnails of the frame and of its field of view, or what is wrong with the image."""
         try:
             image = read_image(pair.image)
@@ -99,14 +97,13 @@ def _normal_frames(folder: Path, root: Path) -> TestSet:
             return str(error)
         return thumbnail(image), field_thumbnail(image)
 
-    looks = map_pairs(look, pairs, "checking images")  # before long work, and all that is wrong at once
-    problems = [text for text in looks if isinstance(text, str)]
-    counts = Counter(pair.stem for pair in pairs)
-    problems += [f"{stem}: several images have this stem" for stem, count in counts.items() if count > 1]
+    results = map_pairs(inspect, pairs, "checking images")
+    stems = Counter(pair.stem for pair in pairs)
+    problems = [text for text in results if isinstance(text, str)]
+    problems += [f"{stem}: several images have this stem" for stem in stems if stems[stem] > 1]
     if problems:
         raise several(f"--data {root}: {len(problems)} problem{'s' * (len(problems) > 1)}", problems)
-    thumbnails, fields = (np.stack(arrays) for arrays in zip(*looks, strict=True))
-    return TestSet(_name(root), pairs, True, None, thumbnails, fields)
+    return TestSet(_name(root), pairs, True, None, *map(np.stack, zip(*results, strict=True)))
 
 
 def _name(root: Path) -> str:

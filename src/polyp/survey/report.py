@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from polyp.data.folder import read_image, read_mask
-from polyp.data.splits import SHIPPED
-from polyp.data.traits import STRATA, find_strata
+from polyp.data.traits import STRATA, group_by_stratum
 from polyp.report.html import Page
 from polyp.report.pictures import TRUTH, contour
 
 if TYPE_CHECKING:
-    from polyp.survey.survey import Survey
+    from polyp.survey.survey import Image, Survey
 
 TITLE = "Data: "
 HEIGHT = 288  # pixels of a picture on the page
@@ -32,93 +31,92 @@ LINES = 10  # problems and groups that the terminal names
 def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None:
     """Print a summary, and where the page and the suggested split are."""
     console = Console(highlight=False, soft_wrap=True)
-    shares = np.array([row["polyp_share"] for row in survey.traits])
-    low, high = survey.sizes.min(axis=0), survey.sizes.max(axis=0)
-    sizes = f"{low[1]}x{low[0]} to {high[1]}x{high[0]}"
-    lines = [f"[bold]{escape(survey.name)}[/]  {_count(len(survey.pairs), 'image')}, {sizes}"]
+    shares = np.array([image.traits["polyp_share"] for image in survey.images])
+    sizes = np.array([image.size for image in survey.images])
+    low, high = sizes.min(axis=0), sizes.max(axis=0)
+    count = _count(survey.images, "image")
+    console.print(f"[bold]{escape(survey.name)}[/]  {count}, {low[1]}x{low[0]} to {high[1]}x{high[0]}")
     if survey.split:
-        lines.append(f"  split      {escape(str(survey.split_name))}: {_count_subsets(survey.split)}")
-    lines.append(
+        console.print(f"  split      {escape(f'{survey.split_name}: {_count_subsets(survey.split)}')}")
+    console.print(
         f"  polyps     median {np.median(shares):.1%} of the pixels, {shares.min():.1%} to {shares.max():.1%}"
     )
-    for name, counts in _count_strata(survey).items():
-        lines.append(f"  {name:<10} " + ", ".join(f"{count} {part}" for part, count in counts.items()))
-    lines.append(f"[{'yellow' if survey.problems else 'green'}]{_count(len(survey.problems), 'problem')}[/]")
-    lines += _first(survey.problems)
-    lines.append(f"[{'yellow' if survey.straddling else 'green'}]{_describe_duplicates(survey)}[/]")
-    lines += _first([_name_members(survey, rows) for rows in survey.straddling])
-    lines += [_describe_suggestion(survey), f"\n  the page   {escape(os.path.relpath(page))}"]
+    for name, parts in group_by_stratum([image.traits for image in survey.images]).items():
+        console.print(f"  {name:<10} " + ", ".join(f"{len(rows)} {part}" for part, rows in parts.items()))
+    straddling = [_name_members(survey, group) for group in _straddling(survey)]
+    findings = {_count(survey.problems, "problem"): survey.problems, _describe_groups(survey): straddling}
+    for headline, lines in findings.items():
+        console.print(headline, style="yellow" if lines else "green")
+        for line in lines[:LINES]:
+            console.print(f"  {escape(line)}")
+        if len(lines) > LINES:
+            console.print(f"  ... and {len(lines) - LINES} more: see the page")
+    console.print(f"{_describe_suggestion(survey)}\n\n  the page   {escape(os.path.relpath(page))}")
     if suggestion:
-        lines.append(f"  the split  data.split={escape(os.path.relpath(suggestion))}")
-    for line in lines:
-        console.print(line)
+        console.print(f"  the split  data.split={escape(os.path.relpath(suggestion))}")
 
 
 def build_page(survey: "Survey", suggestion: Path | None) -> Page:
     """The page of a survey."""
     page = Page(
         f"{TITLE}{survey.name}",
-        f"{_count(len(survey.pairs), 'image')} and as many masks; {_count(len(survey.problems), 'problem')}. "
-        f"{_describe_duplicates(survey)}",
+        f"{_count(survey.images, 'image')} and as many masks; {_count(survey.problems, 'problem')}. "
+        f"{_describe_groups(survey)}",
     )
     page.section("Problems", "" if survey.problems else "None: every image has a readable mask of its size.")
     if survey.problems:
-        page.text(
-            "These files are left out of this page, and training refuses to start with them.", "warning"
-        )
+        page.text("These files are left out here, and training refuses to start with them.", "warning")
         page.table([{"problem": text} for text in survey.problems])
-    _add_sizes(page, survey)
-    _add_pictures(page, survey)
-    _add_duplicates(page, survey)
+    _add_sizes(page, survey.images)
+    page.section("Contact sheet", "From the smallest polyp to the largest, outlined in green.")
+    ranked = sorted(survey.images, key=lambda image: image.traits["polyp_share"])
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(PICTURES, len(ranked))).round().astype(int))
+    page.gallery([_draw(ranked[place], f"{ranked[place].traits['polyp_share']:.1%}") for place in places])
+    _add_groups(page, survey)
     page.section("Split")
     if survey.split:
         page.text(f"In use: {survey.split_name}, {_count_subsets(survey.split)}.")
     page.text(_describe_suggestion(survey))
     if suggestion:
-        page.text(
-            f"It is in {suggestion.name}, beside this page: python train.py ... data.split={suggestion}"
-        )
+        page.text(f"It is in {suggestion.name}, beside this page: train with data.split={suggestion}")
         page.table(_split_rows(survey))
     return page
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
+def _count(items: Sequence[Any], noun: str) -> str:
+    return f"{len(items)} {noun}" + "s" * (len(items) != 1)
 
 
 def _count_subsets(subsets: dict[str, list[str]]) -> str:
     return ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
 
 
-def _count_strata(survey: "Survey") -> dict[str, dict[str, int]]:
-    """The count of each bin that occurs, by stratum."""
-    counts = Counter(item for row in survey.traits for item in find_strata(row).items())
-    return {
-        name: {part: counts[name, part] for part in stratum.bins if counts[name, part]}
-        for name, stratum in STRATA.items()
-    }
+def _subsets(survey: "Survey") -> dict[str, str]:
+    """The subset of each stem in the split in use."""
+    return {stem: name for name, stems in survey.split.items() for stem in stems}
 
 
-def _name_members(survey: "Survey", rows: Sequence[int]) -> str:
+def _straddling(survey: "Survey") -> list[list["Image"]]:
+    """The groups that are in more than one subset of the split in use."""
+    subset = _subsets(survey)
+    groups = [images for images, _ in survey.groups]
+    return [group for group in groups if len({subset.get(i.pair.stem) for i in group} - {None}) > 1]
+
+
+def _name_members(survey: "Survey", group: Sequence["Image"]) -> str:
     """The members of a group with their subsets."""
-    subset = survey.subset_of()
-    stems = [survey.pairs[row].stem for row in rows]
+    subset, stems = _subsets(survey), [image.pair.stem for image in group]
     return ", ".join(f"{stem} ({subset.get(stem, 'unused')})" if subset else stem for stem in stems)
 
 
-def _first(lines: Sequence[str]) -> list[str]:
-    more = [f"  ... and {len(lines) - LINES} more: see the page"] * (len(lines) > LINES)
-    return [f"  {escape(line)}" for line in lines[:LINES]] + more
-
-
-def _describe_duplicates(survey: "Survey") -> str:
-    groups = survey.duplicates
-    if not groups:
+def _describe_groups(survey: "Survey") -> str:
+    if not survey.groups:
         return "No near-duplicates were found."
-    text = f"{_count(len(groups), 'group')} of near-duplicates with {sum(map(len, groups))} images"
+    count = sum(len(images) for images, _ in survey.groups)
+    text = f"{_count(survey.groups, 'group')} of near-duplicates with {count} images"
     if survey.split:
-        count = len(survey.straddling)
-        text += f"; {count or 'none'} of them straddle{'s' * (count == 1)} the subsets of split {survey.split_name}"
+        straddling = len(_straddling(survey))
+        text += f"; {straddling} of them straddle{'s' * (straddling == 1)} the subsets of split {survey.split_name}"
     return text + "."
 
 
@@ -130,112 +128,90 @@ def _describe_suggestion(survey: "Survey") -> str:
         return f"{text} Near-duplicates stay together, and each subset has small and large polyps alike."
     left_out = sum(map(len, survey.split.values())) - sum(map(len, survey.suggestion.values()))
     moved = len(set(survey.suggestion["train"]) - set(survey.split["train"]))
-    same = ", so that numbers stay comparable" if survey.split_name in SHIPPED else ""
     return (
-        f"{text} The test set is kept as it is{same}; {_count(left_out, 'image')} of train and val that "
-        f"show{'s' * (left_out == 1)} the same as one of test {'is' if left_out == 1 else 'are'} left out"
-        f"{f', {moved} moved from val to train' if moved else ''}."
+        f"{text} The test set is as in split {survey.split_name}, so that numbers stay comparable. Left out of train "
+        f"and val as near-duplicates of test: {left_out}; moved from val to train: {moved}."
     )
 
 
-def _add_sizes(page: Page, survey: "Survey") -> None:
+def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
     page.section("Sizes and polyps")
-    shares = np.array([row["polyp_share"] for row in survey.traits])
-    sizes = Counter(map(tuple, survey.sizes.tolist()))
+    sizes = Counter(image.size for image in images)
     common = ", ".join(f"{width}x{height} ({count})" for (height, width), count in sizes.most_common(5))
-    page.text(f"{_count(len(sizes), 'size')} in pixels; the most frequent: {common}.")
+    page.text(f"{len(sizes)} different sizes in pixels; the most frequent: {common}.")
     of_images, of_polyps = (Figure(figsize=(6, 3.2), layout="constrained") for _ in range(2))
     axes = of_images.subplots()
-    axes.scatter(survey.sizes[:, 1], survey.sizes[:, 0], s=10, alpha=0.4, color="#0b6bcb", linewidths=0)
+    heights, widths = np.array([image.size for image in images]).T
+    axes.scatter(widths, heights, s=10, alpha=0.4, color="#0b6bcb", linewidths=0)
     axes.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
+    shares = np.array([100 * image.traits["polyp_share"] for image in images])
     axes = of_polyps.subplots()
-    axes.hist(
-        shares * 100, bins=np.linspace(0, max(1.0, float(shares.max()) * 100), 31).tolist(), color="#2f9e57"
-    )
+    axes.hist(shares, bins=30, range=(0, max(1.0, float(shares.max()))), color="#2f9e57")
     for name in ("medium", "large"):
         axes.axvline(STRATA["size"].bins[name] * 100, color="#59636e", linewidth=1, linestyle=":")
     axes.set(xlabel="polyp, % of the image's pixels", ylabel="images", xlim=(0, None))
     caption = (
-        f"The polyps' share of each image: median {np.median(shares):.1%}, mean {shares.mean():.1%}; dotted lines part "
-        "small, medium and large."
+        f"The polyps' share of each image: median {np.median(shares):.1f} %, mean {shares.mean():.1f} %; dotted lines "
+        "separate small, medium and large."
     )
     page.charts([(of_images, "Width and height of each image.", None), (of_polyps, caption, None)])
-    page.table(
-        [
-            {
-                "stratum": name,
-                "bin": part,
-                "values": STRATA[name].meanings[part],
-                "images": f"{count} ({count / len(shares):.0%})",
-            }
-            for name, counts in _count_strata(survey).items()
-            for part, count in counts.items()
-        ]
-    )
+    rows = [
+        {"stratum": f"{name}: {part}", "values": f"{STRATA[name].trait} {STRATA[name].meanings[part]}"}
+        | {"images": len(members), "share": f"{len(members) / len(images):.0%}"}
+        for name, parts in group_by_stratum([image.traits for image in images]).items()
+        for part, members in parts.items()
+    ]
+    page.table(rows)
     page.text(
-        "size: share of polyp pixels. number: connected components, specks of JPEG masks aside. shape: irregularity of "
-        "the largest polyp's outline, 0 for a disc. The limits are the same for every data set.",
+        "polyp_share: of the pixels. polyps: connected components, specks of JPEG masks aside. irregularity: of the "
+        "largest polyp's outline, 0 for a disc. The limits are the same for every data set.",
         "faint",
     )
 
 
-def _add_pictures(page: Page, survey: "Survey") -> None:
-    page.section("Contact sheet", "From the smallest polyp to the largest, outlined in green.")
-    shares = [row["polyp_share"] for row in survey.traits]
-    order = np.argsort(shares, kind="stable")
-    places = np.unique(np.linspace(0, len(order) - 1, min(PICTURES, len(order))).round().astype(int))
-    page.gallery([_draw(survey, row, f"{shares[row]:.1%}") for row in order[places]])
-
-
-def _add_duplicates(page: Page, survey: "Survey") -> None:
-    page.section("Near-duplicates", _describe_duplicates(survey))
+def _add_groups(page: Page, survey: "Survey") -> None:
+    page.section("Near-duplicates", _describe_groups(survey))
     page.text(
         "Linked where whole frames or fields of view correlate, or an encoder's features agree; links of links count "
         "too. None of these knows one polyp from two sides: keep patients together where you know them.",
         "faint",
     )
-    straddling, subset = survey.straddling, survey.subset_of()
-    groups = [*straddling, *(rows for rows in survey.duplicates if rows not in straddling)]
+    subset, straddling = _subsets(survey), _straddling(survey)
     if straddling:
         page.text("The groups that straddle the split show in one subset what is in another.", "warning")
-    page.table(
-        [
-            {
-                "group": str(number),
-                "straddles": "yes" * (rows in straddling),
-                "images": _name_members(survey, rows),
-            }
-            for number, rows in enumerate(groups, 1)
-        ]
-    )
-    for number, rows in enumerate(groups[:GROUPS], 1):
+    groups = sorted(survey.groups, key=lambda group: group[0] not in straddling)
+    rows = [
+        {
+            "group": str(number),
+            "straddles": "yes" * (images in straddling),
+            "images": _name_members(survey, images),
+        }
+        for number, (images, _) in enumerate(groups, 1)
+    ]
+    page.table(rows)
+    for number, (images, reasons) in enumerate(groups[:GROUPS], 1):
         page.heading(f"Group {number}")
-        reasons = [link.why for link in survey.links if link.first in rows]
         page.text(
-            reasons[0] + (f"; and {_count(len(reasons) - 1, 'more link')}" if len(reasons) > 1 else ""),
-            "faint",
+            "; ".join([reasons[0], *[f"and {len(reasons) - 1} more links"] * (len(reasons) > 1)]), "faint"
         )
-        page.gallery([_draw(survey, row, subset.get(survey.pairs[row].stem, "")) for row in rows[:MEMBERS]])
+        page.gallery([_draw(image, subset.get(image.pair.stem, "")) for image in images[:MEMBERS]])
 
 
-def _draw(survey: "Survey", row: int, caption: str) -> tuple[np.ndarray, str]:
+def _draw(image: "Image", caption: str) -> tuple[np.ndarray, str]:
     """A small picture of an image with its polyps outlined, and a caption that begins with its stem."""
-    pair = survey.pairs[row]
-    image, mask = read_image(pair.image), read_mask(pair.mask)
-    size = max(1, round(image.shape[1] * HEIGHT / image.shape[0])), HEIGHT
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    pixels, mask = read_image(image.pair.image), read_mask(image.pair.mask)
+    size = max(1, round(pixels.shape[1] * HEIGHT / pixels.shape[0])), HEIGHT
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     outlined = contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)
-    return outlined, f"{pair.stem}: {caption}" if caption else pair.stem
+    return outlined, f"{image.pair.stem}: {caption}" if caption else image.pair.stem
 
 
 def _split_rows(survey: "Survey") -> list[dict[str, Any]]:
     """How many images of each bin of the polyps' size the suggested subsets have."""
-    traits = {pair.stem: row for pair, row in zip(survey.pairs, survey.traits, strict=True)}
-    counts = {
-        name: Counter(find_strata(traits[stem])["size"] for stem in stems)
-        for name, stems in survey.suggestion.items()
-    }
-    return [
-        {"subset": name, "images": count.total()} | {part: count[part] for part in STRATA["size"].bins}
-        for name, count in counts.items()
-    ]
+    traits = {image.pair.stem: image.traits for image in survey.images}
+    rows = []
+    for name, stems in survey.suggestion.items():
+        sizes = group_by_stratum([traits[stem] for stem in stems])["size"]
+        counts = {part: len(sizes.get(part, ())) for part in STRATA["size"].bins}
+        rows.append({"subset": name, "images": len(stems), **counts})
+    return rows

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from polyp.data.datamodule import DATASETS
-from polyp.data.duplicates import Link, field_thumbnail, find_links, group_images, thumbnail
-from polyp.data.folder import Inspection, Pair, find_pairs, map_pairs, read_pair
-from polyp.data.splits import SUBSETS, draw_split, read_split, repair_split, split_stems
+from polyp.data.duplicates import field_thumbnail, find_links, group_images, thumbnail
+from polyp.data.folder import Pair, find_pairs, map_pairs, read_pair
+from polyp.data.splits import SUBSETS, draw_split, read_split, repair_split
 from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
 from polyp.files import check_writable, write_text
@@ -22,13 +22,6 @@ from polyp.report.tables import to_csv
 from polyp.survey.report import TITLE, build_page, print_summary
 
 FEATURE_SIDE = 224  # pixels of the square that an encoder sees
-
-OPTIONS = {
-    "data.allow_empty=true": "--allow-empty",
-    "model.encoder_weights=": "--weights ",
-    "model.encoder=": "--encoder ",
-}
-"""The options of this command for the configuration keys that messages name."""
 
 Encode = Callable[[np.ndarray], np.ndarray]
 
@@ -61,54 +54,47 @@ class Options:
     """the page, with the suggested split beside it (outputs/data/NAME.html)"""
 
 
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image without a problem.
+
+    Attributes:
+        pair: its files.
+        size: height and width in pixels.
+        traits: see `polyp.data.traits.measure_traits`.
+        thumbnail, field: (32, 32) uint8, see `polyp.data.duplicates`.
+        features: (K,) of an encoder, or None.
+    """
+
+    pair: Pair
+    size: tuple[int, int]
+    traits: dict[str, float]
+    thumbnail: np.ndarray
+    field: np.ndarray
+    features: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class Survey:
-    """The result of a look at every pair; arrays and lists are in the order of `pairs`.
+    """The result of a look at every pair.
 
     Attributes:
         name: of the data set.
-        pairs: those without a problem.
+        images: those without a problem.
         problems: everything wrong, a line each.
-        sizes: (N, 2) int, height and width in pixels.
-        traits: of each image, see `polyp.data.traits.measure_traits`.
-        links: pairs of images that show the same.
-        groups: (N,) int, the group of each image.
+        groups: of images that show the same, at least two each, with the reasons.
         split_name: of the split in use; None where there is none.
         split: the subsets in use, without images that have a problem; empty where there is none.
         suggestion: the suggested subsets; empty where there are too few images.
     """
 
     name: str
-    pairs: list[Pair]
+    images: list[Image]
     problems: list[str]
-    sizes: np.ndarray
-    traits: list[dict[str, float]]
-    links: list[Link]
-    groups: np.ndarray
+    groups: list[tuple[list[Image], list[str]]]
     split_name: str | None
     split: dict[str, list[str]]
     suggestion: dict[str, list[str]]
-
-    @property
-    def duplicates(self) -> list[list[int]]:
-        """The groups of more than one image, as rows of `pairs`."""
-        return [
-            np.flatnonzero(self.groups == g).tolist() for g in np.flatnonzero(np.bincount(self.groups) > 1)
-        ]
-
-    @property
-    def straddling(self) -> list[list[int]]:
-        """The groups that are in more than one subset of the split in use."""
-        subset = self.subset_of()
-        return [
-            rows
-            for rows in self.duplicates
-            if len({subset.get(self.pairs[row].stem, "") for row in rows} - {""}) > 1
-        ]
-
-    def subset_of(self) -> dict[str, str]:
-        """The subset of each stem in the split in use."""
-        return {stem: name for name, stems in self.split.items() for stem in stems}
 
 
 def run(options: Options) -> None:
@@ -147,40 +133,54 @@ def _look(
     if split is not None and split != "random":  # before long work
         published = read_split(split, [pair.stem for pair in pairs])
 
-    def inspect(number: int, pair: Pair) -> tuple[Any, ...] | list[str]:
-        """The pair with its size, traits, thumbnails and features, or its problems."""
+    def inspect(number: int, pair: Pair) -> Image | list[str]:
+        """The image, or its problems."""
         arrays = read_pair(pair, options.allow_empty)
         if isinstance(arrays, list):
             return arrays
         image, mask = arrays
-        features = encode(image) if encode else None
-        return pair, mask.shape, measure_traits(mask), thumbnail(image), field_thumbnail(image), features
+        looks = thumbnail(image), field_thumbnail(image), encode(image) if encode else None
+        return Image(pair, (mask.shape[0], mask.shape[1]), measure_traits(mask), *looks)
 
     results = map_pairs(inspect, pairs, "checking images")
+    images = [result for result in results if isinstance(result, Image)]
     root = os.path.commonpath([pairs[0].image, pairs[0].mask]) + os.sep
     texts = [text.removeprefix(root) for result in results if isinstance(result, list) for text in result]
     problems = sorted([*problems, *map(_name_options, texts)])
-    usable = [result for result in results if not isinstance(result, list)]
-    if not usable:
+    if not images:
         raise InputError(
             f"{root}: none of its {len(pairs)} pairs can be used; the first problem: {problems[0]}"
         )
-    good, sizes, traits, *arrays = map(list, zip(*usable, strict=True))
-    thumbnails, fields, features = (np.array(array) for array in arrays)
-    stems = [pair.stem for pair in good]
-    shares = np.array([row["polyp_share"] for row in traits], np.float32)
-    links = find_links(thumbnails, fields, features if encode else None)
-    groups = group_images(len(good), links)
+    stems = [image.pair.stem for image in images]
+    shares = np.array([image.traits["polyp_share"] for image in images], np.float32)
+    thumbnails, fields = (
+        np.stack([getattr(image, key) for image in images]) for key in ("thumbnail", "field")
+    )
+    features = np.array([image.features for image in images]) if encode else None
+    links = find_links(thumbnails, fields, features)
+    numbers = group_images(len(images), links)
+    groups = [np.flatnonzero(numbers == number) for number in np.flatnonzero(np.bincount(numbers) > 1)]
     if published:
-        group_of = dict(zip(stems, groups.tolist(), strict=True))
+        group_of = dict(zip(stems, numbers.tolist(), strict=True))
         subsets = {key: [stem for stem in members if stem in group_of] for key, members in published.items()}
         suggestion = repair_split(subsets, group_of)
         suggestion = suggestion if all(suggestion.values()) else {}
     else:
-        inspection = Inspection(np.array(sizes), shares, thumbnails, "", fields)
-        subsets = split_stems("random", stems, inspection, options.seed) if split else {}
-        suggestion = draw_split(stems, groups, shares, options.seed)
-    return Survey(name, good, problems, np.array(sizes), traits, links, groups, split, subsets, suggestion)
+        suggestion = draw_split(stems, numbers, shares, options.seed)
+        without_features = group_images(len(images), find_links(thumbnails, fields))  # as in training
+        subsets = draw_split(stems, without_features, shares, options.seed) if split else {}
+    return Survey(
+        name,
+        images,
+        problems,
+        [
+            ([images[row] for row in rows], [link.why for link in links if link.first in rows])
+            for rows in groups
+        ],
+        split,
+        subsets,
+        suggestion,
+    )
 
 
 def _find_source(options: Options) -> Any:
@@ -189,13 +189,15 @@ def _find_source(options: Options) -> Any:
     if options.data not in kinds:
         if options.root or options.archive:
             raise InputError(f"--root and --archive are for known data sets, and {options.data} is a folder")
+        if not Path(options.data).expanduser().is_dir():
+            known = ", ".join(kinds.keys() - {"folder"})
+            raise InputError(f"{options.data} is not a folder; give a folder or one of {known}")
         return kinds["folder"](options.data, options.images, options.masks)
-    kind = kinds[options.data]
-    keys = {field.name for field in dataclasses.fields(kind)}
+    keys = {field.name for field in dataclasses.fields(kinds[options.data])}
     given = {key: value for key in ("root", "archive") if (value := getattr(options, key)) is not None}
     if unknown := given.keys() - keys:
         raise InputError(f"--{unknown.pop()} means nothing for {options.data}")
-    return kind(**given)
+    return kinds[options.data](**given)
 
 
 def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
@@ -228,15 +230,9 @@ def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
 
 def _name_options(text: str) -> str:
     """A message that names configuration keys, with the options of `polyp data` instead."""
-    if text.startswith("data.root=") and " is not a folder" in text:
-        known = ", ".join(name for name in DATASETS if name != "folder")
-        return f"{text.removeprefix('data.root=')}; give a folder or one of {known}"
-    if " has no folder '" in text:
-        text = text.removeprefix("data.root=")
-    for key, option in OPTIONS.items():
-        text = text.replace(key, option)
-    text = re.sub(r"\bdata\.(root|archive|images|masks|split)=(?=\S)", r"--\1 ", text)
-    return re.sub(r"\bdata\.(root|archive|images|masks|split)\b=?", r"--\1", text)
+    text = text.replace("data.allow_empty=true", "--allow-empty").replace("encoder_weights", "weights")
+    keys = r"\b(?:data|model)\.(root|archive|images|masks|split|encoder|weights)\b"
+    return re.sub(keys, r"--\1", re.sub(keys + r"=(?=\S)", r"--\1 ", text))
 
 
 def _check_page(page: Path) -> None:
