@@ -14,7 +14,7 @@ from polyp.comparison.comparison import LEVEL, Comparison
 from polyp.comparison.read_runs import SCORES, Run
 from polyp.comparison.recipes import format_setting
 from polyp.data.sources import DATASETS, Folder
-from polyp.data.traits import STRATA, by_stratum
+from polyp.data.traits import STRATA, group_by_stratum
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import FAILURE
 from polyp.report.markdown import format_code, render_markdown
@@ -35,9 +35,9 @@ def write_card(file: Path, run: Run, comparison: Comparison | None = None) -> No
     recipe = next((r for r in comparison.recipes if run in r.runs), None) if comparison else None
     scores, settings = run.scores, run.settings.items()
     strata = {
-        f"{name}: {part} ({STRATA[name].meaning(part)})": dice
-        for name, parts in by_stratum(scores.to_dict("records"), "dice").items()
-        for part, dice in parts.items()
+        f"{name}: {part} ({STRATA[name].meanings[part]})": [row["dice"] for row in rows]
+        for name, parts in group_by_stratum(scores.to_dict("records")).items()
+        for part, rows in parts.items()
     }
     has_polyp = scores["tp"] + scores["fn"] > 0
     values = {

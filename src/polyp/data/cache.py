@@ -27,7 +27,7 @@ from polyp.images import resize
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FORMAT = 2  # goes up when the pixels or the layout of the files change: older files are then made again
+FORMAT = 3  # goes up when the pixels or the layout of the files change: older files are then made again
 
 
 class CacheError(WriteError):

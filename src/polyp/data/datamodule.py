@@ -16,7 +16,7 @@ from polyp.data.cache import cache_folder, load_inspection, load_resized
 from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_lists
 from polyp.data.folder import Inspection, Pair, find_pairs
 from polyp.data.sources import DATASETS
-from polyp.data.splits import split_file, split_stems
+from polyp.data.splits import check_stems, split_file, split_stems
 from polyp.errors import InputError, pick
 from polyp.images import square
 from polyp.settings import collect, raise_together
@@ -77,6 +77,8 @@ class PolypDataModule(pl.LightningDataModule):
         self.allow_empty = allow_empty
         self.augmentation = Augmentation(augment) if augment else None
         self.seed = seed
+        self.recorded_split: dict[str, list[str]] = {}
+        """The split of a run that exists, which holds whatever `split` would give now."""
         self.subsets: dict[str, list[str]] = {}
         self.train_loader: TrainLoader | None = None
         self.progress: dict[str, int] | None = None
@@ -91,7 +93,8 @@ class PolypDataModule(pl.LightningDataModule):
         with collect(problems):
             self.source.check()
         with collect(problems):
-            split_file(self.split)
+            if not self.recorded_split:
+                split_file(self.split)
         raise_together(problems)
 
     def prepare_data(self) -> None:
@@ -109,7 +112,11 @@ class PolypDataModule(pl.LightningDataModule):
         pairs, problems = self._files
         cache = cache_folder(self.cache)
         self.inspection: Inspection = load_inspection(pairs, problems, cache, self.allow_empty)
-        subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.split_seed)
+        stems = [pair.stem for pair in pairs]
+        if subsets := self.recorded_split:
+            check_stems(self.split, subsets, stems)
+        else:
+            subsets = split_stems(self.split, stems, self.inspection, self.split_seed)
         self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
         self.pairs: list[Pair] = pairs
         self.subsets = subsets
