@@ -25,6 +25,7 @@ from polyp.images import components
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.runs.data import load_run_data
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 
 Evaluate = Callable[..., dict[str, Any]]
@@ -132,7 +133,7 @@ def test_a_run_keeps_the_split_that_it_was_trained_with(
     tested = [row["stem"] for row in rows(run)]
     config = runs.read_config(run)
     config["data"]["split_seed"] += 1  # as if another version drew another split
-    runs.begin(run, config, json.loads((run / runs.SPLIT).read_text()))
+    RunFolder(run).write_config(config, json.loads(RunFolder(run).split_file.read_text()))
     main(["evaluate", str(run)])
     assert [row["stem"] for row in rows(run / "evaluations" / "test")] == tested
     (run / runs.SPLIT).write_text("[]")
@@ -425,7 +426,7 @@ def test_an_older_checkpoint_has_the_precision_of_its_configuration(run: Path, d
     spoil(run, lambda content: {key: value for key, value in content.items() if key != "precision"})
     config = runs.read_config(run)
     config["trainer"]["precision"] = "32-true"
-    runs.begin(run, config, json.loads((run / runs.SPLIT).read_text()))
+    RunFolder(run).write_config(config, json.loads(RunFolder(run).split_file.read_text()))
     main(["evaluate", str(run), "--data", str(drawn), "--name", "precise"])
     assert answer(run, "precise")["computed"] == "exact, 32-true, cpu"
 
