@@ -170,7 +170,13 @@ def test_train_command_composes(command: str) -> None:
         assert compose("train", overrides=[job for job in jobs if job], return_hydra_config=True).model.arch
 
 
-@pytest.mark.parametrize("command", WITHOUT_KVASIR)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] if "sweeps" in command else [])
+        for command in WITHOUT_KVASIR
+    ],
+)
 def test_train_command_runs(command: str, workspace: None, train: Train) -> None:
     words = shlex.split(command)
     if "outputs/data/" in command:
