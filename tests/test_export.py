@@ -15,7 +15,7 @@ import torch
 from conftest import SMALL, run_script
 from torch import nn
 
-from polyp import device, runs
+from polyp import runs
 from polyp.cli import main
 from polyp.data.folder import read_image
 from polyp.errors import InputError
@@ -25,6 +25,7 @@ from polyp.export.graph import resized
 from polyp.images import resize
 from polyp.inference.onnx import OnnxModel
 from polyp.inference.predictor import load_predictor
+from polyp.model import device
 from polyp.model.network import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
@@ -228,7 +229,7 @@ def test_all_variants_of_a_run(
         assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
-    image = read_image(load_run_data(run, runs.read_config(run)).of("test")[0].image)
+    image = read_image(load_run_data(run, runs.read_config(run)).get_pairs("test")[0].image)
     module = load_checkpoint(Source.of(str(run)))
     module.precision = "32-true"
     exact = module.predict([torch.from_numpy(image).permute(2, 0, 1)])[0]

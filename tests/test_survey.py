@@ -12,8 +12,8 @@ import pytest
 
 from polyp.cli import main
 from polyp.data.folder import Inspection
+from polyp.data.sources import Synthetic
 from polyp.data.splits import repaired, split_stems, suggested
-from polyp.data.synthetic import Synthetic
 
 
 @pytest.fixture

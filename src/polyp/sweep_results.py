@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import files, resume, runs, tables
+from polyp import files, runs
 from polyp.errors import InputError
-from polyp.sweeps import varying
+from polyp.report.tables import to_csv
+from polyp.runs import resume
+from polyp.sweeps import varied_overrides
 
 WIDTH = 160
 """Characters of a table in a file, which has no width that it must be squeezed into."""
@@ -55,7 +57,7 @@ def read_results(folder: Path) -> tuple[list[Job], dict[Path, str]]:
             continue
         try:
             overrides = files.read_yaml(job / ".hydra" / "overrides.yaml")
-            varied = varying(resume.command([str(override) for override in overrides]), folder)
+            varied = varied_overrides(resume.command([str(override) for override in overrides]), folder)
             metrics = runs.read_metrics(job)
             done.append(Job(number, varied, metrics, _validation(runs.read_config(job), metrics)))
         except InputError as error:
@@ -111,6 +113,9 @@ def print_table(done: Sequence[Job], failed: Mapping[Path, str], folder: Path) -
                 "These jobs were validated on different images or by different numbers, which cannot be compared: they "
                 "are listed in their order, not by their validation"
             )
+    for job in done:
+        if job.metrics.get("pruned"):
+            console.print(f"pruned job {job.number} after {job.metrics['epochs']} epochs: it validated below the median")
     for folder_of_job, reason in failed.items():
         log = os.path.relpath(folder_of_job / runs.LOG)
         console.print(f"[bold red]failed[/] job {escape(folder_of_job.name)}: {escape(reason)}\n       {escape(log)}")
@@ -131,7 +136,7 @@ def write_results(folder: Path, done: Sequence[Job]) -> None:
     """
     keys, names = _columns(done)
     rows = [{"job": job.number, **job.overrides, **job.numbers} for job in done]
-    files.write_text(folder / runs.RESULTS, tables.to_csv(rows, ["job", *keys, *names]))
+    files.write_text(folder / runs.RESULTS, to_csv(rows, ["job", *keys, *names]))
 
 
 def _columns(done: Sequence[Job]) -> tuple[list[str], list[str]]:

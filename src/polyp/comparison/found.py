@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from polyp import files, runs, tables
+from polyp import files, runs
 from polyp.comparison import curves
 from polyp.errors import InputError, describe_error, printable
+from polyp.report.tables import read_csv
 from polyp.runs import identity
 
 OWN_PLACE = ("seed", "model.image_size")
@@ -215,7 +216,7 @@ def read(folder: Path) -> Run:
             f"delete {runs.METRICS} and {way_out}"
         )
     try:
-        rows = {row.pop("stem"): _numbers(row) for row in tables.read_csv(file)}
+        rows = {row.pop("stem"): _numbers(row) for row in read_csv(file)}
         if len(rows) != metrics["test"]["n"]:
             raise ValueError(f"{len(rows)} images instead of {metrics['test']['n']}")
     except (OSError, ValueError, KeyError) as error:

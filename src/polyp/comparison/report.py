@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import runs, tables
+from polyp import runs
 from polyp.comparison.differences import Comparison
 from polyp.comparison.recipes import Recipe, plain, short
 from polyp.errors import InputError
+from polyp.report.tables import to_csv
 
 if TYPE_CHECKING:
-    from polyp.page import Page
+    from polyp.report.html import Page
 
 WIDEST = 205
 
@@ -111,7 +112,7 @@ def _records(comparison: Comparison, costs: dict[int, float | None]) -> list[dic
 def as_csv(comparison: Comparison, costs: dict[int, float | None]) -> str:
     """The table as programs read it."""
     records = _records(comparison, costs)
-    return tables.to_csv(records, list(records[0]))
+    return to_csv(records, list(records[0]))
 
 
 def tell(comparison: Comparison, rows: Sequence[dict[str, str]]) -> None:
@@ -154,7 +155,7 @@ def write_page(
         root: where the data are if they have moved.
         pictures: draw charts and predictions.
     """
-    from polyp.page import Page
+    from polyp.report.html import Page
 
     count, images = len(comparison.runs), len(comparison.reference.stems)
     page = Page("Runs compared", comparison.headline)

@@ -12,7 +12,7 @@ from polyp.comparison.recipes import Recipe
 from polyp.data.folder import Pair, read_image, read_mask
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
-from polyp.pictures import PREDICTION, TRUTH, contour
+from polyp.report.pictures import PREDICTION, TRUTH, contour
 from polyp.runs.data import load_run_data
 
 SHOWN = 8
@@ -110,7 +110,7 @@ def rows(comparison: Comparison, root: str | None = None) -> list[Row]:
 
 def _pairs(run: Run, root: str | None) -> dict[str, Pair]:
     data = load_run_data(run.folder, run.config, root, needed=False)
-    return {pair.stem: pair for pair in data.of("test")}
+    return {pair.stem: pair for pair in data.get_pairs("test")}
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from polyp.data.duplicates import near_duplicates
 from polyp.data.folder import Inspection
 from polyp.errors import InputError, nearest
-from polyp.tables import unescape
+from polyp.report.tables import unescape_formula
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _read(file: Path) -> dict[str, list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip() and not line.startswith("#")]
-    rows = [(n, [unescape(field.strip()) for field in next(csv.reader([line]))]) for n, line in lines]
+    rows = [(n, [unescape_formula(field.strip()) for field in next(csv.reader([line]))]) for n, line in lines]
     if not rows or rows[0][1] != ["stem", "subset"]:
         raise InputError(f"{file}, line {rows[0][0] if rows else 1}: the first line must be stem,subset")
     subsets: dict[str, list[str]] = {name: [] for name in SUBSETS}

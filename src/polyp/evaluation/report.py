@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import pictures
 from polyp.data.traits import STRATA, strata_of
 from polyp.evaluation.scoring import Image
 from polyp.evaluation.testsets import TestSet
 from polyp.inference.predictor import Predictor
 from polyp.metrics.overlap import FAILURE
-from polyp.page import Page
+from polyp.report import pictures
+from polyp.report.html import Page
 
 REPORT = "report.html"
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import device, files, runs
+from polyp import files, runs
 from polyp.data.folder import Pair
 from polyp.errors import InputError, require
 from polyp.export import proof
@@ -19,6 +19,7 @@ from polyp.export.integers import write_int8
 from polyp.export.report import tell
 from polyp.inference.onnx import OnnxModel
 from polyp.metrics.overlap import DEFINITIONS
+from polyp.model import device
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source, load_checkpoint
@@ -77,7 +78,7 @@ def export(run: str, options: Options) -> None:
     model = load_checkpoint(source).eval()
     exact, model.precision = model.precision, "32-true"  # what variants are compared with
     data = load_run_data(source.home, source.config, options.root, options.archive)
-    validation, tested = data.of("val"), data.of("test")
+    validation, tested = data.get_pairs("val"), data.get_pairs("test")
     say = _metadata(source, model, data.inspection.fingerprint)
     notes: list[str] = []
     with runs.replace_folder(folder, "polyp export") as part:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp.summary import WIDEST
+from polyp.training.console import WIDEST
 
 
 def tell(record: Mapping[str, Any], folder: Path) -> None:

@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import files, tables
+from polyp import files
 from polyp.errors import InputError, printable
+from polyp.report.tables import to_csv
 
 JSON, TABLE, JOURNAL, PARTS = "predictions.json", "polyps.csv", ".journal.jsonl", ".parts"
 
@@ -147,4 +148,4 @@ def _table(images: Sequence[Record]) -> str:
         for record in images
         for number, polyp in enumerate(record["polyps"], start=1)
     ]
-    return tables.to_csv(rows, ["image", "polyp", *columns])
+    return to_csv(rows, ["image", "polyp", *columns])

@@ -16,8 +16,8 @@ from polyp.data.folder import read_pair
 from polyp.data.splits import SHIPPED
 from polyp.data.traits import STRATA, strata_of
 from polyp.errors import InputError
-from polyp.page import Page
-from polyp.pictures import TRUTH, contour
+from polyp.report.html import Page
+from polyp.report.pictures import TRUTH, contour
 
 if TYPE_CHECKING:
     from polyp.survey.survey import Survey

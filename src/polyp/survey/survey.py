@@ -11,15 +11,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from polyp import tables
 from polyp.data.duplicates import Link, field_thumbnail, groups_of, links, thumbnail
-from polyp.data.folder import Folder, Inspection, Pair, find_pairs, read_pair
-from polyp.data.kvasir import KvasirSeg
+from polyp.data.folder import Inspection, Pair, find_pairs, read_pair
+from polyp.data.sources import NAMED, find_source
 from polyp.data.splits import SUBSETS, repaired, split_stems, suggested
-from polyp.data.synthetic import Synthetic
 from polyp.data.traits import traits
 from polyp.errors import InputError, describe_error
 from polyp.files import check_writable, write_text
+from polyp.report.tables import to_csv
 from polyp.survey.report import TITLE, describe, tell
 
 BLOCK = 64  # pairs in memory at a time
@@ -88,10 +87,10 @@ def survey(
     """Look at a data set; print a summary, write a page and the suggested split beside it.
 
     Args:
-        data: kvasir_seg, synthetic, or a folder.
-        root, archive: of kvasir_seg and synthetic, as data.root and data.archive.
+        data: the name of a data set, see `polyp.data.sources`, or a folder.
+        root, archive: of a named data set, as data.root and data.archive.
         images, masks: names of the subfolders of a folder.
-        split: as data.split; by default official for kvasir_seg and none for others.
+        split: as data.split; by default that of the data set, if it has one.
         allow_empty: whether a mask without a polyp is no problem.
         encoder, weights: of smp, with a file of weights: near-duplicates are searched among its features as well.
         seed: of the suggested split, and of split random.
@@ -105,21 +104,11 @@ def survey(
             the page cannot be written.
     """
     try:
-        source: KvasirSeg | Synthetic | Folder
-        shipped = data in ("kvasir_seg", "synthetic")
-        if not shipped and (root or archive):
-            raise InputError(f"--root and --archive are for kvasir_seg and synthetic, and {data} is a folder")
-        if data == "kvasir_seg":
-            source, split = KvasirSeg(root, archive), split or "official"
-        elif data == "synthetic":
-            if archive:
-                raise InputError("--archive is for kvasir_seg: synthetic is drawn")
-            source = Synthetic(root)
-        else:
-            source = Folder(data, images, masks)
+        source = find_source(data, root, archive, images, masks)
+        split = split or source.default_split
         encode = _encoder(encoder, weights)
         folder = source.prepare()
-        name = data if shipped else folder.name
+        name = data if data in NAMED else folder.name
         page = Path(out).expanduser() if out else Path("outputs", "data", f"{name}.html")
         _check_writable(page)
         result = look(name, *find_pairs(folder, source.images, source.masks), split, allow_empty, encode, seed)
@@ -246,7 +235,7 @@ def _as_options(text: str) -> str:
     for key, option in OPTIONS.items():
         text = text.replace(key, option)
     if text.startswith("data.root=") and " is not a folder" in text:
-        return text.removeprefix("data.root=") + "; give a folder, kvasir_seg or synthetic"
+        return text.removeprefix("data.root=") + f"; give a folder, {' or '.join(NAMED)}"
     if " has no folder '" in text:
         text = text.removeprefix("data.root=")
     text = re.sub(r"\bdata\.(root|archive|images|masks|split)=(?=[^\s])", r"--\1 ", text)
@@ -269,7 +258,7 @@ def _write_split(result: Survey, page: Path) -> Path:
     """The suggestion as NAME_split.csv, or with a number where another split has that name: it may be in use."""
     subset_of = sorted((stem, name) for name in SUBSETS for stem in result.suggestion[name])
     rows = [{"stem": stem, "subset": name} for stem, name in subset_of]
-    text = tables.to_csv(rows, ("stem", "subset"))
+    text = to_csv(rows, ("stem", "subset"))
     number = 1
     while True:
         file = page.with_name(f"{page.stem}_split{f'_{number}' if number > 1 else ''}.csv")
