@@ -136,14 +136,14 @@ def test_a_run_keeps_the_split_that_it_was_trained_with(
     RunFolder(run).write_config(config, json.loads(RunFolder(run).split_file.read_text()))
     main(["evaluate", str(run)])
     assert [row["stem"] for row in rows(run / "evaluations" / "test")] == tested
-    (run / runs.SPLIT).write_text("[]")
+    RunFolder(run).split_file.write_text("[]")
     assert "split.json is damaged" in said(capsys, str(run), "--overwrite")
 
 
 def test_a_random_split_that_was_not_recorded_is_refused(
     run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (run / runs.SPLIT).unlink()  # as of polyp 0.5
+    RunFolder(run).split_file.unlink()  # as of polyp 0.5
     assert "has no split.json" in said(capsys, str(run))
     assert not (run / "evaluations").exists()
     with pytest.raises(SystemExit, match=r"has no split\.json"):
@@ -268,7 +268,7 @@ def test_a_threshold_needs_images_that_no_model_was_trained_on(trained: Path, ru
 
 def test_data_that_are_gone_are_known_by_their_fingerprint(run: Path, drawn: Path) -> None:
     other = shutil.copytree(run, run.with_name("other"))
-    (other / runs.SPLIT).unlink()
+    RunFolder(other).split_file.unlink()
     main(["evaluate", str(run), str(other), "--data", str(drawn), "--name", "others"])
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["data"]["fingerprint"] = answer(run, "others")["fingerprint"]

@@ -242,6 +242,8 @@ def find_source(data: str, root: str | None, archive: str | None, images: str, m
     if data not in NAMED:
         if options:
             raise InputError(f"--root and --archive are for {' and '.join(NAMED)}, and {data} is a folder")
+        if not Path(data).expanduser().is_dir():
+            raise InputError(f"{data} is not a folder; give a folder or one of {', '.join(NAMED)}")
         return Folder(data, images, masks)
     for key in options.keys() - {field.name for field in fields(DATASETS[data])}:
         raise InputError(f"--{key} is not for {data}, which has none")
