@@ -18,7 +18,7 @@ from hydra_plugins.optuna_sweeper import (
     MAX_CHECKED_JOBS,
     OptunaSweeper,
     distribution,
-    load_study,
+    open_storage,
     representative_jobs,
 )
 from polyp.errors import InputError
@@ -45,7 +45,7 @@ METRICS = {
 
 
 def trials_of(sweep: Path) -> list[Any]:
-    return load_study(sweep)[0].trials
+    return optuna.load_study(study_name=None, storage=open_storage(sweep)).trials
 
 
 def states(sweep: Path) -> list[str]:
@@ -145,7 +145,7 @@ def test_two_objectives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     objectives = ["val/dice", "latency_ms"]
     with caplog.at_level("INFO"):
         jobs = search(tmp_path / "sweep", 12, objectives=objectives)
-    study, _ = load_study(tmp_path / "sweep")
+    study = optuna.load_study(study_name=None, storage=open_storage(tmp_path / "sweep"))
     expected = [(1 - abs(float(job["optim.decoder_lr"]) - 1e-3), len(job["model.arch"])) for job in jobs]
     assert [tuple(trial.values) for trial in study.trials] == expected
     front = [

@@ -22,7 +22,10 @@ from filelock import FileLock
 from polyp import sweeps
 
 QUICK = (*SMALL, "+trainer.limit_train_batches=2")
-IN_THIS_PROCESS = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+IN_THIS_PROCESS = (
+    "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "~hydra.launcher.n_jobs",
+)
 GRID = ("-m", *SMALL, "trainer.max_epochs=2", "seed=0,1", "model.loss=dice,bce")
 
 
@@ -47,7 +50,9 @@ def table(said: str) -> list[list[str]]:
     """The cells of the table at the end of a sweep, without its header."""
     lines = said.splitlines()
     head = next(number for number, line in enumerate(lines) if line.split()[:1] == ["job"])
-    end = next(number for number, line in enumerate(lines) if number > head and not re.match(r"\s*\d+ ", line))
+    end = next(
+        number for number, line in enumerate(lines) if number > head and not re.match(r"\s*\d+ ", line)
+    )
     return [line.split() for line in lines[head + 1 : end]]
 
 
@@ -73,8 +78,12 @@ def test_a_sweep_killed_until_it_completes(tmp_path: Path, moments: random.Rando
     assert finals(killed) == finals(whole)
     assert len(finals(whole)) == 4
     for last in whole.rglob("last.ckpt"):
-        ours, theirs = (torch.load(sweep / last.relative_to(whole), weights_only=True) for sweep in (killed, whole))
-        assert all(torch.equal(ours["state_dict"][key], theirs["state_dict"][key]) for key in theirs["state_dict"])
+        ours, theirs = (
+            torch.load(sweep / last.relative_to(whole), weights_only=True) for sweep in (killed, whole)
+        )
+        assert all(
+            torch.equal(ours["state_dict"][key], theirs["state_dict"][key]) for key in theirs["state_dict"]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +146,10 @@ def test_what_resume_of_a_sweep_means(partial: Path) -> None:
 @pytest.mark.parametrize(
     ("seeds", "said"),
     [
-        ("0,5,2", r"was started with other jobs: number 1 was .*seed=1 and is .*seed=5 now; give the original command"),
+        (
+            "0,5,2",
+            r"was started with other jobs: number 1 was .*seed=1 and is .*seed=5 now; give the original command",
+        ),
         ("0,1", r"number 2 was .*seed=2 and is not there now"),
     ],
 )
@@ -155,13 +167,20 @@ def test_a_grid_may_grow_at_its_end(partial: Path) -> None:
 def test_a_changed_csv_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.csv").write_text("model.loss,seed\nbce,1\n,2\n")
-    command = ("-m", "experiment=hyperparameters", "hydra.sweeper.path=my.csv", *QUICK, "hydra.sweep.dir=sweep")
+    command = (
+        "-m",
+        "experiment=hyperparameters",
+        "hydra.sweeper.path=my.csv",
+        *QUICK,
+        "hydra.sweep.dir=sweep",
+    )
     run_script(*command)
     before = written(Path("sweep"))
     assert sorted(finals(Path("sweep"))) == ["0_loss-bce_seed-1", "1_seed-2"]
     Path("my.csv").write_text("model.loss,seed\nbce,1\ndice,2\n")
     with pytest.raises(
-        SystemExit, match=r"sweep was started with other jobs: number 1 was .*seed=2 and is .*loss=dice seed=2 now"
+        SystemExit,
+        match=r"sweep was started with other jobs: number 1 was .*seed=2 and is .*loss=dice seed=2 now",
     ):
         run_script(*command, "resume=auto")
     assert written(Path("sweep")) == before
@@ -198,15 +217,24 @@ def test_a_configuration_that_has_changed_is_noticed(partial: Path, capfd: Any) 
     )
 
 
-def test_jobs_that_fail_are_listed_and_may_be_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_that_fail_are_listed_and_may_be_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = tmp_path / "sweep"
-    command = ("-m", *QUICK, "data.batch_size=4,17,2")  # there are 16 images, which is found when they are looked at
+    command = (
+        "-m",
+        *QUICK,
+        "data.batch_size=4,17,2",
+    )  # there are 16 images, which is found when they are looked at
     with pytest.raises(SystemExit, match=r"^1$"):
         run_script(*command, f"hydra.sweep.dir={sweep}")
     said = capsys.readouterr().out
     rows = table(said)
     assert sorted(row[0] for row in rows) == ["0", "2"]
-    assert "failed job 1_batch_size-17: data.batch_size=17 is larger than the 16 training images: lower it" in said
+    assert (
+        "failed job 1_batch_size-17: data.batch_size=17 is larger than the 16 training images: lower it"
+        in said
+    )
     assert f"{os.path.relpath(sweep)}/1_batch_size-17/train.log" in said
     assert not (sweep / "results.csv").exists()
     before = written(sweep)
@@ -226,13 +254,17 @@ def test_a_crash_is_listed_with_its_last_line(
     monkeypatch.setattr(cache, "resize_image", broken)
     sweep = tmp_path / "sweep"
     with pytest.raises(SystemExit, match=r"^1$"):
-        run_script("-m", *QUICK, "seed=0,1", "data.image_size=96", f"hydra.sweep.dir={sweep}", IN_THIS_PROCESS)
+        run_script(
+            "-m", *QUICK, "seed=0,1", "data.image_size=96", f"hydra.sweep.dir={sweep}", *IN_THIS_PROCESS
+        )
     said = capsys.readouterr().out
     assert said.count("MemoryError: nothing left") >= 2
     assert "Traceback" in (sweep / "0_seed-0" / "train.log").read_text()
 
 
-def test_the_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_the_numbers_and_the_best_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = tmp_path / "sweep"
     run_script("-m", *QUICK, "optim.decoder_lr=1e-3,3e-2", "name='my own',mine", f"hydra.sweep.dir={sweep}")
     said = capsys.readouterr().out.replace("my own", "my_own")
@@ -242,7 +274,10 @@ def test_the_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: py
     assert len(rows) == len(jobs) == 4
     for row in rows:
         metrics = jobs[row[0]]
-        assert float(row[1]) == (1e-3 if row[0] in "01" else 3e-2) and row[2] == ("my_own", "mine")[int(row[0]) % 2]
+        assert (
+            float(row[1]) == (1e-3 if row[0] in "01" else 3e-2)
+            and row[2] == ("my_own", "mine")[int(row[0]) % 2]
+        )
         assert row[3] == f"{metrics['best']['value']:.3f}"
         assert row[4] == f"{metrics['test']['dice']:.3f}"
         assert row[5] == f"{metrics['seconds'] / 60:.1f}"
@@ -305,7 +340,9 @@ def meanwhile(condition: Callable[[], Any], action: Callable[[Any], None]) -> th
     return thread
 
 
-def test_a_job_that_dies_is_listed_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_dies_is_listed_and_the_others_go_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     sweep = tmp_path / "sweep"
     deaths = {"0_seed-0": signal.SIGSEGV, "1_seed-1": signal.SIGKILL}
     killers = [
@@ -342,8 +379,12 @@ def test_a_sweep_that_is_stopped_saves_its_job(number: int, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_sweep_that_is_paused_pauses_its_job(tmp_path: Path) -> None:
-    folder = tmp_path / "0_job" / "checkpoints"  # changes with each checkpoint; last.ckpt itself is gone for a moment
-    process = start("-m", *QUICK, "trainer.max_epochs=500", f"hydra.sweep.dir={tmp_path}", log=tmp_path / "said")
+    folder = (
+        tmp_path / "0_job" / "checkpoints"
+    )  # changes with each checkpoint; last.ckpt itself is gone for a moment
+    process = start(
+        "-m", *QUICK, "trainer.max_epochs=500", f"hydra.sweep.dir={tmp_path}", log=tmp_path / "said"
+    )
     assert process.pid is not None
     try:
         meanwhile((folder / "last.ckpt").exists, lambda _: os.kill(process.pid, signal.SIGTSTP)).join()
@@ -379,7 +420,9 @@ def test_a_damaged_list_of_jobs_is_written_anew(content: str, partial: Path) -> 
         assert len(results(partial)) == 3
 
 
-@pytest.mark.parametrize("content", [None, "", "hydra: {", "hydra: {overrides: {task: [{}], hydra: []}}", "\0" * 100])
+@pytest.mark.parametrize(
+    "content", [None, "", "hydra: {", "hydra: {overrides: {task: [{}], hydra: []}}", "\0" * 100]
+)
 def test_a_damaged_command_is_one_line(content: str | None, partial: Path) -> None:
     (partial / "multirun.yaml").unlink()
     if content is not None:
@@ -416,7 +459,12 @@ def test_damaged_results_are_written_anew(content: str, whole: Path) -> None:
 
 HARMLESS = (
     ["seed=0,1", "model.arch=unet", "data.root=../mine", "+trainer.limit_train_batches=2", "monitor=val/iou"],
-    ["hydra/sweeper=csv", "hydra.sweeper.path=/data/my.csv", "hydra.launcher.n_jobs=2", "hydra.mode=MULTIRUN"],
+    [
+        "hydra/sweeper=csv",
+        "hydra.sweeper.path=/data/my.csv",
+        "hydra.launcher.n_jobs=2",
+        "hydra.mode=MULTIRUN",
+    ],
 )
 
 
@@ -429,7 +477,9 @@ def stored(folder: Path, task: list[str], own: list[str]) -> Path:
 def test_settings_of_a_stored_sweep_are_repeated(tmp_path: Path) -> None:
     task, own = HARMLESS
     folder = stored(tmp_path / "sweep", task, [*own, "hydra.launcher.setup=[ls]"])
-    argv = sweeps.expand_resume(["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"])
+    argv = sweeps.expand_resume(
+        ["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"]
+    )
     assert {*task, *own} - {"model.arch=unet", "hydra.mode=MULTIRUN"} <= set(argv)
     assert "hydra.launcher.setup=[date]" in argv and "hydra.launcher.setup=[ls]" not in argv
 
@@ -461,7 +511,9 @@ def test_what_somebody_else_wrote_is_not_repeated(
 ) -> None:
     monkeypatch.setenv("SECRET", "hidden")
     safe_task, safe_own = HARMLESS
-    folder = stored(tmp_path / "sweep", safe_task + [task] * (task is not None), safe_own + [own] * (own is not None))
+    folder = stored(
+        tmp_path / "sweep", safe_task + [task] * (task is not None), safe_own + [own] * (own is not None)
+    )
     key = (task or own or "").partition("=")[0]
     with pytest.raises(SystemExit, match=re.escape(key)) as refusal:
         sweeps.expand_resume(["train.py", f"resume={folder}"])

@@ -113,9 +113,8 @@ def print_table(done: Sequence[Job], failed: Mapping[Path, str], folder: Path) -
                 "These jobs were validated on different images or by different numbers, which cannot be compared: they "
                 "are listed in their order, not by their validation"
             )
-    for job in done:
-        if job.metrics.get("pruned"):
-            console.print(f"pruned job {job.number} after {job.metrics['epochs']} epochs: it validated below the median")
+    for job in (job for job in done if job.metrics.get("pruned")):
+        console.print(f"pruned job {job.number} after {job.metrics['epochs']} epochs: it validated below the median")
     for folder_of_job, reason in failed.items():
         log = os.path.relpath(folder_of_job / runs.LOG)
         console.print(f"[bold red]failed[/] job {escape(folder_of_job.name)}: {escape(reason)}\n       {escape(log)}")
