@@ -154,7 +154,7 @@ def test_two_objectives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
         if not any((d >= dice and ms <= latency) and (d, ms) != (dice, latency) for d, ms in expected)
     ]
     assert [trial.number for trial in study.best_trials] == front
-    assert [f"job {number}: val/dice" in caplog.text for number in range(12)] == [
+    assert [f"Pareto-optimal job {number}: val/dice" in caplog.text for number in range(12)] == [
         n in front for n in range(12)
     ]
     with pytest.raises(
@@ -174,6 +174,13 @@ def test_damaged_study_is_one_line_and_can_be_deleted(content: str, tmp_path: Pa
     assert "\n" not in str(error.value)
     file.unlink()
     assert search(sweep, 13)[:12] == before
+
+
+def test_search_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "optuna.db").touch()
+    with pytest.raises(InputError, match="older, which cannot be continued: start a new one"):
+        search(tmp_path / "sweep", 2)
 
 
 @pytest.mark.parametrize(

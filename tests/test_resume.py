@@ -20,7 +20,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polyp import cli, files, runs
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 from polyp.training import callbacks
 
 LONGER = (*SMALL, "trainer.max_epochs=4", "optim.ema_decay=0.8")

@@ -124,13 +124,17 @@ class OptunaSweeper(Sweeper):
         for trial in study.best_trials if len(self.objectives) > 1 else []:
             numbers_of_trial = zip(self.objectives, trial.values, strict=True)
             text = ", ".join(f"{name} {value:.4g}" for name, value in numbers_of_trial)
-            log.info("No job is better in all objectives than job %d: %s", trial.number, text)
+            log.info("Pareto-optimal job %d: %s", trial.number, text)
 
     def _open_study(self, folder: Path) -> "Study":
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna sets its own: a configuration cannot
         file = folder / STUDY_FILE
+        if (folder / "optuna.db").exists():
+            raise InputError(
+                f"{folder} holds a search of polyp 0.5 or older, which cannot be continued: start a new one"
+            )
         directions = ["minimize" if name in COSTS else "maximize" for name in self.objectives]
         try:
             if file.exists() and file.read_bytes()[-1:] not in b"\n":

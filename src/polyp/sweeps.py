@@ -234,7 +234,7 @@ class Sweep(Callback):
         with self.lock:
             folder = Path(config.hydra.sweep.dir)
             done, failed = sweep_results.read_results(folder)
-            sweep_results.print_table(done, failed, folder)
+            sweep_results.print_results(done, failed, folder)
             if failed:
                 sys.exit(1)
             if done:

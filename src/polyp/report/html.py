@@ -49,6 +49,10 @@ class Page:
         if text:
             self.parts.append(("text", {"text": text, "style": style}))
 
+    def include(self, template: str) -> None:
+        """Add a file of report/templates, which holds text that no value changes."""
+        self.parts.append(("include", template))
+
     def table(self, table: Table | Sequence[Mapping[str, Any]]) -> None:
         """Add a table; nothing if it has no rows.
 

@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from polyp.report.markdown import Markdown, escape_markdown
@@ -25,22 +24,20 @@ LONG_TEXT = 40
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """A column of a table, as people see it.
 
     Attributes:
-        name: the key of its values in the rows, and its heading in CSV.
-        label: its heading for people; by default the name.
-        format: how people see a value: a format specification such as ".3f", or a function of the whole row.
+        name: the key of its values in the rows.
+        label: its heading; by default the name.
+        format: how a value is written: a format specification such as ".3f", or a function of the whole row.
             None and what is missing stay blank under a specification.
         align: "left" or "right"; by default numbers stand right and text left.
-        only: "csv" hides the column from people, "people" keeps it out of the CSV.
     """
 
     name: str
     label: str | None = None
     format: str | Callable[[Mapping[str, Any]], str] = ""
     align: Literal["left", "right"] | None = None
-    only: Literal["csv", "people"] | None = None
 
     def format_cell(self, row: Mapping[str, Any]) -> str:
         """The row's cell as people see it; `Markdown` stays so."""
@@ -49,38 +46,37 @@ class Column:
         value = row.get(self.name)
         if isinstance(value, Markdown):
             return value
-        return "" if value is None else format(value, self.format) if self.format else str(value)
+        return "" if value is None else format(value, self.format)
 
 
 class Table:
-    """Rows of values and how they are shown.
+    """Rows of values: all of them for programs (CSV, pandas), and columns of them for people.
 
     Args:
         rows: a value for each column by the column's name; None and what is missing stay blank.
-        columns: in their order; by default the keys of the first row.
+        columns: what people see, in this order; by default every key of the first row.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column] = ()) -> None:
         self.rows = rows
-        self.columns = list(columns) or [Column(name) for name in (rows[0] if rows else ())]
-        shown = [column for column in self.columns if column.only != "csv"]
-        self.labels = [column.name if column.label is None else column.label for column in shown]
-        self.cells = [[column.format_cell(row) for column in shown] for row in rows]
+        columns = columns or [Column(name) for name in (rows[0] if rows else ())]
+        self.labels = [column.name if column.label is None else column.label for column in columns]
+        self.cells = [[column.format_cell(row) for column in columns] for row in rows]
         self.styles = [
-            _style(column.align, [cells[place] for cells in self.cells]) for place, column in enumerate(shown)
+            _style(column.align, [cells[place] for cells in self.cells])
+            for place, column in enumerate(columns)
         ]
-        """Of each shown column, as a class in HTML: "" for numbers, "text" or "text long" for text."""
+        """Of each column, as a class in HTML: "" for numbers, "text" or "text long" for text."""
 
     def to_csv(self) -> str:
-        """The text of a CSV file, with unrounded values."""
-        return to_csv(self.rows, [column.name for column in self.columns if column.only != "people"])
+        """The text of a CSV file with every value of the rows, unrounded."""
+        return to_csv(self.rows, list(dict.fromkeys(name for row in self.rows for name in row)))
 
     def to_frame(self) -> "DataFrame":
-        """The unrounded values as a pandas DataFrame."""
+        """Every value of the rows as a pandas DataFrame."""
         import pandas
 
-        names = [column.name for column in self.columns if column.only != "people"]
-        return pandas.DataFrame([{name: row.get(name) for name in names} for row in self.rows], columns=names)
+        return pandas.DataFrame(list(self.rows))
 
     def to_markdown(self) -> Markdown:
         """A Markdown table in which every cell is escaped."""
@@ -146,24 +142,3 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     writer.writerow(map(escape_formula, columns))
     writer.writerows([escape_formula(row.get(name)) for name in columns] for row in rows)
     return text.getvalue()
-
-
-def read_csv(file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file that `to_csv` has made.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not text in UTF-8, or not a table: empty, or with a row that is longer or shorter
-            than its head.
-    """
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            lines = [[unescape_formula(cell) for cell in line] for line in csv.reader(stream) if line]
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
-    if not lines:
-        raise ValueError("it is empty")
-    head, *rows = lines
-    if any(len(row) != len(head) for row in rows):
-        raise ValueError("a row does not have as many cells as there are columns")
-    return [dict(zip(head, row, strict=True)) for row in rows]

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
@@ -54,11 +54,11 @@ class Run:
         """The validation number of the best checkpoint, of a finished run."""
         return self.folder.read_metrics()["best"]["value"]
 
-    def begin(self) -> None:
-        """Write config.yaml; from here on the run can be resumed. Until then nothing in the folder has changed."""
+    def begin(self, subsets: Mapping[str, Sequence[str]]) -> None:
+        """Write config.yaml and split.json; from here on the run can be resumed. Until then nothing in the folder has changed."""
         if self.is_worker:
             return
-        self.folder.write_config(self.config)
+        self.folder.write_config(self.config, subsets)
         self._log_buffer.close()
         if self.resume_point is not None:
             self.resume_point.restore_best(self.folder)
