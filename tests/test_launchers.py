@@ -82,6 +82,7 @@ def test_number_of_jobs_at_once_is_checked(train: Train, capsys: pytest.CaptureF
     assert not list(train("--cfg", "job").glob("sweep/*/config.yaml"))
 
 
+@pytest.mark.slow
 def test_job_that_is_killed_leaves_the_one_beside_it(tmp_path: Path) -> None:
     sweep, log = tmp_path / "sweep", tmp_path / "log"
     process = start(
@@ -103,6 +104,7 @@ def test_job_that_is_killed_leaves_the_one_beside_it(tmp_path: Path) -> None:
     assert seeds_and_threads(sweep)[0] == JOBS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_jobs_side_by_side_save_when_stopped(number: int, tmp_path: Path) -> None:
     sweep, log = tmp_path / "sweep", tmp_path / "log"

@@ -289,6 +289,7 @@ def test_asking_imports_no_optuna() -> None:
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
+@pytest.mark.slow
 def test_killed_search_continues_in_its_folder(tmp_path: Path) -> None:
     sweep, log = tmp_path / "sweep", tmp_path / "log"
     process = start(*SEARCH, "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={sweep}", log=log)
