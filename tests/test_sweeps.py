@@ -305,7 +305,7 @@ def test_incomparable_jobs_are_not_ranked(
     for row in stored:
         best = read_metrics(next(sweep.glob(f"{row['job']}_*")))["best"]
         assert float(row[best["monitor"]]) == best["value"]
-    # And what cannot be modification_times is output: Hydra itself would go on and exit with 0.
+    # A file that cannot be written is reported: Hydra itself would go on and exit with 0.
     (sweep / ".part-results.csv" / "in the way").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"results\.csv"):
         run_script(f"resume={sweep}")
