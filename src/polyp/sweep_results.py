@@ -105,6 +105,9 @@ def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path)
                 "These jobs were validated on different images or by different numbers, which cannot be compared: they "
                 "are listed in their order, not by their validation"
             )
+    for pruned in (job for job in done if job.metrics.get("pruned")):
+        epochs = pruned.metrics["epochs"]
+        console.print(f"pruned job {pruned.number} after {epochs} epochs: it validated below the median")
     for job, reason in failed.items():
         log = os.path.relpath(job / runs.LOG)
         console.print(f"[bold red]failed[/] job {escape(job.name)}: {escape(reason)}\n       {escape(log)}")

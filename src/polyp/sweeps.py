@@ -158,12 +158,10 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
         key = override.partition("=")[0]
         if key in replaced:
             continue
-        if not override.isprintable():
-            objection: str | None = "is more than one line"
-        elif key not in REPEATED:
-            objection = find_objection(override)
-        else:  # {_target_: FUNCTION} would call it
-            objection = "is more than a value" if re.search("[{$]", override) else None
+        setting = override.replace("hydra", "setting", 1) if key in REPEATED else override
+        objection = find_objection(setting) if setting.isprintable() else "is more than one line"
+        if setting != override and "{" in override:  # {_target_: FUNCTION} would call it
+            objection = "is more than a value"
         if objection:
             raise InputError(
                 f"{folder / SWEEP_FILE}: {printable(override)} {objection} and is not repeated: if you want it, add "
