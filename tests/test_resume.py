@@ -32,7 +32,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def numbers(folder: Path) -> dict[str, Any]:
     """What metrics.json says of the result, not of the machine's trouble with it."""
-    return {name: value for name, value in read(folder).items() if name not in ("seconds", "peak_memory_mb")}
+    return {name: value for name, value in read(folder).items() if name not in ("seconds", "peak_memory_mb", "latency_ms")}
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -54,6 +54,7 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
         "checkpoints",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "split.json",
         "metrics.json",
         "per_image.csv",
         "pictures",
