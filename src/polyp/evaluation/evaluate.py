@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import files, runs
+from polyp import __version__, files, runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.evaluation import testsets
@@ -26,6 +26,9 @@ from polyp.runs.model import Source
 log = logging.getLogger(__name__)
 
 EVALUATIONS = "evaluations"
+
+PACKAGES = ("torch", "segmentation-models-pytorch")
+"""Their versions are noted beside polyp's."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,15 @@ class Options:
         return "_".join([tested, *views, *other])
 
 
-def evaluate(models: Sequence[str], options: Options) -> None:
+def evaluate(models: Sequence[str], options: Options) -> list[dict[str, Any]]:
     """Score models, and leave the answer in the folder of the first one's run, under evaluations/.
 
     Args:
         models: run folders or checkpoints; of several the probabilities are averaged.
         options: how.
+
+    Returns:
+        The content of each evaluation's metrics.json.
 
     Raises:
         InputError: anything that cannot work; before the network is used wherever that can be known.
@@ -132,7 +138,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
             "training_images": training and _training_images(training, test_set, images, options),
             "warnings": warnings if predictor.is_exact else [*warnings, predictor.describe_deviation(first)],
             "seconds": round(time.time() - started, 1),
-            "versions": {package: version(package) for package in ("polyp", "torch", "segmentation-models-pytorch")},
+            "versions": {"polyp": __version__} | {name: version(name) for name in PACKAGES},
         }
         with runs.replace_folder(folder, "polyp evaluate") as part:
             runs.write_per_image(part, [image.row for image in images])
@@ -142,6 +148,7 @@ def evaluate(models: Sequence[str], options: Options) -> None:
         answers.append(metrics)
     if len(answers) > 1:
         tell_together(answers)
+    return answers
 
 
 def _training_images(
