@@ -82,7 +82,7 @@ def run_script(*arguments: str) -> None:
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["polyp.experiment", "polyp.summary"])
+PROCESSES.set_forkserver_preload(["polyp.training.stages", "polyp.training.console"])
 
 
 def start(*arguments: str, log: Path | None = None) -> BaseProcess:

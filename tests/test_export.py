@@ -15,7 +15,7 @@ import torch
 from conftest import SMALL, run_script
 from torch import nn
 
-from polyp import device, runs
+from polyp import runs
 from polyp.cli import main
 from polyp.data.folder import read_image
 from polyp.errors import InputError
@@ -25,6 +25,7 @@ from polyp.export.graph import resize as resize_in_graph
 from polyp.images import resize
 from polyp.inference.onnx import OnnxModel
 from polyp.inference.predictor import load_predictor
+from polyp.model import device
 from polyp.model.network import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data

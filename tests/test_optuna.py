@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from hydra_plugins.optuna_search import MOST_CHECKED, representatives
-from polyp.experiment import build
-from polyp.resume import resolved
+from polyp.runs.resume import resolved
+from polyp.training.build import build
 
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
 optuna = pytest.importorskip("optuna")

@@ -19,8 +19,9 @@ from conftest import PROCESSES, SMALL, run_script, start
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from polyp import callbacks, cli, files, runs
+from polyp import cli, files, runs
 from polyp.data.synthetic import Synthetic
+from polyp.training import callbacks
 
 LONGER = (*SMALL, "trainer.max_epochs=4", "optim.ema_decay=0.8")
 

@@ -19,7 +19,7 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.model import Source, load_checkpoint
-from polyp.trainer import build_trainer
+from polyp.training.trainer import build_trainer
 
 SIZE = 64
 MODEL: dict[str, Any] = {

@@ -20,8 +20,9 @@ from conftest import ROOT, SMALL, Train, run_script, start
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from polyp import device, runs
+from polyp import runs
 from polyp.metrics.intervals import bootstrap_interval
+from polyp.model import device
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -255,10 +256,10 @@ def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.Ca
 
 
 def test_two_runs_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
-    from polyp.resume import new_folder
+    from polyp.runs.resume import new_folder
 
     wanted = str(tmp_path / "runs" / "2026-01-01_00-00-00")
-    code = f"from polyp.resume import new_folder; print(new_folder({wanted!r}))"
+    code = f"from polyp.runs.resume import new_folder; print(new_folder({wanted!r}))"
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     folders = {process.communicate()[0].strip() for process in started}
     assert folders == {wanted, *(f"{wanted}_{number}" for number in (2, 3, 4))}
@@ -347,7 +348,7 @@ def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(train
 
 @pytest.mark.parametrize("name", ["Dữ liệu", "a=b", "it's", "(new) data", 'a "b" $c', "a#b,c"])
 def test_a_path_that_needs_quotes_is_given_ready_to_paste(name: str, tmp_path: Path) -> None:
-    from polyp import resume
+    from polyp.runs import resume
 
     if "," not in name:  # which makes a list, not an error
         with pytest.raises(SystemExit) as error:

@@ -90,4 +90,4 @@ def shell_word(text: str) -> str:
 
 def printable(name: Any) -> str:
     """A file's name as one line of a message: line breaks, control characters and broken bytes are escaped."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(name))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))

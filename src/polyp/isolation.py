@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, NamedTuple
 
-PRELOADED = ("polyp.experiment", "polyp.summary", "polyp.runs.model", "tqdm.contrib.logging")
+PRELOADED = ("polyp.training.stages", "polyp.training.console", "polyp.runs.model")
 """What a training run imports."""
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM)

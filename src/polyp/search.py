@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from polyp.files import DamagedError, read_yaml
-from polyp.resume import job_folders
+from polyp.runs.resume import job_folders
 
 
 class RecordedTPESampler(TPESampler):

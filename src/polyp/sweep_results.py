@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import files, resume, runs, tables
+from polyp import files, runs, tables
 from polyp.errors import InputError
+from polyp.runs import resume
 from polyp.sweeps import varying
 
 WIDTH = 160

@@ -20,9 +20,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_search import Search
-from polyp import files, isolation, resume, runs
+from polyp import files, isolation, runs
 from polyp.errors import InputError, printable
 from polyp.overrides import reason_to_refuse
+from polyp.runs import resume
+from polyp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -257,11 +259,12 @@ def _check(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
 
 
 def _first_fault(configs: dict[int, dict[str, Any]]) -> tuple[int, str] | None:
-    from polyp.experiment import build  # imports torch
+    from polyp.training.build import build  # imports torch
+    from polyp.training.run import Run
 
     for number, config in configs.items():
         try:
-            build(config, Path())
+            build(Run(RunFolder(Path()), config))
         except InputError as error:
             return number, str(error)
     return None

@@ -15,10 +15,11 @@ import torch
 from common import table
 from torch import Tensor, nn
 
-from polyp import device, runs
+from polyp import runs
 from polyp.export.export import FILES
 from polyp.inference.image import SUFFIXES, read
 from polyp.inference.onnx import OnnxModel
+from polyp.model import device
 from polyp.runs.model import Source, load_checkpoint
 
 IMAGES, ROUNDS = 16, 7

@@ -18,7 +18,7 @@ from typing import Any
 import pytorch_lightning as pl
 from common import composed, fresh, peak_memory, table
 
-from polyp import experiment
+from polyp.training import build as experiment
 
 COUNTS = (60, 240, 960)
 EPOCHS = 4

@@ -54,7 +54,7 @@ class Stamps(Callback):
         """Do the imports that come next anyway, and watch what follows."""
         self.job = OmegaConf.select(config, "hydra.job.num") or 0
         self.stamp("python, configuration")
-        from polyp import experiment
+        from polyp.training import build as experiment
 
         self.stamp("imports")
         self.after(experiment.PolypDataModule, "__init__", "data module, augmentation")

@@ -36,10 +36,10 @@ from omegaconf import DictConfig
 from pytorch_lightning.profilers import SimpleProfiler
 from torch.utils.data import DataLoader, Dataset
 
-from polyp import experiment
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import Pair
 from polyp.model.losses import build_loss
+from polyp.training import build as experiment
 
 EPOCHS = 2  # over which memory is measured
 Steps = Iterator[None]

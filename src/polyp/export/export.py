@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import __version__, device, files, runs
+from polyp import __version__, files, runs
 from polyp.data.folder import Pair
 from polyp.errors import InputError, require
 from polyp.export import proof
@@ -22,10 +22,10 @@ from polyp.export.integers import write_int8
 from polyp.export.options import Options
 from polyp.inference.onnx import OnnxModel
 from polyp.metrics.overlap import DEFINITIONS
+from polyp.model import device
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source, load_checkpoint
-from polyp.summary import WIDEST
 
 RECORD = "export.json"
 

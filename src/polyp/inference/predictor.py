@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyp import device, files, runs
+from polyp import files, runs
 from polyp.errors import InputError, pick, require
 from polyp.inference.onnx import OnnxModel
+from polyp.model import device
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.model import Source, load_checkpoint, load_model
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from difflib import SequenceMatcher
 from functools import cache
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
 import timm
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from polyp import device
 from polyp.errors import InputError, describe_error, nearest, pick
+from polyp.model import device
 from polyp.model.weights import load_encoder_weights, normalisation
 
 ARCHITECTURES: dict[str, type[nn.Module]] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
@@ -38,8 +38,13 @@ SIZE_ARGUMENTS = {"dynamic_img_size": True, "img_size": 224}
 
 Size = tuple[int, int]
 
-Given = tuple[int | None, Sequence[int] | int | None, str | None]
-"""The user's encoder_depth, decoder_channels and decoder_attention."""
+
+class DecoderOptions(NamedTuple):
+    """The configuration's keys of these names, of which None leaves the choice to the architecture."""
+
+    encoder_depth: int | None
+    decoder_channels: Sequence[int] | int | None
+    decoder_attention: str | None
 
 
 class PolypNetwork(nn.Module):
@@ -76,8 +81,8 @@ class PolypNetwork(nn.Module):
         check_encoder_name(encoder)
         if type(stages) is not int or stages not in (1, 2):
             raise InputError(f"model.stages={stages} is not possible: choose 1, or 2 for two stacked networks")
-        given = encoder_depth, decoder_channels, decoder_attention
-        settings = _fitting_settings(arch, encoder, given, stages, _padded(image_size))
+        options = DecoderOptions(encoder_depth, decoder_channels, decoder_attention)
+        settings = _find_settings(arch, encoder, options, stages, _padded(image_size))
         self.recipe = arch, encoder, settings
         self.stages = nn.ModuleList(_build(*self.recipe) for _ in range(stages))
         mean, std = normalisation(encoder, encoder_weights)
@@ -180,10 +185,9 @@ def check_encoder_name(encoder: Any) -> None:
         raise InputError(f"model.encoder={encoder} is unknown: {nearest(encoder, known)}")
 
 
-def _decoder_settings(
-    arch: str, depth: int | None, channels: Sequence[int] | int | None, attention: str | None
-) -> dict[str, Any]:
-    """The keyword arguments for smp, each held against its signature, since smp swallows unknown ones silently."""
+def _decoder_settings(arch: str, options: DecoderOptions) -> dict[str, Any]:
+    """The keyword arguments for smp, each checked against its signature, since smp ignores unknown ones."""
+    depth, channels, attention = options
     accepted = inspect.signature(ARCHITECTURES[arch].__init__).parameters
     depth = accepted["encoder_depth"].default if depth is None else depth
     if type(depth) is not int or depth not in (3, 4, 5):
@@ -220,17 +224,17 @@ def _arguments(cls: type) -> list[str]:
     return list(inspect.signature(cls.__init__).parameters)  # type: ignore[misc]
 
 
-def _fitting_settings(arch: str, encoder: str, given: Given, stages: int, size: Size) -> dict[str, Any]:
+def _find_settings(arch: str, encoder: str, options: DecoderOptions, stages: int, size: Size) -> dict[str, Any]:
     """The keyword arguments for smp with which the network works at `size`, found on networks without memory.
 
     Raises:
         InputError: there are none, or the network is larger than this machine's memory.
     """
-    settings = _decoder_settings(arch, *given)
+    settings = _decoder_settings(arch, options)
     try:
         settings, needed = _fit(arch, encoder, settings, size)
     except _UnfitError as error:
-        choices = _alternatives(arch, encoder, given, size, [] if error.at_any_size else _sides(encoder, size))
+        choices = _alternatives(arch, encoder, options, size, [] if error.at_any_size else _usual_sizes(encoder, size))
         raise InputError(
             f"model.arch={arch} does not work with model.encoder={encoder} and model.encoder_depth="
             f"{settings['encoder_depth']} at {size[0]}x{size[1]}: {describe_error(error.__cause__ or error)}; "
@@ -238,7 +242,7 @@ def _fitting_settings(arch: str, encoder: str, given: Given, stages: int, size: 
         ) from error
     if stages * needed > device.memory() / 2 and torch.get_default_device().type != "meta":
         raise InputError(
-            f"model.arch={arch} with model.encoder={encoder} and model.decoder_channels={given[1]} at "
+            f"model.arch={arch} with model.encoder={encoder} and model.decoder_channels={options.decoder_channels} at "
             f"{size[0]}x{size[1]} needs {stages * needed / 2**30:.0f} GiB for its weights alone, more than half of "
             f"this machine's {device.memory() / 2**30:.0f} GiB of memory: choose a smaller one"
         )
@@ -269,16 +273,16 @@ def _fit(arch: str, encoder: str, settings: dict[str, Any], size: Size) -> tuple
     Raises:
         _UnfitError: there are none.
     """
-    options: list[dict[str, Any]] = [{}]
+    candidates: list[dict[str, Any]] = [{}]
     if encoder.startswith("tu-"):
         accepted = _size_arguments(encoder.removeprefix("tu-"))
         # A transformer that adapts itself to each image keeps the shapes of its pretrained weights and takes any size.
-        options = [{"dynamic_img_size": True}] * ("dynamic_img_size" in accepted) + options
-        options += [{"img_size": size}] * ("img_size" in accepted)
+        candidates = [{"dynamic_img_size": True}] * ("dynamic_img_size" in accepted) + candidates
+        candidates += [{"img_size": size}] * ("img_size" in accepted)
     errors = []
-    for option in options:
+    for candidate in candidates:
         try:
-            return _trial(arch, encoder, settings | option, size)
+            return _trial(arch, encoder, settings | candidate, size)
         except _UnfitError:
             raise
         except Exception as error:  # smp, timm and torch raise errors of any class for a size that does not fit
@@ -336,11 +340,11 @@ def _create(arch: str, encoder: str, settings: dict[str, Any]) -> nn.Module:
 @contextmanager
 def without_memory() -> Iterator[None]:
     """Networks built inside are on the meta device: they have shapes but no values, and cost milliseconds."""
-    with torch.device("meta"), _Readable():
+    with torch.device("meta"), _LinspaceOnCpu():
         yield
 
 
-class _Readable(TorchFunctionMode):
+class _LinspaceOnCpu(TorchFunctionMode):
     """Gives values to what networks read while they are built: the rates of stochastic depth."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -368,24 +372,26 @@ def _contiguous_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Te
     return tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs)
 
 
-def _alternatives(arch: str, encoder: str, given: Given, size: Size, sides: Sequence[int]) -> list[str]:
+def _alternatives(arch: str, encoder: str, options: DecoderOptions, size: Size, sides: Sequence[int]) -> list[str]:
     """Three changes of one key that work; no more, because each trial costs a tenth of a second."""
 
-    def works(arch: str = arch, encoder: str = encoder, depth: int | None = given[0], size: Size = size) -> bool:
+    def works(
+        arch: str = arch, encoder: str = encoder, depth: int | None = options.encoder_depth, size: Size = size
+    ) -> bool:
         try:
-            _fit(arch, encoder, _decoder_settings(arch, depth, *given[1:]), size)
+            _fit(arch, encoder, _decoder_settings(arch, options._replace(encoder_depth=depth)), size)
         except (_UnfitError, InputError):
             return False
         return True
 
     sizes = (f"data.image_size={side}" for side in sides if works(size=(side, side)))
-    archs = (f"model.arch={other}" for other in _like(arch) if works(arch=other))
+    archs = (f"model.arch={other}" for other in _similar_architectures(arch) if works(arch=other))
     encoders = (f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and works(encoder=other))
     depths = (f"model.encoder_depth={depth}" for depth in (5, 4, 3) if works(depth=depth))
     return list(islice(chain(islice(sizes, 1), islice(archs, 2), islice(encoders, 1), islice(depths, 1)), 3))
 
 
-def _sides(encoder: str, size: Size) -> list[int]:
+def _usual_sizes(encoder: str, size: Size) -> list[int]:
     """Sizes of square images that may work where `size` does not: the encoder's native one, and usual ones near it."""
     sides = [math.ceil(max(size) / step) * step for step in (224, 256)]
     if encoder.startswith("tu-") and (config := timm.get_pretrained_cfg(encoder.removeprefix("tu-"))):
@@ -393,7 +399,7 @@ def _sides(encoder: str, size: Size) -> list[int]:
     return [side for side in dict.fromkeys(sides) if side % STRIDE == 0 and (side, side) != size]
 
 
-def _like(arch: str) -> list[str]:
+def _similar_architectures(arch: str) -> list[str]:
     """The other architectures that may take the encoder: the most similarly named ones, then one of each kind."""
     others = sorted(ARCHITECTURES.keys() - {arch}, key=lambda other: -SequenceMatcher(None, arch, other).ratio())
     kinds = [other for other in ("unet", "fpn", "segformer", "dpt") if other != arch]

@@ -12,10 +12,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from polyp import device
 from polyp.errors import InputError
 from polyp.images import SMALLEST, resize, square
 from polyp.metrics.overlap import SegmentationScores, image_scores
+from polyp.model import device
 from polyp.model.losses import build_loss
 from polyp.model.network import PolypNetwork
 from polyp.model.optim import Optim
@@ -186,7 +186,10 @@ class PolypSegmenter(pl.LightningModule):
             if fast:
                 with device.inference(self.device, name):
                     return infer(images)
-            return [one for [one] in device.infer_singly(infer, [[image] for image in images], self.device, name)]
+            return [
+                probability
+                for [probability] in device.infer_singly(infer, [[image] for image in images], self.device, name)
+            ]
         finally:
             self.train(training)
 
@@ -208,7 +211,7 @@ class PolypSegmenter(pl.LightningModule):
         """
         logits, target = self.network(batch["image"]), batch["mask"][:, None]
         rows = range(len(target))
-        losses = torch.stack([self._loss([one[n : n + 1] for one in logits], target[n : n + 1]) for n in rows])
+        losses = torch.stack([self._loss([stage[n : n + 1] for stage in logits], target[n : n + 1]) for n in rows])
         self._val_losses.append(losses)
         if batch_idx == 0:
             self._refuse("val", losses.mean().item(), self.global_step)
@@ -216,7 +219,7 @@ class PolypSegmenter(pl.LightningModule):
 
     def _loss(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
         """The mean loss of the stages' logits, each (B, 1, H, W)."""
-        return torch.stack([self.loss(one, target) for one in logits]).mean()
+        return torch.stack([self.loss(stage, target) for stage in logits]).mean()
 
     def _add_scores(self, stage: str, logits: Tensor, target: Tensor, check_values: bool) -> Tensor:
         """Add a batch to the stage's scores; returns the probabilities (B, 1, H, W), float32."""

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polyp import runs
 from polyp.data.augment import Augmentation
 from polyp.data.datamodule import DATASETS, PolypDataModule
 from polyp.data.kvasir import KvasirSeg
 from polyp.errors import InputError, pick
+from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys
 
 
@@ -54,7 +54,7 @@ def load_run_data(
     try:
         data = build_data(settings, {"transforms": []}, config["seed"])
     except InputError as error:
-        raise InputError(f"{home / runs.CONFIG} does not fit this version of polyp: {error}") from error
+        raise InputError(f"{RunFolder(home).config_file} does not fit this version of polyp: {error}") from error
     if not needed and isinstance(data.source, KvasirSeg) and data.source.present() is None:
         raise InputError("Kvasir-SEG is no longer where the run found it: say where with --root FOLDER")
     try:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyp import runs
 from polyp.errors import InputError, pick
+from polyp.runs.folder import SWEEP_FILE, RunFolder
 from polyp.settings import check_keys
 
 if TYPE_CHECKING:
@@ -38,21 +38,20 @@ class Source:
             InputError: there is none.
         """
         path = Path(name).expanduser()
-        if (path / runs.SWEEP).is_file():
+        if (path / SWEEP_FILE).is_file():
             raise InputError(f"{name} is a sweep: give one of the runs in it")
         if path.is_dir():
-            config, file = runs.read_config(path), runs.best_checkpoint(path)
+            folder = RunFolder(path)
+            config, file = folder.read_config(), folder.best_checkpoint
             if not file.is_file():
-                raise InputError(
-                    f"{path} has no {runs.CHECKPOINTS}/{file.name}: no epoch was trained and validated to its end"
-                )
+                raise InputError(f"{file} does not exist: no epoch was trained and validated to its end")
             return Source(file, path, config)
         if not path.is_file():
             raise InputError(f"{name} is not there: give a run's folder or a checkpoint")
-        folder = path.absolute().parent
-        if folder.name in (runs.CHECKPOINTS, runs.EXPORT) and (folder.parent / runs.CONFIG).is_file():
-            home = Path(os.path.relpath(folder.parent))
-            return Source(home / folder.name / path.name, home, runs.read_config(home))
+        parent = path.absolute().parent
+        run = RunFolder(os.path.relpath(parent.parent))
+        if parent.name in (RunFolder.CHECKPOINTS, RunFolder.EXPORTS) and run.is_run:
+            return Source(run.path / parent.name / path.name, run.path, run.read_config())
         return Source(path, path.parent, None)
 
     @property
@@ -66,7 +65,7 @@ class Source:
         if self.config is None:
             return None
         try:
-            return runs.read_metrics(self.home)["data"]["fingerprint"]
+            return RunFolder(self.home).read_metrics()["data"]["fingerprint"]
         except InputError:  # not finished, or damaged
             return None
 
@@ -84,20 +83,25 @@ def load_model(source: Source) -> "PolypSegmenter | OnnxModel":
     return load_checkpoint(source)
 
 
+def load_run_model(folder: RunFolder) -> "PolypSegmenter":
+    """The model that validated best in a run, see `load_checkpoint`."""
+    return load_checkpoint(Source.of(str(folder)))
+
+
 def load_checkpoint(source: Source) -> "PolypSegmenter":
     """The model in a checkpoint, on the CPU whatever machine wrote it, with the precision that its run is tested in.
 
     Raises:
         InputError: as `load_model`, or it is an exported model.
     """
-    from polyp.checkpoints import load
-    from polyp.device import PRECISIONS
+    from polyp.model.device import PRECISIONS
     from polyp.model.segmenter import PolypSegmenter
+    from polyp.runs.checkpoints import read_checkpoint
 
     file = source.file
     if source.is_exported:
         raise InputError(f"{file} is an exported model: give the checkpoint or the run that it was made from")
-    content = load(file)
+    content = read_checkpoint(file)
     if not isinstance(content, dict):
         content = {}
     settings, weights = content.get("hyper_parameters"), content.get("state_dict")

@@ -1,4 +1,4 @@
-"""What goes on and what starts anew: where a run is, and the configuration that it continues with."""
+"""New or continued: the folder of a run or sweep, and the configuration that it continues with."""
 
 import copy
 import functools
@@ -20,10 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from polyp import runs
 from polyp.errors import InputError, describe_error, nearest, override_text, printable, shell_word
 from polyp.files import DamagedError, read_yaml
 from polyp.runs import identity
+from polyp.runs.folder import CHANGES, LOCK, RESULTS_FILE, SWEEP_FILE, RunFolder, is_locked
 from polyp.settings import raise_together
 
 HYDRA = ".hydra"
@@ -47,8 +47,8 @@ def run_folder(resume: str | None, wanted: str, *, _root_: DictConfig) -> str:
     if resume is None:
         return new_folder(wanted)
     if resume != AUTO:
-        if not (Path(resume) / runs.CONFIG).is_file():  # said here, since Hydra would make the folder
-            sys.exit(f"resume={resume} is not the folder of a run: it has no {runs.CONFIG}")
+        if not RunFolder(resume).is_run:  # checked here, since Hydra would make the folder
+            sys.exit(f"resume={resume} is not the folder of a run: it has no config.yaml")
         return resume
     try:
         return _run_to_continue(wanted, json.dumps(resolved(_root_)))
@@ -61,7 +61,7 @@ def hydra_folder(folder: str) -> str | None:
 
     Such a run is checked before anything in its folder is changed, and config.yaml says what it is.
     """
-    return None if (Path(folder) / runs.CONFIG).is_file() else HYDRA
+    return None if RunFolder(folder).is_run else HYDRA
 
 
 def run_name(name: Any) -> str:
@@ -81,13 +81,13 @@ def sweep_folder(resume: str | None, wanted: str, overrides: Sequence[str]) -> s
         overrides: the command line.
     """
     if resume == AUTO:
-        for file in sorted(Path(wanted).parent.glob(f"*/{runs.SWEEP}"), reverse=True):
+        for file in sorted(Path(wanted).parent.glob(f"*/{SWEEP_FILE}"), reverse=True):
             folder = file.parent
             try:
                 same = command(read_sweep(folder)[0]) == command(overrides)
             except InputError:  # damaged: it is continued with hydra.sweep.dir=
                 same = False
-            if same and not sweep_finished(folder) and not runs.is_claimed(folder):
+            if same and not sweep_finished(folder) and not is_locked(folder):
                 return str(folder)
     return new_folder(wanted)
 
@@ -101,7 +101,7 @@ def read_sweep(folder: Path) -> tuple[list[str], list[str]]:
     Raises:
         DamagedError: multirun.yaml is missing or damaged.
     """
-    file = folder / runs.SWEEP
+    file = folder / SWEEP_FILE
     try:
         overrides = read_yaml(file)["hydra"]["overrides"]
         task, own = overrides["task"], overrides["hydra"]
@@ -125,11 +125,11 @@ def sweep_finished(folder: Path) -> bool:
     """Whether all jobs of a sweep have finished and its results.csv has a row for each of them."""
     jobs = job_folders(folder)
     try:
-        with (folder / runs.RESULTS).open(encoding="utf-8") as lines:
+        with (folder / RESULTS_FILE).open(encoding="utf-8") as lines:
             rows = {row.partition(",")[0] for row in lines}
     except (OSError, ValueError):
         return False
-    return {str(number) for number in jobs} <= rows and all(map(runs.finished, jobs.values()))
+    return {str(number) for number in jobs} <= rows and all(RunFolder(job).is_finished for job in jobs.values())
 
 
 @functools.cache
@@ -156,20 +156,20 @@ def new_folder(wanted: str) -> str:
 @functools.cache
 def _run_to_continue(wanted: str, config: str) -> str:
     task = json.loads(config)
-    for file in sorted(Path(wanted).parent.glob(f"*/{runs.CONFIG}"), reverse=True):
+    for file in sorted(Path(wanted).parent.glob("*/config.yaml"), reverse=True):
         folder = file.parent
         try:
-            same = not identity.differences(runs.read_config(folder), task)
+            same = not identity.differences(RunFolder(folder).read_config(), task)
         except InputError:  # a newer version's
             same = False
-        if same and not runs.finished(folder) and not runs.is_claimed(folder):
+        if same and not RunFolder(folder).is_finished and not is_locked(folder):
             return str(folder)
     return new_folder(wanted)
 
 
 def discard(folder: Path) -> None:
     """Remove the folder of a command that was refused before its run began, which holds what Hydra wrote."""
-    if {path.name for path in folder.iterdir()} <= {HYDRA, runs.LOCK} and folder != Path.cwd():
+    if {path.name for path in folder.iterdir()} <= {HYDRA, LOCK} and folder != Path.cwd():
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -242,7 +242,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def configuration(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def configuration(config: dict[str, Any], folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
     """What a run is made with: `config`, or where a run continues, that of its folder with what may be changed.
 
     Args:
@@ -255,28 +255,28 @@ def configuration(config: dict[str, Any], folder: Path, overrides: Sequence[str]
             honoured.
     """
     if config["resume"] is None:
-        if runs.started(folder):
-            hint = runs.resume_hint(folder)
-            raise InputError(f"{folder} holds a run already: continue it with {hint}, or give another folder")
+        if folder.is_started:
+            command = folder.resume_override
+            raise InputError(f"{folder} holds a run already: continue it with {command}, or give another folder")
         return config
-    if config["resume"] == AUTO and not (folder / runs.CONFIG).is_file():
+    if config["resume"] == AUTO and not folder.is_run:
         return config
-    before = runs.read_config(folder)
+    before = folder.read_config()
     if config["resume"] == AUTO:
         if changed := identity.differences(before, config):
             raise InputError(
                 f"{folder} was started with {', '.join(changed[:5])}: give the original command, or another folder; "
-                f"{runs.resume_hint(folder)} alone can change {' and '.join(identity.EXTENSIBLE)}"
+                f"{folder.resume_override} alone can change {' and '.join(identity.EXTENSIBLE)}"
             )
-        return config | {key: before[key] for key in [runs.CHANGES] if key in before}
+        return config | {key: before[key] for key in [CHANGES] if key in before}
     lacking = [key for key in config if key not in before]
     lacking += [f"trainer.{key}" for key in config["trainer"] if key not in before.get("trainer", config["trainer"])]
     if lacking:
-        raise DamagedError(f"{folder / runs.CONFIG} lacks {', '.join(lacking)}: start a new run")
+        raise DamagedError(f"{folder.config_file} lacks {', '.join(lacking)}: start a new run")
     now = _with(before, config, overrides)
-    if runs.finished(folder) and (now["trainer"]["max_epochs"] or 0) <= (before["trainer"]["max_epochs"] or 0):
+    if folder.is_finished and (now["trainer"]["max_epochs"] or 0) <= (before["trainer"]["max_epochs"] or 0):
         raise InputError(
-            f"{folder} is finished, its numbers are in {folder / runs.METRICS}: nothing to continue; "
+            f"{folder} is finished, its numbers are in {folder.metrics_file}: nothing to continue; "
             "trainer.max_epochs=MORE trains on"
         )
     return now
@@ -292,7 +292,7 @@ def _with(before: dict[str, Any], composed: dict[str, Any], overrides: Sequence[
         if key in identity.COMMAND:
             continue
         if not identity.matches(key, changeable) or override.is_delete():
-            names = [name for name in changeable if name not in (*identity.COMMAND, runs.CHANGES)]
+            names = [name for name in changeable if name not in (*identity.COMMAND, CHANGES)]
             raise InputError(f"resume= cannot change {key}, only {', '.join(names)}: start a new run for that")
         group, _, name = key.rpartition(".")
         target, value = (now[group], composed[group][name]) if group else (now, composed[name])
@@ -300,11 +300,11 @@ def _with(before: dict[str, Any], composed: dict[str, Any], overrides: Sequence[
             when = datetime.now(UTC).isoformat(timespec="seconds")
             changes.append({"when": when, "key": key, "before": target.get(name), "now": value})
             target[name] = value
-    return now | {runs.CHANGES: [*before.get(runs.CHANGES, []), *changes]} if changes else now
+    return now | {CHANGES: [*before.get(CHANGES, []), *changes]} if changes else now
 
 
 @contextmanager
-def log_held_back() -> Iterator[None]:
+def hold_log_back() -> Iterator[None]:
     """Keep what is logged out of train.log until the end of the block, and for good if an exception ends it.
 
     A command that is refused changes nothing in the folder of a run.

@@ -8,54 +8,52 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 
-from polyp import runs
-from polyp.checkpoints import Saved
 from polyp.data.datamodule import PolypDataModule
-from polyp.experiment import parameters
 from polyp.model.segmenter import PolypSegmenter
+from polyp.runs.folder import RunFolder
+from polyp.training.run import Run
+from polyp.training.stages import count_parameters
 
-WIDEST = 160
 
-
-def opening(
-    data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, folder: Path, last: Saved | None = None
-) -> None:
-    """What is about to be trained, and where; and what it goes on from."""
-    made = model.hparams
+def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> None:
+    """Print what is trained, where, and what it continues from."""
+    if run.is_worker:
+        return
+    made, last = model.hparams, run.resume_point
     height, width = data.image_size
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"[bold]{made['arch']}[/] with [bold]{made['encoder']}[/], {parameters(model) / 1e6:.1f} M parameters"
+        f"[bold]{made['arch']}[/] with [bold]{made['encoder']}[/], {count_parameters(model) / 1e6:.1f} M parameters"
     )
     device, count = trainer.strategy.root_device, trainer.world_size
     where = f"{count} x {device.type}" if count > 1 else f"{device}"
     console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {where}")
-    console.print(f"{os.path.relpath(folder)}")
+    console.print(f"{os.path.relpath(run.folder.path)}")
     if last is not None:
-        console.print(f"goes on after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")
+        console.print(f"continues after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")
         if last.max_epochs != trainer.max_epochs and last.max_epochs and trainer.max_epochs and model.optim:
             before, now = (model.optim.share(last.epochs, total) for total in (last.max_epochs, trainer.max_epochs))
             console.print(
                 f"trainer.max_epochs={trainer.max_epochs} instead of {last.max_epochs} stretches the "
-                f"{model.optim.schedule} schedule: the learning rates go on at {now:.0%} of their peak instead of "
+                f"{model.optim.schedule} schedule: the learning rates continue at {now:.0%} of their peak instead of "
                 f"{before:.0%}"
             )
     console.print()
 
 
-def closing(metrics: dict[str, Any], folder: Path) -> None:
-    """The result, where everything is, and what to do next."""
-    test, where = metrics["test"], os.path.relpath(folder)
+def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
+    """Print the result, where everything is, and what to do next."""
+    test, where = metrics["test"], os.path.relpath(folder.path)
     interval = "95 % interval {:.3f} to {:.3f}; ".format(*test["dice_interval"]) if test["dice_interval"] else ""
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({interval}per image, original resolution, "
         f"n = {test['n']})   IoU {test['iou']:.3f}   {metrics['seconds'] / 60:.1f} min"
     )
-    if runs.in_sweep(folder):
+    if folder.is_sweep_job:
         return
     console.print(f"  the run    {where}")
-    console.print(f"  pictures   {where}/{runs.PICTURES}/overview.png")
+    console.print(f"  pictures   {where}/{folder.pictures.name}/overview.png")
     inside = not where.startswith("..")
     console.print(f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}")
     console.print(f"  evaluate   polyp evaluate {shlex.quote(where)}")

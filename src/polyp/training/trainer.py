@@ -4,7 +4,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,13 +13,21 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from polyp import device, runs
-from polyp.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures, WeightAverage
-from polyp.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
 from polyp.errors import InputError, describe_error, pick
+from polyp.model import device
+from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys, collect, raise_together
+from polyp.training.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures, WeightAverage
+from polyp.training.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
 
-OURS = ("callbacks", "logger", "default_root_dir", "enable_model_summary", "plugins", "use_distributed_sampler")
+FIXED_ARGUMENTS = (
+    "callbacks",
+    "logger",
+    "default_root_dir",
+    "enable_model_summary",
+    "plugins",
+    "use_distributed_sampler",
+)
 """Arguments of the Trainer that are made here."""
 
 LIMITS = {
@@ -37,9 +44,9 @@ MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall
 class RunLogger(TensorBoardLogger):
     """TensorBoard's events in the run's folder and nothing else: the hyperparameters are in config.yaml."""
 
-    def __init__(self, folder: Path, steps_done: int) -> None:
+    def __init__(self, folder: RunFolder, steps_done: int) -> None:
         """Write to `folder`; what is there from a later step than `steps_done` is forgotten."""
-        super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=steps_done)
+        super().__init__(folder.path, name="", version="", default_hp_metric=False, purge_step=steps_done)
         self.written: dict[str, int | None] = {}
 
     def save(self) -> None:
@@ -52,29 +59,20 @@ class RunLogger(TensorBoardLogger):
         super().log_metrics(fresh, step)
 
 
-def build_trainer(
-    folder: Path,
-    seed: int,
-    monitor: str,
-    patience: int | None,
-    ema_decay: float | None,
-    settings: dict[str, Any],
-    steps_done: int = 0,
-) -> pl.Trainer:
-    """A Trainer that leaves in `folder` what a run's folder holds.
+def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int = 0) -> pl.Trainer:
+    """A Trainer that writes what a run's folder holds.
 
     Args:
         folder: the run's.
-        seed: of what is random inside the network.
-        monitor: the logged number that decides which checkpoint is the best; more is better.
-        patience: epochs without a better number after which training stops; None trains to the end.
-        ema_decay: of the running average of the weights that is validated and kept; None keeps the weights as they are.
-        settings: the arguments of Lightning's Trainer; precision may be "auto".
-        steps_done: optimiser steps of the checkpoint that training goes on from; TensorBoard forgets what came later.
+        config: the run's: `trainer` has the arguments of Lightning's Trainer; `monitor`, `patience`, `seed` and
+            `optim.ema_decay` make the callbacks.
+        steps_done: optimiser steps of the checkpoint that training continues from; TensorBoard drops later points.
 
     Raises:
         InputError: an unknown or impossible argument.
     """
+    settings, monitor, patience = config["trainer"], config["monitor"], config["patience"]
+    ema_decay = config["optim"].get("ema_decay")
     problems: list[str] = []
     with collect(problems):
         check_trainer(settings)
@@ -83,13 +81,13 @@ def build_trainer(
     if not (patience is None or (type(patience) is int and patience > 0)):
         problems.append(f"patience={patience} must be a number of epochs, at least 1, or null to train to the end")
     raise_together(problems)
-    _quieten()
+    _silence_lightning()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
-        StepSeed(seed),
+        StepSeed(config["seed"]),
         LearningRateMonitor("step"),
         EpochLine(),
         ValidationPictures(),
-        Checkpoint(runs.best_checkpoint(folder), monitor=monitor, mode="max"),
+        Checkpoint(folder.best_checkpoint, monitor=monitor, mode="max"),
         LastCheckpoint(folder),
     ]
     if ema_decay is not None:
@@ -106,7 +104,7 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         InputError: one is unknown or has another type, or the run could not choose its best checkpoint or be tested.
     """
     auto = {"precision": None} if settings.get("precision") == "auto" else {}  # which is ours
-    check_keys("trainer", {**settings, **auto}, pl.Trainer, exclude=OURS)
+    check_keys("trainer", {**settings, **auto}, pl.Trainer, exclude=FIXED_ARGUMENTS)
     problems = [
         f"trainer.{key}=0 leaves {what}: give another value" for key, what in LIMITS.items() if settings.get(key) == 0
     ]
@@ -120,26 +118,26 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     raise_together(problems)
 
 
-def build_tester(folder: Path, settings: dict[str, Any], used: torch.device) -> pl.Trainer:
+def build_tester(folder: RunFolder, settings: dict[str, Any], test_device: torch.device) -> pl.Trainer:
     """A Trainer that leaves in `folder` what the test leaves there, each image scored once: it has a single device.
 
     Args:
         folder: the run's.
         settings: as above.
-        used: the device.
+        test_device: the device to test on.
     """
-    alone = {"devices": 1 if used.index is None else [used.index], "num_nodes": 1, "strategy": "auto"}
+    alone = {"devices": 1 if test_device.index is None else [test_device.index], "num_nodes": 1, "strategy": "auto"}
     return _trainer(
         folder, settings | alone | {"enable_checkpointing": False, "precision": "32-true"}, [TestRecord(folder)], False
     )
 
 
-def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
+def _trainer(folder: RunFolder, settings: dict[str, Any], callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
     # Only for somebody who watches: in a file, or from many jobs at once, a progress bar is noise.
     if bar := sys.stderr.isatty() and settings.get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(leave=False))
     accelerator = settings.get("accelerator")
-    chosen = {
+    resolved = {
         "precision": device.precision(settings.get("precision"), accelerator),
         "sync_batchnorm": settings.get("sync_batchnorm", False)
         and device.cuda(accelerator),  # torch has it for these only
@@ -147,12 +145,12 @@ def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback
     }
     try:
         trainer = pl.Trainer(
-            **settings | chosen,
-            default_root_dir=folder,
+            **settings | resolved,
+            default_root_dir=folder.path,
             logger=logger,
             callbacks=callbacks,
             # One command starts all processes, in a job of Slurm too, and it is not Lightning that requeues that.
-            plugins=[CheckpointFiles(), LightningEnvironment()],
+            plugins=[CheckpointFiles(folder), LightningEnvironment()],
             use_distributed_sampler=False,  # EpochSampler shares the images out
             enable_model_summary=False,
         )
@@ -164,8 +162,8 @@ def _trainer(folder: Path, settings: dict[str, Any], callbacks: list[pl.Callback
     return trainer
 
 
-def _quieten() -> None:
-    """Leave out what Lightning says about itself; what it says about the user's run stays."""
+def _silence_lightning() -> None:
+    """Suppress Lightning's messages about itself; those about the user's run stay."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # A frozen encoder is meant to be.

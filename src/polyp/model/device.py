@@ -43,13 +43,13 @@ def choose(name: str) -> torch.device:
     return device
 
 
-def precision(wanted: Any, accelerator: Any) -> Any:
+def precision(name: Any, accelerator: Any) -> Any:
     """Lightning's name of a precision; auto is bf16 where the hardware multiplies it faster than float32.
 
     That is on CPUs with AMX or AVX-512-BF16 and on GPUs from Ampere on.
     """
-    if wanted != "auto":
-        return wanted
+    if name != "auto":
+        return name
     if cuda(accelerator):
         gains = torch.cuda.is_bf16_supported(including_emulation=False)
     elif accelerator != "cpu" and torch.backends.mps.is_available():
@@ -61,22 +61,22 @@ def precision(wanted: Any, accelerator: Any) -> Any:
 
 
 @contextmanager
-def inference(used: torch.device, name: str) -> Iterator[None]:
+def inference(target: torch.device, name: str) -> Iterator[None]:
     """Compute in a precision, on a GPU with algorithms that give the same bits each time.
 
     Args:
-        used: the device.
+        target: the device.
         name: Lightning's name of the precision; the half ones are computed by autocast, others in float32.
     """
     half = HALF.get(name)
     with ExitStack() as stack:
-        if used.type == "cuda":
+        if target.type == "cuda":
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
-        stack.enter_context(torch.autocast(used.type, half, enabled=half is not None))
+        stack.enter_context(torch.autocast(target.type, half, enabled=half is not None))
         yield
 
 
-def infer_singly(function: Callable[[T], Result], images: Sequence[T], used: torch.device, name: str) -> list[Result]:
+def infer_singly(function: Callable[[T], Result], images: Sequence[T], target: torch.device, name: str) -> list[Result]:
     """Apply a function to images such that each result has the same bits whatever the number of images and of threads.
 
     On the CPU each image is computed by one thread, and as many images at once as torch has threads: how a layer is
@@ -85,16 +85,16 @@ def infer_singly(function: Callable[[T], Result], images: Sequence[T], used: tor
     Args:
         function: of an image; it is called in threads without gradients.
         images: any number.
-        used: the device.
+        target: the device.
         name: Lightning's name of the precision.
     """
 
     @torch.inference_mode()
     def infer(image: T) -> Result:
-        with inference(used, name):
+        with inference(target, name):
             return function(image)
 
-    if used.type != "cpu" or not images:
+    if target.type != "cpu" or not images:
         return [infer(image) for image in images]
     threads = torch.get_num_threads()
     try:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from itertools import compress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from polyp import pictures, runs
+from polyp import pictures
 from polyp.data.traits import traits
+from polyp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +61,13 @@ class WeightAverage(WeightAveraging):
         if self._latest_update_step == 0:
             average.update_parameters(pl_module)  # the first: a copy
         else:
-            ours = [*average.module.parameters(), *average.module.buffers()]
-            theirs = [*pl_module.parameters(), *pl_module.buffers()]
-            real = [value.is_floating_point() for value in ours]
-            torch._foreach_lerp_([*compress(ours, real)], [*compress(theirs, real)], 1 - self.decay)
-            for our, their in zip(ours, theirs, strict=True):
-                if not our.is_floating_point():
-                    our.copy_(their)
+            averages = [*average.module.parameters(), *average.module.buffers()]
+            values = [*pl_module.parameters(), *pl_module.buffers()]
+            floating = [value.is_floating_point() for value in averages]
+            torch._foreach_lerp_([*compress(averages, floating)], [*compress(values, floating)], 1 - self.decay)
+            for mean, value in zip(averages, values, strict=True):
+                if not mean.is_floating_point():
+                    mean.copy_(value)
             average.n_averaged += 1
         self._latest_update_step = step
 
@@ -79,8 +79,8 @@ class EpochLine(Callback):
         """Write it; validation comes before the end of the epoch."""
         numbers = trainer.callback_metrics
         names = [name for name in ("train/loss", "val/loss", "val/dice") if name in numbers]
-        told = "   ".join(f"{name} {numbers[name]:.3f}" for name in names)
-        log.info("epoch %d of %s   %s", trainer.current_epoch + 1, trainer.max_epochs, told)
+        numbers_text = "   ".join(f"{name} {numbers[name]:.3f}" for name in names)
+        log.info("epoch %d of %s   %s", trainer.current_epoch + 1, trainer.max_epochs, numbers_text)
 
 
 class ValidationPictures(Callback):
@@ -114,7 +114,7 @@ class ValidationPictures(Callback):
 class TestRecord(Callback):
     """per_image.csv, and pictures of a few test images."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
 
@@ -142,12 +142,12 @@ class TestRecord(Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
-        runs.write_per_image(self.folder, self.rows)
+        self.folder.write_rows(self.rows)
         drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]  # a test may be cut short
         for number, (stem, panel) in enumerate(drawn):
-            pictures.save(self.folder / runs.PICTURES / f"{number}_{stem}.png", panel)
+            pictures.save(self.folder.pictures / f"{number}_{stem}.png", panel)
         if drawn:
-            pictures.save(self.folder / runs.PICTURES / "overview.png", pictures.sheet([panel for _, panel in drawn]))
+            pictures.save(self.folder.pictures / "overview.png", pictures.sheet([panel for _, panel in drawn]))
 
 
 def _panel(batch: Batch, probability: Sequence[torch.Tensor], row: int, module: pl.LightningModule) -> Any:

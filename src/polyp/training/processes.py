@@ -1,7 +1,7 @@
-"""A run on several devices: each has a process, and the first one leads.
+"""Signals, and the processes of a run on several devices, of which the first leads.
 
-Lightning starts the others by the same command with LOCAL_RANK in the environment. They only train; the folder, what is
-said and everything after training are the leader's.
+Lightning starts the others by the same command with LOCAL_RANK in the environment. They only train; the folder, the
+output and everything after training are the leader's.
 """
 
 import logging
@@ -11,19 +11,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
-from polyp import runs
 from polyp.errors import InputError
+from polyp.runs.folder import RunFolder, is_locked
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
-"""What stops a run: a cluster or the system, and Ctrl-C."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""The signals that stop a run: a cluster's or the system's, and Ctrl-C."""
 
 
 @contextmanager
-def exit_on_signals(folder: Path) -> Iterator[None]:
-    """Leave with 143 on SIGTERM and with 130 on Ctrl-C, at whatever moment; while training, see `LastCheckpoint`.
+def exit_on_signals(folder: RunFolder) -> Iterator[None]:
+    """Exit with 143 on SIGTERM and with 130 on Ctrl-C at any moment; while training, see `LastCheckpoint`.
 
     Args:
         folder: of the run, for the line that says how to continue it.
@@ -35,16 +34,16 @@ def exit_on_signals(folder: Path) -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         if not received:
-            state = "finished" if runs.finished(folder) else f"to continue: python train.py {runs.resume_hint(folder)}"
-            has_begun = (folder / runs.CONFIG).exists()
-            print(f"\nStopped{f'; {state}' if has_begun else ''}", flush=True)
+            command = f"to continue: python train.py {folder.resume_override}"
+            state = "finished" if folder.is_finished else command
+            print(f"\nStopped{f'; {state}' if folder.is_run else ''}", flush=True)
         received.append(number)
         raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # the only one that may have handlers
         yield
         return
-    former = {number: signal.signal(number, leave) for number in STOPS}
+    former = {number: signal.signal(number, leave) for number in STOP_SIGNALS}
     try:
         yield
     finally:
@@ -54,42 +53,38 @@ def exit_on_signals(folder: Path) -> Iterator[None]:
             raise SystemExit(128 + received[0])
 
 
-def assisting() -> bool:
+def is_worker() -> bool:
     """Whether this process was started by the one that leads the run."""
     return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
-def assist(folder: Path) -> None:
+@contextmanager
+def follow_leader(folder: RunFolder) -> Iterator[None]:
     """Take part in the training of the run that another process leads, and end when that one does.
 
     Args:
         folder: the run's; the leader has written its configuration.
 
     Raises:
-        InputError: nobody leads, or this process alone met what is wrong.
+        InputError: no process leads, or this process alone met what is wrong.
     """
     logging.disable()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch warns with a stack trace when the leader leaves
-    for number in STOPS:  # which may reach all processes: the leader decides
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch warns with a stack trace when the leader ends
+    for number in STOP_SIGNALS:  # which may reach all processes: the leader decides
         signal.signal(number, signal.SIG_IGN)
     leader = os.getppid()
-    if not runs.is_claimed(folder):
+    if not is_locked(folder.path):
         raise InputError(
             f"LOCAL_RANK={os.environ['LOCAL_RANK']}, but no process leads a run in {folder}: start python train.py "
             "trainer=ddp once, it starts the others"
         )
     threading.Thread(target=_end_with, args=(leader,), daemon=True).start()
-
-    from polyp import checkpoints, experiment  # imports torch
-
     try:
-        config = runs.read_config(folder)
-        last = checkpoints.to_continue(folder, config["trainer"]["max_epochs"])
-        experiment.fit(*experiment.build(config, folder, last), last)
+        yield
     except SystemExit:
-        return  # stopped together; a code other than 0 would make Lightning kill the leader while it is saying so
+        return  # all stopped together; a code other than 0 would make Lightning kill the leader while it reports
     except Exception:
-        time.sleep(5)  # where the leader failed, it has said why and this process ends with it here
+        time.sleep(5)  # where the leader failed, it has reported why and ends this process
         raise
 
 

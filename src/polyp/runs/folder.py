@@ -1,0 +1,284 @@
+"""A run's folder: the files in it, who writes to it, and whether they are whole."""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from packaging.version import InvalidVersion, Version
+
+from polyp import files, tables
+from polyp.errors import InputError, describe_error, override_text, shell_word
+
+LOCK = ".lock"
+
+SWEEP_FILE = "multirun.yaml"
+"""What Hydra writes into a sweep's folder: the sweep's command."""
+
+RESULTS_FILE = "results.csv"
+"""The table of a sweep: its presence means that every job has finished."""
+
+CHANGES = "changes"
+"""The key of config.yaml that lists what `resume=RUN` has changed: when, key, before and now."""
+
+METRICS_KEYS: Mapping[str, Any] = {
+    "test": {
+        **dict.fromkeys(("dice", "iou", "precision", "recall", "mae", "pooled_dice"), float),
+        "n": int,
+    },
+    "best": {"monitor": str, "value": float, "epoch": int},
+    "definitions": dict,
+    "seed": int,
+    "data": {
+        **{"dataset": str, "fingerprint": str, "split": str, "image_size": list},
+        "images": dict.fromkeys(("train", "val", "test"), int),
+    },
+    "parameters": int,
+    "epochs": int,
+    "seconds": float,
+    "peak_memory_mb": float,
+    "device": str,
+    "precision": str,
+    "versions": dict,
+}
+"""What metrics.json has held since the first version, with the types; a float may be a whole number."""
+
+
+class RunFolder:
+    """The folder of a run.
+
+    A stored configuration is plain data: nested dicts, lists and values, in which nothing is resolved.
+
+    Args:
+        path: the folder; it need not exist.
+
+    Attributes:
+        config_file: config.yaml, the resolved configuration.
+        metrics_file: metrics.json, the final numbers; written last: the run is finished when it is whole.
+        rows_file: per_image.csv, a row for each test image.
+        best_checkpoint: the weights that validated best.
+        last_checkpoint: everything that is needed to continue.
+        previous_checkpoint: the last checkpoint but one, for when the last is damaged.
+        log_file, pictures, exports: train.log, pictures/ and export/.
+    """
+
+    CHECKPOINTS = "checkpoints"
+    EXPORTS = "export"
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.json"
+        self.rows_file = self.path / "per_image.csv"
+        self.log_file = self.path / "train.log"
+        self.pictures = self.path / "pictures"
+        self.exports = self.path / self.EXPORTS
+        self.checkpoints = self.path / self.CHECKPOINTS
+        self.best_checkpoint = self.checkpoints / "best.ckpt"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.previous_checkpoint = self.checkpoints / "previous.ckpt"
+
+    def __str__(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run has begun here."""
+        return self.config_file.is_file()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is something in the folder that a new run must not overwrite."""
+        results = (self.metrics_file, self.last_checkpoint, self.previous_checkpoint, self.best_checkpoint)
+        return any(file.exists() for file in results)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether metrics.json, which is written last, is there and valid."""
+        try:
+            self.read_metrics()
+        except InputError:
+            return False
+        return True
+
+    @property
+    def is_sweep_job(self) -> bool:
+        """Whether the run is a job of a sweep."""
+        return (self.path.parent / SWEEP_FILE).is_file()
+
+    @property
+    def resume_override(self) -> str:
+        """The override `resume=FOLDER` that continues the run, or the sweep that it is a job of."""
+        folder = self.path.parent if self.is_sweep_job else self.path
+        return shell_word(override_text("resume", os.path.relpath(folder)))
+
+    @property
+    def disk_advice(self) -> str:
+        """What to do about a full disk that has stopped the run, as the end of a message."""
+        command = f"continue with {self.resume_override}" if self.is_run else "give the command again"
+        return f"free some space, then {command}"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml: the configuration and the version that it is for.
+
+        The metrics of a finished run that trains on are kept under another name; damaged ones are not.
+        """
+        if self.is_finished:
+            epochs = self.read_metrics()["epochs"]
+            self.metrics_file.rename(self.path / f"metrics_after_{epochs}_epochs.json")
+        files.write_text(self.config_file, OmegaConf.to_yaml({"polyp": version("polyp"), **config}))
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration of the run, as nested plain containers.
+
+        Raises:
+            InputError: there is none, it is damaged, or it was written by a newer version.
+        """
+        if not self.is_run:
+            raise InputError(f"{self} is not the folder of a run: it has no {self.config_file.name}")
+        try:
+            config = files.read_yaml(self.config_file)
+            writer = config.pop("polyp", "0.1.0")  # which did not say so
+            newer = Version(writer) > Version(version("polyp"))
+            if lacking := [key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)]:
+                raise TypeError(f"it lacks {' and '.join(lacking)}")
+        except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
+            reason = f"{self.config_file} is damaged ({describe_error(error)})"
+            raise files.DamagedError(f"{reason}: move the run elsewhere") from error
+        if newer:
+            raise InputError(
+                f"{self} was made by polyp {writer}, newer than this {version('polyp')}: update polyp first"
+            )
+        data = config["data"]
+        if "split_seed" not in data:  # up to 0.4.0 the run's seed drew a random split
+            data["split_seed"] = config.get("seed") if data.get("split") == "random" else 0
+        return config
+
+    def read_metrics(self) -> dict[str, Any]:
+        """The numbers of a finished run.
+
+        Raises:
+            DamagedError: metrics.json is empty, cut short, altered, or lacks one of `METRICS_KEYS`; resuming the run
+                writes it anew.
+            InputError: there is none: the run is not finished.
+        """
+        file, command = self.metrics_file, f"python train.py {self.resume_override}"
+        if not file.is_file():
+            raise InputError(f"{self} is not finished, it has no {file.name}: {command}")
+        try:
+            metrics = files.read_json(file)
+            if not isinstance(metrics, dict):
+                raise ValueError("it holds no keys")
+            check_metrics(metrics, METRICS_KEYS)
+        except files.DamagedError as error:
+            raise files.DamagedError(f"{error}: {command} writes it anew") from error
+        except ValueError as error:
+            reason = f"{file} is damaged ({describe_error(error)})"
+            raise files.DamagedError(f"{reason}: {command} writes it anew") from error
+        return metrics
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write metrics.json."""
+        files.write_json(self.metrics_file, metrics)
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write per_image.csv: one row per test image."""
+        files.write_text(self.rows_file, tables.to_csv(rows, list(rows[0])))
+
+
+def check_metrics(content: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> None:
+    """Check that keys are there and have values of their types; numbers must be finite and not negative.
+
+    Args:
+        content: of a file.
+        keys: the type of each key, or the same of its own keys.
+        prefix: of the keys, for the message.
+
+    Raises:
+        ValueError: a key is missing, or its value is something else.
+    """
+    for key, kind in keys.items():
+        if key not in content:
+            raise ValueError(f"it lacks {prefix}{key}")
+        value = content[key]
+        if kind in (int, float):
+            valid = isinstance(value, int | kind) and not isinstance(value, bool) and 0 <= value < math.inf
+        else:
+            valid = isinstance(value, dict if isinstance(kind, Mapping) else kind)
+        if not valid:
+            raise ValueError(f"{prefix}{key} is {value!r}")
+        if isinstance(kind, Mapping):
+            check_metrics(value, kind, f"{prefix}{key}.")
+
+
+@contextmanager
+def lock_folder(folder: Path, purpose: str) -> Iterator[None]:
+    """Be the only process that writes to a folder; the lock ends with the process, however that ends.
+
+    Args:
+        folder: a run's or a sweep's.
+        purpose: what the process does there, for the message: "a run".
+
+    Raises:
+        InputError: another process has the lock, or the folder cannot be written.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(f"another process runs {purpose} in {folder}: wait for it, or give another folder") from error
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
+        raise InputError(f"cannot write to {folder} ({describe_error(error)})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process is writing to the folder."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with lock_folder(folder, ""):
+            return False
+    except InputError:
+        return True
+
+
+@contextmanager
+def replace_folder(folder: Path, purpose: str) -> Iterator[Path]:
+    """A hidden folder beside `folder`, which takes its place at the end; if anything is raised, it is removed.
+
+    Args:
+        folder: the folder to make or replace.
+        purpose: what writes it, for the message.
+
+    Raises:
+        InputError: another process writes the same folder.
+        WriteError: the disk is full or read-only; `folder` is as it was.
+    """
+    hidden = folder.absolute().with_name(f".part-{folder.absolute().name}")
+    new, old = hidden / "new", hidden / "old"
+    try:
+        hidden.mkdir(parents=True, exist_ok=True)
+        with lock_folder(hidden, purpose):
+            try:
+                for remains in (new, old):  # of a process that was killed
+                    shutil.rmtree(remains, ignore_errors=True)
+                new.mkdir()
+                yield new
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(new, folder)
+            finally:
+                shutil.rmtree(hidden, ignore_errors=True)
+    except OSError as error:
+        raise files.WriteError(f"cannot write to {folder} ({describe_error(error)})") from error

@@ -1,0 +1,4 @@
+"""Training runs and sweeps: what is built, the Trainer and its callbacks, checkpoints, launching, the terminal.
+
+May import runs, report, inference, model, data, metrics and the modules at the top.
+"""

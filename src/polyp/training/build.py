@@ -1,0 +1,94 @@
+"""Data, model and trainer of a run, built from its configuration and checked."""
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+
+from polyp.data.datamodule import PolypDataModule
+from polyp.errors import InputError
+from polyp.model import device
+from polyp.model.optim import Optim
+from polyp.model.segmenter import PolypSegmenter
+from polyp.model.weights import check_encoder_weights
+from polyp.runs.data import build_data
+from polyp.settings import check_keys, collect, raise_together
+from polyp.training.run import Run
+from polyp.training.trainer import build_trainer
+
+
+def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
+    """Data, model and trainer of a run. Nothing is read or written yet but encoder weights.
+
+    What can be known without them is checked first and reported together: names, values, and where the data lie.
+
+    Args:
+        run: new, or with the checkpoint that it continues from, which holds the encoder's weights.
+
+    Raises:
+        InputError: a value or a combination cannot work.
+    """
+    config, point = run.config, run.resume_point
+    seed, settings = config["seed"], config["model"]
+    device.forget_peak_memory()
+    problems: list[str] = []
+    with collect(problems):
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise InputError(f"seed={seed} must be a whole number from 0 on")
+    with collect(problems):
+        data = build_data(config["data"], config["augment"], seed)
+        data.check()
+    with collect(problems):
+        trainer = build_trainer(run.folder, config, point.steps if point else 0)
+    with collect(problems):
+        check_keys("optim", config["optim"], Optim)
+        Optim(**config["optim"])
+    with collect(problems):
+        check_keys("model", settings, PolypSegmenter, exclude=["optim"])
+        if point is None:
+            with collect(problems):
+                check_encoder_weights(settings["encoder"], settings["encoder_weights"])
+        if not problems:
+            pl.seed_everything(seed, workers=True, verbose=False)
+        # Weights may have to be downloaded: not if something else is wrong, or if a checkpoint has them.
+        weights = None if problems or point else settings["encoder_weights"]
+        optim = None if problems else config["optim"]
+        model = PolypSegmenter(**settings | {"encoder_weights": weights}, optim=optim)
+        model.hparams["encoder_weights"] = settings["encoder_weights"]
+        model.precision = str(config["trainer"].get("precision") or model.precision)
+        if not problems:
+            model.check_batch_size(data.batch_size)
+    raise_together(problems)
+    return data, model, trainer
+
+
+def prepare_data(run: Run, data: PolypDataModule, trainer: pl.Trainer) -> None:
+    """Find and read the data, and check everything that depends on them.
+
+    Args:
+        run, data, trainer: the run and its parts.
+
+    Raises:
+        InputError: something is wrong with the data, they are not those of the checkpoint, or the run would end before
+            its first validation, so that no epoch of it could be the best.
+    """
+    data.trainer = trainer  # as in Lightning's fit
+    data.setup("fit")
+    fingerprint = data.inspection.fingerprint
+    if run.resume_point and run.resume_point.data_fingerprint not in (None, fingerprint):
+        raise InputError(
+            f"these are not the images that the run was trained on (fingerprint {fingerprint}, then "
+            f"{run.resume_point.data_fingerprint}): give the folder that has them with data.root=, or start a new run"
+        )
+    settings: Any = trainer
+    if settings.fast_dev_run:
+        return
+    batches = len(data.subsets["train"]) // (data.batch_size * trainer.world_size)
+    limit = settings.overfit_batches or settings.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.check_val_every_n_epoch or 1)
+    if 0 <= trainer.max_steps < steps:
+        raise InputError(
+            f"trainer.max_steps={trainer.max_steps} ends the run before its first validation, after {steps} steps: "
+            "give more, or trainer.max_epochs instead"
+        )

@@ -1,0 +1,131 @@
+"""An opened run: its locked folder, its configuration, and the checkpoint that it continues from."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from polyp import files, sweeps
+from polyp.errors import InputError
+from polyp.runs import resume
+from polyp.runs.folder import RunFolder, lock_folder
+from polyp.training import processes
+
+if TYPE_CHECKING:
+    from polyp.runs.checkpoints import ResumePoint
+
+log = logging.getLogger("polyp")
+
+
+@dataclass
+class Run:
+    """A run that this process trains.
+
+    Attributes:
+        folder: where everything about it is.
+        config: its configuration, as plain containers.
+        resume_point: the checkpoint that it continues from; None for a new run.
+        is_finished: whether nothing is left to do.
+        is_worker: whether another process leads the run: this one only trains.
+    """
+
+    folder: RunFolder
+    config: dict[str, Any]
+    resume_point: "ResumePoint | None" = None
+    is_finished: bool = False
+    is_worker: bool = False
+    _held_log: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def ends_after_training(self) -> bool:
+        """Whether there is no test: in a worker, and in Lightning's trial of one batch, which saves nothing."""
+        return self.is_worker or bool(self.config["trainer"].get("fast_dev_run"))
+
+    @property
+    def best_value(self) -> float:
+        """The validation number of the best checkpoint, of a finished run."""
+        return self.folder.read_metrics()["best"]["value"]
+
+    def begin(self) -> None:
+        """Write config.yaml; from here on the run can be resumed. Until then nothing in the folder has changed."""
+        if self.is_worker:
+            return
+        self.folder.write_config(self.config)
+        self._held_log.close()
+        if self.resume_point is not None:
+            self.resume_point.restore_best(self.folder)
+
+
+def prepare_command_line() -> None:
+    """Check the overrides of sys.argv, and replace `resume=SWEEP_FOLDER` by the command of that sweep.
+
+    Raises:
+        SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in one line.
+    """
+    sys.argv = sweeps.repeated(sys.argv)
+    resume.check_overrides(sys.argv)
+
+
+@contextmanager
+def open_run(cfg: DictConfig) -> Iterator[Run]:
+    """Open the run of a command: new, or one to continue. Its folder is locked until the end of the block.
+
+    What is wrong with the user's input ends the process with one line. In a sweep it is logged, the block is left,
+    and the other jobs go on.
+
+    Args:
+        cfg: the composed configuration.
+    """
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    named = cfg.resume not in (None, resume.AUTO)
+    folder = RunFolder(cfg.resume if named else HydraConfig.get().runtime.output_dir)
+    try:
+        with ExitStack() as stack:
+            if processes.is_worker():
+                yield stack.enter_context(_open_worker(folder))
+                return
+            stack.enter_context(processes.exit_on_signals(folder))
+            stack.enter_context(files.catch_disk_errors(folder.disk_advice))
+            if not in_sweep:
+                resume.check_command(cfg)
+            yield _open(cfg, folder, stack)
+    except InputError as error:
+        if not in_sweep:
+            resume.discard(folder.path)
+            sys.exit(f"{error}")
+        log.error("%s", error)
+    except Exception:
+        if not in_sweep:
+            raise
+        log.exception("the job failed")
+
+
+def _open(cfg: DictConfig, folder: RunFolder, stack: ExitStack) -> Run:
+    config = resume.configuration(resume.resolved(cfg), folder, HydraConfig.get().overrides.task)
+    if cfg.resume == resume.AUTO and folder.is_finished:
+        log.info("%s is finished: test Dice %.3f", folder, folder.read_metrics()["test"]["dice"])
+        return Run(folder, config, is_finished=True)
+    stack.enter_context(lock_folder(folder.path, "a run"))
+    held_log = ExitStack()
+    held_log.enter_context(resume.hold_log_back())
+    stack.push(held_log)  # a command that is refused leaves train.log as it was
+    from polyp.runs.checkpoints import find_resume_point  # imports torch
+
+    point = find_resume_point(folder, config["trainer"]["max_epochs"])
+    return Run(folder, config, point, _held_log=held_log)
+
+
+@contextmanager
+def _open_worker(folder: RunFolder) -> Iterator[Run]:
+    with processes.follow_leader(folder):
+        from polyp.runs.checkpoints import find_resume_point  # imports torch
+
+        config = folder.read_config()
+        point = find_resume_point(folder, config["trainer"]["max_epochs"])
+        yield Run(folder, config, point, is_worker=True)

@@ -1,0 +1,145 @@
+"""A run after its parts are built: training, the test, and the numbers in metrics.json."""
+
+import math
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from polyp.data.datamodule import PolypDataModule
+from polyp.errors import InputError, describe_error
+from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.overlap import DEFINITIONS
+from polyp.model import device
+from polyp.model.segmenter import PolypSegmenter
+from polyp.runs import identity
+from polyp.runs.folder import RunFolder
+from polyp.training.callbacks import TestRecord
+from polyp.training.checkpoints import LastCheckpoint
+from polyp.training.run import Run
+from polyp.training.trainer import build_tester
+
+T = TypeVar("T")
+
+PACKAGES = ("polyp", "torch", "pytorch-lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
+"""Whose versions metrics.json records."""
+
+
+def fit(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> None:
+    """Train to the end. Where several processes have trained, they are independent from here on.
+
+    Args:
+        run, data, model, trainer: the run and its parts.
+
+    Raises:
+        InputError: several devices need another strategy for this network, or Lightning refuses its settings.
+    """
+    try:
+        checkpoint = run.resume_point.file if run.resume_point else None
+        with logging_redirect_tqdm():
+            trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if "parameters that were not used" not in str(error):
+            raise
+        raise InputError(
+            f"{model.hparams['arch']} with {model.hparams['encoder']} has weights that its output does not use, which "
+            "several devices need: trainer.strategy=ddp_find_unused_parameters_true"
+        ) from error
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {describe_error(error)}") from error
+    if torch.distributed.is_initialized():  # else metrics would wait for processes that have ended
+        torch.distributed.destroy_process_group()
+
+
+def test(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> pl.Trainer:
+    """Score the test set on one device.
+
+    Args:
+        run, data: the run and its data.
+        model: the one to test.
+        trainer: the Trainer that has trained.
+
+    Returns:
+        The Trainer that has tested.
+    """
+    tester = build_tester(run.folder, run.config["trainer"], trainer.strategy.root_device)
+    tester.test(model, data, verbose=False)
+    return tester
+
+
+def count_parameters(model: PolypSegmenter) -> int:
+    """The number of parameters, those of a frozen encoder included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def record(
+    run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, tester: pl.Trainer
+) -> dict[str, Any]:
+    """Write metrics.json and TensorBoard's HPARAMS at the end of a run.
+
+    Args:
+        run, data, model, trainer: the run and its parts.
+        tester: the Trainer that has tested the model.
+
+    Returns:
+        The content of metrics.json.
+    """
+    rows = _callback(tester, TestRecord).rows
+    test = {name.removeprefix("test/"): float(value) for name, value in tester.callback_metrics.items()}
+    intervals = {f"{name}_interval": _interval([row[name] for row in rows]) for name in ("dice", "iou")}
+    best: Any = trainer.checkpoint_callback
+    metrics = {
+        "test": test | intervals | {"n": len(rows)},
+        "best": {"monitor": best.monitor, "value": float(best.best_model_score), "epoch": _epoch(run.folder)},
+        "definitions": DEFINITIONS
+        | {
+            "test": "at original resolution, by the checkpoint that validated best; the test set is used once",
+            "best": "the monitored validation number of the best epoch (the first is 0), at network resolution",
+            "peak_memory_mb": "of the GPU, or else of the process, during the run (on Linux); of the first device",
+            "interval": "percentile bootstrap over the test images, 95 %: other images, not other seeds",
+        },
+        "seed": run.config["seed"],
+        "data": data.describe(),
+        "parameters": count_parameters(model),
+        "epochs": trainer.current_epoch,
+        "seconds": round(_callback(trainer, LastCheckpoint).seconds, 1),
+        "peak_memory_mb": round(device.peak_memory() / 2**20),
+        "devices": trainer.world_size,
+        "device": device.description(),
+        "precision": str(trainer.precision),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    _log_hyperparameters(trainer, run.config, metrics)
+    run.folder.write_metrics(metrics)
+    run.folder.previous_checkpoint.unlink(missing_ok=True)  # a finished run needs no second copy
+    return metrics
+
+
+def _callback(trainer: pl.Trainer, kind: type[T]) -> T:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
+
+
+def _log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], metrics: dict[str, Any]) -> None:
+    """TensorBoard's HPARAMS tab: the whole configuration beside the numbers that count."""
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    groups = ("seed", "data", "model", "optim", "trainer")
+    settings = identity.decisive(config).items()
+    hyperparameters = {key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)}
+    values = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
+    best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
+    trainer.logger.log_hyperparams(hyperparameters, values | best, step=trainer.global_step)
+    trainer.logger.finalize("success")
+
+
+def _interval(values: list[float]) -> list[float] | None:
+    interval = bootstrap_interval(values)
+    return None if math.isnan(interval[0]) else list(interval)  # JSON knows no NaN
+
+
+def _epoch(folder: RunFolder) -> int:
+    return torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]
