@@ -53,8 +53,8 @@ class Checkpoint(ModelCheckpoint):
     def __init__(self, path: Path, **options: Any) -> None:
         # At the very end of an epoch, which comes after validation: a run that is resumed begins with a whole epoch.
         options |= {"save_on_train_epoch_end": True, "enable_version_counter": False}
-        super().__init__(dirpath=path.parent, filename=path.stem, **options)
-        self.path = path
+        self.path = path.resolve()  # as Lightning has it, which else would take the file that it replaces for another
+        super().__init__(dirpath=self.path.parent, filename=path.stem, **options)
         self.step: int | None = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
