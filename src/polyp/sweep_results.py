@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from polyp import files, runs, tables
-from polyp.errors import InputError
+from polyp.errors import InputError, train_command
 from polyp.runs import resume
 from polyp.sweeps import varying
 
@@ -117,7 +117,7 @@ def print_table(done: Sequence[Job], failed: Mapping[Path, str], folder: Path) -
         console.print(f"[bold red]failed[/] job {escape(folder_of_job.name)}: {escape(reason)}\n       {escape(log)}")
     where = shlex.quote(os.path.relpath(folder))
     if failed:
-        console.print(f"To try these again: python train.py resume={where}", markup=False)
+        console.print(f"To try these again: {train_command()} resume={where}", markup=False)
     console.print(f"\n  the sweep  {where}", markup=False)
     console.print(f"  curves     tensorboard --logdir {where}", markup=False)
     if len(done) > 1:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_search import Search
 from polyp import files, isolation, runs
-from polyp.errors import InputError, printable
+from polyp.errors import InputError, install_command, printable
 from polyp.overrides import reason_to_refuse
 from polyp.runs import resume
 from polyp.runs.folder import RunFolder
@@ -92,7 +92,7 @@ def extra(name: str, target: str, module: str | None = None) -> str:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        sys.exit(f"{name} is not installed: pip install -e '.[{name}]'")
+        sys.exit(f"{name} is not installed: {install_command(name)}")
     return target
 
 

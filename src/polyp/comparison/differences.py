@@ -11,7 +11,7 @@ import numpy as np
 
 from polyp.comparison.found import Run
 from polyp.comparison.recipes import Recipe, ranked
-from polyp.errors import InputError
+from polyp.errors import InputError, train_command
 from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 LEVEL = 0.05
@@ -267,7 +267,7 @@ def _notes(recipes: Sequence[Recipe], comparable: Sequence[Recipe], noise: tuple
         found.append(
             "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell chance of the "
             "images only. Another seed moves the result too; to know by how much, train one configuration or more with "
-            "several: python train.py -m … seed=0,1,2"
+            f"several: {train_command()} -m … seed=0,1,2"
         )
     else:
         count = sum(len(recipe.seeds) > 1 for recipe in comparable)

@@ -12,7 +12,7 @@ from typing import Any
 
 from polyp import files, runs, tables
 from polyp.comparison import curves
-from polyp.errors import InputError, describe_error, printable
+from polyp.errors import InputError, describe_error, printable, train_command
 from polyp.runs import identity
 
 OWN_PLACE = ("seed", "model.image_size")
@@ -204,7 +204,7 @@ def read(folder: Path) -> Run:
         raise files.DamagedError(f"{folder / runs.CONFIG} is damaged ({error}): move the run elsewhere") from error
     if not (folder / runs.METRICS).exists():
         return Run(folder, config, {}, {})
-    way_out = f"train it again (python train.py {runs.resume_hint(folder)}) or move it elsewhere"
+    way_out = f"train it again ({train_command()} {runs.resume_hint(folder)}) or move it elsewhere"
     metrics = runs.read_metrics(folder)
     if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
         raise files.DamagedError(f"{folder / runs.METRICS} is damaged (n, parameters or seconds is 0): {way_out}")

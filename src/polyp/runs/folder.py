@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
-from polyp import files, tables
-from polyp.errors import InputError, describe_error, override_text, shell_word
+from polyp import __version__, files, tables
+from polyp.errors import InputError, describe_error, override_text, shell_word, train_command
 
 LOCK = ".lock"
 
@@ -133,7 +132,7 @@ class RunFolder:
         if self.is_finished:
             epochs = self.read_metrics()["epochs"]
             self.metrics_file.rename(self.path / f"metrics_after_{epochs}_epochs.json")
-        files.write_text(self.config_file, OmegaConf.to_yaml({"polyp": version("polyp"), **config}))
+        files.write_text(self.config_file, OmegaConf.to_yaml({"polyp": __version__, **config}))
 
     def read_config(self) -> dict[str, Any]:
         """The configuration of the run, as nested plain containers.
@@ -146,7 +145,7 @@ class RunFolder:
         try:
             config = files.read_yaml(self.config_file)
             writer = config.pop("polyp", "0.1.0")  # which did not say so
-            newer = Version(writer) > Version(version("polyp"))
+            newer = Version(writer) > Version(__version__)
             if lacking := [key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)]:
                 raise TypeError(f"it lacks {' and '.join(lacking)}")
         except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
@@ -154,7 +153,7 @@ class RunFolder:
             raise files.DamagedError(f"{reason}: move the run elsewhere") from error
         if newer:
             raise InputError(
-                f"{self} was made by polyp {writer}, newer than this {version('polyp')}: update polyp first"
+                f"{self} was made by polyp {writer}, newer than this {__version__}: update polyp first"
             )
         data = config["data"]
         if "split_seed" not in data:  # up to 0.4.0 the run's seed drew a random split
@@ -169,7 +168,7 @@ class RunFolder:
                 writes it anew.
             InputError: there is none: the run is not finished.
         """
-        file, command = self.metrics_file, f"python train.py {self.resume_override}"
+        file, command = self.metrics_file, f"{train_command()} {self.resume_override}"
         if not file.is_file():
             raise InputError(f"{self} is not finished, it has no {file.name}: {command}")
         try:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from polyp.data.folder import read_pair
 from polyp.data.splits import SHIPPED
 from polyp.data.traits import STRATA, strata_of
-from polyp.errors import InputError
+from polyp.errors import InputError, train_command
 from polyp.page import Page
 from polyp.pictures import TRUTH, contour
 
@@ -180,7 +180,7 @@ def describe(result: "Survey", suggestion: Path | None, split: str | None) -> Pa
         page.text(f"In use: {split}, {_counted(result.split)}.")
     page.text(_advice(result, split))
     if suggestion:
-        page.text(f"It is in {suggestion.name}, beside this page: python train.py ... data.split={suggestion}")
+        page.text(f"It is in {suggestion.name}, beside this page: {train_command()} ... data.split={suggestion}")
         page.table(_split_rows(result))
     return page
 

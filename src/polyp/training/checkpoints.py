@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from polyp.errors import describe_error
+from polyp.errors import describe_error, train_command
 from polyp.files import WriteError, atomic_write
 from polyp.runs.folder import RunFolder
 from polyp.training.processes import STOP_SIGNALS
@@ -168,7 +168,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             epoch = min(trainer.current_epoch + 1, trainer.max_epochs or trainer.current_epoch + 1)
             where = f"Stopped in epoch {epoch} and saved"
-            print(f"\n{where}. To continue: python train.py {self.folder.resume_override}", flush=True)
+            print(f"\n{where}. To continue: {train_command()} {self.folder.resume_override}", flush=True)
         raise SystemExit(128 + (self.stop or signal.SIGTERM))
 
 
