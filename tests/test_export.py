@@ -56,7 +56,9 @@ def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
     random = np.random.default_rng(0)
     return [
         torch.from_numpy(
-            cv2.resize(random.integers(0, 256, (h // 6 + 1, w // 6 + 1, 3), np.uint8), (w, h)).transpose(2, 0, 1).copy()
+            cv2.resize(random.integers(0, 256, (h // 6 + 1, w // 6 + 1, 3), np.uint8), (w, h))
+            .transpose(2, 0, 1)
+            .copy()
         )
         for h, w in sizes
     ]
@@ -205,7 +207,11 @@ def test_all_variants_of_a_run(
 ) -> None:
     main(["export", str(run), "--onnx", "--fp16", "--int8"])
     told = capfd.readouterr()
-    assert "ONNX int8" in told.out and "Warning" not in told.out + told.err and "torch.onnx" not in told.out + told.err
+    assert (
+        "ONNX int8" in told.out
+        and "Warning" not in told.out + told.err
+        and "torch.onnx" not in told.out + told.err
+    )
     folder = run / "export"
     assert {path.name for path in folder.iterdir()} == {
         "model.onnx",
@@ -215,13 +221,16 @@ def test_all_variants_of_a_run(
     }
     assert not [path for path in run.iterdir() if path.name.startswith(".export")]
     record = json.loads((folder / "export.json").read_text())
-    assert record["module"]["float32"]["dice"] == pytest.approx(runs.read_metrics(run)["test"]["dice"], abs=0.01)
+    assert record["module"]["float32"]["dice"] == pytest.approx(
+        runs.read_metrics(run)["test"]["dice"], abs=0.01
+    )
     for name, tolerated in (("float32", 1e-3), ("float16", 0.05), ("int8", 0.5)):
         measured = record["onnx"][name]
         assert set(measured["difference"]) == {"1", "0.5", "1.5"}
         assert max(measured["difference"].values()) < tolerated
         assert (
-            abs(measured["dice_loss"]) < 0.1 and 0 < measured["latency_ms"]["median"] <= measured["latency_ms"]["p95"]
+            abs(measured["dice_loss"]) < 0.1
+            and 0 < measured["latency_ms"]["median"] <= measured["latency_ms"]["p95"]
         )
         model = OnnxModel(folder / measured["file"])
         assert model.precision == name and model.metadata["classes"] == "polyp"

@@ -49,9 +49,9 @@ class Options:
 
     def run(self) -> list[dict[str, Any]]:
         """Score the models; the content of each evaluation's metrics.json."""
-        from polyp.evaluation import evaluate
-
         if not self.models:
             raise InputError("give at least one RUN_OR_CHECKPOINT")
+        from polyp.evaluation import evaluate
+
         options = vars(self).copy()
         return evaluate.evaluate(options.pop("models"), evaluate.Options(**options))

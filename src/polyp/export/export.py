@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polyp import __version__, files, runs
+from polyp import __version__, files
 from polyp.data.folder import Pair
 from polyp.errors import InputError, require
 from polyp.export import proof
@@ -25,9 +25,13 @@ from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
+from polyp.runs.folder import RunFolder, replace_folder
 from polyp.runs.model import Source, load_checkpoint
 
 RECORD = "export.json"
+
+WIDEST = 205
+"""Characters of the terminal, at least: a file has no width that a table must be squeezed into."""
 
 FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_int8.onnx"}
 
@@ -50,22 +54,20 @@ def export(options: Options) -> dict[str, Any]:
     Raises:
         InputError: anything that cannot work; before long work wherever that can be known.
     """
-    if not options.onnx:
-        raise InputError("give --onnx, the one format that there is")
     require("onnx", "onnx", "onnxscript", "onnxruntime")
     source = Source.of(options.model)
     if source.config is None:
         raise InputError(
             f"{options.model} is not in a run's folder: the images to prove an export on are unknown"
         )
-    folder = Path(options.out).expanduser() if options.out else source.home / runs.EXPORT
+    folder = Path(options.out).expanduser() if options.out else RunFolder(source.home).exports
     _check_free(folder, options.overwrite)
     model = load_checkpoint(source).eval()
     reference = copy.copy(model)  # shares the weights
     reference.precision = "32-true"
     data = load_run_data(source.home, source.config, options.root, options.archive)
     metadata = _describe(source, model, data.inspection.fingerprint)
-    with runs.replace_folder(folder, "polyp export") as part:
+    with replace_folder(folder, "polyp export") as part:
         notes = _write_variants(part, reference, metadata, data.of("val"), options)
         record = _measure(part, source, model, reference, data.of("val"), data.of("test"))
         record |= {"fingerprint": metadata["fingerprint"], "data_fingerprint": metadata["data_fingerprint"]}
@@ -88,14 +90,15 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 def _describe(source: Source, model: PolypSegmenter, data_fingerprint: str) -> dict[str, str]:
     """The metadata of all variants."""
-    is_final = source.file == runs.best_checkpoint(source.home) and runs.finished(source.home)
+    run = RunFolder(source.home)
+    is_final = source.file == run.best_checkpoint and run.is_finished
     return {
         "classes": "polyp",
         "threshold": str(model.hparams["threshold"]),
         "image_size": json.dumps(model.image_size),
         "arch": model.hparams["arch"],
         "encoder": model.hparams["encoder"],
-        "metrics": json.dumps(runs.read_metrics(source.home)["test"] if is_final else {}),
+        "metrics": json.dumps(run.read_metrics()["test"] if is_final else {}),
         "config": json.dumps(source.config or {}),
         "fingerprint": files.fingerprint(source.file),
         "data_fingerprint": data_fingerprint,

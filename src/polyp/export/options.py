@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
+from polyp.errors import InputError
 from polyp.options import Archive, Flag, Root, option
 
 
@@ -33,6 +34,8 @@ class Options:
 
     def run(self) -> dict[str, Any]:
         """Export the model; the content of export.json."""
+        if not self.onnx:
+            raise InputError("give --onnx, the one format that there is")
         from polyp.export.export import export
 
         return export(self)

@@ -41,11 +41,11 @@ class Options:
 
     def run(self) -> Path:
         """Predict the inputs; the folder that was written."""
+        if not self.inputs:
+            raise InputError("give at least one INPUT: an image, a video, or a folder of these")
         from polyp.prediction import job
         from polyp.prediction.predict import predict
 
-        if not self.inputs:
-            raise InputError("give at least one INPUT: an image, a video, or a folder of these")
         options = vars(self).copy()
         models, inputs = [options.pop("model"), *options.pop("with_")], options.pop("inputs")
         return predict(models, inputs, job.Options(**options))
