@@ -31,7 +31,7 @@ def train(run: Run) -> float | None:
     data, model, trainer = build(run)
     print_start(run, data, model, trainer)
     prepare_data(run, data, trainer)
-    run.begin()  # nothing in its folder has changed until here
+    run.begin(data.subsets)  # nothing in its folder has changed until here
     fit(run, data, model, trainer)
     if run.ends_after_training:
         return None

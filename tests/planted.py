@@ -132,4 +132,7 @@ def on_drawn_images(run: Path, count: int = 20, size: int = 48) -> Path:
         **{"image_size": 64, "batch_size": 4, "num_workers": 0, "cache": True, "allow_empty": False},
     }
     OmegaConf.save(config, run / "config.yaml")
+    stems, tenth = [f"synthetic_{number:04}" for number in range(count)], count // 10
+    split = {"train": stems[2 * tenth :], "val": stems[tenth : 2 * tenth], "test": stems[:tenth]}
+    (run / "split.json").write_text(json.dumps(split))
     return run

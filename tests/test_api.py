@@ -13,7 +13,7 @@ from PIL import Image
 
 import polyp
 from polyp import api
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 from polyp.errors import InputError
 
 RUN, OTHER = "outputs/runs/default/2026-11-23_10-00-00", "outputs/runs/default/2026-11-23_12-00-00"

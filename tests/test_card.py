@@ -1,25 +1,38 @@
 """The model card says what the run's numbers show, and nothing else."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from markdown_it import MarkdownIt
 from planted import plant
 
-from polyp.comparison.card import card
-from polyp.comparison.differences import compare
-from polyp.comparison.found import find_runs
+from polyp.comparison.card import write_card
+from polyp.comparison.comparison import Comparison, compare
+from polyp.comparison.read_runs import Run, find_runs
 
 
-def test_numbers_strata_and_limits(tmp_path: Path) -> None:
+@pytest.fixture
+def card(tmp_path: Path) -> Callable[..., str]:
+    """The text of a run's card."""
+
+    def read(run: Run, comparison: Comparison | None = None) -> str:
+        write_card(tmp_path / "MODEL_CARD.md", run, comparison)
+        return (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+    return read
+
+
+def test_numbers_strata_and_limits(tmp_path: Path, card: Callable[..., str]) -> None:
     dice = np.array([0.9, 0.4, 0.8, 0.0, 0.9, 0.5])  # every other image, from the second on, has a small polyp
     plant(tmp_path / "a", dice, data={"dataset": "kvasir_seg"})
     (run,) = find_runs([tmp_path])
-    text = card(run, 1.234)
+    text = card(run)
     assert "not a medical device, and not for diagnosis" in text and "Kvasir-SEG may be used" in text
-    assert f"| dice | {dice.mean():.3f} |" in text and "what dice is" in text and "1.23 GMACs" in text
+    assert f"| dice | {dice.mean():.3f} |" in text and "what dice is" in text and " GMACs for an image at 64x64" in text
     assert f"| size: small (below 5 %) | 3 | {dice[1::2].mean():.3f} |" in text
     assert "On 2 of the 6 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
     assert "Weakest on size: small (below 5 %): mean Dice 0.300 on 3 images" in text
@@ -32,7 +45,7 @@ def test_numbers_strata_and_limits(tmp_path: Path) -> None:
 ATTACK = "<img src=x onerror=alert(1)> | [here](http://evil.org) http://evil.org &lt;b&gt; ```\n\n# head\n\n<script>"
 
 
-def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path) -> None:
+def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path, card: Callable[..., str]) -> None:
     run = plant(
         tmp_path / "a",
         [0.9, 0.8],
@@ -47,7 +60,7 @@ def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path) -> 
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     scores = (run / "per_image.csv").read_text().replace("image_1", '"<b>image|1"')
     (run / "per_image.csv").write_text(scores)
-    text = card(find_runs([run])[0], None)
+    text = card(find_runs([run])[0])
     blocks = MarkdownIt("commonmark").enable("table").parse(text)
     inner = [token for block in blocks for token in block.children or ()]
     assert not {token.type for token in (*blocks, *inner)} & {
@@ -67,31 +80,31 @@ def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path) -> 
     assert "<script" not in text and "<img" not in text and "http://" not in text
 
 
-def test_an_alarm_on_a_normal_image_is_no_polyp_missed(tmp_path: Path) -> None:
+def test_an_alarm_on_a_normal_image_is_no_polyp_missed(tmp_path: Path, card: Callable[..., str]) -> None:
     run = plant(tmp_path / "a", [0.9, 0.0, 0.0])
     rows = (run / "per_image.csv").read_text().splitlines()
     rows[2] = rows[2].replace("image_1,50,10,11", "image_1,0,60,0")
     (run / "per_image.csv").write_text("\n".join(rows))
-    text = card(find_runs([tmp_path])[0], None)
+    text = card(find_runs([tmp_path])[0])
     assert "On 2 of the 3 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
 
 
-def test_the_epoch_is_counted_as_its_definition_says(tmp_path: Path) -> None:
+def test_the_epoch_is_counted_as_its_definition_says(tmp_path: Path, card: Callable[..., str]) -> None:
     run = plant(tmp_path / "a", [0.9, 0.8], definitions={"best": "of the best epoch (the first is 0)"})
     epoch = json.loads((run / "metrics.json").read_text())["best"]["epoch"]
-    assert f"in epoch {epoch}: of the best epoch (the first is 0)." in card(find_runs([tmp_path])[0], None)
+    assert f"in epoch {epoch}: of the best epoch (the first is 0)." in card(find_runs([tmp_path])[0])
 
 
-def test_seeds_and_the_others_it_was_chosen_from(tmp_path: Path) -> None:
+def test_seeds_and_the_others_it_was_chosen_from(tmp_path: Path, card: Callable[..., str]) -> None:
     images = np.linspace(0.6, 0.9, 30)
     for seed in (0, 1):
         plant(tmp_path / f"a{seed}", images + seed / 50, val=0.9, seed=seed)
     plant(tmp_path / "b", images - 0.5, val=0.5, changed=["model.loss=bce"])
     plant(tmp_path / "c", images, val=0.4, changed=["model.loss=dice", "monitor=test/dice"])
     told = compare(find_runs([tmp_path]))
-    text = card(told.reference.first, None, told)
+    text = card(told.reference.first, told)
     assert "number 1 by validation of 3 configurations. 1 of the 2 others that were tested" in text
-    assert "over 2 seeds test Dice is 0.760 ± 0.014" in text and "GMACs" not in text
-    second = card(told.recipes[1].first, None, told)
+    assert "over 2 seeds test Dice is 0.760 ± 0.014" in text
+    second = card(told.recipes[1].first, told)
     assert "number 2 by validation of 3 configurations; against the best of them: worse than the best by 0.5" in second
     assert "standard deviation of 0.014 between seeds" in second

@@ -16,9 +16,9 @@ from planted import plant
 from torch.utils.tensorboard import SummaryWriter
 
 from polyp import cli
-from polyp.comparison import charts, side_by_side
-from polyp.comparison.differences import compare, in_words
-from polyp.comparison.found import find_runs
+from polyp.comparison import charts, examples
+from polyp.comparison.comparison import compare
+from polyp.comparison.read_runs import find_runs
 from polyp.errors import InputError
 from polyp.runs import write_per_image
 
@@ -56,7 +56,7 @@ def test_a_difference_is_found_and_chance_is_not(tmp_path: Path, capsys: pytest.
     assert float(worse["difference_low"]) < float(worse["difference"]) < float(worse["difference_high"]) < 0
     assert float(worse["p"]) < 0.001
     assert same["verdict"].startswith("not distinguishable from the best: ")
-    assert same["verdict"].endswith("with a quarter of the parameters")
+    assert same["verdict"].endswith("with 25% of the parameters")
     assert float(best["images_per_second"]) == 4 and float(best["gmacs"]) > 0
     said = capsys.readouterr().out
     assert "Seed noise is unknown" in said and "seed=0,1,2" in said
@@ -99,7 +99,7 @@ def test_seeds_are_grouped_and_their_noise_counts(tmp_path: Path) -> None:
     told = compare(find_runs([tmp_path]))
     first, near, far = told.recipes
     assert first.seeds == [0, 1, 2] and first.val == pytest.approx(0.9)
-    assert first.deviation(lambda run: run.test) == pytest.approx(0.04)  # by hand: (0, .04, -.04)
+    assert first.deviations["test/dice"] == pytest.approx(0.04)  # by hand: (0, .04, -.04)
     assert told.noise == (pytest.approx(0.04), 2)
     # By hand, for two comparisons: t(.9875, 2) = 6.2053, x .04 x sqrt(1 + 1/3)
     assert told.differences[2].margin == pytest.approx(6.2053 * 0.04 * (4 / 3) ** 0.5, rel=1e-4)
@@ -152,14 +152,15 @@ def test_labels_say_only_what_tells_runs_apart(tmp_path: Path) -> None:
 )
 def test_runs_that_are_not_comparable_are_said_so(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     changed: list[str],
     metrics: dict[str, dict[str, str]],
     warning: str,
 ) -> None:
     plant(tmp_path / "a", IMAGES, val=0.9)
     plant(tmp_path / "b", IMAGES, val=0.8, changed=["optim.decoder_lr=1", *changed], **metrics)
-    monkeypatch.setattr("polyp.comparison.curves.read", lambda folder: {"val/dice": [0.1, 0.2]})
+    with SummaryWriter(str(tmp_path / "b")) as writer:  # where val/dice is, if the run went by another number
+        for epoch in range(2):
+            writer.add_scalar("val/dice", 0.1, epoch)
     told = compare(find_runs([tmp_path]))
     assert any(said.startswith(warning) for said in [*told.warnings, *told.notes])
 
@@ -306,7 +307,7 @@ def test_scores_that_are_missing_or_damaged(tmp_path: Path, capsys: pytest.Captu
         file.write_text("\n".join(damaged))
         assert f"{file} is damaged" in refused(capsys, file.parent)
     file.write_text("\n".join([*rows[:-1], re.sub(r"0\.\d+", "nan", rows[-1])]))
-    assert "a Dice of nan" in refused(capsys, file.parent)
+    assert f"{file} is damaged" in refused(capsys, file.parent)
     file.unlink()
     assert f"{tmp_path / 'b'} has no per_image.csv" in refused(capsys, file.parent)
     (tmp_path / "b/config.yaml").write_text("a: [")
@@ -350,54 +351,41 @@ def test_pictures_of_others_are_kept(tmp_path: Path) -> None:
         assert (run / "pictures/0_a.png").read_text() == "precious"
 
 
-def test_a_share_in_words() -> None:
-    assert [in_words(share) for share in (0.26, 0.5, 0.34, 0.1, 0.43)] == [
-        "a quarter",
-        "half",
-        "a third",
-        "a tenth",
-        "43%",
-    ]
-
-
 def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
     plant(tmp_path / "a", IMAGES)
     plant(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
     code = (
         "import sys; from pathlib import Path; import polyp.comparison.compare;"
-        "from polyp.comparison.found import find_runs; from polyp.comparison.differences import compare;"
+        "from polyp.comparison.read_runs import find_runs; from polyp.comparison.comparison import compare;"
         f"compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_parallel_coordinates_and_effects(tmp_path: Path) -> None:
+def test_effect_charts_group_keys_and_show_means(tmp_path: Path) -> None:
     for number in range(8):
         rates = [f"optim.decoder_lr={10.0**-number}", f"model.loss={'ab'[number % 2]}", f"optim.twice={number % 2}"]
         plant(tmp_path / str(number), IMAGES, val=0.9 - number / 100, changed=rates)
-    told = compare(find_runs([tmp_path]))
-    found = dict(charts.effects(told))
-    assert list(found) == ["loss and twice", "decoder_lr"]  # what always changes together shares a chart
-    assert found["decoder_lr"].axes[0].get_xscale() == "log"
-    bars = [text.get_text() for text in found["loss and twice"].axes[0].texts]
-    assert bars == ["0.870", "0.860"]  # by hand: means of .90 .88 .86 .84 and of .89 .87 .85 .83
-    heights = [line.get_ydata() for line in charts.parallel(told).axes[0].lines if len(line.get_ydata()) > 2]
-    assert len(heights) == 8 and np.allclose(sorted(line[-1] for line in heights), np.linspace(0, 1, 8))
+    effects = charts.plot_effects(compare(find_runs([tmp_path])))
+    assert list(effects) == ["loss and twice", "decoder_lr"]  # what always changes together shares a chart
+    assert effects["decoder_lr"].axes[0].get_xscale() == "log"
+    means = [text.get_text() for text in effects["loss and twice"].axes[0].texts]
+    assert means == ["0.870", "0.860"]  # by hand: means of .90 .88 .86 .84 and of .89 .87 .85 .83
 
 
 def test_pictures_of_odd_names(tmp_path: Path) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
-    charts.tiles([(picture, "a$x_{$")], "é$x_{$0: polyp").savefig(tmp_path / "odd.png")  # no formula
+    charts.draw_tiles([(picture, "a$x_{$")], "é$x_{$0: polyp").savefig(tmp_path / "odd.png")  # no formula
 
 
 def test_the_pareto_front() -> None:
-    assert charts.pareto([(1, 0.5), (2, 0.4), (2, 0.7), (3, 0.7), (4, 0.9)]) == [0, 2, 4]
+    assert charts.find_pareto_front([(1, 0.5), (2, 0.4), (2, 0.7), (3, 0.7), (4, 0.9)]) == [0, 2, 4]
 
 
 @pytest.mark.slow
 def test_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "VARIED", 1)
-    monkeypatch.setattr(side_by_side, "DISPUTED", 1)
+    monkeypatch.setattr(examples, "VARIED", 1)
+    monkeypatch.setattr(examples, "DISPUTED", 1)
     outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "+trainer.limit_train_batches=2")
     out = tmp_path / "out"
     cli.main(["compare", str(outputs), "--out", str(out)])
@@ -411,8 +399,9 @@ def test_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (run,) = [Path(row["runs"]) for row in (first,)]
     assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(float(first["test/dice"]))
     shutil.rmtree(run / "checkpoints")
+    comparison = compare(find_runs([outputs]))
     with pytest.raises(InputError, match=r"has no checkpoints/best\.ckpt"):
-        side_by_side.rows(compare(find_runs([outputs])))
+        examples.draw_examples(comparison, comparison.recipes)
 
 
 def test_a_stored_configuration_is_text(
@@ -444,7 +433,7 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
         with (run / "per_image.csv").open(newline="") as file:
             assert not any(row["stem"].startswith(("=", "+", "-", "@")) for row in csv.DictReader(file))
     found = find_runs([tmp_path / "runs"])
-    assert all(sorted(run.rows) == sorted(stems) for run in found)
+    assert all(sorted(run.scores.index) == sorted(stems) for run in found)
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
     assert sorted(row["model.loss"] for row in table(tmp_path / "out")) == ["'+x", "'=cmd()"]
 

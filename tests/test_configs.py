@@ -1,6 +1,7 @@
 """Every configuration composes, its keys are what the code takes, and asking costs no heavy import."""
 
 import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +14,22 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.data.augment import Augmentation
-from polyp.data.datamodule import DATASETS, PolypDataModule
+from polyp.data.datamodule import PolypDataModule
+from polyp.data.sources import DATASETS
 from polyp.model.optim import Optim
 from polyp.model.segmenter import PolypSegmenter
 
 CONF = ROOT / "conf"
 GROUPS = {
-    folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name != "hydra"
 }
 EVERY = [(group, name) for group, names in GROUPS.items() for name in names]
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+def composed(*overrides: str, conf: Path = CONF) -> DictConfig:
+    with initialize_config_dir(str(conf), version_base="1.3"):
         return compose("train", overrides=list(overrides))
 
 
@@ -64,6 +68,36 @@ def test_trainer_keys_are_lightnings(name: str) -> None:
     assert set(composed(f"trainer={name}").trainer) <= arguments(pl.Trainer)
 
 
+def test_experiment_is_on_one_screen() -> None:
+    text = (CONF / "train.yaml").read_text()
+    shown = OmegaConf.create(text)
+    assert len(text.splitlines()) <= 50
+    assert {"arch", "encoder", "encoder_weights", "loss"} <= set(shown.model)
+    assert {"encoder_lr", "decoder_lr"} <= set(shown.optim)
+    assert {"image_size", "batch_size"} <= set(shown.data)
+    assert "max_epochs" in shown.trainer and {"augment": "light"} in shown.defaults
+    assert "hydra" not in shown
+
+
+def test_own_group_file_overrides_train_yaml_and_experiment_overrides_both(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "optim" / "mine.yaml").write_text("defaults: [default]\nencoder_lr: 1e-3\nwarmup: 0\n")
+    (conf / "data" / "mine.yaml").write_text("defaults: [folder]\nroot: mine\nimage_size: 256\n")
+    (conf / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /optim: mine\noptim: {decoder_lr: 2e-3, warmup: 0.1}\n"
+    )
+    own = composed("optim=mine", "data=mine", conf=conf)
+    assert (own.optim.encoder_lr, own.optim.decoder_lr, own.optim.warmup) == (1e-3, 5e-4, 0)
+    assert (own.data.image_size, own.data.batch_size, own.data.masks) == (256, 4, "masks")
+    experiment = composed("experiment=mine", "optim.encoder_lr=3e-3", conf=conf)
+    assert (experiment.optim.encoder_lr, experiment.optim.decoder_lr, experiment.optim.warmup) == (
+        3e-3,
+        2e-3,
+        0.1,
+    )
+
+
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_an_experiment_is_short_and_opens_with_its_command(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
@@ -74,7 +108,9 @@ def test_an_experiment_is_short_and_opens_with_its_command(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=quickstart"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=quickstart"]]
+)
 def test_asking_imports_no_torch(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import atexit, runpy, sys\n"

@@ -1,7 +1,6 @@
 """The data of a run: what a sample is, which samples a batch holds, and that nothing but the seed decides it."""
 
 import gc
-import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -18,8 +17,6 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import read_image, read_mask
 from polyp.errors import InputError
 from polyp.model.segmenter import PolypSegmenter
-from polyp.runs import read_config
-from polyp.runs.data import load_run_data
 
 COUNT = 20  # 16 / 2 / 2
 FLIPS = [{"_target_": f"albumentations.{way}Flip", "p": 0.5} for way in ("Horizontal", "Vertical")]
@@ -286,25 +283,6 @@ def test_epochs_of_some_batches_go_on_with_the_next_epoch(train: Train, steps: l
     train(f"resume={run}", "trainer.max_epochs=2")
     assert len(whole) == len(steps) == 4
     assert all(torch.equal(one, other) for one, other in zip(whole, steps, strict=True))
-
-
-# Older runs
-
-
-def test_a_run_without_a_split_seed_was_split_by_its_seed(drawn: Path, tmp_path: Path) -> None:
-    source = {"count": COUNT, "size": 48, "root": str(drawn)}
-    data = {"dataset": "synthetic", "split": "random", "image_size": 64, "batch_size": 4, "num_workers": 0}
-    old = {
-        "polyp": "0.4.0",
-        "seed": 3,
-        "model": {},
-        "trainer": {},
-        "data": {**data, "cache": True, "allow_empty": False, **source},
-    }
-    (tmp_path / "config.yaml").write_text(json.dumps(old))
-    expected = {number: ready(drawn, split_seed=number).subsets for number in (0, 3)}
-    found = load_run_data(tmp_path, read_config(tmp_path))
-    assert found.subsets == expected[3] != expected[0]
 
 
 # Folders

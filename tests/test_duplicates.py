@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from polyp.data.drawing import draw
-from polyp.data.duplicates import field_thumbnail, groups_of, links, perceptual_hash, thumbnail
+from polyp.data.duplicates import Link, field_thumbnail, find_links, group_images, perceptual_hash, thumbnail
 
 
 def drawn(count: int, height: int = 200, width: int = 240) -> list[np.ndarray]:
@@ -27,7 +27,9 @@ def bordered(image: np.ndarray) -> np.ndarray:
 
 
 def linked(images: list[np.ndarray], features: np.ndarray | None = None) -> set[tuple[int, int]]:
-    found = links(*(np.stack([look(image) for image in images]) for look in (thumbnail, field_thumbnail)), features)
+    found = find_links(
+        *(np.stack([look(image) for image in images]) for look in (thumbnail, field_thumbnail)), features
+    )
     return {(link.first, link.second) for link in found}
 
 
@@ -71,8 +73,10 @@ def test_features_that_agree_link() -> None:
 
 def test_the_reason_is_said() -> None:
     images = drawn(3)
-    looks = [np.stack([look(image) for image in [*images, images[0]]]) for look in (thumbnail, field_thumbnail)]
-    (link,) = links(*looks)
+    looks = [
+        np.stack([look(image) for image in [*images, images[0]]]) for look in (thumbnail, field_thumbnail)
+    ]
+    (link,) = find_links(*looks)
     assert link.why == "frames correlate 1.000, hashes differ by 0 of 64 bits; fields of view correlate 1.000"
 
 
@@ -84,6 +88,16 @@ def test_a_hash_ignores_brightness_and_contrast() -> None:
     assert abs(int(first.sum()) - 32) <= 1  # half of the frequencies are above their median
 
 
-def test_groups_are_numbered_in_order_and_pairs_of_pairs_count() -> None:
-    assert groups_of(6, [(1, 4), (4, 2)]).tolist() == [0, 1, 1, 2, 1, 3]
-    assert groups_of(2, []).tolist() == [0, 1]
+def test_links_span_blocks() -> None:
+    thumbnails = np.random.default_rng(0).integers(0, 256, (2100, 32, 32), np.uint8)
+    thumbnails[2099] = thumbnails[1050] = thumbnails[3]
+    thumbnails[2047] = thumbnails[1023]
+    links = find_links(thumbnails, thumbnails)
+    pairs = [(link.first, link.second) for link in links]
+    assert pairs == [(3, 1050), (3, 2099), (1023, 2047), (1050, 2099)]
+
+
+def test_groups_are_numbered_in_order_and_links_of_links_count() -> None:
+    links = [Link(1, 4, ""), Link(4, 2, "")]
+    assert group_images(6, links).tolist() == [0, 1, 1, 2, 1, 3]
+    assert group_images(2, []).tolist() == [0, 1]

@@ -1,14 +1,16 @@
-"""Sweeps through joblib, Slurm and Ray: real ones, on this machine."""
+"""Sweeps side by side, through Slurm and through Ray: real ones, on this machine."""
 
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +18,7 @@ from typing import Any
 import pytest
 import slurm
 import torch
-from conftest import ROOT, SMALL, Train, run_script
-from joblib import cpu_count
+from conftest import ROOT, SMALL, Train, run_script, start
 
 JOBS = {"0_seed-0": 0, "1_seed-1": 1}
 
@@ -36,10 +37,97 @@ def seeds_and_threads(sweep: Path) -> tuple[dict[str, int], set[str]]:
     }
 
 
+def jobs_overlap(sweep: Path) -> bool:
+    """Whether the second job began before the first had finished."""
+    return (sweep / "1_seed-1" / "config.yaml").stat().st_mtime < (
+        sweep / "0_seed-0" / "metrics.json"
+    ).stat().st_mtime
+
+
+def test_jobs_side_by_side_have_workers_that_load_images(train: Train) -> None:
+    sweep = train("-m", *SMALL, "launcher=joblib", "data.num_workers=1", "seed=0,1") / "sweep"
+    assert seeds_and_threads(sweep)[0] == JOBS
+    assert jobs_overlap(sweep)
+
+
 @pytest.mark.slow
-def test_joblib_shares_the_cores(train: Train) -> None:
-    outputs = train("-m", *SMALL, "launcher=joblib", "seed=0,1,2")  # the third finds a worker that has run a job
-    assert seeds_and_threads(outputs / "sweep") == (JOBS | {"2_seed-2": 2}, {f"{max(cpu_count() // 2, 1)} threads"})
+def test_jobs_side_by_side_share_the_cores(tmp_path: Path) -> None:
+    count = subprocess.check_output([sys.executable, "-c", "import torch; print(torch.get_num_threads())"])
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        "-m",
+        *SMALL,
+        "launcher=joblib",
+        "seed=0,1,2",
+        "hydra.sweep.dir=sweep",
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    expected = JOBS | {"2_seed-2": 2}, {f"{max(int(count) // 2, 1)} threads"}
+    assert seeds_and_threads(tmp_path / "sweep") == expected
+
+
+@pytest.mark.slow
+def test_local_launcher_runs_as_many_jobs_as_it_is_told(train: Train) -> None:
+    sweep = (
+        train("-m", *SMALL, "seed=0,1", "hydra.launcher.n_jobs=2", "+trainer.limit_train_batches=1") / "sweep"
+    )
+    assert jobs_overlap(sweep)
+
+
+def test_number_of_jobs_at_once_is_checked(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train("-m", *SMALL, "seed=0,1", "hydra.launcher.n_jobs=0")
+    assert "hydra.launcher.n_jobs=0 must be a whole number, at least 1" in capsys.readouterr().err
+    assert not list(train("--cfg", "job").glob("sweep/*/config.yaml"))
+
+
+def test_job_that_is_killed_leaves_the_one_beside_it(tmp_path: Path) -> None:
+    sweep, log = tmp_path / "sweep", tmp_path / "log"
+    process = start(
+        "-m",
+        *SMALL,
+        "launcher=joblib",
+        "trainer.max_epochs=4",
+        "seed=0,1",
+        f"hydra.sweep.dir={sweep}",
+        log=log,
+    )
+    wait_for(lambda: (sweep / "0_seed-0" / "checkpoints" / "last.ckpt").exists(), log)
+    os.kill(lock_owner(sweep / "0_seed-0"), signal.SIGKILL)
+    process.join()
+    assert process.exitcode == 1, log.read_text()
+    assert seeds_and_threads(sweep)[0] == {"1_seed-1": 1}
+    assert "killed by SIGKILL" in (sweep / "0_seed-0" / "train.log").read_text()
+    run_script(f"resume={sweep}")
+    assert seeds_and_threads(sweep)[0] == JOBS
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_jobs_side_by_side_save_when_stopped(number: int, tmp_path: Path) -> None:
+    sweep, log = tmp_path / "sweep", tmp_path / "log"
+    command = ("-m", *SMALL, "launcher=joblib", "trainer.max_epochs=500", "seed=0,1,2")
+    process = start(*command, f"hydra.sweep.dir={sweep}", log=log)
+    assert process.pid is not None
+    wait_for(lambda: len(list(sweep.glob("*/checkpoints/last.ckpt"))) == 2, log)
+    owners = [lock_owner(sweep / job) for job in JOBS]
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 128 + number, log.read_text()
+    assert log.read_text().count("and saved. To continue") == 2
+    assert not any(Path("/proc", str(owner)).exists() for owner in owners)
+    assert sorted(path.name for path in sweep.glob("*_*")) == [*JOBS]
+    for job in JOBS:
+        torch.load(sweep / job / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def lock_owner(run: Path) -> int:
+    """The process that has locked a run's folder."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if Path(os.readlink(link)) == run / ".lock":
+                return int(link.parts[2])
+    raise AssertionError(f"nobody has locked {run}")
 
 
 def wait_for(condition: Callable[[], bool], said: Path) -> None:
@@ -71,11 +159,19 @@ def test_ray_on_this_machine(train: Train) -> None:
 
 
 @pytest.mark.cluster
-def test_ray_that_was_started_elsewhere(ray: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_that_was_started_elsewhere(
+    ray: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (port,) = slurm.free_ports(1)
-    start = [f"{sysconfig.get_path('scripts')}/ray", "start", "--head", "--block", "--include-dashboard=false"]
+    start = [
+        f"{sysconfig.get_path('scripts')}/ray",
+        "start",
+        "--head",
+        "--block",
+        "--include-dashboard=false",
+    ]
     start += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
     monkeypatch.chdir(tmp_path)
     with (
@@ -84,7 +180,9 @@ def test_ray_that_was_started_elsewhere(ray: ModuleType, tmp_path: Path, monkeyp
     ):
         try:
             wait_for(lambda: "Ray runtime started" in (elsewhere / "said").read_text(), elsewhere / "said")
-            run_script("-m", *SMALL, "launcher=ray", f"hydra.launcher.ray.init.address=127.0.0.1:{port}", "name=mine")
+            run_script(
+                "-m", *SMALL, "launcher=ray", f"hydra.launcher.ray.init.address=127.0.0.1:{port}", "name=mine"
+            )
             ray.shutdown()  # while there is somebody to say goodbye to
         finally:
             head.terminate()
@@ -109,10 +207,12 @@ def test_slurm(train: Train, slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) 
     assert seeds_and_threads(outputs / "sweep") == (JOBS, {"1 threads"})
     said = [path.read_text() for path in (outputs / "sweep" / ".submitit").glob("*/*_log.*")]
     assert sum("Test Dice" in each for each in said) == 2
-    assert not any("requeue" in each or "srun" in each for each in said)  # Lightning's, which is not to meddle
+    assert not any(
+        "requeue" in each or "srun" in each for each in said
+    )  # Lightning's, which is not to meddle
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
+@pytest.mark.parametrize("launcher", ["slurm", "ray"])
 def test_a_missing_extra_is_one_line(launcher: str, tmp_path: Path) -> None:
     installed = tmp_path / "installed"  # everything but Hydra's plugins
     installed.mkdir()
@@ -164,7 +264,9 @@ def in_slurm(slurm_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.cluster
 def test_a_requeued_job_continues(in_slurm: Path, unbroken: dict[str, Any]) -> None:
     script = shlex.join([sys.executable, str(ROOT / "train.py"), *LONG, "name=requeued", "resume=auto"])
-    job = ask("sbatch", "--parsable", "--requeue", "--open-mode=append", "--output=said", f"--wrap=exec {script}")
+    job = ask(
+        "sbatch", "--parsable", "--requeue", "--open-mode=append", "--output=said", f"--wrap=exec {script}"
+    )
     runs, said = in_slurm / "outputs" / "runs" / "requeued", in_slurm / "said"
     wait_for(lambda: any(runs.glob("*/checkpoints/last.ckpt")), said)
     ask("scontrol", "requeue", job)

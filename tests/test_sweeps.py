@@ -126,12 +126,12 @@ def test_a_sweeps_folder_is_enough(partial: Path) -> None:
 
 
 def test_what_resume_of_a_sweep_means(partial: Path) -> None:
-    argv = sweeps.repeated(["train.py", f"resume={partial}", "trainer.max_epochs=2"])
+    argv = sweeps.expand_resume(["train.py", f"resume={partial}", "trainer.max_epochs=2"])
     assert argv[:2] == ["train.py", "-m"]
     assert argv[-3:] == ["trainer.max_epochs=2", "resume=auto", f"hydra.sweep.dir='{partial}'"]
     assert {*QUICK, "seed=0,1,2"} - {"trainer.max_epochs=1"} <= set(argv)
     assert "trainer.max_epochs=1" not in argv
-    assert sweeps.repeated(["train.py", "resume=outputs/other"]) == ["train.py", "resume=outputs/other"]
+    assert sweeps.expand_resume(["train.py", "resume=outputs/other"]) == ["train.py", "resume=outputs/other"]
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def stored(folder: Path, task: list[str], own: list[str]) -> Path:
 def test_settings_of_a_stored_sweep_are_repeated(tmp_path: Path) -> None:
     task, own = HARMLESS
     folder = stored(tmp_path / "sweep", task, [*own, "hydra.launcher.setup=[ls]"])
-    argv = sweeps.repeated(["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"])
+    argv = sweeps.expand_resume(["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"])
     assert {*task, *own} - {"model.arch=unet", "hydra.mode=MULTIRUN"} <= set(argv)
     assert "hydra.launcher.setup=[date]" in argv and "hydra.launcher.setup=[ls]" not in argv
 
@@ -448,6 +448,8 @@ def test_settings_of_a_stored_sweep_are_repeated(tmp_path: Path) -> None:
         (None, "+hydra.callbacks.mine._target_=os.abort"),
         (None, "hydra.launcher._target_=os.abort"),
         (None, "hydra.launcher.setup=[ls]"),
+        (None, "hydra.launcher.n_jobs={_target_:os.abort}"),
+        (None, "hydra.sweeper.objectives=[{_target_:os.abort}]"),
         (None, "hydra.launcher.partition=${oc.env:SECRET}"),
         (None, "hydra.launcher.partition='a\nb'"),
         (None, "hydra.searchpath=[/tmp]"),
@@ -462,7 +464,7 @@ def test_what_somebody_else_wrote_is_not_repeated(
     folder = stored(tmp_path / "sweep", safe_task + [task] * (task is not None), safe_own + [own] * (own is not None))
     key = (task or own or "").partition("=")[0]
     with pytest.raises(SystemExit, match=re.escape(key)) as refusal:
-        sweeps.repeated(["train.py", f"resume={folder}"])
+        sweeps.expand_resume(["train.py", f"resume={folder}"])
     assert "\n" not in str(refusal.value) and "hidden" not in str(refusal.value)
 
 

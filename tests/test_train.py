@@ -256,14 +256,14 @@ def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.Ca
 
 
 def test_two_runs_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
-    from polyp.runs.resume import new_folder
+    from polyp.runs.resume import make_folder
 
     wanted = str(tmp_path / "runs" / "2026-01-01_00-00-00")
-    code = f"from polyp.runs.resume import new_folder; print(new_folder({wanted!r}))"
+    code = f"from polyp.runs.resume import make_folder; print(make_folder({wanted!r}))"
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     folders = {process.communicate()[0].strip() for process in started}
     assert folders == {wanted, *(f"{wanted}_{number}" for number in (2, 3, 4))}
-    assert new_folder(wanted) == new_folder(wanted) == f"{wanted}_5"
+    assert make_folder(wanted) == make_folder(wanted) == f"{wanted}_5"
 
 
 def test_a_run_that_failed_on_its_data_may_be_started_again(train: Train, tmp_path: Path) -> None:
@@ -348,13 +348,13 @@ def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(train
 
 @pytest.mark.parametrize("name", ["Dữ liệu", "a=b", "it's", "(new) data", 'a "b" $c', "a#b,c"])
 def test_a_path_that_needs_quotes_is_given_ready_to_paste(name: str, tmp_path: Path) -> None:
-    from polyp.runs import resume
+    from polyp.runs.configuration import check_overrides
 
     if "," not in name:  # which makes a list, not an error
         with pytest.raises(SystemExit) as error:
-            resume.check_overrides(["train.py", f"data.root={name}"])
+            check_overrides(["train.py", f"data.root={name}"])
         pasted = shlex.split(str(error.value).rpartition(": write ")[2])
-        resume.check_overrides(["train.py", *pasted])
+        check_overrides(["train.py", *pasted])
         (override,) = OverridesParser.create().parse_overrides(pasted)
         assert override.value() == name
     run = tmp_path / name

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from polyp.data.traits import STRATA, strata_of, traits
+from polyp.data.traits import STRATA, group_by_stratum, measure_traits
 from polyp.images import components
 
 TISSUE = (170, 90, 80)
@@ -14,16 +14,6 @@ TISSUE = (170, 90, 80)
 
 def disc(height: int = 400, width: int = 500, radius: int = 80) -> np.ndarray:
     return cv2.circle(np.zeros((height, width), np.uint8), (width // 2, height // 2), radius, 1, -1)
-
-
-def picture(height: int = 400, width: int = 500) -> np.ndarray:
-    """Tissue in an octagonal field of view, whose corners are black."""
-    image = np.zeros((height, width, 3), np.uint8)
-    cut = 80
-    corners = [(cut, 0), (width - cut, 0), (width, cut), (width, height - cut), (width - cut, height), (cut, height)]
-    cv2.fillPoly(image, [np.array([*corners, (0, height - cut), (0, cut)])], TISSUE)
-    noise = np.random.default_rng(0).integers(-12, 13, image.shape)
-    return np.where(image > 0, np.clip(image + noise, 0, 255), 0).astype(np.uint8)
 
 
 # components
@@ -49,8 +39,8 @@ def test_specks_are_no_polyps() -> None:
 def test_share_and_number() -> None:
     mask = np.zeros((400, 500), np.uint8)
     mask[100:200, 100:200] = mask[300:350, 300:400] = 1
-    row = traits(picture(), mask)
-    assert list(row) == ["polyp_share", "polyps", "irregularity", "sharpness", "highlights", "overlay"]
+    row = measure_traits(mask)
+    assert list(row) == ["polyp_share", "polyps", "irregularity"]
     assert (row["polyp_share"], row["polyps"]) == (0.075, 2)
 
 
@@ -60,86 +50,48 @@ def test_irregularity_of_known_shapes() -> None:
         cv2.ellipse(star, (250, 200), (150, 8), angle, 0, 360, 1, -1)
     square = np.zeros((400, 500), np.uint8)
     square[100:300, 100:300] = 1
-    value = {
-        name: traits(picture(), mask)["irregularity"] for name, mask in (("s", square), ("o", disc()), ("*", star))
-    }
-    assert value["s"] == pytest.approx(1 - math.pi / 4, abs=1e-9)
-    assert value["o"] < 0.04
-    assert value["*"] > 0.8
+    of_square, of_disc, of_star = (measure_traits(mask)["irregularity"] for mask in (square, disc(), star))
+    assert of_square == pytest.approx(1 - math.pi / 4, abs=1e-9)
+    assert of_disc < 0.04
+    assert of_star > 0.8
 
 
 @pytest.mark.parametrize("factor", [0.5, 2])
 def test_irregularity_does_not_depend_on_the_size_of_the_image(factor: float) -> None:
     oval = cv2.ellipse(np.zeros((400, 500), np.uint8), (250, 200), (180, 60), 20, 0, 360, 1, -1)
     other = cv2.resize(oval, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    first, second = (traits(np.zeros((*m.shape, 3), np.uint8), m)["irregularity"] for m in (oval, other))
+    first, second = (measure_traits(mask)["irregularity"] for mask in (oval, other))
     assert first == pytest.approx(second, abs=0.03)
 
 
-def test_a_blurred_image_is_less_sharp_whatever_its_border_and_size() -> None:
-    image = picture()
-    blurred = np.where(image > 0, cv2.GaussianBlur(image, (0, 0), 4), 0).astype(np.uint8)
-    sharp, soft = (traits(view, disc())["sharpness"] for view in (image, blurred))
-    large = traits(cv2.resize(image, (1000, 800), interpolation=cv2.INTER_NEAREST), disc(800, 1000))["sharpness"]
-    assert sharp > soft + 0.5
-    assert large == pytest.approx(sharp, abs=0.2)
-
-
-def test_highlights_are_a_share_of_the_field_of_view() -> None:
-    image = np.zeros((256, 256, 3), np.uint8)
-    image[:, :128] = TISSUE
-    image[40:80, 20:60] = 255
-    share = 1600 / (121 * 249)  # a frame of 3 pixels on each inner side of the field does not count
-    assert traits(image, disc(256, 256))["highlights"] == pytest.approx(share, rel=0.1)
-    assert traits(picture(), disc())["highlights"] == 0
-
-
-@pytest.mark.parametrize(
-    ("colour", "top", "right", "expected"),
-    [((0, 0, 0), 260, 160, 1), ((3, 2, 4), 330, 200, 1), ((20, 165, 135), 260, 160, 1), (TISSUE, 260, 160, 0)],
-)
-def test_a_box_in_the_corner_is_an_overlay(colour: tuple[int, ...], top: int, right: int, expected: int) -> None:
-    image = picture()
-    image[top:, :right] = colour
-    image = cv2.imdecode(cv2.imencode(".jpg", image)[1], cv2.IMREAD_COLOR)
-    assert traits(image, disc())["overlay"] == expected
-
-
-def test_black_borders_and_text_are_no_overlay() -> None:
-    image = picture()
-    cv2.putText(image, "12/03/2013", (5, 150), cv2.FONT_HERSHEY_PLAIN, 1, (255, 255, 255))
-    assert traits(image, disc())["overlay"] == 0
-    image[:, :60] = 0
-    assert traits(image, disc())["overlay"] == 0
-    image[-60:] = 0
-    assert traits(image, disc())["overlay"] == 0
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (3, 2), (64, 64)])
-@pytest.mark.parametrize("value", [0, 255])
-def test_odd_images_have_traits(shape: tuple[int, int], value: int) -> None:
+def test_odd_masks_have_traits(shape: tuple[int, int]) -> None:
     for filled in (0, 1):
-        row = traits(np.full((*shape, 3), value, np.uint8), np.full(shape, filled, np.uint8))
+        row = measure_traits(np.full(shape, filled, np.uint8))
         assert math.isnan(row.pop("irregularity")) == (not filled)
-        assert np.isfinite(list(row.values())).all()
+        assert row == {"polyp_share": filled, "polyps": filled}
 
 
 # strata
 
 
-def test_strata_of_a_row() -> None:
-    row = {"polyp_share": 0.05, "polyps": 1, "irregularity": 0.1, "sharpness": 9, "highlights": 0, "overlay": 1}
-    bins = {"size": "medium", "number": "one", "shape": "round", "blur": "sharp", "highlights": "few", "overlay": "box"}
-    assert strata_of(row) == bins
-    assert list(bins) == list(STRATA)
+def test_rows_are_grouped_by_stratum() -> None:
+    first = {
+        "polyp_share": 0.05,
+        "polyps": 1,
+        "irregularity": 0.1,
+        "sharpness": 9,
+    }  # older rows have more traits
+    second = {"polyp_share": 1e-6, "polyps": 7, "irregularity": 1}
+    third = {"polyp_share": 0.0, "irregularity": math.nan}
+    assert group_by_stratum([first, second, third]) == {
+        "size": {"none": [third], "small": [second], "medium": [first]},
+        "number": {"one": [first], "several": [second]},
+        "shape": {"round": [first], "irregular": [second]},
+    }
 
 
-def test_missing_traits_leave_their_stratum_out() -> None:
-    assert strata_of({"polyp_share": 0.0, "dice": 1.0}) == {"size": "none"}
-    assert strata_of({"irregularity": math.nan, "polyps": 0}) == {"number": "none"}
-
-
-def test_every_stratum_has_one_limit_fewer_than_bins() -> None:
+def test_every_bin_has_a_meaning_and_bins_ascend() -> None:
     for stratum in STRATA.values():
-        assert len(stratum.bins) == len(stratum.limits) + 1
-        assert list(stratum.limits) == sorted(stratum.limits)
+        assert list(stratum.bins) == list(stratum.meanings)
+        assert list(stratum.bins.values()) == sorted(stratum.bins.values())

@@ -16,9 +16,9 @@ from polyp.cli import main
 from polyp.errors import InputError
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
-from polyp.pictures import overlay
 from polyp.prediction import video
 from polyp.prediction.video import EndedEarly, Video, annotate
+from polyp.report.pictures import overlay
 
 SHAPE = (58, 74, 3)
 

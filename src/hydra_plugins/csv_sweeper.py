@@ -1,10 +1,10 @@
-"""A sweep whose jobs are the rows of a CSV: its header names keys, and each row gives their values.
+"""A sweep whose jobs are the rows of a CSV: its header names keys, and each row has their values.
 
-A blank cell leaves its key at the default. Blank lines and lines that begin with # count for nothing.
+A blank cell leaves its key at the default. Blank lines and lines that begin with # are skipped.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, nearest
-from polyp.overrides import reason_to_refuse
+from polyp.overrides import find_objection
 
 
 @dataclass
@@ -31,13 +31,16 @@ class CsvSweeperConf(BasicSweeperConf):
 
 ConfigStore.instance().store(group="hydra/sweeper", name="csv", node=CsvSweeperConf, provider="polyp")
 
+Line = tuple[int, list[str]]
+"""A line's number in the file, and its cells."""
+
 
 class CsvSweeper(BasicSweeper):
     """Runs each row of a CSV, and each with every combination of what the command line sweeps.
 
     Args:
-        path: the CSV, in the working directory or else in the folder `sweep` of the configuration. Without one the jobs
-            are those of Hydra's basic sweeper.
+        path: the CSV, in the working directory or else in the folder `sweep` of the configuration. Without one the
+            jobs are those of Hydra's basic sweeper.
         max_batch_size: as many jobs go to the launcher at once; null: all.
         params: overrides of all jobs, which may be sweeps, as if they stood on the command line.
     """
@@ -50,11 +53,11 @@ class CsvSweeper(BasicSweeper):
 
     @staticmethod
     def jobs(config: DictConfig) -> list[tuple[list[str], str]]:
-        """What a sweep will run.
+        """The jobs of a sweep.
 
         Args:
-            config: the whole configuration, as Hydra has composed it for a sweep; with Hydra's basic sweeper the jobs
-                are those of the command line.
+            config: the whole configuration, as Hydra has composed it for a sweep; with Hydra's basic sweeper the
+                jobs are those of the command line.
 
         Returns:
             For each job its overrides, the row's after the command line's, and where it comes from: `row 3 of my.csv
@@ -65,24 +68,24 @@ class CsvSweeper(BasicSweeper):
                 given on the command line too, or a cell that is not one value.
         """
         sweeper = config.hydra.sweeper
-        params = sweeper.get("params") or {}
-        given = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given)
+        params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides([*params, *config.hydra.overrides.task])
         grid = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
         if sweeper.get("path") is None:
             return [(job, "from the command line") for job in grid]
-        name, (line, header), rows = _read(config)
+        name, (line, header), rows = _read_csv(config)
         _check_header(header, f"{name}, line {line}", config, overrides)
         jobs = []
         for number, (line, cells) in enumerate(rows, 1):
-            row = _row(header, cells, f"{name}, line {line}")
+            row = _parse_row(header, cells, f"{name}, line {line}")
             jobs += [([*job, *row], f"row {number} of {name} (line {line})") for job in grid]
         return jobs
 
     def split_arguments(  # type: ignore[override]
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
-        """The jobs in batches. Which they are, `jobs` says for this sweep's configuration.
+        """The jobs of this sweep's configuration, see `jobs`, in batches.
 
         Raises:
             InputError: as `jobs`.
@@ -92,51 +95,65 @@ class CsvSweeper(BasicSweeper):
         return list(self.split_overrides_to_chunks(jobs, max_batch_size))
 
 
-Line = tuple[int, list[str]]  # its number in the file, and its cells
-
-
-def _read(config: DictConfig) -> tuple[str, Line, list[Line]]:
+def _read_csv(config: DictConfig) -> tuple[str, Line, list[Line]]:
     """The CSV's name in messages, its header and its rows."""
     path, runtime = config.hydra.sweeper.path, config.hydra.runtime
-    folders = [Path(runtime.cwd), *(Path(src.path, "sweep") for src in runtime.config_sources if src.schema == "file")]
+    folders = [
+        Path(runtime.cwd),
+        *(Path(src.path, "sweep") for src in runtime.config_sources if src.schema == "file"),
+    ]
     files = [folder / Path(path).expanduser() for folder in folders]
     file = next((file for file in files if file.exists()), None)
     if file is None:
         missing = " and ".join(dict.fromkeys(map(str, files)))
-        raise InputError(f"hydra.sweeper.path={path} does not exist, looked for as {missing}: give the path of a CSV")
+        raise InputError(
+            f"hydra.sweeper.path={path} does not exist, looked for as {missing}: give the path of a CSV"
+        )
     name = str(file.relative_to(runtime.cwd) if file.is_relative_to(runtime.cwd) else file)
     try:
         text = file.read_text("utf-8-sig")  # spreadsheets begin a file with a byte order mark
     except UnicodeDecodeError:
         raise InputError(f"{name} is not UTF-8: save it as CSV in UTF-8") from None
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({describe_error(error)}): give hydra.sweeper.path=FILE.csv") from None
-    said = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    said = [(number, line) for number, line in said if not line.lstrip(' "').startswith("#")]  # a spreadsheet may quote
-    if len(said) < 2:
-        raise InputError(f"{name} has no rows: its first line names keys, and each line below gives a job's values")
-    header = said[0][1]
-    separator = ";" if ";" in header and "," not in header else ","  # of spreadsheets where the comma is for decimals
-    lines = []
-    for number, line in said:
+        reason = describe_error(error)
+        raise InputError(f"{name} cannot be read ({reason}): give hydra.sweeper.path=FILE.csv") from None
+    lines = [
+        (number, line)
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip() and not line.lstrip(' "').startswith("#")  # a spreadsheet may quote a comment
+    ]
+    if len(lines) < 2:
+        raise InputError(
+            f"{name} has no rows: its first line names keys, and each line below gives a job's values"
+        )
+    header = lines[0][1]
+    separator = ";" if ";" in header and "," not in header else ","  # of spreadsheets with decimal commas
+    table: list[Line] = []
+    for number, line in lines:
         try:
             (cells,) = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
         except csv.Error as error:
             raise InputError(
                 f"{name}, line {number}: {error}: a cell that begins with a double quote ends with one"
             ) from None
-        lines.append((number, [cell.strip() for cell in cells]))
-    return name, lines[0], lines[1:]
+        table.append((number, [cell.strip() for cell in cells]))
+    return name, table[0], table[1:]
 
 
-def _check_header(header: Sequence[str], where: str, config: DictConfig, overrides: Sequence[Override]) -> None:
+def _check_header(
+    header: Sequence[str], where: str, config: DictConfig, overrides: Sequence[Override]
+) -> None:
     keys = [column.lstrip("+").partition("@")[0] for column in header]
-    given = {override.key_or_group for override in overrides}
+    elsewhere = {override.key_or_group for override in overrides}
     groups = {group for group in config.hydra.runtime.choices if not group.startswith("hydra/")}
-    values: Any = OmegaConf.to_container(config)
-    known = {key for key in _dotted(values) if not key.startswith("hydra")} | groups
-    # Another choice of a group may bring other keys; of those the composition of the job will tell.
-    varied = groups & {*keys, *(override.key_or_group for override in overrides if override.is_sweep_override())}
+    known = {
+        key for key in _dotted_keys(OmegaConf.to_container(config)) if not key.startswith("hydra")
+    } | groups
+    # Another choice of a group may have other keys; these are checked when the job is composed.
+    swept = groups & {
+        *keys,
+        *(override.key_or_group for override in overrides if override.is_sweep_override()),
+    }
     for number, (column, key) in enumerate(zip(header, keys, strict=True), 1):
         if not key:
             raise InputError(f"{where}: column {number} has no key")
@@ -144,35 +161,47 @@ def _check_header(header: Sequence[str], where: str, config: DictConfig, overrid
             raise InputError(f"{where}: {key} has two columns")
         if key.startswith(("hydra.", "hydra/")):
             raise InputError(f"{where}: {key} is the same for all jobs: give it on the command line")
-        if key in given:
+        if key in elsewhere:
             raise InputError(
                 f"{where}: {key} is given on the command line or in hydra.sweeper.params too: give it once"
             )
-        if key not in known and not column.startswith("+") and not varied:
+        if key not in known and not column.startswith("+") and not swept:
             raise InputError(f"{where}: {key} is no key of the configuration: {nearest(key, known)}")
 
 
-def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
+def _dotted_keys(tree: Any, prefix: str = "") -> list[str]:
+    """The keys of nested dicts, those of inner ones too: `model`, `model.arch`."""
+    if not isinstance(tree, dict):
+        return []
+    return [
+        key
+        for name, value in tree.items()
+        for key in (f"{prefix}{name}", *_dotted_keys(value, f"{prefix}{name}."))
+    ]
 
 
-def _row(header: Sequence[str], cells: Sequence[str], where: str) -> list[str]:
+def _parse_row(header: Sequence[str], cells: Sequence[str], where: str) -> list[str]:
+    """The overrides of a row."""
     if len(cells) != len(header):
-        raise InputError(f'{where}: {len(cells)} cells for {len(header)} keys; a list is one cell in quotes: "[2,1]"')
+        raise InputError(
+            f'{where}: {len(cells)} cells for {len(header)} keys; a list is one cell in quotes: "[2,1]"'
+        )
     row = [f"{key}={cell}" for key, cell in zip(header, cells, strict=True) if cell]
     if not row:
-        raise InputError(f"{where}: all cells are blank: delete the line, or write the default into one of them")
-    parser = OverridesParser.create()
+        raise InputError(
+            f"{where}: all cells are blank: delete the line, or write the default into one of them"
+        )
     for override in row:
         try:
-            sweep = parser.parse_override(override).is_sweep_override()
+            is_sweep = OverridesParser.create().parse_override(override).is_sweep_override()
         except HydraException:
-            raise InputError(f"{where}: {override} cannot be understood: put single quotes around the value") from None
-        if sweep:
-            raise InputError(f"{where}: {override} is several values: give each a row, and write decimals with a point")
-        if reason := reason_to_refuse(override):
-            raise InputError(f"{where}: {override} {reason}: write the value itself")
+            raise InputError(
+                f"{where}: {override} cannot be understood: put single quotes around the value"
+            ) from None
+        if is_sweep:
+            raise InputError(
+                f"{where}: {override} is several values: give each a row, and write decimals with a point"
+            )
+        if objection := find_objection(override):
+            raise InputError(f"{where}: {override} {objection}: write the value itself")
     return row

@@ -1,11 +1,12 @@
-"""The jobs of a sweep one after another on this machine, each in a process of its own.
+"""The jobs of a sweep on this machine, each in a process of its own.
 
-Hydra imports this at every start, so that what is heavy comes late.
+Hydra imports this module at every start: heavy imports are inside the functions.
 """
 
 import importlib
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,19 @@ log = logging.getLogger(__name__)
 
 
 class LocalLauncher(Launcher):
-    """Runs the jobs one after another. A job that aborts, or is killed, says so in its log; the others go on.
+    """Runs jobs side by side. A job that aborts, or is killed, has that in its log; the others go on.
 
     The task function must be importable by its name, as those that `hydra.main` decorates are.
+
+    Args:
+        n_jobs: how many jobs run at once. Each has its share of the cores, unless OMP_NUM_THREADS is set.
     """
 
+    def __init__(self, n_jobs: int = 1) -> None:
+        self.n_jobs = n_jobs
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what a job needs."""
+        """Store what a job needs."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -39,36 +46,56 @@ class LocalLauncher(Launcher):
             What each job's task function returned; None for a job that died.
 
         Raises:
-            SystemExit: Ctrl-C or SIGTERM came: the running job has saved and ended, the next ones are not started.
+            InputError: `n_jobs` is not a positive number.
+            SystemExit: Ctrl-C or SIGTERM came: the running jobs have saved and ended, the next ones are not started.
         """
+        from polyp import isolation
+        from polyp.errors import InputError
+        from polyp.runs.folder import RunFolder
+
+        if type(self.n_jobs) is not int or self.n_jobs < 1:
+            raise InputError(f"hydra.launcher.n_jobs={self.n_jobs} must be a whole number, at least 1")
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        log.info("Launching %d jobs, one after another", len(job_overrides))
-        return [self._run(number, overrides) for number, overrides in enumerate(job_overrides, initial_job_idx)]
+        log.info("Launching %d jobs, %d at once", len(job_overrides), self.n_jobs)
+        returns = [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
+        configs: list[DictConfig] = []
 
-    def _run(self, number: int, overrides: Sequence[str]) -> JobReturn:
-        from polyp import isolation, runs
+        def calls() -> Iterator[isolation.Call]:
+            for number, overrides in enumerate(job_overrides, initial_job_idx):
+                log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+                config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+                with open_dict(config):
+                    config.hydra.job.id = config.hydra.job.num = number
+                configs.append(config)
+                task: Any = self.task_function
+                arguments = (
+                    self.hydra_context.callbacks,
+                    config,
+                    task.__module__,
+                    task.__qualname__,
+                    self.n_jobs,
+                )
+                yield f"job {number}", _run_job, arguments
 
-        log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-        task: Any = self.task_function
-        arguments = (self.hydra_context.callbacks, config, task.__module__, task.__qualname__)
-        outcome = isolation.call(_job, *arguments, name=f"job {number}")
-        if outcome.code:
-            log.error("job %d: %s", number, outcome)
-            file = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir, runs.LOG)
-            with suppress(OSError):  # a full disk has been reported, or is by what is written next
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("a") as lines:
-                    lines.write(f"{outcome}\n")
-        done = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
-        done.return_value = outcome.value
-        return done
+        for place, outcome in isolation.call_each(calls(), self.n_jobs):
+            returns[place].return_value = outcome.value
+            if outcome.code:
+                log.error("job %d: %s", initial_job_idx + place, outcome)
+                sweep = configs[place].hydra.sweep
+                file = RunFolder(Path(sweep.dir, sweep.subdir)).log_file
+                with suppress(OSError):  # a full disk has been reported, or is by what is written next
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    with file.open("a") as lines:
+                        lines.write(f"{outcome}\n")
+        return returns
 
 
-def _job(callbacks: Any, config: DictConfig, module: str, task: str) -> Any:
+def _run_job(callbacks: Any, config: DictConfig, module: str, task: str, n_jobs: int) -> Any:
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(torch.get_num_threads() // n_jobs, 1))
     setup_globals()
     loader: Any = None  # the configuration is composed
     # The script is __main__ here too (multiprocessing sees to that). Decorated, the function takes a configuration.

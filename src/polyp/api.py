@@ -13,9 +13,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from polyp.comparison.differences import Comparison
-from polyp.comparison.differences import compare as compare_runs
-from polyp.comparison.found import find_runs
+from polyp.comparison.comparison import Comparison
+from polyp.comparison.comparison import compare as compare_runs
+from polyp.comparison.read_runs import find_runs
 from polyp.errors import InputError
 from polyp.evaluation.options import Options as EvaluateOptions
 from polyp.inference import image as images_of

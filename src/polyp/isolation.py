@@ -1,4 +1,4 @@
-"""A function call in a process of its own: it may abort, and its memory and its GPU are free when it has ended.
+"""Function calls in processes of their own: one may abort, and its memory and its GPU are free when it has ended.
 
 The processes are forked from a server that has imported what training needs, so that each starts in a fraction of a
 second and the caller needs no torch. The server is started by the first call and ends with the caller.
@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -44,8 +45,8 @@ class Outcome(NamedTuple):
 def start_server() -> None:
     """Begin the imports of the processes to come, in the background."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
-    # Ctrl-C reaches the server too: blocked, it does not break the imports. The calls unblock it. The resource tracker
-    # comes first, since starting it would unblock it as well.
+    # Ctrl-C reaches the server too: blocked, it does not interrupt the imports. The calls unblock it. The resource
+    # tracker is started first, since that would unblock it as well.
     resource_tracker.ensure_running()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED[:1])
     try:
@@ -54,36 +55,43 @@ def start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def call(function: Callable[..., Any], *arguments: Any, name: str) -> Outcome:
-    """Call a function in a process of its own, and wait for its end; to be called from the main thread.
+Call = tuple[str, Callable[..., Any], tuple[Any, ...]]
+"""A name for the process, a function and its arguments: importable by name, and what can be pickled."""
 
-    The process has this one's terminal, working directory and environment. It is in a process group of its own:
-    Ctrl-C and SIGTERM are forwarded to it, and Ctrl-Z stops both. All that it has started is killed when it ends, and
-    it is killed when this process is.
+
+def call(function: Callable[..., Any], *arguments: Any, name: str) -> Outcome:
+    """Call a function in a process of its own, and wait for its end; see `call_each`."""
+    return dict(call_each([(name, function, arguments)]))[0]
+
+
+def call_each(calls: Iterable[Call], n_jobs: int = 1) -> Iterator[tuple[int, Outcome]]:
+    """Make each call in a process of its own; to be used from the main thread.
+
+    The processes have this one's terminal, working directory and environment. Each is in a process group of its own:
+    Ctrl-C and SIGTERM are forwarded to them, and Ctrl-Z stops them with this process. All that a process has started
+    is killed when it ends, and it is killed when this process is.
 
     Args:
-        function, arguments: importable by name, and what can be pickled; the result is at most a few kilobytes large.
-        name: of the process.
+        calls: taken one by one, when a process can be started. A result is at most a few kilobytes large.
+        n_jobs: how many processes there are at once.
+
+    Yields:
+        The place of a call in `calls` and how it has ended, as soon as it has.
 
     Raises:
-        SystemExit: Ctrl-C or SIGTERM came, with 128 + the signal's number, after the process has ended.
+        SystemExit: Ctrl-C or SIGTERM came, with 128 + the signal's number, after all processes have ended.
     """
     start_server()
-    context = multiprocessing.get_context("forkserver")
-    receiver, sender = context.Pipe(duplex=False)
-    streams = [Connection(os.dup(number), readable=False) for number in (1, 2)]
-    process = context.Process(target=_serve, args=(function, arguments, sender, streams, dict(os.environ)), name=name)
-    stop: int | None = None
+    running: dict[int, tuple[BaseProcess, Connection]] = {}
+    received: list[int] = []
 
     def send(number: int) -> None:
-        if process.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, number)
+        for process, _ in running.values():
+            _send(process, number)
 
     def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal stop
-        stop = number
-        if process.pid is None:  # the server is still importing; the process will find that its caller has gone
+        received.append(number)
+        if not running:  # one may be waiting for the server's imports: it will end, since its caller has
             raise SystemExit(128 + number)
         send(number)
 
@@ -93,25 +101,53 @@ def call(function: Callable[..., Any], *arguments: Any, name: str) -> Outcome:
         send(signal.SIGCONT)
 
     handlers = dict.fromkeys(FORWARDED, forward) | {signal.SIGTSTP: pause}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    queue = enumerate(calls)
     try:
-        process.start()
-        for connection in (sender, *streams):
-            connection.close()
-        process.join()
-        if process.pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its loaders' workers
+        while True:
+            while len(running) < n_jobs and not received and (following := next(queue, None)):
+                process, result = running[following[0]] = _start(*following[1])
+                if received:  # while it was started
+                    _send(process, received[-1])
+            if not running:
+                break
+            ended = wait([process.sentinel for process, _ in running.values()])
+            for place in [place for place, (process, _) in running.items() if process.sentinel in ended]:
+                process, result = running.pop(place)
+                process.join()
+                _send(process, signal.SIGKILL, os.killpg)  # its loaders' workers
+                try:
+                    value = result.recv() if result.poll() else None
+                except EOFError:
+                    value = None
+                yield place, Outcome(process.exitcode or 0, value)
     finally:
-        for number, handler in before.items():
+        send(signal.SIGKILL)  # none is left, unless an exception was raised here
+        for number, handler in former.items():
             signal.signal(number, handler)
-    if stop is not None:
-        raise SystemExit(128 + stop)
-    try:
-        value = receiver.recv() if receiver.poll() else None
-    except EOFError:
-        value = None
-    return Outcome(process.exitcode or 0, value)
+    if received:
+        raise SystemExit(128 + received[-1])
+
+
+def _start(
+    name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[BaseProcess, Connection]:
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    streams = [Connection(os.dup(number), readable=False) for number in (1, 2)]
+    process = context.Process(
+        target=_serve, args=(function, arguments, sender, streams, dict(os.environ)), name=name
+    )
+    process.start()
+    for connection in (sender, *streams):
+        connection.close()
+    return process, receiver
+
+
+def _send(process: BaseProcess, number: int, kill: Callable[[int, int], None] = os.kill) -> None:
+    assert process.pid is not None  # it was started
+    with suppress(ProcessLookupError):
+        kill(process.pid, number)
 
 
 def _serve(
@@ -127,7 +163,9 @@ def _serve(
         stream.close()
     os.environ.clear()
     os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's, not the server's
+    multiprocessing.set_start_method(
+        None, force=True
+    )  # a loader's workers are this process's, not the server's
     threading.Thread(target=_end_with_the_caller, daemon=True).start()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)

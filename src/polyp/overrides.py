@@ -1,18 +1,27 @@
-"""Overrides that were read from a file: somebody else may have written it."""
+"""Overrides of a command line, and those that were read from a file, which somebody else may have written."""
 
 import re
+from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-PATH_UPWARDS = re.compile(r"""\.\.|(^|[\s\[{(,:'"])[/\\]""")
+OUTSIDE_PATH = re.compile(r"""\.\.|(^|[\s\[{(,:'"])[/\\]""")
 """`..` or an absolute path: as the choice of a configuration group it would read a file outside conf/."""
 
 
-def reason_to_refuse(override: str) -> str | None:
-    """Why an override KEY=VALUE from a file is not taken; None if it is.
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Override]:
+    """Overrides KEY=VALUE by key; of a key that is given twice, the last counts."""
+    return {
+        each.get_key_element(): each for each in OverridesParser.create().parse_overrides(list(overrides))
+    }
 
-    Taken is whatever sets a key of the task. Not taken are Hydra's own keys, whose values can name any function to
+
+def find_objection(override: str) -> str | None:
+    """The reason to refuse an override KEY=VALUE from a file; None if it is allowed.
+
+    Allowed is whatever sets a key of the task. Not allowed are Hydra's own keys, whose values can name any function to
     call; resolvers, such as `${oc.env:HOME}`, which read what is on this machine; and files outside conf/.
     """
     try:
@@ -24,6 +33,6 @@ def reason_to_refuse(override: str) -> str | None:
     value = override.partition("=")[2]
     if "${" in value and ":" in value.partition("${")[2]:
         return "is a value that depends on this machine"
-    if "." not in parsed.key_or_group and PATH_UPWARDS.search(value):
+    if "." not in parsed.key_or_group and OUTSIDE_PATH.search(value):
         return "is a file outside conf/"
     return None

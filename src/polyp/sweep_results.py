@@ -1,4 +1,4 @@
-"""What came out of a sweep: a table in the terminal and results.csv."""
+"""The results of a sweep: a table in the terminal and results.csv."""
 
 import os
 import shlex
@@ -9,15 +9,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from polyp import files, runs, tables
+from polyp import files, runs
 from polyp.errors import InputError, train_command
+from polyp.report.tables import Column, Table
 from polyp.runs import resume
-from polyp.sweeps import varying
-
-WIDTH = 160
-"""Characters of a table in a file, which has no width that it must be squeezed into."""
+from polyp.sweeps import varied_overrides
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,10 @@ class Job:
 
     Attributes:
         number: its own, from 0.
-        overrides: what sets it apart from the others, by key.
-        metrics: of its metrics.json.
-        validation: equal for jobs whose validation numbers can be compared: the images and the monitored number.
+        overrides: those that differ from the other jobs', by key.
+        metrics: the content of its metrics.json.
+        validation: equal for jobs whose validation numbers can be compared: the images and the monitored
+            number.
     """
 
     number: int
@@ -36,59 +34,63 @@ class Job:
     metrics: Mapping[str, Any]
     validation: Hashable
 
-    @property
-    def numbers(self) -> dict[str, float]:
-        """What is in the table."""
-        best, test = self.metrics["best"], self.metrics["test"]
-        scores = {best["monitor"]: best["value"], "test/dice": test["dice"], "test/iou": test["iou"]}
-        return scores | {"minutes": self.metrics["seconds"] / 60}
-
 
 def read_results(folder: Path) -> tuple[list[Job], dict[Path, str]]:
-    """The finished jobs of a sweep, best validation first, and why the others are not, by folder.
+    """The finished jobs of a sweep, best validation first, and why the others failed, by folder.
 
-    Jobs that were not validated on the same images by the same number are in their own order.
+    Jobs that were not validated on the same images by the same number keep their own order.
     """
     done, failed = [], {}
     for number, job in resume.job_folders(folder).items():
         if not (job / runs.METRICS).exists():
-            failed[job] = _last_line(job / runs.LOG)
+            failed[job] = _read_last_line(job / runs.LOG)
             continue
         try:
             overrides = files.read_yaml(job / ".hydra" / "overrides.yaml")
-            varied = varying(resume.command([str(override) for override in overrides]), folder)
-            metrics = runs.read_metrics(job)
-            done.append(Job(number, varied, metrics, _validation(runs.read_config(job), metrics)))
+            varied = varied_overrides(resume.command([str(override) for override in overrides]), folder)
+            metrics, config = runs.read_metrics(job), runs.read_config(job)
         except InputError as error:
             failed[job] = str(error)
-    if comparable(done):
+            continue
+        split = metrics["data"]["split"]
+        seed = config["data"]["split_seed"] if split == "random" else None
+        part = config["trainer"].get("limit_val_batches")
+        validation = metrics["best"]["monitor"], metrics["data"]["fingerprint"], split, seed, part
+        done.append(Job(number, varied, metrics, validation))
+    if _are_comparable(done):
         done.sort(key=lambda job: -job.metrics["best"]["value"])
     return done, failed
 
 
-def comparable(jobs: Sequence[Job]) -> bool:
-    """Whether the validation numbers are of the same images."""
+def _are_comparable(jobs: Sequence[Job]) -> bool:
     return len({job.validation for job in jobs}) <= 1
 
 
-def _validation(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Hashable:
-    data, split = config.get("data", {}), metrics["data"].get("split")
-    # Before there was data.split_seed the run's own seed drew the split.
-    drawn = data.get("split_seed", config.get("seed")) if split == "random" else None
-    part = config.get("trainer", {}).get("limit_val_batches")
-    return metrics["best"]["monitor"], metrics["data"]["fingerprint"], split, drawn, part
-
-
-def _last_line(log: Path) -> str:
+def _read_last_line(log: Path) -> str:
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line for line in reversed(lines) if line.strip()), "it wrote no log")
 
 
-def print_table(done: Sequence[Job], failed: Mapping[Path, str], folder: Path) -> None:
-    """The jobs of a sweep, and those that failed, each with its last word and its log.
+def _build_table(done: Sequence[Job]) -> Table:
+    """A row for each job: the overrides that differ, the monitored number, the test's, and the time."""
+    keys = list(dict.fromkeys(key for job in done for key in job.overrides))
+    monitors = list(dict.fromkeys(job.metrics["best"]["monitor"] for job in done))
+    rows = []
+    for job in done:
+        best, test = job.metrics["best"], job.metrics["test"]
+        numbers = {best["monitor"]: best["value"], "test/dice": test["dice"], "test/iou": test["iou"]}
+        row = {"job": job.number, **dict.fromkeys([*keys, *monitors]), **job.overrides, **numbers}
+        rows.append({**row, "minutes": job.metrics["seconds"] / 60})
+    scores = [Column(name, format=".3f") for name in dict.fromkeys([*monitors, "test/dice"])]
+    overrides = [Column(key, key.rpartition(".")[2], align="right") for key in keys]
+    return Table(rows, [Column("job"), *overrides, *scores, Column("minutes", format=".1f")])
+
+
+def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path) -> None:
+    """Print the table of a sweep, and the jobs that failed, each with its last message and its log.
 
     Args:
         done, failed: see `read_results`.
@@ -96,32 +98,23 @@ def print_table(done: Sequence[Job], failed: Mapping[Path, str], folder: Path) -
     """
     console = Console(highlight=False, soft_wrap=True)
     if done:
-        table = Table(box=None, pad_edge=False)
-        keys, names = _columns(done)
-        names.remove("test/iou")
-        for name in ("job", *(key.rpartition(".")[2] for key in keys), *names):
-            table.add_column(escape(name), justify="right")
-        for job in done:
-            digits = {name: 1 if name == "minutes" else 3 for name in names}
-            cells = [f"{job.numbers[name]:.{digits[name]}f}" if name in job.numbers else "" for name in names]
-            table.add_row(str(job.number), *(escape(job.overrides.get(key, "")) for key in keys), *cells)
         console.print()
-        Console(width=max(console.width, WIDTH)).print(table)
-        if not comparable(done):
+        _build_table(done).print()
+        if not _are_comparable(done):
             console.print(
                 "These jobs were validated on different images or by different numbers, which cannot be compared: they "
                 "are listed in their order, not by their validation"
             )
-    for folder_of_job, reason in failed.items():
-        log = os.path.relpath(folder_of_job / runs.LOG)
-        console.print(f"[bold red]failed[/] job {escape(folder_of_job.name)}: {escape(reason)}\n       {escape(log)}")
-    where = shlex.quote(os.path.relpath(folder))
+    for job, reason in failed.items():
+        log = os.path.relpath(job / runs.LOG)
+        console.print(f"[bold red]failed[/] job {escape(job.name)}: {escape(reason)}\n       {escape(log)}")
+    sweep = shlex.quote(os.path.relpath(folder))
     if failed:
-        console.print(f"To try these again: {train_command()} resume={where}", markup=False)
-    console.print(f"\n  the sweep  {where}", markup=False)
-    console.print(f"  curves     tensorboard --logdir {where}", markup=False)
+        console.print(f"To try these again: {train_command()} resume={sweep}", markup=False)
+    console.print(f"\n  the sweep  {sweep}", markup=False)
+    console.print(f"  curves     tensorboard --logdir {sweep}", markup=False)
     if len(done) > 1:
-        console.print(f"  compare    polyp compare {where}", markup=False)
+        console.print(f"  compare    polyp compare {sweep}", markup=False)
 
 
 def write_results(folder: Path, done: Sequence[Job]) -> None:
@@ -130,13 +123,4 @@ def write_results(folder: Path, done: Sequence[Job]) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    keys, names = _columns(done)
-    rows = [{"job": job.number, **job.overrides, **job.numbers} for job in done]
-    files.write_text(folder / runs.RESULTS, tables.to_csv(rows, ["job", *keys, *names]))
-
-
-def _columns(done: Sequence[Job]) -> tuple[list[str], list[str]]:
-    """The keys and the names of the numbers that any job has; the monitored numbers come first."""
-    keys = list(dict.fromkeys(key for job in done for key in job.overrides))
-    monitors = [job.metrics["best"]["monitor"] for job in done]
-    return keys, list(dict.fromkeys([*monitors, *(name for job in done for name in job.numbers)]))
+    files.write_text(folder / runs.RESULTS, _build_table(done).to_csv())

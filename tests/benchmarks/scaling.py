@@ -18,7 +18,9 @@ from typing import Any
 import pytorch_lightning as pl
 from common import composed, fresh, peak_memory, table
 
-from polyp.training import build as experiment
+from polyp.runs.folder import RunFolder
+from polyp.training.build import build
+from polyp.training.run import Run
 
 COUNTS = (60, 240, 960)
 EPOCHS = 4
@@ -44,7 +46,7 @@ def measured(count: int, folder: str, overrides: list[str]) -> dict[str, float]:
     given = [f"data.{key}={value}" for key, value in data.items()]
     given += [f"model.{key}={value}" for key, value in model.items()]
     cfg = composed(["data=synthetic", *given, f"trainer.max_epochs={EPOCHS}", *overrides])
-    module, network, trainer = experiment.build(cfg, Path(folder) / f"run{count}")
+    module, network, trainer = build(Run(RunFolder(Path(folder) / f"run{count}"), cfg))
     trainer.callbacks.append(starts := Starts())  # type: ignore[attr-defined]
     trainer.fit(network, module)
     assert module.pixels is not None

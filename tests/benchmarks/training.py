@@ -39,7 +39,9 @@ from torch.utils.data import DataLoader, Dataset
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.folder import Pair
 from polyp.model.losses import build_loss
-from polyp.training import build as experiment
+from polyp.runs.folder import RunFolder
+from polyp.training.build import build
+from polyp.training.run import Run
 
 EPOCHS = 2  # over which memory is measured
 Steps = Iterator[None]
@@ -47,7 +49,7 @@ Steps = Iterator[None]
 
 def bare(cfg: DictConfig, data: PolypDataModule) -> Steps:
     """Forward, backward, step, for ever."""
-    _, model, trainer = experiment.build(cfg, Path())
+    _, model, trainer = build(Run(RunFolder(Path()), cfg))
     assert model.optim is not None
     groups = model.network.encoder_parameters(), model.network.decoder_parameters()
     optimizer: Any = model.optim.build(*groups, total_steps=1000, monitor="")["optimizer"]
@@ -187,7 +189,7 @@ def configured(options: argparse.Namespace, folder: str, epochs: int) -> DictCon
 def memory(options: argparse.Namespace, folder: str) -> float:
     """MB that this process needs at most for one contender alone."""
     cfg = configured(options, folder, EPOCHS)
-    data, model, trainer = experiment.build(cfg, Path(folder) / "run_alone")
+    data, model, trainer = build(Run(RunFolder(Path(folder) / "run_alone"), cfg))
     if options.alone == "ours":
         trainer.fit(model, data)
     else:
@@ -213,7 +215,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         cfg = configured(options, folder, epochs=1000)
-        data, model, trainer = experiment.build(cfg, Path(folder) / "run")
+        data, model, trainer = build(Run(RunFolder(Path(folder) / "run"), cfg))
         data.setup("fit")
         trainer.profiler = profiler = SimpleProfiler()
         profiler.describe = lambda: None  # type: ignore[method-assign]  # its own long table

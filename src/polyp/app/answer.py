@@ -16,7 +16,7 @@ from polyp.app.desk import Seen
 from polyp.inference import polyps
 from polyp.inference.polyps import Polyp
 from polyp.metrics.overlap import image_scores
-from polyp.pictures import PREDICTION, TRUTH
+from polyp.report.pictures import PREDICTION, TRUTH
 
 SHOWN = 1280
 """Pixels of the longer side of pictures on the page; files have all."""

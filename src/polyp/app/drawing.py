@@ -5,7 +5,7 @@ import numpy as np
 
 from polyp.app.desk import Seen
 from polyp.inference import polyps
-from polyp.pictures import TRUTH, contour, overlay
+from polyp.report.pictures import TRUTH, contour, overlay
 
 OVERLAY, ERRORS, UNCERTAINTY, IMAGE = VIEWS = ("Overlay", "Errors", "Uncertainty", "Image")
 """What can be shown; errors where the truth is known."""

@@ -33,6 +33,6 @@ class Options:
         """Compare the runs; the folder that was written."""
         if not (self.folders or self.card):
             raise InputError("give a FOLDER of runs, such as outputs/")
-        from polyp.comparison.compare import main
+        from polyp.comparison.compare import run
 
-        return main(self.folders, self.out, self.card, self.root, self.overwrite, self.pictures)
+        return run(self)

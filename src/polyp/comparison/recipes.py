@@ -1,26 +1,29 @@
-"""Runs grouped: a recipe is a configuration with all its seeds."""
+"""Runs grouped into recipes: a recipe is a configuration, trained with one seed or several."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyp.comparison.found import Run
+from polyp.comparison.read_runs import Run
 from polyp.errors import printable
 from polyp.metrics.intervals import bootstrap_interval
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """The runs of one configuration on one test set, which differ in their seeds alone.
 
     Attributes:
         runs: at least one.
         number: its rank by validation, from 1 on.
-        values: what of its settings differs from other recipes'; a key that it does not have is missing.
+        values: those of its settings that differ between recipes; a key that it does not have is missing.
         label: the same in a few words.
     """
 
@@ -36,44 +39,49 @@ class Recipe:
 
     @property
     def first(self) -> Run:
-        """The run that stands for them all, where one must: of the lowest seed."""
+        """The run of the lowest seed, where one must stand for all."""
         return self.runs[0]
 
-    def by_seed(self, number: Callable[[Run], float]) -> list[float]:
-        """A number for each seed; where a seed was run twice, the mean of both."""
-        seeds = defaultdict(list)
-        for run in self.runs:
-            seeds[run.seed].append(number(run))
-        return [float(np.mean(values)) for values in seeds.values()]
+    @property
+    def parameters(self) -> int:
+        """The number of trained parameters."""
+        return self.first.metrics["parameters"]
+
+    @cached_property
+    def by_seed(self) -> "DataFrame":
+        """The `numbers` of its runs, a row for each seed; where a seed was run twice, the mean of both."""
+        return _average_by_seed(self.runs, [run.numbers for run in self.runs])
 
     @cached_property
     def seeds(self) -> list[int]:
         """The different seeds."""
-        return sorted({run.seed for run in self.runs})
-
-    def mean(self, number: Callable[[Run], float]) -> float:
-        """The mean of a number over the seeds."""
-        return float(np.mean(self.by_seed(number)))
-
-    def deviation(self, number: Callable[[Run], float]) -> float | None:
-        """The standard deviation of a number between seeds; None for a single one."""
-        values = self.by_seed(number)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return list(self.by_seed.index)
 
     @cached_property
+    def means(self) -> dict[str, float]:
+        """The means of `by_seed`."""
+        return self.by_seed.mean().to_dict()
+
+    @cached_property
+    def deviations(self) -> dict[str, float]:
+        """The standard deviations of `by_seed`; empty for a single seed."""
+        return self.by_seed.std().dropna().to_dict()
+
+    @property
     def val(self) -> float:
         """Validation Dice, the mean over seeds."""
-        return self.mean(lambda run: run.val)
+        return self.means["val/dice"]
 
     @cached_property
     def stems(self) -> list[str]:
         """The test images."""
-        return sorted(self.first.rows)
+        return sorted(self.first.scores.index)
 
     @cached_property
     def dice(self) -> np.ndarray:
         """Test Dice of each image, (N,), in the order of `stems`: the mean over seeds."""
-        return np.array([self.mean(lambda run, of=stem: run.rows[of]["dice"]) for stem in self.stems])  # type: ignore[misc]
+        scores = _average_by_seed(self.runs, [run.scores["dice"][self.stems] for run in self.runs])
+        return scores.mean().to_numpy()
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
@@ -82,64 +90,69 @@ class Recipe:
         return None if np.isnan(low) else (low, high)
 
 
-def ranked(finished: Sequence[Run]) -> tuple[list[Recipe], list[str]]:
+def _average_by_seed(runs: Sequence[Run], rows: Sequence[Any]) -> "DataFrame":
+    import pandas
+
+    return pandas.DataFrame(list(rows), index=[run.seed for run in runs]).groupby(level=0).mean()
+
+
+def group_runs(finished: Sequence[Run]) -> tuple[list[Recipe], list[str]]:
     """The recipes of finished runs, best validation first, and the keys in which they differ."""
     groups = defaultdict(list)
     for run in sorted(finished, key=lambda run: (run.seed, run.name)):
-        groups[tuple(sorted((key, str(value)) for key, value in run.settings.items())), run.truth].append(run)
+        settings = tuple(sorted((key, str(value)) for key, value in run.settings.items()))
+        groups[settings, run.test_set].append(run)
     recipes = sorted((Recipe(tuple(group)) for group in groups.values()), key=lambda recipe: -recipe.val)
     keys = dict.fromkeys(key for recipe in recipes for key in recipe.first.settings)
     varying = [key for key in keys if len({str(recipe.first.settings.get(key)) for recipe in recipes}) > 1]
-    told = _telling(recipes, [key for key in varying if key != "data.fingerprint"])
+    label_keys = _find_label_keys(recipes, [key for key in varying if key != "data.fingerprint"])
     return [
         replace(
             recipe,
             number=number,
             values={key: recipe.first.settings[key] for key in varying if key in recipe.first.settings},
-            label=_label(recipe.first, told),
+            label=_label(recipe.first, label_keys),
         )
         for number, recipe in enumerate(recipes, 1)
     ], varying
 
 
-def _telling(recipes: Sequence[Recipe], varying: Sequence[str]) -> list[str]:
-    """The keys that a label needs: those that tell recipes apart which the keys before them do not."""
-    told: list[str] = []
-    apart = 1
+def _find_label_keys(recipes: Sequence[Recipe], varying: Sequence[str]) -> list[str]:
+    """The keys that a label needs: those that separate recipes which the keys before them do not."""
+    chosen: list[str] = []
+    separated = 1
     for key in varying:
-        kinds = len({tuple(str(recipe.first.settings.get(one)) for one in (*told, key)) for recipe in recipes})
-        if kinds > apart:
-            told, apart = [*told, key], kinds
-    return told
+        keys = (*chosen, key)
+        count = len({tuple(str(recipe.first.settings.get(key)) for key in keys) for recipe in recipes})
+        if count > separated:
+            chosen, separated = [*keys], count
+    return chosen
 
 
-def short(keys: Sequence[str]) -> dict[str, str]:
+def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
     """Keys without their group, where that leaves no two alike: encoder_lr."""
     ends = {key: key.rpartition(".")[2] for key in keys}
     return {key: end if list(ends.values()).count(end) == 1 else key for key, end in ends.items()}
 
 
-def plain(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A setting as people write it: 1e-5, 0.99, none."""
     if value is None:
         return "none"
     if isinstance(value, float):
         mantissa, _, exponent = f"{value:.3e}".partition("e")
-        power = int(exponent)
-        return f"{value:.6g}" if -3 < power < 6 else f"{float(mantissa):g}e{power}"
+        return f"{value:.6g}" if -3 < int(exponent) < 6 else f"{float(mantissa):g}e{int(exponent)}"
     return str(value).lower() if isinstance(value, bool) else printable(value)
 
 
 def _label(run: Run, keys: Sequence[str]) -> str:
     words = []
-    ends = {key: name.rpartition("_")[2] for key, name in short(keys).items()}
-    for key in keys:
+    for key, name in shorten_keys(keys).items():
         value = run.settings.get(key)
-        name = ends[key] if list(ends.values()).count(ends[key]) == 1 else short(keys)[key]
         if value is None or value is False:
             words.append(f"no {name}")
         elif isinstance(value, str):
             words.append(printable(value if len(value) <= 24 else f"{value[:23]}…"))
         else:
-            words.append(name if value is True else f"{name} {plain(value)}")
+            words.append(name if value is True else f"{name} {format_setting(value)}")
     return ", ".join(words) or f"{run.settings.get('model.arch')}, {run.settings.get('model.encoder')}"

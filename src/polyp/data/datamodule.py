@@ -1,4 +1,4 @@
-"""The data of a run: found, checked, split, cached and loaded."""
+"""The data of a run: prepared, checked, split, cached and loaded."""
 
 import functools
 import logging
@@ -12,30 +12,23 @@ import torch
 from torch.utils.data import DataLoader
 
 from polyp.data.augment import Augmentation
-from polyp.data.cache import cache_folder, inspected, resized
-from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, as_lists
-from polyp.data.folder import Folder, Inspection, Pair, find_pairs
-from polyp.data.kvasir import KvasirSeg
-from polyp.data.splits import split_file, split_stems
-from polyp.data.synthetic import Synthetic
+from polyp.data.cache import cache_folder, load_inspection, load_resized
+from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_lists
+from polyp.data.folder import Inspection, Pair, find_pairs
+from polyp.data.sources import DATASETS
+from polyp.data.splits import check_stems, split_file, split_stems
 from polyp.errors import InputError, pick
 from polyp.images import square
 from polyp.settings import collect, raise_together
 
 log = logging.getLogger(__name__)
 
-DATASETS: dict[str, type[KvasirSeg] | type[Folder] | type[Synthetic]] = {
-    "kvasir_seg": KvasirSeg,
-    "folder": Folder,
-    "synthetic": Synthetic,
-}
-
 
 class PolypDataModule(pl.LightningDataModule):
     """Training, validation and test data of one data set and one split.
 
     Args:
-        dataset: kvasir_seg, folder or synthetic; `source` holds the keyword arguments of its class.
+        dataset: a key of `sources.DATASETS`; `source` holds the keyword arguments of its class.
         split: official, pranet, random, or the path of a CSV with the columns stem and subset.
         split_seed: of the random split: runs of different seeds share their subsets.
         image_size: height and width in pixels that the network works at, or one number for both.
@@ -73,15 +66,19 @@ class PolypDataModule(pl.LightningDataModule):
         self.dataset = dataset
         self.split = split
         self.image_size = square(image_size)
-        self.split_seed = _whole("split_seed", split_seed, 0)
-        self.batch_size = _whole("batch_size", batch_size, 1)
-        self.num_workers = _whole("num_workers", num_workers, 0)
-        self.eval_batch_size = batch_size if eval_batch_size is None else _whole("eval_batch_size", eval_batch_size, 1)
-        self.eval_workers = num_workers if eval_workers is None else _whole("eval_workers", eval_workers, 0)
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        eval_workers = num_workers if eval_workers is None else eval_workers
+        self.split_seed = _check_int("split_seed", split_seed, 0)
+        self.batch_size = _check_int("batch_size", batch_size, 1)
+        self.num_workers = _check_int("num_workers", num_workers, 0)
+        self.eval_batch_size = _check_int("eval_batch_size", eval_batch_size, 1)
+        self.eval_workers = _check_int("eval_workers", eval_workers, 0)
         self.cache = cache
         self.allow_empty = allow_empty
         self.augmentation = Augmentation(augment) if augment else None
         self.seed = seed
+        self.recorded_split: dict[str, list[str]] = {}
+        """The split of a run that exists, which holds whatever `split` would give now."""
         self.subsets: dict[str, list[str]] = {}
         self.train_loader: TrainLoader | None = None
         self.progress: dict[str, int] | None = None
@@ -96,7 +93,8 @@ class PolypDataModule(pl.LightningDataModule):
         with collect(problems):
             self.source.check()
         with collect(problems):
-            split_file(self.split)
+            if not self.recorded_split:
+                split_file(self.split)
         raise_together(problems)
 
     def prepare_data(self) -> None:
@@ -108,12 +106,17 @@ class PolypDataModule(pl.LightningDataModule):
         return find_pairs(self.source.prepare(), self.source.images, self.source.masks)
 
     def find(self) -> None:
-        """Check every file and split, once; for those who only want to know what the data are."""
+        """Check every file and split, once."""
         if self.subsets:
             return
         pairs, problems = self._files
-        self.inspection: Inspection = inspected(pairs, problems, cache_folder(self.cache), self.allow_empty)
-        subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.split_seed)
+        cache = cache_folder(self.cache)
+        self.inspection: Inspection = load_inspection(pairs, problems, cache, self.allow_empty)
+        stems = [pair.stem for pair in pairs]
+        if subsets := self.recorded_split:
+            check_stems(self.split, subsets, stems)
+        else:
+            subsets = split_stems(self.split, stems, self.inspection, self.split_seed)
         self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
         self.pairs: list[Pair] = pairs
         self.subsets = subsets
@@ -122,8 +125,8 @@ class PolypDataModule(pl.LightningDataModule):
 
     @functools.cached_property
     def pixels(self) -> np.ndarray | None:
-        """All images and masks at network resolution, see `resized`; None where there is no cache."""
-        return resized(*self._files, self.image_size, cache_folder(self.cache), self.allow_empty)
+        """All images and masks at network resolution, see `load_resized`; None without a cache."""
+        return load_resized(*self._files, self.image_size, cache_folder(self.cache), self.allow_empty)
 
     def setup(self, stage: str) -> None:
         """Find the data and fill the cache; nothing is done twice."""
@@ -131,22 +134,23 @@ class PolypDataModule(pl.LightningDataModule):
         self.find()
         _, processes = self._processes()
         if (count := len(self.subsets["train"])) < self.batch_size * processes:
-            taken = f"data.batch_size={self.batch_size}" + (f" on {processes} devices" if processes > 1 else "")
-            raise InputError(f"{taken} is larger than the {count} training images: lower it")
+            devices = f" on {processes} devices" if processes > 1 else ""
+            reason = f"is larger than the {count} training images"
+            raise InputError(f"data.batch_size={self.batch_size}{devices} {reason}: lower it")
 
-    def of(self, subset: str) -> list[Pair]:
-        """The images and masks of train, val or test, once they are found."""
+    def get_pairs(self, subset: str) -> list[Pair]:
+        """The files of train, val or test, after `find`."""
         return [self.pairs[self.rows[stem]] for stem in self.subsets[subset]]
 
-    def _dataset(self, subset: str, original: bool = False, augmentation: Augmentation | None = None) -> PolypDataset:
+    def _dataset(self, subset: str, original: bool = False, augment: bool = False) -> PolypDataset:
         rows = [self.rows[stem] for stem in self.subsets[subset]]
         return PolypDataset(
-            [self.pairs[row] for row in rows],
+            self.get_pairs(subset),
             image_size=None if original else self.image_size,
             pixels=None if original else self.pixels,
             rows=rows,
             sizes=self.inspection.sizes[rows],
-            augmentation=augmentation,
+            augmentation=self.augmentation if augment else None,
             seed=self.seed,
         )
 
@@ -154,24 +158,27 @@ class PolypDataModule(pl.LightningDataModule):
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loading(self, workers: int) -> dict[str, Any]:
-        """How batches are loaded, whatever is in them."""
+    def _loader_options(self, workers: int) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": workers, "worker_init_fn": _ignore_signals, "pin_memory": on_gpu}
+        return {
+            "num_workers": workers,
+            "worker_init_fn": _ignore_signals,
+            "pin_memory": on_gpu,
+        }
 
     def train_dataloader(self) -> DataLoader:
         """Augmented images at network resolution, in a new order each epoch; this process's share of them.
 
         An incomplete last batch is left out. With Lightning's overfit_batches, each epoch has the batches of the first.
         """
-        dataset = self._dataset("train", augmentation=self.augmentation)
+        dataset = self._dataset("train", augment=True)
         sampler = EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes())
         self.train_loader = TrainLoader(
             dataset,
             self.batch_size,
             sampler=sampler,
             persistent_workers=self.num_workers > 0,
-            **self._loading(self.num_workers),
+            **self._loader_options(self.num_workers),
         )
         if self.trainer is not None:
             sampler.frozen = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -180,8 +187,8 @@ class PolypDataModule(pl.LightningDataModule):
             self.train_loader.load_state_dict(self.progress)
         return self.train_loader
 
-    # Lightning 2.6 keeps a loader's state by itself, but gives it back only to loaders that are made later; ours was
-    # made when the schedule asked for the number of steps.
+    # Lightning 2.6 stores a loader's state by itself, but restores it only in loaders that are made later; this one was
+    # made when the schedule needed the number of steps.
     def state_dict(self) -> dict[str, Any]:
         """How far the epoch is."""
         return {"train_loader": self.train_loader.state_dict()} if self.train_loader is not None else {}
@@ -196,21 +203,21 @@ class PolypDataModule(pl.LightningDataModule):
             self._dataset("val"),
             self.eval_batch_size,
             persistent_workers=self.eval_workers > 0,
-            **self._loading(self.eval_workers),
+            **self._loader_options(self.eval_workers),
         )
 
     def test_dataloader(self) -> DataLoader:
         """Images and masks at their original sizes, so a batch holds lists."""
         dataset = self._dataset("test", original=True)
-        return DataLoader(dataset, self.eval_batch_size, collate_fn=as_lists, **self._loading(self.eval_workers))
+        return DataLoader(
+            dataset, self.eval_batch_size, collate_fn=collate_lists, **self._loader_options(self.eval_workers)
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave images at their original sizes on the CPU: they are resized there, and only the result is moved."""
-        return (
-            batch
-            if isinstance(batch["image"], list)
-            else super().transfer_batch_to_device(batch, device, dataloader_idx)
-        )
+        if isinstance(batch["image"], list):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def showcase(self, subset: str, count: int = 6) -> list[str]:
         """Stems of the images to show: always the same, from the smallest polyp of the subset to the largest."""
@@ -230,7 +237,7 @@ class PolypDataModule(pl.LightningDataModule):
         }
 
 
-def _whole(key: str, value: Any, least: int) -> int:
+def _check_int(key: str, value: Any, least: int) -> int:
     if type(value) is not int or value < least:  # a bool is an int to isinstance
         raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
     return value

@@ -2,6 +2,9 @@
 
 import cmath
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,6 +30,35 @@ def draw(seed: int, height: int, width: int) -> tuple[Array, Array]:
     scene.polyps()
     scene.residue()
     return scene.photograph(), scene.mask.astype(np.uint8)
+
+
+def draw_dataset(folder: Path, count: int, size: int, seed: int) -> None:
+    """Draw pictures of different sizes.
+
+    Args:
+        folder: is created, with images/synthetic_0000.jpg, ... (RGB) and masks/synthetic_0000.png, ... (0 and 255).
+        count: the number of pictures.
+        size: heights are between `size` and 1.3 `size` pixels, widths between `size` and 1.5 `size`.
+        seed: of all pictures.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+
+    def save(number: int) -> None:
+        rng = np.random.default_rng([seed, number])
+        height, width = int(size * rng.uniform(1, 1.3)), int(size * rng.uniform(1, 1.5))
+        image, mask = draw(int(rng.integers(2**32)), height, width)
+        jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        png = cv2.imencode(".png", mask * 255)[1]
+        # Not cv2.imwrite, which ignores a full disk.
+        (folder / f"images/synthetic_{number:04}.jpg").write_bytes(jpeg.tobytes())
+        (folder / f"masks/synthetic_{number:04}.png").write_bytes(png.tobytes())
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(save, range(count)))  # list: raises here what a thread raises
 
 
 def _step(x: Array, width: float) -> Array:

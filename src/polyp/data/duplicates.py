@@ -1,7 +1,7 @@
 """Images that show the same: neighbouring frames of a video, or one frame saved twice.
 
-Three looks, each with a threshold chosen by eye on Kvasir-SEG: of its 499,500 pairs of images the 35 that correlate
-most as frames, the 40 nearest by hash, the 56 nearest as fields of view and the 84 nearest by features.
+Three comparisons, each with a threshold chosen by eye on Kvasir-SEG: of its 499,500 pairs of images the 35 that
+correlate most as frames, the 40 nearest by hash, the 56 nearest as fields of view and the 84 nearest by features.
 
 - frame: correlation of the whole images at 32x32. Above .99 there are four pairs, and all show the same; between .94
   and .99 chance comes in, since all frames share the black corners. There a perceptual hash must agree (at most 6 of 64
@@ -29,7 +29,7 @@ BLOCK = 1024  # rows of the N x N comparison in memory at a time
 
 @dataclass(frozen=True)
 class Link:
-    """Two images, by their numbers, that show the same, and the look that says so."""
+    """Two images, by their numbers, that show the same, and by which comparison."""
 
     first: int
     second: int
@@ -48,34 +48,23 @@ def field_thumbnail(image: np.ndarray) -> np.ndarray:
     if min(len(rows), len(columns)) < 16:
         return thumbnail(image)
     (height, width), (top, bottom), (left, right) = image.shape[:2], rows[[0, -1]], columns[[0, -1]]
-    view = image[top * height // 128 : (bottom + 1) * height // 128, left * width // 128 : (right + 1) * width // 128]
+    view = image[
+        top * height // 128 : (bottom + 1) * height // 128, left * width // 128 : (right + 1) * width // 128
+    ]
     return thumbnail(view) if view.size else thumbnail(image)
 
 
-def near_duplicates(thumbnails: np.ndarray, threshold: float = SAME_FRAME) -> np.ndarray:
-    """Group images that look the same, as neighbouring frames of a video do.
-
-    Args:
-        thumbnails: (N, h, w) grey images of any dtype.
-        threshold: two images are linked if the correlation of their thumbnails is above it; links of links count too.
-
-    Returns:
-        (N,) int, the group of each image, numbered from 0.
-    """
-    return groups_of(len(thumbnails), (pair[:2] for pair in _pairs(_centred(thumbnails), threshold)))
-
-
-def groups_of(count: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
-    """(count,) int, the group of each image, numbered from 0 in their order; pairs of pairs count too."""
-    linked = np.array(list(pairs), np.int64).reshape(-1, 2)
+def group_images(count: int, links: Iterable[Link]) -> np.ndarray:
+    """(count,) int, the group of each image, numbered from 0 in their order; links of links count too."""
+    linked = np.array([(link.first, link.second) for link in links], np.int64).reshape(-1, 2)
     graph = coo_matrix((np.ones(len(linked), bool), (linked[:, 0], linked[:, 1])), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def links(
+def find_links(
     thumbnails: np.ndarray, fields: np.ndarray, features: np.ndarray | None = None, split: int | None = None
 ) -> list[Link]:
-    """Pairs of images that show the same, by any of the looks.
+    """Pairs of images that show the same, by any of the comparisons above.
 
     Args:
         thumbnails: (N, 32, 32) uint8, see `thumbnail`.
@@ -100,7 +89,9 @@ def links(
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
     """(N, 64) bool of (N, 32, 32): which of the lowest 8x8 frequencies is above their median (Zauner, 2010)."""
-    low = np.array([cv2.dct(small.astype(np.float32))[:8, :8].ravel() for small in thumbnails]).reshape(-1, 64)
+    low = np.array([cv2.dct(small.astype(np.float32))[:8, :8].ravel() for small in thumbnails]).reshape(
+        -1, 64
+    )
     return low > np.median(low[:, 1:], axis=1, keepdims=True)  # the first is the mean brightness
 
 
@@ -114,7 +105,9 @@ def _inner() -> np.ndarray:
 def _centred(thumbnails: np.ndarray) -> np.ndarray:
     rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)  # an even image is like no other
+    return rows / np.maximum(
+        np.linalg.norm(rows, axis=1, keepdims=True), 1e-6
+    )  # an even image is like no other
 
 
 def _pairs(rows: np.ndarray, threshold: float, split: int | None = None) -> Iterator[tuple[int, int, float]]:
@@ -122,6 +115,6 @@ def _pairs(rows: np.ndarray, threshold: float, split: int | None = None) -> Iter
     for start in range(0, end, BLOCK):  # the whole N x N matrix would not fit for a long video
         offset = start if split is None else split
         products = rows[start : min(start + BLOCK, end)] @ rows[offset:].T
-        found = products > threshold
-        for first, second in np.argwhere(np.triu(found, 1) if split is None else found):
+        linked = products > threshold
+        for first, second in np.argwhere(np.triu(linked, 1) if split is None else linked):
             yield start + int(first), offset + int(second), float(products[first, second])

@@ -23,43 +23,6 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A data set that the user has on disk; the fields are the keys of conf/data/folder.yaml."""
-
-    root: str | None = None
-    images: str = "images"
-    masks: str = "masks"
-
-    def check(self) -> None:
-        """Check that the root and both subfolders are there.
-
-        Raises:
-            InputError: as `prepare`.
-        """
-        self.prepare()
-
-    def prepare(self) -> Path:
-        """The root, with both subfolders known to be there; nothing is written.
-
-        Raises:
-            InputError: the root is not given, or it or a subfolder is not there.
-        """
-        if not self.root:
-            raise InputError(f"data.root=FOLDER is needed: the folder that holds {self.images}/ and {self.masks}/")
-        root = Path(self.root).expanduser().absolute()
-        if not root.is_dir():
-            raise InputError(f"data.root={self.root} is not a folder")
-        for key, name in (("images", self.images), ("masks", self.masks)):
-            if not (root / name).is_dir():
-                there = ", ".join(sorted(f"'{path.name}'" for path in root.iterdir() if path.is_dir())) or "none"
-                way_out = f"its folders are {there}: say which with data.images= and data.masks="
-                raise InputError(f"data.root={self.root} has no folder '{name}' (data.{key}); {way_out}")
-        if (root / self.images).samefile(root / self.masks):
-            raise InputError(f"data.images and data.masks are the same folder: {root / self.images}")
-        return root
-
-
-@dataclass(frozen=True)
 class Pair:
     """An image and its mask."""
 

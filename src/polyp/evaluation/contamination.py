@@ -1,108 +1,96 @@
 """Which of the images that a model is scored on were among those that it was trained or validated on."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from polyp.data.datamodule import PolypDataModule
-from polyp.data.duplicates import links
+from polyp.data.duplicates import find_links
 from polyp.errors import InputError
 from polyp.evaluation.testsets import TestSet
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source
 
-SUBSETS = ("train", "val")
+FITTED = ("train", "val")
 """What a model has been fitted to: the weights to the first, the choice of the checkpoint to the second."""
 
 
-@dataclass(frozen=True)
-class TrainingImage:
-    """An image of a test set that shows the same as one that a model was trained or validated on.
-
-    Attributes:
-        stem: of the test set's image.
-        model: the run's folder.
-        subset: train or val.
-        like: the stem of the run's image.
-        why: what they have in common, see `polyp.data.duplicates`.
-    """
-
-    stem: str
-    model: str
-    subset: str
-    like: str
-    why: str
-
-
-@dataclass(frozen=True)
 class TrainingData:
-    """The training and validation images of all models that are scored, as far as they are there.
+    """The data of the runs of all models that are scored, as far as they are there.
+
+    Args:
+        sources: the models.
+        root, archive: where the runs' data are now, if they have moved.
+        needed: whether to download or draw data that are not there.
 
     Attributes:
         known: the data of each run, by its folder.
-        unknown: why the data of a model are not known, by its file or folder.
+        unknown: why the data of a model are not known, by its folder, or by its file if that is not in a run.
+
+    Raises:
+        InputError: the data of a run are needed, and not there or not what its split is of.
     """
 
-    known: dict[str, PolypDataModule] = field(default_factory=dict)
-    unknown: dict[str, str] = field(default_factory=dict)
-
-    @staticmethod
-    def of(
-        sources: Sequence[Source], first: PolypDataModule | None, root: str | None, archive: str | None
-    ) -> "TrainingData":
-        """The data of some models.
-
-        Args:
-            sources: the models.
-            first: the data of the first, where they are loaded already.
-            root, archive: where the runs' data are now, if they have moved.
-        """
-        found = TrainingData()
+    def __init__(
+        self, sources: Sequence[Source], root: str | None, archive: str | None, needed: bool
+    ) -> None:
+        self.sources = sources
+        self.known: dict[Path, PolypDataModule] = {}
+        self.unknown: dict[Path, str] = {}
         for source in sources:
-            home = str(source.home)
             if source.config is None:
-                found.unknown[str(source.file)] = "it is not in a run's folder"
-            elif source is sources[0] and first is not None:
-                found.known[home] = first
-            elif home not in found.known:
+                self.unknown[source.file] = "it is not in a run's folder"
+            elif source.home not in self.known:
                 try:
-                    found.known[home] = load_run_data(source.home, source.config, root, archive, needed=False)
+                    self.known[source.home] = load_run_data(source.home, source.config, root, archive, needed)
                 except InputError as error:
-                    found.unknown[home] = str(error).partition("\n")[0]
-        return found
+                    if needed:
+                        raise
+                    self.unknown[source.home] = str(error).partition("\n")[0]
 
-    def images_in(self, test_set: TestSet) -> list[TrainingImage]:
-        """The images of a set that a model was trained or validated on, identical or nearly so, under any name."""
-        if test_set.thumbnails is None or test_set.fields is None:
-            return []
-        found = []
+    def of(self, source: Source) -> PolypDataModule | None:
+        """The data of a model's run; None if they are not known."""
+        return None if source.config is None else self.known.get(source.home)
+
+    def may_include(self, source: Source, images: TestSet, subsets: Sequence[str]) -> bool:
+        """Whether images of a run may be among those that another model was fitted to."""
+        if (data := self.of(source)) is None:
+            return source.data_fingerprint in (None, images.fingerprint)
+        stems = {stem for subset in subsets for stem in data.subsets[subset]}
+        same = data.inspection.fingerprint == images.fingerprint
+        return same and any(pair.stem in stems for pair in images.pairs)
+
+    def explain_unknown(self, test_set: TestSet) -> dict[str, str]:
+        """Why it is not known which images of a set each of the other models was fitted to."""
+        reasons = {str(path): reason for path, reason in self.unknown.items()}
+        for source in self.sources:
+            if str(source.home) in reasons and source.data_fingerprint == test_set.fingerprint is not None:
+                reasons[str(source.home)] += "; it was trained on this data set"
+        return reasons
+
+    def find_images(self, test_set: TestSet) -> list[dict[str, str]]:
+        """The images of a set that a model was trained or validated on, identical or nearly so, under any name.
+
+        Returns:
+            A dict for each, in the order of stems: its stem, the run's folder as `model`, the `subset` that the model
+            was fitted to, the stem of the run's image as `like`, and `why`, see `polyp.data.duplicates`.
+        """
+        assert test_set.thumbnails is not None and test_set.fields is not None
+        images = []
         count = len(test_set.pairs)
         for home, data in self.known.items():
-            seen = [(data.rows[stem], stem, subset) for subset in SUBSETS for stem in data.subsets[subset]]
-            rows = [row for row, _, _ in seen]
-            pairs = links(
+            fitted = [(stem, subset) for subset in FITTED for stem in data.subsets[subset]]
+            rows = [data.rows[stem] for stem, _ in fitted]
+            links = find_links(
                 np.concatenate([test_set.thumbnails, data.inspection.thumbnails[rows]]),
                 np.concatenate([test_set.fields, data.inspection.fields[rows]]),
                 split=count,
             )
-            for link in {link.first: link for link in reversed(pairs)}.values():  # the first of each image
-                _, stem, subset = seen[link.second - count]
-                found.append(TrainingImage(test_set.pairs[link.first].stem, home, subset, stem, link.why))
-        return sorted(found, key=lambda image: (image.stem, image.model))
-
-    def report(self, images: Sequence[TrainingImage], without: dict[str, Any] | None) -> dict[str, Any]:
-        """What metrics.json says of it.
-
-        Args:
-            images: those that were found.
-            without: n and the numbers of the other images; None where nothing was found or nothing is left.
-        """
-        return {
-            "checked": list(self.known),
-            "unchecked": self.unknown,
-            "found": len({image.stem for image in images}),
-            "images": [asdict(image) for image in images],
-            "without": without,
-        }
+            for link in {link.first: link for link in reversed(links)}.values():  # the first of each image
+                like, subset = fitted[link.second - count]
+                stem = test_set.pairs[link.first].stem
+                images.append(
+                    {"stem": stem, "model": str(home), "subset": subset, "like": like, "why": link.why}
+                )
+        return sorted(images, key=lambda image: (image["stem"], image["model"]))

@@ -1,6 +1,7 @@
 """The options of `polyp evaluate`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
@@ -49,9 +50,39 @@ class Options:
 
     def run(self) -> list[dict[str, Any]]:
         """Score the models; the content of each evaluation's metrics.json."""
+        self.check()
+        from polyp.evaluation.evaluate import run
+
+        return run(self)
+
+    def check(self) -> None:
+        """Raise InputError for a value that cannot be."""
         if not self.models:
             raise InputError("give at least one RUN_OR_CHECKPOINT")
-        from polyp.evaluation import evaluate
+        for key in ("threshold", "missed", "confidence"):
+            if not 0 < (value := getattr(self, key)) < 1:
+                raise InputError(f"--{key} {value:g} must lie between 0 and 1")
+        if not all(0.25 <= scale <= 4 for scale in self.scales):
+            raise InputError(
+                f"--scales {','.join(map('{:g}'.format, self.scales))} must lie between 0.25 and 4"
+            )
+        if self.data is not None and self.subset != "test":
+            raise InputError(
+                f"--subset {self.subset} is of the run's own images, --data of others: leave one out"
+            )
+        if self.normal and self.data is None:
+            raise InputError("--normal needs --data FOLDER, the folder of normal frames")
+        if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
+            raise InputError(f"--name {self.name} must be a single folder's name")
 
-        options = vars(self).copy()
-        return evaluate.evaluate(options.pop("models"), evaluate.Options(**options))
+    def folder_name(self, test_set: str) -> str:
+        """The evaluation's folder: the test set, and the options that are not the default."""
+        parts = {
+            test_set: True,
+            "tta": self.tta,
+            f"scales-{'-'.join(map('{:g}'.format, self.scales))}": self.scales != (1.0,),
+            self.compute: self.compute != "exact",
+            f"threshold-{self.threshold:g}": self.threshold != 0.5,
+            f"ensemble-of-{len(self.models)}": len(self.models) > 1,
+        }
+        return "_".join(part for part, shown in parts.items() if shown)

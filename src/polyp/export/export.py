@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from polyp import __version__, files
 from polyp.data.folder import Pair
@@ -24,14 +23,13 @@ from polyp.inference.onnx import OnnxModel
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
 from polyp.model.segmenter import PolypSegmenter
+from polyp.report.tables import Column, Table
 from polyp.runs.data import load_run_data
 from polyp.runs.folder import RunFolder, replace_folder
 from polyp.runs.model import Source, load_checkpoint
 
 RECORD = "export.json"
 
-WIDEST = 205
-"""Characters of the terminal, at least: a file has no width that a table must be squeezed into."""
 
 FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_int8.onnx"}
 
@@ -45,7 +43,7 @@ COMPARED, CALIBRATED = 16, 64
 """Images that differences are measured on, and that set the ranges of 8-bit integers."""
 
 
-def export(options: Options) -> dict[str, Any]:
+def run(options: Options) -> dict[str, Any]:
     """Write a run's model as ONNX, measure it, and put both in place; a failure leaves nothing behind.
 
     Returns:
@@ -68,8 +66,8 @@ def export(options: Options) -> dict[str, Any]:
     data = load_run_data(source.home, source.config, options.root, options.archive)
     metadata = _describe(source, model, data.inspection.fingerprint)
     with replace_folder(folder, "polyp export") as part:
-        notes = _write_variants(part, reference, metadata, data.of("val"), options)
-        record = _measure(part, source, model, reference, data.of("val"), data.of("test"))
+        notes = _write_variants(part, reference, metadata, data.get_pairs("val"), options)
+        record = _measure(part, source, model, reference, data.get_pairs("val"), data.get_pairs("test"))
         record |= {"fingerprint": metadata["fingerprint"], "data_fingerprint": metadata["data_fingerprint"]}
         record["notes"] += notes
         if source.data_fingerprint not in (None, data.inspection.fingerprint):
@@ -206,29 +204,31 @@ def _measure(
     return record
 
 
+COLUMNS = [
+    Column("name", label=""),
+    Column("dice", "Dice", ".4f"),
+    Column("dice_loss", "loss", "+.4f"),
+    Column(
+        "difference", format=lambda row: f"{max(row['difference'].values()):.1e}" if row["difference"] else ""
+    ),
+    Column("median ms", format=lambda row: f"{row['latency_ms']['median']:.1f}"),
+    Column("p95 ms", format=lambda row: f"{row['latency_ms']['p95']:.1f}"),
+    Column("images_per_second", "images/s", ".1f"),
+    Column("faster", format=lambda row: f"{row['faster']:.2f}x"),
+    Column("MB", format=lambda row: f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else ""),
+]
+
+
 def _print_record(record: dict[str, Any], folder: Path) -> None:
     """Print the numbers of export.json, and where the files are."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"\n[bold]{escape(record['run'])}[/], {record['n']} test images, {escape(record['device'])}"
     )
-    table = Table("", box=None, pad_edge=False, collapse_padding=True)
-    for name in ("Dice", "loss", "difference", "median", "p95 ms", "images/s", "faster", "MB"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for label, row in [
-        (f"{kind} {name}", row) for kind in ("module", "onnx") for name, row in record[kind].items()
-    ]:
-        table.add_row(
-            label.replace("onnx", "ONNX"),
-            f"{row['dice']:.4f}",
-            f"{row['dice_loss']:+.4f}",
-            f"{max(row['difference'].values()):.1e}" if row["difference"] else "",
-            *(f"{milliseconds:.1f}" for milliseconds in row["latency_ms"].values()),
-            f"{row['images_per_second']:.1f}",
-            f"{row['faster']:.2f}x",
-            f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "",
-        )
-    Console(width=max(console.width, WIDEST)).print(table)
+    kinds = {"module": record["module"], "ONNX": record["onnx"]}
+    Table(
+        [{"name": f"{kind} {name}", **row} for kind in kinds for name, row in kinds[kind].items()], COLUMNS
+    ).print()
     console.print(
         f"  difference: the largest between probabilities and those of the module in float32, on {record['compared']} "
         f"validation images at {', '.join(record['compared_at'])} times their size"

@@ -36,6 +36,6 @@ class Options:
         """Export the model; the content of export.json."""
         if not self.onnx:
             raise InputError("give --onnx, the one format that there is")
-        from polyp.export.export import export
+        from polyp.export.export import run
 
-        return export(self)
+        return run(self)

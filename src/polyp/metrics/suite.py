@@ -4,9 +4,7 @@ A score keeps no pixels, but numbers and a few small arrays (14 kB an image), fr
 choice of images and at any of 256 thresholds.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +15,8 @@ from polyp.metrics.intervals import bootstrap_intervals
 from polyp.metrics.literature import CURVES, literature_scores
 from polyp.metrics.literature import DEFINITIONS as OF_LITERATURE
 
-Pair = tuple[np.ndarray, np.ndarray]
-"""Probability (H, W) float32 in [0, 1] and truth (H, W) with values 0 and 1."""
-
-LITERATURE = ("wfm", "sm", *(f"{name}_mean" for name in CURVES))
-MEANS = (*overlap.MEANS, "nsd", "hd95", "brier")
-"""These numbers of a row, and those of LITERATURE, are summarised by their mean over images."""
+MEANS = (*overlap.MEANS, "nsd", "hd95", "brier", "wfm", "sm", *(f"{name}_mean" for name in CURVES))
+"""These numbers of a row are summarised by their mean over images; the last five are of the literature's suite."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,9 @@ class Number:
     """How many images it is about."""
 
 
-def score(probability: np.ndarray, truth: np.ndarray, threshold: float = 0.5, literature: bool = False) -> Scores:
+def score(
+    probability: np.ndarray, truth: np.ndarray, threshold: float = 0.5, literature: bool = False
+) -> Scores:
     """Score one image.
 
     Args:
@@ -76,24 +72,6 @@ def score(probability: np.ndarray, truth: np.ndarray, threshold: float = 0.5, li
     return Scores(row, vectors)
 
 
-def scored(
-    pairs: Iterable[Pair], threshold: float = 0.5, literature: bool = False, workers: int = 1
-) -> Iterator[Scores]:
-    """`score` of each of the pairs, in their order, in `workers` threads.
-
-    Asks for pairs only as they are needed: two for each worker are in memory, however many there are. What raises,
-    raises when its turn comes.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Scores]] = deque()
-        for probability, truth in pairs:
-            waiting.append(pool.submit(score, probability, truth, threshold, literature))
-            if len(waiting) >= 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
     """The numbers of `definitions` over images, each with its interval.
 
@@ -103,31 +81,29 @@ def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
     Raises:
         ValueError: no images.
     """
-    _check(scores)
-    rows = {name: np.array([one.row[name] for one in scores], dtype=np.float64) for name in scores[0].row}
-    means = [name for name in (*MEANS, *LITERATURE) if name in rows]
-    curves = [f"{name}_curve" for name in CURVES if f"{name}_curve" in scores[0].vectors]
-    normal = rows["tp"] + rows["fn"] == 0
-    polyps = rows["polyps_found"] + rows["polyps_missed"]
-    columns: dict[str, np.ndarray] = {name: rows[name] for name in (*means, "tp", "fp", "fn", "false_positives")}
-    columns |= {"polyps": polyps, "found": rows["polyps_found"]}
-    columns |= {"normal": normal, "alarm": normal & (rows["false_positives"] > 0)}
-    columns |= {name: np.stack([one.vectors[name] for one in scores]) for name in ("reliability", *curves)}
+    columns, vectors = _stack(scores, "row"), _stack(scores, "vectors")
+    means = [name for name in MEANS if name in columns]
+    curves = [name for name in vectors if name.endswith("_curve")]
+    normal = columns["tp"] + columns["fn"] == 0
+    polyps = columns["polyps_found"] + columns["polyps_missed"]
+    columns |= {"polyps": polyps, "normal": normal, "alarm": normal & (columns["false_positives"] > 0)}
+    columns |= {name: vectors[name] for name in ("reliability", *curves)}
 
-    def numbers(mean: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        both = 2 * mean["tp"] + mean["fp"] + mean["fn"]
+    def from_means(mean: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        areas = 2 * mean["tp"] + mean["fp"] + mean["fn"]
         return {
             **{name: mean[name] for name in means},
-            "pooled_dice": np.where(both > 0, _ratio(2 * mean["tp"], both), 1.0),
+            "pooled_dice": _ratio(2 * mean["tp"], areas, 1.0),
             "ece": calibration.calibration_error(mean["reliability"]),
-            "polyp_recall": _ratio(mean["found"], mean["polyps"]),
+            "polyp_recall": _ratio(mean["polyps_found"], mean["polyps"]),
             "false_positives_per_image": mean["false_positives"],
             "false_alarms": _ratio(mean["alarm"], mean["normal"]),
             **{name.replace("curve", "max"): mean[name].max(-1) for name in curves},
         }
 
-    found = _numbers(columns, numbers, {"polyp_recall": int((polyps > 0).sum()), "false_alarms": int(normal.sum())})
-    return {name: found[name] for name in definitions(literature=True) if name in found}
+    counts = {"polyp_recall": int((polyps > 0).sum()), "false_alarms": int(normal.sum())}
+    numbers = _with_intervals(columns, from_means, counts)
+    return {name: numbers[name] for name in definitions(literature=True) if name in numbers}
 
 
 def at_threshold(scores: Sequence[Scores], threshold: float) -> dict[str, Number]:
@@ -140,37 +116,47 @@ def at_threshold(scores: Sequence[Scores], threshold: float) -> dict[str, Number
     """
     if threshold not in calibration.THRESHOLDS:
         raise ValueError(f"threshold must be k/256 with k from 0 to 255, got {threshold}")
-    _check(scores)
-    levels = np.stack([one.vectors["levels"] for one in scores])
+    levels = _stack(scores, "vectors")["levels"]
     total, (fp, tp) = levels.sum(-1), levels[..., int(threshold * 256) :].sum(-1).T
     fn = total[:, 1] - tp
-    ratios = {name: value.numpy() for name, value in overlap.ratios(*map(torch.as_tensor, (tp, fp, fn))).items()}
+    ratios = {
+        name: value.numpy() for name, value in overlap.ratios(*map(torch.as_tensor, (tp, fp, fn))).items()
+    }
     polyp = total[:, 1] > 0
-    columns = {**ratios, "missed": _ratio(fn, total[:, 1], 0.0), "polyp": polyp}
-    return _numbers(
-        columns,
-        lambda mean: {**{name: mean[name] for name in ratios}, "missed": _ratio(mean["missed"], mean["polyp"])},
+    return _with_intervals(
+        {**ratios, "missed": _ratio(fn, total[:, 1], 0.0), "polyp": polyp},
+        lambda mean: {
+            **{name: mean[name] for name in ratios},
+            "missed": _ratio(mean["missed"], mean["polyp"]),
+        },
         {"missed": int(polyp.sum())},
     )
 
 
 def missed(scores: Sequence[Scores]) -> np.ndarray:
     """(N, 256), what `calibration.risk_threshold` takes, of the N of the images that have a polyp."""
-    levels = [one.vectors["levels"] for one in scores if one.vectors["levels"][1].any()]
-    return calibration.missed_shares(np.stack(levels)) if levels else np.empty((0, len(calibration.THRESHOLDS)))
+    levels = [image.vectors["levels"] for image in scores if image.vectors["levels"][1].any()]
+    return (
+        calibration.missed_shares(np.stack(levels)) if levels else np.empty((0, len(calibration.THRESHOLDS)))
+    )
 
 
 def definitions(threshold: float = 0.5, literature: bool = False) -> dict[str, str]:
     """What each number of `summarise` is, in the same order, for predictions at `threshold`."""
     texts = {name: text.replace("0.5", f"{threshold:g}") for name, text in overlap.DEFINITIONS.items()}
     binary = boundary.DEFINITIONS | detection.DEFINITIONS
-    texts |= {name: f"{text} Threshold {threshold:g}." for name, text in binary.items()} | calibration.DEFINITIONS
+    texts |= {
+        name: f"{text} Threshold {threshold:g}." for name, text in binary.items()
+    } | calibration.DEFINITIONS
     return texts | (OF_LITERATURE if literature else {})
 
 
-def _check(scores: Sequence[Scores]) -> None:
+def _stack(scores: Sequence[Scores], field: str) -> dict[str, np.ndarray]:
+    """The values of all images (N, …) by name, of `row` or of `vectors`."""
     if not scores:
         raise ValueError("no images")
+    values = [getattr(image, field) for image in scores]
+    return {name: np.array([value[name] for value in values], np.float64) for name in values[0]}
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
@@ -178,30 +164,29 @@ def _ratio(part: np.ndarray, whole: np.ndarray, otherwise: float = np.nan) -> np
     return np.divide(part, whole, out=np.full(np.shape(part), otherwise), where=whole > 0)
 
 
-def _numbers(
+def _with_intervals(
     columns: Mapping[str, np.ndarray],
-    numbers: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+    from_means: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
     counts: Mapping[str, int],
 ) -> dict[str, Number]:
-    """What `numbers` makes of the means of columns (N, …), with intervals; those without a value are left out.
+    """Numbers that follow from the means of columns (N, …), with intervals; those without a value are left out.
 
     Args:
         columns: one value or array per image.
-        numbers: from means (R, …) to numbers (R,).
+        from_means: from means (R, …) to numbers (R,).
         counts: how many images a number is about, where that is not all.
     """
-    shapes = [column.shape[1:] for column in columns.values()]
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    ends = np.cumsum([column[0].size for column in columns.values()])[:-1]
     flat = np.concatenate([column.reshape(len(column), -1) for column in columns.values()], axis=1)
 
-    def found(means: np.ndarray) -> dict[str, np.ndarray]:
-        parts = np.split(means, ends[:-1], axis=1)
-        return numbers({n: p.reshape(len(p), *shape) for n, p, shape in zip(columns, parts, shapes, strict=True)})
+    def numbers(means: np.ndarray) -> dict[str, np.ndarray]:
+        parts = zip(columns.items(), np.split(means, ends, axis=1), strict=True)
+        return from_means({name: part.reshape(-1, *column.shape[1:]) for (name, column), part in parts})
 
-    values = {name: float(value[0]) for name, value in found(flat.mean(0, keepdims=True)).items()}
-    ranges = bootstrap_intervals(flat, lambda means: np.stack(list(found(means).values()), axis=1))
+    values = {name: float(value[0]) for name, value in numbers(flat.mean(0, keepdims=True)).items()}
+    intervals = bootstrap_intervals(flat, lambda means: np.stack(list(numbers(means).values()), axis=1))
     return {
         name: Number(value, None if np.isnan(low) else (float(low), float(high)), counts.get(name, len(flat)))
-        for (name, value), (low, high) in zip(values.items(), ranges, strict=True)
+        for (name, value), (low, high) in zip(values.items(), intervals, strict=True)
         if not np.isnan(value)
     }

@@ -1,6 +1,8 @@
-"""What a network costs: multiply-accumulates, counted without doing the arithmetic."""
+"""What a network costs: multiply-accumulates, counted without doing the arithmetic, and time."""
 
 import json
+import statistics
+import time
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -10,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from polyp.images import square
 from polyp.model.network import PolypNetwork, without_memory
+from polyp.model.segmenter import PolypSegmenter
 
 
 def multiply_accumulates(model: Mapping[str, Any]) -> int:
@@ -33,3 +36,19 @@ def _counted(model: str) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.empty(1, 3, *size, device="meta"))
     return counter.get_total_flops() // 2
+
+
+def measure_latency(model: PolypSegmenter, repeats: int = 5) -> float:
+    """Milliseconds that the probabilities of one image at the network's resolution take; the median.
+
+    Args:
+        model: on the device to measure.
+        repeats: after one that is not counted.
+    """
+    image = torch.randint(256, (3, *model.image_size), dtype=torch.uint8)
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        model.predict([image])[0].cpu()  # waits for a GPU
+        seconds.append(time.perf_counter() - started)
+    return round(statistics.median(seconds[1:]) * 1000, 2)

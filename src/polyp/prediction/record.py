@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polyp import __version__, files, tables
+from polyp import __version__, files
 from polyp.errors import InputError, printable
+from polyp.report.tables import to_csv
 
 JSON, TABLE, JOURNAL, PARTS = "predictions.json", "polyps.csv", ".journal.jsonl", ".parts"
 
@@ -146,4 +147,4 @@ def _table(images: Sequence[Record]) -> str:
         for record in images
         for number, polyp in enumerate(record["polyps"], start=1)
     ]
-    return tables.to_csv(rows, ["image", "polyp", *columns])
+    return to_csv(rows, ["image", "polyp", *columns])

@@ -13,11 +13,11 @@ import numpy as np
 from polyp.errors import InputError
 from polyp.inference import image, polyps
 from polyp.inference.predictor import BATCH, BATCH_PIXELS
-from polyp.pictures import overlay
 from polyp.prediction import record as places
 from polyp.prediction.inputs import Input
 from polyp.prediction.job import Job
 from polyp.prediction.record import Record
+from polyp.report.pictures import overlay
 
 WORKERS = max(1, min(4, (os.cpu_count() or 1) // 2))  # that read, and as many that write: more get in the network's way
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from polyp.errors import InputError, printable
-from polyp.pictures import overlay
+from polyp.report.pictures import overlay
 
 _stderr = threading.Lock()
 

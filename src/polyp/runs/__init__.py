@@ -58,10 +58,6 @@ def way_out(f: Path) -> str:
     return RunFolder(f).disk_advice
 
 
-def begin(f: Path, config: Mapping[str, Any]) -> None:
-    RunFolder(f).write_config(config)
-
-
 def read_config(f: Path) -> dict[str, Any]:
     return RunFolder(f).read_config()
 

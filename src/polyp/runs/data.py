@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from polyp import files
 from polyp.data.augment import Augmentation
-from polyp.data.datamodule import DATASETS, PolypDataModule
-from polyp.data.kvasir import KvasirSeg
+from polyp.data.datamodule import PolypDataModule
+from polyp.data.sources import DATASETS
+from polyp.data.splits import SUBSETS
 from polyp.errors import InputError, pick
 from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys
@@ -27,6 +29,26 @@ def build_data(settings: Mapping[str, Any], augment: Mapping[str, Any], seed: in
     source = pick("data.dataset", settings.get("dataset"), DATASETS)
     check_keys("data", settings, PolypDataModule, source, exclude=["augment", "seed"])
     return PolypDataModule(**settings, augment=augment["transforms"], seed=seed)
+
+
+def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
+    """Give the data of a run the split that is recorded in its folder, before they are read.
+
+    Raises:
+        InputError: a random split is not recorded, or the record is damaged.
+    """
+    file = folder.split_file
+    if file.is_file():
+        subsets = files.read_json(file)
+        if not isinstance(subsets, dict) or list(subsets) != list(SUBSETS):
+            raise files.DamagedError(f"{file} is damaged (it must list the images of {', '.join(SUBSETS)})")
+        data.recorded_split = subsets
+    elif data.split == "random":
+        raise InputError(
+            f"{folder} has no {file.name}: polyp 0.5 or earlier drew its random split, and this version would draw "
+            "another, in which training images are test images; train it anew, or evaluate it on other images "
+            "(polyp evaluate --data FOLDER)"
+        )
 
 
 def load_run_data(
@@ -55,8 +77,9 @@ def load_run_data(
         data = build_data(settings, {"transforms": []}, config["seed"])
     except InputError as error:
         raise InputError(f"{RunFolder(home).config_file} does not fit this version of polyp: {error}") from error
-    if not needed and isinstance(data.source, KvasirSeg) and data.source.present() is None:
-        raise InputError("Kvasir-SEG is no longer where the run found it: say where with --root FOLDER")
+    restore_split(data, RunFolder(home))
+    if not needed and not data.source.available():
+        raise InputError(f"{data.dataset} is no longer where the run found it: say where with --root FOLDER")
     try:
         data.find()
     except InputError as error:

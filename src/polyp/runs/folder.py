@@ -12,8 +12,9 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
-from polyp import __version__, files, tables
+from polyp import __version__, files
 from polyp.errors import InputError, describe_error, override_text, shell_word, train_command
+from polyp.report.tables import to_csv
 
 LOCK = ".lock"
 
@@ -61,6 +62,7 @@ class RunFolder:
         config_file: config.yaml, the resolved configuration.
         metrics_file: metrics.json, the final numbers; written last: the run is finished when it is whole.
         rows_file: per_image.csv, a row for each test image.
+        split_file: split.json, the stems of each subset.
         best_checkpoint: the weights that validated best.
         last_checkpoint: everything that is needed to continue.
         previous_checkpoint: the last checkpoint but one, for when the last is damaged.
@@ -75,6 +77,7 @@ class RunFolder:
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.json"
         self.rows_file = self.path / "per_image.csv"
+        self.split_file = self.path / "split.json"
         self.log_file = self.path / "train.log"
         self.pictures = self.path / "pictures"
         self.exports = self.path / self.EXPORTS
@@ -124,14 +127,15 @@ class RunFolder:
         command = f"continue with {self.resume_override}" if self.is_run else "give the command again"
         return f"free some space, then {command}"
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.yaml: the configuration and the version that it is for.
+    def write_config(self, config: Mapping[str, Any], subsets: Mapping[str, Sequence[str]]) -> None:
+        """Write config.yaml, the configuration and the version that it is for, and split.json.
 
         The metrics of a finished run that trains on are kept under another name; damaged ones are not.
         """
         if self.is_finished:
             epochs = self.read_metrics()["epochs"]
             self.metrics_file.rename(self.path / f"metrics_after_{epochs}_epochs.json")
+        files.write_json(self.split_file, subsets)
         files.write_text(self.config_file, OmegaConf.to_yaml({"polyp": __version__, **config}))
 
     def read_config(self) -> dict[str, Any]:
@@ -189,7 +193,7 @@ class RunFolder:
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write per_image.csv: one row per test image."""
-        files.write_text(self.rows_file, tables.to_csv(rows, list(rows[0])))
+        files.write_text(self.rows_file, to_csv(rows, list(rows[0])))
 
 
 def check_metrics(content: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> None:

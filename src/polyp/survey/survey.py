@@ -2,217 +2,165 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from polyp import tables
-from polyp.data.duplicates import Link, field_thumbnail, groups_of, links, thumbnail
-from polyp.data.folder import Folder, Inspection, Pair, find_pairs, read_pair
-from polyp.data.kvasir import KvasirSeg
-from polyp.data.splits import SUBSETS, repaired, split_stems, suggested
-from polyp.data.synthetic import Synthetic
-from polyp.data.traits import traits
+from polyp.data.duplicates import field_thumbnail, find_links, group_images, thumbnail
+from polyp.data.folder import Pair, find_pairs, map_pairs, read_pair
+from polyp.data.sources import NAMED, find_source
+from polyp.data.splits import SUBSETS, draw_split, read_split, repair_split
+from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
 from polyp.files import check_writable, write_text
-from polyp.survey.report import TITLE, describe, tell
+from polyp.report.tables import to_csv
+from polyp.survey.options import Options
+from polyp.survey.report import TITLE, build_page, print_summary
 
-BLOCK = 64  # pairs in memory at a time
 FEATURE_SIDE = 224  # pixels of the square that an encoder sees
 
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image without a problem.
+
+    Attributes:
+        pair: its files.
+        size: height and width in pixels.
+        traits: see `polyp.data.traits.measure_traits`.
+        thumbnail, field: (32, 32) uint8, see `polyp.data.duplicates`.
+        features: (K,) of an encoder, or None.
+    """
+
+    pair: Pair
+    size: tuple[int, int]
+    traits: dict[str, float]
+    thumbnail: np.ndarray
+    field: np.ndarray
+    features: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class Survey:
-    """What a look at every pair told; arrays and lists are in the order of `pairs`.
+    """The result of a look at every pair.
 
     Attributes:
         name: of the data set.
-        pairs: those without a problem.
+        images: those without a problem.
         problems: everything wrong, a line each.
-        sizes: (N, 2) int, height and width in pixels.
-        traits: of each image, see `polyp.data.traits.traits`.
-        links: pairs of images that show the same.
-        groups: (N,) int, the group of each image.
-        split: the subsets in use, without images that have a problem; empty where none was named.
-        suggestion: the subsets suggested; empty where there are too few images.
+        groups: of images that show the same, at least two each, with the reasons.
+        split_name: of the split in use; None where there is none.
+        split: the subsets in use, without images that have a problem; empty where there is none.
+        suggestion: the suggested subsets; empty where there are too few images.
     """
 
     name: str
-    pairs: list[Pair]
+    images: list[Image]
     problems: list[str]
-    sizes: np.ndarray
-    traits: list[dict[str, float]]
-    links: list[Link]
-    groups: np.ndarray
+    groups: list[tuple[list[Image], list[str]]]
+    split_name: str | None
     split: dict[str, list[str]]
     suggestion: dict[str, list[str]]
 
-    @property
-    def duplicates(self) -> list[list[int]]:
-        """The groups of more than one image, as rows of `pairs`."""
-        return [np.flatnonzero(self.groups == g).tolist() for g in np.flatnonzero(np.bincount(self.groups) > 1)]
 
-    @property
-    def straddling(self) -> list[list[int]]:
-        """The groups that are in more than one subset of the split in use."""
-        subset = self.subset_of()
-        return [
-            rows for rows in self.duplicates if len({subset.get(self.pairs[row].stem, "") for row in rows} - {""}) > 1
-        ]
-
-    def subset_of(self) -> dict[str, str]:
-        """The subset of each stem in the split in use."""
-        return {stem: name for name, stems in self.split.items() for stem in stems}
-
-
-def survey(
-    data: str = "kvasir_seg",
-    root: str | None = None,
-    archive: str | None = None,
-    images: str = "images",
-    masks: str = "masks",
-    split: str | None = None,
-    allow_empty: bool = False,
-    encoder: str | None = None,
-    weights: str | None = None,
-    seed: int = 0,
-    out: str | None = None,
-) -> Path:
+def run(options: Options) -> None:
     """Look at a data set; print a summary, write a page and the suggested split beside it.
-
-    Args:
-        data: kvasir_seg, synthetic, or a folder.
-        root, archive: of kvasir_seg and synthetic, as data.root and data.archive.
-        images, masks: names of the subfolders of a folder.
-        split: as data.split; by default official for kvasir_seg and none for others.
-        allow_empty: whether a mask without a polyp is no problem.
-        encoder, weights: of smp, with a file of weights: near-duplicates are searched among its features as well.
-        seed: of the suggested split, and of split random.
-        out: the page; by default outputs/data/NAME.html. An older page there is replaced, a split never.
-
-    Returns:
-        The page.
 
     Raises:
         InputError: the data set is not there or has no pair that can be used, the split or the weights do not fit, or
             the page cannot be written.
     """
     try:
-        source: KvasirSeg | Synthetic | Folder
-        shipped = data in ("kvasir_seg", "synthetic")
-        if not shipped and (root or archive):
-            raise InputError(f"--root and --archive are for kvasir_seg and synthetic, and {data} is a folder")
-        if data == "kvasir_seg":
-            source, split = KvasirSeg(root, archive), split or "official"
-        elif data == "synthetic":
-            if archive:
-                raise InputError("--archive is for kvasir_seg: synthetic is drawn")
-            source = Synthetic(root)
-        else:
-            source = Folder(data, images, masks)
-        encode = _encoder(encoder, weights)
+        source = find_source(options.data, options.root, options.archive, options.images, options.masks)
+        encode = _load_encoder(options.encoder, options.weights)
         folder = source.prepare()
-        name = data if shipped else folder.name
-        page = Path(out).expanduser() if out else Path("outputs", "data", f"{name}.html")
-        _check_writable(page)
-        result = look(name, *find_pairs(folder, source.images, source.masks), split, allow_empty, encode, seed)
-        suggestion = _write_split(result, page) if result.suggestion else None
-        describe(result, suggestion, split).write(page)
+        name = options.data if options.data in NAMED else folder.name
+        page = Path(options.out).expanduser() if options.out else Path("outputs", "data", f"{name}.html")
+        _check_page(page)
+        split = options.split or source.default_split
+        pairs, problems = find_pairs(folder, source.images, source.masks)
+        survey = _look(name, pairs, problems, split, options, encode)
+        suggestion = _write_split(survey.suggestion, page) if survey.suggestion else None
+        build_page(survey, suggestion).write(page)
     except InputError as error:
-        raise InputError(_as_options(str(error))) from error
-    tell(result, page, suggestion, split)
-    return page
+        raise InputError(_name_options(str(error))) from error
+    print_summary(survey, page, suggestion)
 
 
-def look(
+def _look(
     name: str,
     pairs: Sequence[Pair],
     problems: Sequence[str],
-    split: str | None = None,
-    allow_empty: bool = False,
-    encode: Encode | None = None,
-    seed: int = 0,
+    split: str | None,
+    options: Options,
+    encode: Encode | None,
 ) -> Survey:
-    """Look at every pair once; a few are in memory at a time.
+    published: dict[str, list[str]] = {}
+    if split is not None and split != "random":  # before long work
+        published = read_split(split, [pair.stem for pair in pairs])
 
-    Raises:
-        InputError: no pair can be used, or the split does not fit.
-    """
-    subsets: dict[str, list[str]] = {}
-    if split not in (None, "random"):  # wrong input is said before long work starts
-        nothing = Inspection(np.empty((0, 2), np.int32), np.empty(0, np.float32), np.empty((0, 32, 32), np.uint8), "")
-        subsets = split_stems(split, [pair.stem for pair in pairs], nothing, seed)
-    good: list[Pair] = []
-    looks: list[Seen] = []
-    found = list(problems)
-    root = os.path.commonpath([pairs[0].image, pairs[0].mask]) + os.sep
-    for pair, seen in _seen(pairs, allow_empty, encode):
-        if isinstance(seen, list):
-            found += [_as_options(text.removeprefix(root)) for text in seen]
-            continue
-        good.append(pair)
-        looks.append(seen)
-    if not good:
-        raise InputError(f"{root}: none of its {len(pairs)} pairs can be used; the first problem: {found[0]}")
-    stems = [pair.stem for pair in good]
-    sizes, rows, frames, fields, features = zip(*looks, strict=True)
-    linked = links(np.stack(frames), np.stack(fields), np.stack(features) if encode else None)
-    groups = groups_of(len(good), ((link.first, link.second) for link in linked))
-    shares = np.array([row["polyp_share"] for row in rows])
-    if split == "random":
-        seen_sizes = np.array(sizes, np.int32)
-        subsets = split_stems(
-            split, stems, Inspection(seen_sizes, shares.astype(np.float32), np.stack(frames), ""), seed
-        )
-    usable = set(stems)
-    subsets = {key: [stem for stem in members if stem in usable] for key, members in subsets.items()}
-    if split not in (None, "random"):
-        suggestion = repaired(subsets, dict(zip(stems, groups.tolist(), strict=True)))
-        suggestion = suggestion if all(suggestion.values()) else {}
-    else:
-        suggestion = suggested(stems, groups, shares, seed)
-    return Survey(name, good, sorted(found), np.array(sizes), list(rows), linked, groups, subsets, suggestion)
-
-
-Seen = tuple[tuple[int, int], dict[str, float], np.ndarray, np.ndarray, np.ndarray | None]
-
-
-def _seen(pairs: Sequence[Pair], allow_empty: bool, encode: Encode | None) -> Iterator[tuple[Pair, Seen | list[str]]]:
-    def see(pair: Pair) -> tuple[Seen, np.ndarray | None] | list[str]:
-        arrays = read_pair(pair, allow_empty)
+    def inspect(number: int, pair: Pair) -> Image | list[str]:
+        """The image, or its problems."""
+        arrays = read_pair(pair, options.allow_empty)
         if isinstance(arrays, list):
             return arrays
         image, mask = arrays
-        side = (FEATURE_SIDE, FEATURE_SIDE)
-        small = cv2.resize(image, side, interpolation=cv2.INTER_AREA) if encode else None
-        seen = (mask.shape[0], mask.shape[1]), traits(image, mask), thumbnail(image), field_thumbnail(image), None
-        return seen, small
+        looks = thumbnail(image), field_thumbnail(image), encode(image) if encode else None
+        return Image(pair, (mask.shape[0], mask.shape[1]), measure_traits(mask), *looks)
 
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,  # OpenCV lets go of the interpreter
-        tqdm(total=len(pairs), desc="looking", leave=False, disable=None, delay=1) as bar,
-    ):
-        for start in range(0, len(pairs), BLOCK):
-            block = pairs[start : start + BLOCK]
-            views = list(pool.map(see, block))
-            smalls = [view[1] for view in views if not isinstance(view, list) and view[1] is not None]
-            encoded = iter(encode(np.stack(smalls)) if encode and smalls else ())
-            for pair, view in zip(block, views, strict=True):
-                yield pair, view if isinstance(view, list) else (*view[0][:4], next(encoded) if encode else None)
-            bar.update(len(block))
+    results = map_pairs(inspect, pairs, "checking images")
+    images = [result for result in results if isinstance(result, Image)]
+    root = os.path.commonpath([pairs[0].image, pairs[0].mask]) + os.sep
+    texts = [text.removeprefix(root) for result in results if isinstance(result, list) for text in result]
+    problems = sorted([*problems, *map(_name_options, texts)])
+    if not images:
+        raise InputError(
+            f"{root}: none of its {len(pairs)} pairs can be used; the first problem: {problems[0]}"
+        )
+    stems = [image.pair.stem for image in images]
+    shares = np.array([image.traits["polyp_share"] for image in images], np.float32)
+    thumbnails, fields = (
+        np.stack([getattr(image, key) for image in images]) for key in ("thumbnail", "field")
+    )
+    features = np.array([image.features for image in images]) if encode else None
+    links = find_links(thumbnails, fields, features)
+    numbers = group_images(len(images), links)
+    groups = [np.flatnonzero(numbers == number) for number in np.flatnonzero(np.bincount(numbers) > 1)]
+    if published:
+        group_of = dict(zip(stems, numbers.tolist(), strict=True))
+        subsets = {key: [stem for stem in members if stem in group_of] for key, members in published.items()}
+        suggestion = repair_split(subsets, group_of)
+        suggestion = suggestion if all(suggestion.values()) else {}
+    else:
+        suggestion = draw_split(stems, numbers, shares, options.seed)
+        without_features = group_images(len(images), find_links(thumbnails, fields))  # as in training
+        subsets = draw_split(stems, without_features, shares, options.seed) if split else {}
+    return Survey(
+        name,
+        images,
+        problems,
+        [
+            ([images[row] for row in rows], [link.why for link in links if link.first in rows])
+            for rows in groups
+        ],
+        split,
+        subsets,
+        suggestion,
+    )
 
 
-def _encoder(encoder: str | None, weights: str | None) -> Encode | None:
-    """Images (B, H, W, 3) uint8 to features (B, K): the mean over all places of an encoder's deepest layer."""
+def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
+    """From images (H, W, 3) uint8 to features (K,): the mean over all places of an encoder's deepest layer."""
     if bool(encoder) != bool(weights):
-        raise InputError("--encoder NAME and --weights FILE go together: features of untrained weights tell nothing")
+        raise InputError(
+            "--encoder NAME and --weights FILE go together: features of untrained weights tell nothing"
+        )
     if not encoder or not weights:
         return None
     import segmentation_models_pytorch as smp
@@ -226,37 +174,23 @@ def _encoder(encoder: str | None, weights: str | None) -> Encode | None:
     load_encoder_weights(network, encoder, weights)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in normalisation(encoder, weights))
 
-    def encode(images: np.ndarray) -> np.ndarray:
+    def encode(image: np.ndarray) -> np.ndarray:
+        small = cv2.resize(image, (FEATURE_SIDE, FEATURE_SIDE), interpolation=cv2.INTER_AREA)
         with torch.inference_mode():
-            pixels = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
-            return network(pixels.contiguous(memory_format=torch.channels_last))[-1].mean(dim=(2, 3)).numpy()
+            pixels = (torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255 - mean) / std
+            return network(pixels)[-1].mean(dim=(0, 2, 3)).numpy()
 
     return encode
 
 
-OPTIONS = {
-    "data.allow_empty=true": "--allow-empty",
-    "model.encoder_weights=": "--weights ",
-    "model.encoder=": "--encoder ",
-}
+def _name_options(text: str) -> str:
+    """A message that names configuration keys, with the options of `polyp data` instead."""
+    text = text.replace("data.allow_empty=true", "--allow-empty").replace("encoder_weights", "weights")
+    keys = r"\b(?:data|model)\.(root|archive|images|masks|split|encoder|weights)\b"
+    return re.sub(keys, r"--\1", re.sub(keys + r"=(?=\S)", r"--\1 ", text))
 
 
-def _as_options(text: str) -> str:
-    """A message of the data's or the network's, which name keys, for somebody who gave options."""
-    for key, option in OPTIONS.items():
-        text = text.replace(key, option)
-    if text.startswith("data.root=") and " is not a folder" in text:
-        return text.removeprefix("data.root=") + "; give a folder, kvasir_seg or synthetic"
-    if " has no folder '" in text:
-        text = text.removeprefix("data.root=")
-    text = re.sub(r"\bdata\.(root|archive|images|masks|split)=(?=[^\s])", r"--\1 ", text)
-    return re.sub(r"\bdata\.(root|archive|images|masks|split)\b=?", r"--\1", text)
-
-
-# ---- files
-
-
-def _check_writable(page: Path) -> None:
+def _check_page(page: Path) -> None:
     try:
         if page.exists() and f"<title>{TITLE}" not in page.read_text("utf-8", errors="replace")[:300]:
             raise InputError(f"{page} is there and is not a page of `polyp data`: give another --out")
@@ -265,17 +199,19 @@ def _check_writable(page: Path) -> None:
         raise InputError(f"cannot write {page}: {describe_error(error)}") from error
 
 
-def _write_split(result: Survey, page: Path) -> Path:
-    """The suggestion as NAME_split.csv, or with a number where another split has that name: it may be in use."""
-    subset_of = sorted((stem, name) for name in SUBSETS for stem in result.suggestion[name])
-    rows = [{"stem": stem, "subset": name} for stem, name in subset_of]
-    text = tables.to_csv(rows, ("stem", "subset"))
-    number = 1
-    while True:
-        file = page.with_name(f"{page.stem}_split{f'_{number}' if number > 1 else ''}.csv")
-        if not file.exists():
-            write_text(file, text)
-            return file
-        if file.read_bytes() == text.encode():
-            return file
+def _write_split(subsets: dict[str, list[str]], page: Path) -> Path:
+    """Write a split as NAME_split.csv, or with a number where another split has that name: it may be in use."""
+    rows = sorted((stem, name) for name in SUBSETS for stem in subsets[name])
+    text = to_csv([{"stem": stem, "subset": name} for stem, name in rows], ("stem", "subset"))
+    number, file = 1, page.with_name(f"{page.stem}_split.csv")
+    while file.exists() and file.read_bytes() != text.encode():
         number += 1
+        file = page.with_name(f"{page.stem}_split_{number}.csv")
+    if not file.exists():
+        write_text(file, text)
+    return file
+
+
+def survey(**options: Any) -> None:
+    """Look at a data set as `run` does."""
+    run(Options(**options))

@@ -11,7 +11,7 @@ from polyp.model import device
 from polyp.model.optim import Optim
 from polyp.model.segmenter import PolypSegmenter
 from polyp.model.weights import check_encoder_weights
-from polyp.runs.data import build_data
+from polyp.runs.data import build_data, restore_split
 from polyp.settings import check_keys, collect, raise_together
 from polyp.training.run import Run
 from polyp.training.trainer import build_trainer
@@ -37,6 +37,8 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
             raise InputError(f"seed={seed} must be a whole number from 0 on")
     with collect(problems):
         data = build_data(config["data"], config["augment"], seed)
+        if point is not None:
+            restore_split(data, run.folder)
         data.check()
     with collect(problems):
         trainer = build_trainer(run.folder, config, point.steps if point else 0)

@@ -12,8 +12,8 @@ from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from polyp import pictures
-from polyp.data.traits import traits
+from polyp.data.traits import measure_traits
+from polyp.report import pictures
 from polyp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -135,8 +135,8 @@ class TestRecord(Callback):
     ) -> None:
         """Keep the scores, draw the chosen images."""
         for row, stem in enumerate(batch["stem"]):
-            image, mask = batch["image"][row].permute(1, 2, 0).numpy(), batch["mask"][row].numpy()  # on the CPU
-            self.rows.append({"stem": stem, **outputs["rows"][row], **traits(image, mask)})
+            mask = batch["mask"][row].numpy()  # on the CPU
+            self.rows.append({"stem": stem, **outputs["rows"][row], **measure_traits(mask)})
             if stem in self.stems:
                 self.panels[stem] = _panel(batch, outputs["probability"], row, pl_module)
 

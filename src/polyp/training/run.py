@@ -2,9 +2,10 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from polyp import files, sweeps
 from polyp.errors import InputError
 from polyp.runs import resume
+from polyp.runs.configuration import check_overrides, check_single_run, resolve_config
 from polyp.runs.folder import RunFolder, lock_folder
 from polyp.training import processes
 
@@ -40,7 +42,7 @@ class Run:
     resume_point: "ResumePoint | None" = None
     is_finished: bool = False
     is_worker: bool = False
-    _held_log: ExitStack = field(default_factory=ExitStack)
+    _log_buffer: ExitStack = field(default_factory=ExitStack)
 
     @property
     def ends_after_training(self) -> bool:
@@ -52,12 +54,12 @@ class Run:
         """The validation number of the best checkpoint, of a finished run."""
         return self.folder.read_metrics()["best"]["value"]
 
-    def begin(self) -> None:
-        """Write config.yaml; from here on the run can be resumed. Until then nothing in the folder has changed."""
+    def begin(self, subsets: Mapping[str, Sequence[str]]) -> None:
+        """Write config.yaml and split.json; from here on the run can be resumed. Until then nothing in the folder has changed."""
         if self.is_worker:
             return
-        self.folder.write_config(self.config)
-        self._held_log.close()
+        self.folder.write_config(self.config, subsets)
+        self._log_buffer.close()
         if self.resume_point is not None:
             self.resume_point.restore_best(self.folder)
 
@@ -68,8 +70,8 @@ def prepare_command_line() -> None:
     Raises:
         SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in one line.
     """
-    sys.argv = sweeps.repeated(sys.argv)
-    resume.check_overrides(sys.argv)
+    sys.argv = sweeps.expand_resume(sys.argv)
+    check_overrides(sys.argv)
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             stack.enter_context(processes.exit_on_signals(folder))
             stack.enter_context(files.catch_disk_errors(folder.disk_advice))
             if not in_sweep:
-                resume.check_command(cfg)
+                check_single_run(cfg)
             yield _open(cfg, folder, stack)
     except InputError as error:
         if not in_sweep:
@@ -106,19 +108,41 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         log.exception("the job failed")
 
 
+@contextmanager
+def _buffer_log() -> Iterator[None]:
+    """Write to train.log at the end of the block only, and not at all if an exception ends it.
+
+    A refused command changes nothing in the folder of a run.
+    """
+    root = logging.getLogger()
+    buffers = {
+        handler: MemoryHandler(sys.maxsize, sys.maxsize, handler)
+        for handler in root.handlers
+        if isinstance(handler, logging.FileHandler)
+    }
+    root.handlers = [buffers.get(handler, handler) for handler in root.handlers]  # type: ignore[call-overload]
+    try:
+        yield
+        for buffer in buffers.values():
+            buffer.flush()
+    finally:
+        originals = {buffer: handler for handler, buffer in buffers.items()}
+        root.handlers = [originals.get(handler, handler) for handler in root.handlers]  # type: ignore[call-overload]
+
+
 def _open(cfg: DictConfig, folder: RunFolder, stack: ExitStack) -> Run:
-    config = resume.configuration(resume.resolved(cfg), folder, HydraConfig.get().overrides.task)
+    config = resume.choose_config(resolve_config(cfg), folder, HydraConfig.get().overrides.task)
     if cfg.resume == resume.AUTO and folder.is_finished:
         log.info("%s is finished: test Dice %.3f", folder, folder.read_metrics()["test"]["dice"])
         return Run(folder, config, is_finished=True)
     stack.enter_context(lock_folder(folder.path, "a run"))
-    held_log = ExitStack()
-    held_log.enter_context(resume.hold_log_back())
-    stack.push(held_log)  # a command that is refused leaves train.log as it was
+    log_buffer = ExitStack()
+    log_buffer.enter_context(_buffer_log())
+    stack.push(log_buffer)  # a command that is refused leaves train.log as it was
     from polyp.runs.checkpoints import find_resume_point  # imports torch
 
     point = find_resume_point(folder, config["trainer"]["max_epochs"])
-    return Run(folder, config, point, _held_log=held_log)
+    return Run(folder, config, point, _log_buffer=log_buffer)
 
 
 @contextmanager

@@ -17,12 +17,14 @@ from polyp.errors import InputError, describe_error
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
+from polyp.model.cost import measure_latency
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs import identity
 from polyp.runs.folder import RunFolder
 from polyp.training.callbacks import TestRecord
 from polyp.training.checkpoints import LastCheckpoint
 from polyp.training.run import Run
+from polyp.training.search import is_pruned
 from polyp.training.trainer import build_tester
 
 T = TypeVar("T")
@@ -102,12 +104,15 @@ def record(
             "test": "at original resolution, by the checkpoint that validated best; the test set is used once",
             "best": "the monitored validation number of the best epoch (the first is 0), at network resolution",
             "peak_memory_mb": "of the GPU, or else of the process, during the run (on Linux); of the first device",
+            "latency_ms": "of the network for one image at its resolution, as it is tested: on a CPU by one thread",
             "interval": "percentile bootstrap over the test images, 95 %: other images, not other seeds",
         },
         "seed": run.config["seed"],
         "data": data.describe(),
         "parameters": count_parameters(model),
+        "latency_ms": measure_latency(model.to(trainer.strategy.root_device)),
         "epochs": trainer.current_epoch,
+        "pruned": is_pruned(trainer),
         "seconds": round(_callback(trainer, LastCheckpoint).seconds, 1),
         "peak_memory_mb": round(device.peak_memory() / 2**20),
         "devices": trainer.world_size,

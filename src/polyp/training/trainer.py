@@ -19,6 +19,7 @@ from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys, collect, raise_together
 from polyp.training.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures, WeightAverage
 from polyp.training.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
+from polyp.training.search import pruning_callbacks
 
 FIXED_ARGUMENTS = (
     "callbacks",
@@ -89,6 +90,7 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
         ValidationPictures(),
         Checkpoint(folder.best_checkpoint, monitor=monitor, mode="max"),
         LastCheckpoint(folder),
+        *pruning_callbacks(folder, monitor),
     ]
     if ema_decay is not None:
         callbacks.append(WeightAverage(ema_decay))

@@ -28,7 +28,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.25) -> np.nd
         opacity: of the tint, 0-1; 0 leaves the outline alone.
     """
     inside = (mask != 0).astype(np.uint8)
-    values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)  # of each colour's 256
+    values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)  # for each of 256
     tinted = cv2.LUT(image, np.rint(values).astype(np.uint8)[None])
     return contour(cv2.copyTo(tinted, inside, image.copy()), inside, PREDICTION)
 
@@ -43,21 +43,21 @@ def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, thresho
         threshold: a pixel is predicted to be polyp from here on.
 
     Returns:
-        (H, 3 W + gaps, 3) uint8 RGB: the image with the outlines of truth (green) and prediction (yellow), and both
-        masks.
+        (H, 3 W + gaps, 3) uint8 RGB: the image with the outlines of truth (green) and prediction (yellow),
+        and both masks.
     """
     predicted = probability >= threshold
     outlined = contour(contour(image.copy(), truth, TRUTH), predicted, PREDICTION)
-    masks = [np.where(mask[..., None] > 0, np.uint8(255), np.uint8(0)).repeat(3, 2) for mask in (truth, predicted)]
+    masks = [((mask > 0) * np.uint8(255))[..., None].repeat(3, 2) for mask in (truth, predicted)]
     gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
-    return np.hstack([outlined, gap, contour(masks[0], truth, TRUTH), gap, contour(masks[1], predicted, PREDICTION)])
+    contours = contour(masks[0], truth, TRUTH), contour(masks[1], predicted, PREDICTION)
+    return np.hstack([outlined, gap, contours[0], gap, contours[1]])
 
 
 def sheet(panels: list[np.ndarray], height: int = 160, columns: int = 2) -> np.ndarray:
     """Panels of any size in a grid, each scaled to the same height and centred in its cell."""
-    scaled = [
-        cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_AREA) for p in panels
-    ]
+    sizes = [(round(panel.shape[1] * height / panel.shape[0]), height) for panel in panels]
+    scaled = [cv2.resize(*pair, interpolation=cv2.INTER_AREA) for pair in zip(panels, sizes, strict=True)]
     width = max(p.shape[1] for p in scaled) + 2 * GAP
     cells = []
     for picture in scaled:

@@ -1,0 +1,264 @@
+"""A sweep whose jobs are the trials of a search with Optuna.
+
+Hydra imports this module at every start: Optuna is imported inside the functions.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from polyp.errors import InputError, describe_error, pick
+from polyp.overrides import parse_overrides
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import JournalStorage
+
+log = logging.getLogger(__name__)
+
+STUDY_FILE = "optuna.journal"
+"""The study, in the sweep's folder."""
+
+COSTS = ("latency_ms", "parameters", "peak_memory_mb", "seconds")
+"""The numbers in metrics.json that can be objectives, of which less is better."""
+
+MAX_CHECKED_JOBS = 64
+
+
+class OptunaSweeper(Sweeper):
+    """A search by TPE. Trial N is job N; its results are in its folder, the study in the sweep's.
+
+    Resuming asks for nothing twice: trials that have finished are skipped, the others are run with their parameters.
+    What is drawn for a trial depends on the seed, its number and the trials before it, not on interruptions.
+
+    Args:
+        n_trials: in all, those before an interruption included.
+        n_jobs: trials that are drawn, and given to the launcher, at once.
+        seed: of the draws.
+        objectives: the monitored validation number, which is maximised, and any of `COSTS`, which are minimised.
+        prune_after_trials, prune_after_epochs: see `polyp.training.search.Pruning`; None for trials prunes nothing.
+        params: the search space and overrides of all trials; those on the command line come after.
+    """
+
+    def __init__(
+        self,
+        n_trials: int,
+        n_jobs: int,
+        seed: int,
+        objectives: Sequence[str],
+        prune_after_trials: int | None,
+        prune_after_epochs: int,
+        params: Mapping[str, str] | None = None,
+    ) -> None:
+        self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
+        self.objectives, self.params = list(objectives), params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher."""
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    @staticmethod
+    def jobs(config: DictConfig) -> list[tuple[list[str], str]]:
+        """Jobs that represent all that the search may ask for, and where they come from.
+
+        Args:
+            config: the whole configuration, as Hydra has composed it for a sweep.
+
+        Raises:
+            InputError: an objective is unknown, or a number is too small.
+        """
+        sweeper = config.hydra.sweeper
+        for name in sweeper.objectives:
+            pick("hydra.sweeper.objectives", name, dict.fromkeys((config.monitor, *COSTS)))
+        for name in ("n_trials", "n_jobs"):
+            if type(sweeper[name]) is not int or sweeper[name] < 1:
+                raise InputError(f"hydra.sweeper.{name}={sweeper[name]} must be a whole number, at least 1")
+        jobs = representative_jobs([*_assignments(sweeper.params), *config.hydra.overrides.task])
+        return [(job, "which stands for trials like it") for job in jobs]
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the trials that have not finished. One that fails stays open: resuming the search tries it again.
+
+        Raises:
+            InputError: the search space cannot be used, or the study is damaged or has other objectives.
+        """
+        assert self.config is not None and self.launcher is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        OmegaConf.save(
+            self.config, folder / "multirun.yaml"
+        )  # as Hydra's sweepers do: the labels of jobs need it
+        overrides = parse_overrides([*_assignments(self.params), *arguments])
+        space = {key: distribution(each) for key, each in overrides.items() if each.is_sweep_override()}
+        fixed = {key: each.get_value_element_as_str() for key, each in overrides.items() if key not in space}
+        study = self._open_study(folder)
+        for first in range(0, self.n_trials, self.n_jobs):
+            numbers = range(first, min(first + self.n_jobs, self.n_trials))
+            while len(study.trials) < numbers.stop:
+                self._ask(study, space)
+            if all(
+                study.trials[number].state.is_finished() and _read_metrics(folder, number)
+                for number in numbers
+            ):
+                continue
+            jobs = []
+            for number in numbers:
+                values = fixed | study.trials[number].params
+                jobs.append([f"{key}={values[key]}" for key in overrides])
+            self.launcher.launch(jobs, initial_job_idx=first)
+            for number in numbers:
+                self._tell(study, folder, number)
+        if len(self.objectives) > 1:
+            for trial in study.best_trials:
+                numbers_of_trial = zip(self.objectives, trial.values, strict=True)
+                text = ", ".join(f"{name} {value:.4g}" for name, value in numbers_of_trial)
+                log.info("No job is better in all objectives than job %d: %s", trial.number, text)
+
+    def _open_study(self, folder: Path) -> "Study":
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna sets its own: a configuration cannot
+        study, _ = load_study(
+            folder, ["minimize" if name in COSTS else "maximize" for name in self.objectives]
+        )
+        objectives = study.user_attrs.get("objectives", self.objectives)
+        if objectives != self.objectives:
+            raise InputError(
+                f"{folder} was started with hydra.sweeper.objectives=[{','.join(objectives)}]: give these, or another "
+                "folder with hydra.sweep.dir=FOLDER"
+            )
+        study.set_user_attr("objectives", self.objectives)
+        return study
+
+    def _ask(self, study: "Study", space: Mapping[str, "BaseDistribution"]) -> None:
+        import numpy as np
+        from optuna.samplers import TPESampler
+
+        seed = np.random.SeedSequence([self.seed, len(study.trials)]).generate_state(1)
+        study.sampler = TPESampler(seed=int(seed[0]))
+        study.ask(dict(space))
+
+    def _tell(self, study: "Study", folder: Path, number: int) -> None:
+        from optuna.trial import TrialState
+
+        metrics = _read_metrics(folder, number)
+        if metrics is None or study.trials[number].state.is_finished():
+            return
+        if metrics.get("pruned"):
+            study.tell(number, state=TrialState.PRUNED)
+        else:
+            study.tell(
+                number,
+                [metrics[name] if name in COSTS else metrics["best"]["value"] for name in self.objectives],
+            )
+
+
+def load_study(folder: Path, directions: Sequence[str] | None = None) -> tuple["Study", "JournalStorage"]:
+    """Open the study of a search.
+
+    Args:
+        folder: the sweep's.
+        directions: maximize or minimize, for each objective; None opens one that exists.
+
+    Raises:
+        InputError: the study is damaged.
+    """
+    from optuna import create_study
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    file = folder.absolute() / STUDY_FILE  # Optuna's lock is a link to it
+    try:
+        if file.exists() and file.read_bytes()[-1:] not in b"\n":
+            raise ValueError("it is cut short")
+        storage = JournalStorage(JournalFileBackend(str(file)))
+        study = create_study(study_name="search", storage=storage, directions=directions, load_if_exists=True)
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged ({describe_error(error)}): delete it; the search then draws the same trials again, "
+            "and takes the results of those that have finished from their folders"
+        ) from error
+    return study, storage
+
+
+def _read_metrics(folder: Path, number: int) -> dict[str, Any] | None:
+    """The results of a trial, if it has finished."""
+    from polyp.runs.folder import RunFolder
+    from polyp.runs.resume import job_folders
+
+    job = job_folders(folder).get(number)
+    run = RunFolder(job) if job else None
+    return run.read_metrics() if run and run.is_finished else None
+
+
+def _assignments(params: Mapping[str, str] | None) -> list[str]:
+    return [f"{key}={value}" for key, value in (params or {}).items()]
+
+
+def distribution(override: Override) -> "BaseDistribution":
+    """The distribution of a search that an override describes.
+
+    `interval(low,high)` is continuous, `tag(log,...)` makes it logarithmic and `int(...)` one of whole numbers;
+    `range(start,stop,step)` has the values that it has in any sweep; all others are choices.
+
+    Raises:
+        InputError: it has no values.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value: Any = override.value()
+    try:
+        if isinstance(value, IntervalSweep):
+            whole = isinstance(value.start, int) and isinstance(value.end, int)
+            return (IntDistribution if whole else FloatDistribution)(
+                value.start, value.end, log="log" in value.tags
+            )
+        if isinstance(value, RangeSweep):
+            low, high = min(value.range()), max(value.range())
+            whole = isinstance(value.range(), range)
+            return (IntDistribution if whole else FloatDistribution)(low, high, step=abs(value.step))
+        value.shuffle = False  # the order of choices is part of the study
+        return CategoricalDistribution([*override.sweep_string_iterator()])
+    except ValueError as error:
+        raise InputError(f"{override.input_line} cannot be searched: {describe_error(error)}") from error
+
+
+def representative_jobs(arguments: Sequence[str]) -> list[list[str]]:
+    """Jobs that represent all jobs of a search.
+
+    All combinations of the choices, or each choice at least once where that would be more than `MAX_CHECKED_JOBS`; of
+    an interval, its lower end.
+
+    Args:
+        arguments: overrides, KEY=VALUE, some of which are sweeps; of a key that is given twice, the last counts.
+    """
+    options = {key: _options(override) for key, override in parse_overrides(arguments).items()}
+    if math.prod(map(len, options.values())) <= MAX_CHECKED_JOBS:
+        jobs = [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+    else:
+        first = {key: values[0] for key, values in options.items()}
+        jobs = [
+            first | {key: value} for key, values in options.items() for value in values if len(values) > 1
+        ]
+    return [[f"{key}={value}" for key, value in job.items()] for job in jobs]
+
+
+def _options(override: Override) -> list[str]:
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [str(value.start)]
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]

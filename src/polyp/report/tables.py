@@ -1,0 +1,144 @@
+"""Tables: rows of values, written for people (terminal, HTML, Markdown) and for programs (CSV, pandas).
+
+In CSV, text that a spreadsheet would take for a formula is escaped when written, and restored when read.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from polyp.report.markdown import Markdown, escape_markdown
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TERMINAL_WIDTH = 205
+"""Characters, at least: a file that the output goes to has no width that a table must be squeezed into."""
+
+LONG_TEXT = 40
+"""Characters from which on a cell is broken into lines."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, as people see it.
+
+    Attributes:
+        name: the key of its values in the rows.
+        label: its heading; by default the name.
+        format: how a value is written: a format specification such as ".3f", or a function of the whole row.
+            None and what is missing stay blank under a specification.
+        align: "left" or "right"; by default numbers stand right and text left.
+    """
+
+    name: str
+    label: str | None = None
+    format: str | Callable[[Mapping[str, Any]], str] = ""
+    align: Literal["left", "right"] | None = None
+
+    def format_cell(self, row: Mapping[str, Any]) -> str:
+        """The row's cell as people see it; `Markdown` stays so."""
+        if callable(self.format):
+            return self.format(row)
+        value = row.get(self.name)
+        if isinstance(value, Markdown):
+            return value
+        return "" if value is None else format(value, self.format)
+
+
+class Table:
+    """Rows of values: all of them for programs (CSV, pandas), and columns of them for people.
+
+    Args:
+        rows: a value for each column by the column's name; None and what is missing stay blank.
+        columns: what people see, in this order; by default every key of the first row.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column] = ()) -> None:
+        self.rows = rows
+        columns = columns or [Column(name) for name in (rows[0] if rows else ())]
+        self.labels = [column.name if column.label is None else column.label for column in columns]
+        self.cells = [[column.format_cell(row) for column in columns] for row in rows]
+        self.styles = [
+            _style(column.align, [cells[place] for cells in self.cells])
+            for place, column in enumerate(columns)
+        ]
+        """Of each column, as a class in HTML: "" for numbers, "text" or "text long" for text."""
+
+    def to_csv(self) -> str:
+        """The text of a CSV file with every value of the rows, unrounded."""
+        return to_csv(self.rows, list(dict.fromkeys(name for row in self.rows for name in row)))
+
+    def to_frame(self) -> "DataFrame":
+        """Every value of the rows as a pandas DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(list(self.rows))
+
+    def to_markdown(self) -> Markdown:
+        """A Markdown table in which every cell is escaped."""
+        lines = [[escape_markdown(cell) for cell in line] for line in (self.labels, *self.cells)]
+        lines.insert(1, [Markdown("---")] * len(self.labels))
+        return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+    def print(self, bold: Callable[[Mapping[str, Any]], bool] = lambda row: False) -> None:
+        """Print the table to the terminal.
+
+        Args:
+            bold: whether a row is set in bold.
+        """
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table as Grid
+
+        grid = Grid(box=None, pad_edge=False)
+        for label, style in zip(self.labels, self.styles, strict=True):
+            grid.add_column(escape(label), justify="left" if style else "right", no_wrap="long" not in style)
+        for row, cells in zip(self.rows, self.cells, strict=True):
+            grid.add_row(*map(escape, cells), style="bold" if bold(row) else "")
+        Console(width=max(Console().width, TERMINAL_WIDTH)).print(grid)
+
+
+def _style(align: str | None, cells: Sequence[str]) -> str:
+    if align == "right" or (align is None and any(map(_is_number, cells))):
+        return ""
+    return "text long" if max(map(len, cells), default=0) > LONG_TEXT else "text"
+
+
+def _is_number(cell: str) -> bool:
+    text = cell.strip().lstrip("+-\N{MINUS SIGN}<(")
+    return len(text) < LONG_TEXT and (text[:1].isdigit() or text[:1] == ".")
+
+
+def escape_formula(value: Any) -> Any:
+    """A value as a cell of a CSV file.
+
+    Text that begins like a formula (= + - @) or with a control character gets a quote (') before it. Bytes of
+    a file's name that are not UTF-8 are written as backslash escapes. Numbers stay as they are.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode()
+    return f"'{text}" if re.match(r"'*[=+\-@\t\r\n]", text) else text
+
+
+def unescape_formula(cell: str) -> str:
+    """The text of which `escape_formula` made this cell."""
+    return cell[1:] if re.match(r"'+[=+\-@\t\r\n]", cell) else cell
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """The text of a CSV file, with `escape_formula` applied to every cell.
+
+    Args:
+        rows: a value for each column; None and what is missing stay empty.
+        columns: in their order.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(escape_formula, columns))
+    writer.writerows([escape_formula(row.get(name)) for name in columns] for row in rows)
+    return text.getvalue()
