@@ -559,3 +559,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
     run_script(f"resume={run}")
     assert_same(run, reference)
+
+
+def test_a_resumed_run_that_gets_better_keeps_its_best_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("experiment=quickstart", "data.count=20", "data.size=48", "trainer.max_epochs=1")
+    run_script(*small, f"hydra.run.dir={tmp_path}/run")
+    monkeypatch.chdir(tmp_path)  # the folder is given as people give it: relative
+    before = read(Path("run"))["best"]["value"]
+    run_script("resume=run", "trainer.max_epochs=8")
+    best = read(Path("run"))["best"]
+    assert best["value"] > before and best["epoch"] > 0 and Path("run/checkpoints/best.ckpt").is_file()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from polyp import files, runs
-from polyp.errors import InputError
+from polyp.errors import InputError, train_command
 from polyp.report.tables import Column, Table
 from polyp.runs import resume
 from polyp.sweeps import varied_overrides
@@ -113,7 +113,7 @@ def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path)
         console.print(f"[bold red]failed[/] job {escape(job.name)}: {escape(reason)}\n       {escape(log)}")
     sweep = shlex.quote(os.path.relpath(folder))
     if failed:
-        console.print(f"To try these again: python train.py resume={sweep}", markup=False)
+        console.print(f"To try these again: {train_command()} resume={sweep}", markup=False)
     console.print(f"\n  the sweep  {sweep}", markup=False)
     console.print(f"  curves     tensorboard --logdir {sweep}", markup=False)
     if len(done) > 1:

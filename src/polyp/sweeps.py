@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_sweeper import OptunaSweeper
 from polyp import files, isolation
-from polyp.errors import InputError, printable
+from polyp.errors import InputError, install_command, printable
 from polyp.overrides import find_objection, parse_overrides
 from polyp.runs import resume
 from polyp.runs.configuration import check_names, resolve_config, task_overrides
@@ -108,7 +108,7 @@ def extra(name: str, target: str, module: str | None = None) -> str:
     except ModuleNotFoundError:
         spec = None
     if spec is None:
-        sys.exit(f"{name} is not installed: pip install -e '.[{name}]'")
+        sys.exit(f"{name} is not installed: {install_command(name)}")
     return target
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from polyp.comparison.read_runs import Run
 from polyp.comparison.recipes import Recipe, group_runs
-from polyp.errors import InputError
+from polyp.errors import InputError, train_command
 from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 LEVEL = 0.05
@@ -252,7 +252,7 @@ def _list_notes(
         notes.append(
             "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell chance "
             "of the images only. Another seed changes the result too; to know by how much, train one "
-            "configuration or more with several: python train.py -m … seed=0,1,2"
+            f"configuration or more with several: {train_command()} -m … seed=0,1,2"
         )
     else:
         deviation, freedom = noise

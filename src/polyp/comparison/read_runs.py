@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polyp import files, runs
-from polyp.errors import InputError, describe_error, printable
+from polyp.errors import InputError, describe_error, printable, train_command
 from polyp.report.tables import unescape_formula
 from polyp.runs import identity
 
@@ -230,7 +230,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / runs.METRICS).exists():
         return Run(folder, config, {})
     metrics = runs.read_metrics(folder)
-    way_out = f"train it again (python train.py {runs.resume_hint(folder)}) or move it elsewhere"
+    way_out = f"train it again ({train_command()} {runs.resume_hint(folder)}) or move it elsewhere"
     with _report_damage(folder / runs.METRICS, way_out):
         if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
             raise ValueError("n, parameters or seconds is 0")

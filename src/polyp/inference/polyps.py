@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import find_objects
@@ -30,6 +31,29 @@ class Polyp:
     probability: float
     x: float
     y: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What is predicted of an image.
+
+    Attributes:
+        probability: (H, W) float32 in 0-1, of the image's size.
+        threshold: a pixel is polyp from this probability on.
+    """
+
+    probability: np.ndarray
+    threshold: float
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool, true where there is a polyp; specks included."""
+        return self.probability >= self.threshold
+
+    @cached_property
+    def polyps(self) -> list[Polyp]:
+        """The polyps, the largest first; specks (`polyp.images.SPECK`) are none."""
+        return find(self.probability, self.threshold)
 
 
 def mask(probability: np.ndarray, threshold: float) -> np.ndarray:

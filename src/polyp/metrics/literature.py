@@ -1,11 +1,13 @@
 """The suite of the polyp literature, by PySODMetrics, which agrees with the field's Matlab code to 3e-4.
 
-An extra, `pip install -e '.[literature]'`, since it holds numpy and OpenCV back.
+An extra, `literature`, since it holds numpy and OpenCV back.
 """
 
 from importlib.util import find_spec
 
 import numpy as np
+
+from polyp.errors import install_command
 
 _WHERE = "per image, the probabilities rounded to 256 steps and stretched to span 0 to 1, as the field does"
 _CURVE = f"at each of 256 thresholds, {_WHERE}; mean over images"
@@ -31,7 +33,7 @@ def unavailable() -> str | None:
         return None
     return (
         "the literature's suite (mean and max Dice, weighted F, S- and E-measure) is left out: "
-        "for it, pip install -e '.[literature]'"
+        f"for it, {install_command('literature')}"
     )
 
 

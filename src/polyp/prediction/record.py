@@ -5,11 +5,10 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import files
+from polyp import __version__, files
 from polyp.errors import InputError, printable
 from polyp.report.tables import to_csv
 
@@ -126,7 +125,7 @@ class Predictions:
         ordered = sorted(self.records.values(), key=lambda record: str(record.get("image") or record["video"]))
         images = [record for record in ordered if "image" in record]
         files.write_text(self.folder / TABLE, _table(images))
-        content = {"polyp": version("polyp"), **self.settings, "images": images}
+        content = {"polyp": __version__, **self.settings, "images": images}
         content["videos"] = [record for record in ordered if "video" in record]
         files.write_json(self.folder / JSON, content, indent=1)
         (self.folder / JOURNAL).unlink()
