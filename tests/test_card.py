@@ -27,12 +27,18 @@ def card(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_numbers_strata_and_limits(tmp_path: Path, card: Callable[..., str]) -> None:
-    dice = np.array([0.9, 0.4, 0.8, 0.0, 0.9, 0.5])  # every other image, from the second on, has a small polyp
+    dice = np.array(
+        [0.9, 0.4, 0.8, 0.0, 0.9, 0.5]
+    )  # every other image, from the second on, has a small polyp
     plant(tmp_path / "a", dice, data={"dataset": "kvasir_seg"})
     (run,) = find_runs([tmp_path])
     text = card(run)
     assert "not a medical device, and not for diagnosis" in text and "Kvasir-SEG may be used" in text
-    assert f"| dice | {dice.mean():.3f} |" in text and "what dice is" in text and " GMACs for an image at 64x64" in text
+    assert (
+        f"| dice | {dice.mean():.3f} |" in text
+        and "what dice is" in text
+        and " GMACs for an image at 64x64" in text
+    )
     assert f"| size: small (below 5 %) | 3 | {dice[1::2].mean():.3f} |" in text
     assert "On 2 of the 6 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
     assert "Weakest on size: small (below 5 %): mean Dice 0.300 on 3 images" in text
@@ -45,7 +51,9 @@ def test_numbers_strata_and_limits(tmp_path: Path, card: Callable[..., str]) -> 
 ATTACK = "<img src=x onerror=alert(1)> | [here](http://evil.org) http://evil.org &lt;b&gt; ```\n\n# head\n\n<script>"
 
 
-def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path, card: Callable[..., str]) -> None:
+def test_values_of_a_configuration_are_text_and_nothing_else(
+    tmp_path: Path, card: Callable[..., str]
+) -> None:
     run = plant(
         tmp_path / "a",
         [0.9, 0.8],
@@ -70,7 +78,9 @@ def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path, car
         "image",
         "fence",
     }
-    read = ["".join(token.content for token in block.children or ()) for block in blocks if block.type == "inline"]
+    read = [
+        "".join(token.content for token in block.children or ()) for block in blocks if block.type == "inline"
+    ]
     as_one_line = " ".join(ATTACK.split())
     for name in ("data set", "split", "fingerprint of all images and masks"):
         assert read[read.index(name) + 1] == as_one_line
@@ -106,5 +116,8 @@ def test_seeds_and_the_others_it_was_chosen_from(tmp_path: Path, card: Callable[
     assert "number 1 by validation of 3 configurations. 1 of the 2 others that were tested" in text
     assert "over 2 seeds test Dice is 0.760 ± 0.014" in text
     second = card(told.recipes[1].first, told)
-    assert "number 2 by validation of 3 configurations; against the best of them: worse than the best by 0.5" in second
+    assert (
+        "number 2 by validation of 3 configurations; against the best of them: worse than the best by 0.5"
+        in second
+    )
     assert "standard deviation of 0.014 between seeds" in second

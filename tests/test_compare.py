@@ -132,10 +132,14 @@ def test_labels_say_only_what_tells_runs_apart(tmp_path: Path) -> None:
             tmp_path / str(number),
             IMAGES,
             val=0.9 - number / 10,
-            changed=[f"optim.encoder_lr={encoder}", f"optim.decoder_lr={decoder}", f"data.augmented={number == 0}"],
+            changed=[
+                f"optim.encoder_lr={encoder}",
+                f"optim.decoder_lr={decoder}",
+                f"data.augmented={number == 0}",
+            ],
         )
     told = compare(find_runs([tmp_path]))
-    assert set(told.varying) == {"optim.encoder_lr", "optim.decoder_lr", "data.augmented"}
+    assert set(told.keys) == {"optim.encoder_lr", "optim.decoder_lr", "data.augmented"}
     assert [len(recipe.label.split(", ")) for recipe in told.recipes] == [1, 1]
 
 
@@ -143,8 +147,13 @@ def test_labels_say_only_what_tells_runs_apart(tmp_path: Path) -> None:
     ("changed", "metrics", "warning"),
     [
         ([], {"data": {"split": "pranet"}}, "Other split: official: #1; pranet: #2."),
-        ([], {"data": {"fingerprint": "xyz"}}, "Other data (fingerprint of all images and masks): abc: #1; xyz: #2."),
+        (
+            [],
+            {"data": {"fingerprint": "xyz"}},
+            "Other data (fingerprint of all images and masks): abc: #1; xyz: #2.",
+        ),
         ([], {"definitions": {"dice": "something else"}}, "Other definition of the scores"),
+        ([], {"definitions": {"dice": "what dice is", "test": "x" * 99}}, "Other definition of the scores"),
         (["monitor=test/dice"], {"best": {"monitor": "test/dice"}}, "The test set was used for selection"),
         ([], {"data": {"image_size": [32, 32]}}, "Other resolution"),
         ([], {"epochs": 1}, "Epochs trained: 2: #1; 1: #2."),
@@ -168,7 +177,13 @@ def test_runs_that_are_not_comparable_are_said_so(
 def test_seeds_that_drew_another_split_are_not_one_configuration(tmp_path: Path) -> None:
     images = IMAGES[:30]
     for seed in (0, 1):  # with the same test images by chance, so that nothing else tells them apart
-        plant(tmp_path / f"old{seed}", images, seed=seed, changed=["data.split=random"], data={"split": "random"})
+        plant(
+            tmp_path / f"old{seed}",
+            images,
+            seed=seed,
+            changed=["data.split=random"],
+            data={"split": "random"},
+        )
     told = compare(find_runs([tmp_path]))
     assert len(told.recipes) == 2
     assert any(warning.startswith("Other validation images") for warning in told.warnings)
@@ -205,14 +220,18 @@ def test_a_single_test_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("images", [4, 6])
-def test_a_verdict_agrees_with_its_interval_and_says_where_images_are_too_few(tmp_path: Path, images: int) -> None:
+def test_a_verdict_agrees_with_its_interval_and_says_where_images_are_too_few(
+    tmp_path: Path, images: int
+) -> None:
     loss = np.array([0.05, 0.3, 0.02, 0.1, 0.2, 0.06])[:images]
     plant(tmp_path / "runs/a", IMAGES[:images], val=0.9)
     plant(tmp_path / "runs/b", IMAGES[:images] - loss, val=0.8, changed=["optim.decoder_lr=1"])
     plant(tmp_path / "runs/c", IMAGES[:images] - loss / 2, val=0.7, changed=["optim.decoder_lr=2"])
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
     few = compare(find_runs([tmp_path / "runs"]))
-    assert all(difference.interval is None and difference.p >= 0.05 for difference in few.differences.values())
+    assert all(
+        difference.interval is None and difference.p >= 0.05 for difference in few.differences.values()
+    )
     assert any("7 or more are needed" in warning for warning in few.warnings)  # 4 / 2^7 = .031
     assert all(row["difference_low"] == "" for row in table(tmp_path / "out"))
     shutil.rmtree(tmp_path / "runs/c")
@@ -252,14 +271,18 @@ def test_a_damaged_run_is_left_out_and_the_others_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     for number, name in enumerate(("a", "b", "metrics.json", "config.yaml", "per_image.csv")):
-        run = plant(tmp_path / "runs" / name, IMAGES, val=0.9 - number / 10, changed=[f"optim.decoder_lr={number}"])
+        run = plant(
+            tmp_path / "runs" / name, IMAGES, val=0.9 - number / 10, changed=[f"optim.decoder_lr={number}"]
+        )
         if (run / name).is_file():
             spoil(run / name, how)
     with SummaryWriter(str(tmp_path / "runs/a")) as writer:
         writer.add_scalar("val/dice", 0.5, 0)
     (events,) = (tmp_path / "runs/a").glob("events*")
     spoil(events, how)
-    gone = plant(tmp_path / "runs/gone", IMAGES, best={"monitor": "val/iou"})  # and its curves, so that it has no rank
+    gone = plant(
+        tmp_path / "runs/gone", IMAGES, best={"monitor": "val/iou"}
+    )  # and its curves, so that it has no rank
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     assert [row["runs"].rpartition("/")[2] for row in table(tmp_path / "out")] == ["a", "b"]
     said, page = capsys.readouterr().out, (tmp_path / "out/compare.html").read_text()
@@ -336,7 +359,9 @@ def test_what_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str
     cli.main([*given, "--overwrite"])
     cli.main([*given, "--overwrite"])
     assert (tmp_path / "out/mine").read_text() == "precious"
-    assert refused(capsys, *given[1:], "--overwrite", "--card", tmp_path / "runs").endswith("give the folder of one")
+    assert refused(capsys, *given[1:], "--overwrite", "--card", tmp_path / "runs").endswith(
+        "give the folder of one"
+    )
 
 
 def test_pictures_of_others_are_kept(tmp_path: Path) -> None:
@@ -364,12 +389,20 @@ def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
 
 def test_effect_charts_group_keys_and_show_means(tmp_path: Path) -> None:
     for number in range(8):
-        rates = [f"optim.decoder_lr={10.0**-number}", f"model.loss={'ab'[number % 2]}", f"optim.twice={number % 2}"]
+        rates = [
+            f"optim.decoder_lr={10.0**-number}",
+            f"model.loss={'ab'[number % 2]}",
+            f"optim.twice={number % 2}",
+        ]
         plant(tmp_path / str(number), IMAGES, val=0.9 - number / 100, changed=rates)
     effects = charts.plot_effects(compare(find_runs([tmp_path])))
-    assert list(effects) == ["loss and twice", "decoder_lr"]  # what always changes together shares a chart
-    assert effects["decoder_lr"].axes[0].get_xscale() == "log"
-    means = [text.get_text() for text in effects["loss and twice"].axes[0].texts]
+    assert list(effects) == [
+        "effect_loss_and_twice",
+        "effect_decoder_lr",
+    ]  # keys that change together share a chart
+    rate, loss = effects["effect_decoder_lr"][0], effects["effect_loss_and_twice"][0]
+    assert rate.axes[0].get_xscale() == "log"
+    means = [text.get_text() for text in loss.axes[0].texts]
     assert means == ["0.870", "0.860"]  # by hand: means of .90 .88 .86 .84 and of .89 .87 .85 .83
 
 
@@ -397,7 +430,9 @@ def test_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sum(name.startswith("image_") for name in drawn) == 2
     first = table(out)[0]
     (run,) = [Path(row["runs"]) for row in (first,)]
-    assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(float(first["test/dice"]))
+    assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(
+        float(first["test/dice"])
+    )
     shutil.rmtree(run / "checkpoints")
     comparison = compare(find_runs([outputs]))
     with pytest.raises(InputError, match=r"has no checkpoints/best\.ckpt"):
@@ -415,7 +450,9 @@ def test_a_stored_configuration_is_text(
         config["data"]["root"] = "${oc.env:SECRET}"
         (run / "config.yaml").write_text(yaml.safe_dump(config))
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
-    written = "".join(file.read_text(errors="ignore") for file in (tmp_path / "out").rglob("*") if file.is_file())
+    written = "".join(
+        file.read_text(errors="ignore") for file in (tmp_path / "out").rglob("*") if file.is_file()
+    )
     assert "hunter2" not in written + capsys.readouterr().out
     assert "${oc.env:SECRET}" in written
     refused = pytest.raises(SystemExit)
@@ -441,4 +478,6 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
 def runs_rows(run: Path) -> list[dict[str, float]]:
     """The numbers of per_image.csv without the stems."""
     with (run / "per_image.csv").open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if key != "stem"} for row in csv.DictReader(file)]
+        return [
+            {key: float(value) for key, value in row.items() if key != "stem"} for row in csv.DictReader(file)
+        ]

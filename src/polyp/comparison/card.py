@@ -20,8 +20,8 @@ from polyp.report.markdown import format_code, render_markdown
 from polyp.report.tables import Column, Table
 
 LICENCES = {
-    "kvasir_seg": "Kvasir-SEG may be used for research and education; cite Jha et al., Kvasir-SEG: A Segmented Polyp "
-    "Dataset, MMM 2020.",
+    "kvasir_seg": "Kvasir-SEG may be used for research and education; cite Jha et al., Kvasir-SEG: A "
+    "Segmented Polyp Dataset, MMM 2020.",
     "synthetic": "Drawn by polyp itself: no patient's data.",
 }
 

@@ -50,7 +50,7 @@ def choose_recipes(comparison: Comparison) -> list[Recipe]:
 
 
 def choose_images(comparison: Comparison) -> dict[str, str]:
-    """The stems to show and why: spread over size and shape, then those whose Dice differs most between recipes."""
+    """The stems to show and why: spread over size and shape, then those whose Dice differs most."""
     scores, stems = comparison.reference.first.scores, comparison.reference.stems
     reasons = {}
     for stem in _choose_varied(comparison.reference):
