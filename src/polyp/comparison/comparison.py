@@ -263,8 +263,8 @@ def _list_notes(
         pooled = _count(sum(len(recipe.seeds) > 1 for recipe in comparable), "configuration")
         notes.append(
             f"Seed noise: test Dice has a standard deviation of {deviation:.4f} between seeds, pooled over "
-            f"{pooled} with several ({_count(freedom, 'degree')} of freedom). Two single-seed runs may differ "
-            f"by {seed_margin(noise, 1, 1):.3f} for no other reason."
+            f"{pooled} with several ({_count(freedom, 'degree')} of freedom). Two single-seed runs may "
+            f"differ by {seed_margin(noise, 1, 1):.3f} for no other reason."
         )
         notes[-1] += " More seeds would tell it better: seed=0,1,2,3,4." * (freedom < 4)
     return notes
