@@ -101,10 +101,8 @@ def plot_costs(comparison: Comparison) -> Charts:
         points = [(value, recipe) for recipe in comparison.recipes if (value := cost(recipe)) is not None]
         if points:
             figure = _plot_cost(name, points, _colours(comparison.recipes)[0])
-            caption = (
-                f"Validation Dice against {name}. Line: the Pareto front, which none beats in both.{bars}"
-            )
-            charts[f"dice_against_{key}"] = figure, caption
+            caption = f"Validation Dice against {name}. Line: the Pareto front, which none beats in both."
+            charts[f"dice_against_{key}"] = figure, caption + bars
     return charts
 
 
@@ -112,9 +110,7 @@ def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mappi
     figure, axes = _axes(name, "validation Dice")
     for value, recipe in points:
         deviation, colour = recipe.deviations.get("val/dice"), colours[recipe.number]
-        axes.errorbar(
-            value, recipe.val, deviation, fmt="o", ms=7, color=colour, mec="0.2", mew=0.6, capsize=3
-        )
+        axes.errorbar(value, recipe.val, deviation, fmt="o", ms=7, color=colour, mec="0.2", capsize=3)
     front = [points[place] for place in find_pareto_front([(value, recipe.val) for value, recipe in points])]
     for value, recipe in points if len(points) <= len(COLOURS) else front:
         place = value, recipe.val

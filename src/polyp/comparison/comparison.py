@@ -171,11 +171,11 @@ def _find_comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
         groups[recipe.first.test_set].append(recipe)
     largest = max(groups.values(), key=lambda group: sum(len(recipe.runs) for recipe in group))
     if len(largest) == 1 and len(largest[0].runs) == 1:
-        one, other, *_ = recipes
+        first, second, *_ = recipes
         keys = "data.split" + " and data.split_seed" * _has_random_split(recipes)
         raise InputError(
-            f"no two of the {len(recipes)} runs have the same test images ({one.first.name} has "
-            f"{len(one.stems)}, {other.first.name} other ones): train them with the same {keys}"
+            f"no two of the {len(recipes)} runs have the same test images ({first.first.name} has "
+            f"{len(first.stems)}, {second.first.name} other ones): train them with the same {keys}"
         )
     return largest
 

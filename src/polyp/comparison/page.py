@@ -153,6 +153,9 @@ def _add_charts(page: "Page", comparison: Comparison, folder: Path) -> None:
         if figures:
             page.section(heading)
             page.charts([(figure, text, folder / f"{name}.png") for name, (figure, text) in figures.items()])
+        elif heading == "Curves":
+            page.section(heading)
+            page.text("No run has TensorBoard files any more.", "faint")
 
 
 def _add_examples(page: "Page", comparison: Comparison, folder: Path, root: str | None) -> None:

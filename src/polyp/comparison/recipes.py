@@ -120,8 +120,8 @@ def group_runs(finished: Sequence[Run]) -> tuple[list[Recipe], list[list[str]]]:
 def _group_keys(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The keys that differ between settings; those that always change together are one group."""
     groups = defaultdict(list)
-    for key in dict.fromkeys(key for one in settings for key in one):
-        values = [str(one.get(key)) for one in settings]
+    for key in dict.fromkeys(key for recipe in settings for key in recipe):
+        values = [str(recipe.get(key)) for recipe in settings]
         groups[tuple(values.index(value) for value in values)].append(key)
     return [keys for pattern, keys in groups.items() if any(pattern)]
 
