@@ -102,8 +102,8 @@ def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path)
         _build_table(done).print()
         if not _are_comparable(done):
             console.print(
-                "These jobs were validated on different images or by different numbers, which cannot be compared: they "
-                "are listed in their order, not by their validation"
+                "These jobs were validated on different images or by different numbers, which cannot be "
+                "compared: they are listed in their order, not by their validation"
             )
     for pruned in (job for job in done if job.metrics.get("pruned")):
         epochs = pruned.metrics["epochs"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NOT_COMPARED = (*identity.NEUTRAL, "seed", "model.image_size")
-"""Keys that are no setting: the seed tells runs of a configuration apart, image_size is in data.image_size too."""
+"""Keys that are no setting: seeds are runs of one configuration, and image_size is in data.image_size too."""
 
 SCORES = ("dice", "iou", "precision", "recall", "mae")
 """The numbers per image that every version has written."""
@@ -73,7 +73,7 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What may change the result: the configuration's keys, written with dots, and the data's fingerprint."""
+        """What may change the result: the configuration, with dotted keys, and the data's fingerprint."""
         flat = dict(_format_leaf(key, value) for key, value in identity.flatten(self.config))
         if flat.get("data.split") != "random":
             flat.pop("data.split_seed", None)
