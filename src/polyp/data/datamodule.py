@@ -102,27 +102,25 @@ class PolypDataModule(pl.LightningDataModule):
     def _files(self) -> tuple[list[Pair], list[str]]:
         return find_pairs(self.source.prepare(), self.source.images, self.source.masks)
 
-    def find(self) -> None:
-        """Check every file and split, once."""
-        if self.subsets:
-            return
-        pairs, problems = self._files
-        cache = cache_folder(self.cache)
-        self.inspection: Inspection = load_inspection(pairs, problems, cache, self.allow_empty)
-        subsets = split_stems(self.split, [pair.stem for pair in pairs], self.inspection, self.split_seed)
-        self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
-        self.pairs: list[Pair] = pairs
-        self.subsets = subsets
-        counts = ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
-        log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
-
     @functools.cached_property
     def pixels(self) -> np.ndarray | None:
         """All images and masks at network resolution, see `load_resized`; None without a cache."""
         return load_resized(*self._files, self.image_size, cache_folder(self.cache), self.allow_empty)
 
+    def find(self) -> None:
+        """Check every file and split, once."""
+        if self.subsets:
+            return
+        self.pairs, problems = self._files
+        self.rows = {pair.stem: row for row, pair in enumerate(self.pairs)}
+        cache = cache_folder(self.cache)
+        self.inspection: Inspection = load_inspection(self.pairs, problems, cache, self.allow_empty)
+        self.subsets = split_stems(self.split, list(self.rows), self.inspection, self.split_seed)
+        counts = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
+        log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
+
     def setup(self, stage: str) -> None:
-        """Find the data and fill the cache; nothing is done twice."""
+        """Check and split the data and fill the cache, once."""
         _ = self.pixels  # before `find`: the pass that resizes inspects as well
         self.find()
         _, processes = self._processes()
@@ -135,16 +133,15 @@ class PolypDataModule(pl.LightningDataModule):
         """The files of train, val or test, after `find`."""
         return [self.pairs[self.rows[stem]] for stem in self.subsets[subset]]
 
-    def _dataset(self, subset: str, original: bool = False, augment: bool = False) -> PolypDataset:
+    def _dataset(self, subset: str, resize: bool = True, augment: bool = False) -> PolypDataset:
         rows = [self.rows[stem] for stem in self.subsets[subset]]
         return PolypDataset(
             self.get_pairs(subset),
-            image_size=None if original else self.image_size,
-            pixels=None if original else self.pixels,
-            rows=rows,
-            sizes=self.inspection.sizes[rows],
-            augmentation=self.augmentation if augment else None,
-            seed=self.seed,
+            self.image_size if resize else None,
+            [self.pixels[row] for row in rows] if resize and self.pixels is not None else None,
+            self.inspection.sizes[rows],
+            self.augmentation if augment else None,
+            self.seed,
         )
 
     def _processes(self) -> tuple[int, int]:
@@ -153,26 +150,17 @@ class PolypDataModule(pl.LightningDataModule):
 
     def _loader_options(self, workers: int) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {
-            "num_workers": workers,
-            "worker_init_fn": _ignore_signals,
-            "pin_memory": on_gpu,
-        }
+        return {"num_workers": workers, "worker_init_fn": _ignore_signals, "pin_memory": on_gpu}
 
     def train_dataloader(self) -> DataLoader:
         """Augmented images at network resolution, in a new order each epoch; this process's share of them.
 
-        An incomplete last batch is left out. With Lightning's overfit_batches, each epoch has the batches of the first.
+        An incomplete last batch is left out. With Lightning's overfit_batches, each epoch is the first one.
         """
         dataset = self._dataset("train", augment=True)
         sampler = EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes())
-        self.train_loader = TrainLoader(
-            dataset,
-            self.batch_size,
-            sampler=sampler,
-            persistent_workers=self.num_workers > 0,
-            **self._loader_options(self.num_workers),
-        )
+        options = self._loader_options(self.num_workers) | {"persistent_workers": self.num_workers > 0}
+        self.train_loader = TrainLoader(dataset, self.batch_size, sampler=sampler, **options)
         if self.trainer is not None:
             sampler.frozen = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
             self.train_loader.limit = self.trainer.limit_train_batches
@@ -191,20 +179,14 @@ class PolypDataModule(pl.LightningDataModule):
         self.progress = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader:
-        """Images at network resolution; all of them in each process, since shares of equal size need padding."""
-        return DataLoader(
-            self._dataset("val"),
-            self.eval_batch_size,
-            persistent_workers=self.eval_workers > 0,
-            **self._loader_options(self.eval_workers),
-        )
+        """Images at network resolution; all of them in each process, since equal shares would need padding."""
+        options = self._loader_options(self.eval_workers) | {"persistent_workers": self.eval_workers > 0}
+        return DataLoader(self._dataset("val"), self.eval_batch_size, **options)
 
     def test_dataloader(self) -> DataLoader:
-        """Images and masks at their original sizes, so a batch holds lists."""
-        dataset = self._dataset("test", original=True)
-        return DataLoader(
-            dataset, self.eval_batch_size, collate_fn=collate_lists, **self._loader_options(self.eval_workers)
-        )
+        """Images and masks at their original sizes, as an `OriginalBatch`."""
+        options = self._loader_options(self.eval_workers) | {"collate_fn": collate_lists}
+        return DataLoader(self._dataset("test", resize=False), self.eval_batch_size, **options)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave images at their original sizes on the CPU: they are resized there, and only the result is moved."""

@@ -54,15 +54,12 @@ def collate_lists(samples: Sequence[Sample]) -> OriginalBatch:
 class PolypDataset(Dataset[Sample]):
     """Images and masks as samples, by index or, where they are augmented, by (epoch, index).
 
-    The augmentation depends on the seed, the epoch and the index alone, whatever worker does it.
-
     Args:
         pairs: the files.
         image_size: height and width to resize to; None leaves images and masks at their original size.
-        pixels: the cache's (N, H, W, 4) uint8 resized images and masks; None decodes the files each time.
-        rows: the pairs' places in `pixels`.
-        sizes: (n, 2) heights and widths of the original files; needed with `pixels`.
-        augmentation: applied to resized samples.
+        pixels: (H, W, 4) uint8 of each pair, resized, from the cache; None decodes the files each time.
+        sizes: (n, 2) heights and widths of the files; needed with `pixels`.
+        augmentation: applied to resized samples; it depends on seed, epoch and index, not on the worker.
         seed: of the augmentation.
     """
 
@@ -70,16 +67,14 @@ class PolypDataset(Dataset[Sample]):
         self,
         pairs: Sequence[Pair],
         image_size: tuple[int, int] | None = None,
-        pixels: np.ndarray | None = None,
-        rows: Sequence[int] = (),
+        pixels: Sequence[np.ndarray] | None = None,
         sizes: np.ndarray | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
-        self.pairs = list(pairs)
+        self.pairs = pairs
         self.image_size = image_size
         self.pixels = pixels
-        self.rows = rows
         self.sizes = sizes
         self.augmentation = augmentation
         self.seed = seed
@@ -102,10 +97,10 @@ class PolypDataset(Dataset[Sample]):
             "size": torch.tensor(size),
         }
 
-    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, Sequence[int]]:
         if self.pixels is not None and self.sizes is not None:
-            pixels = self.pixels[self.rows[index]]
-            return pixels[..., :3].copy(), pixels[..., 3].copy(), tuple(self.sizes[index].tolist())
+            pixels = self.pixels[index].copy()
+            return pixels[..., :3], pixels[..., 3], self.sizes[index].tolist()
         image, mask = read_image(self.pairs[index].image), read_mask(self.pairs[index].mask)
         size = mask.shape
         if self.image_size is not None:
@@ -116,16 +111,17 @@ class PolypDataset(Dataset[Sample]):
 class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    Several processes take its batches in turn, so that in each step they see together what one process would see in as
-    many batches; all have the same number of whole batches, the remainder is left out. It is a SequentialSampler since
-    Lightning replaces any other where `trainer.overfit_batches` is set, see `frozen`.
+    Several processes take its batches in turn: in each step they take together what one process would take in as many
+    steps. All have the same number of whole batches; the remainder is left out.
+
+    It is a SequentialSampler because Lightning replaces any other where `trainer.overfit_batches` is set.
 
     Args:
         count: the number of images.
         seed: of the order.
         batch_size: of each process.
-        rank: this process's number.
-        processes: how many there are.
+        rank: the number of this process.
+        processes: the number of processes.
     """
 
     def __init__(self, count: int, seed: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
