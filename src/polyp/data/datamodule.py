@@ -34,7 +34,8 @@ class PolypDataModule(pl.LightningDataModule):
         image_size: height and width in pixels that the network works at, or one number for both.
         batch_size: images in a training batch of each device.
         num_workers: processes that load and augment training images; 0 does it in the training process.
-        cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes every time.
+        cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes
+            every time.
         allow_empty: whether an image without a polyp is data; if not, it is reported as a mistake.
         augment: the training images' transforms, see `Augmentation`.
         seed: of the order and the augmentation.
@@ -42,7 +43,8 @@ class PolypDataModule(pl.LightningDataModule):
         eval_workers: processes that load images for each of validation and test; None is num_workers.
 
     Raises:
-        InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with the data.
+        InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with
+            the data.
     """
 
     def __init__(
@@ -168,8 +170,8 @@ class PolypDataModule(pl.LightningDataModule):
             self.train_loader.load_state_dict(self.progress)
         return self.train_loader
 
-    # Lightning 2.6 stores a loader's state by itself, but restores it only in loaders that are made later; this one was
-    # made when the schedule needed the number of steps.
+    # Lightning 2.6 stores a loader's state by itself, but restores it only in loaders that are made later;
+    # this one was made when the schedule needed the number of steps.
     def state_dict(self) -> dict[str, Any]:
         """How far the epoch is."""
         return {"train_loader": self.train_loader.state_dict()} if self.train_loader is not None else {}
@@ -179,7 +181,7 @@ class PolypDataModule(pl.LightningDataModule):
         self.progress = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader:
-        """Images at network resolution; all of them in each process, since equal shares would need padding."""
+        """Images at network resolution; all in each process, since equal shares would need padding."""
         options = self._loader_options(self.eval_workers) | {"persistent_workers": self.eval_workers > 0}
         return DataLoader(self._dataset("val"), self.eval_batch_size, **options)
 
@@ -189,13 +191,13 @@ class PolypDataModule(pl.LightningDataModule):
         return DataLoader(self._dataset("test", resize=False), self.eval_batch_size, **options)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave images at their original sizes on the CPU: they are resized there, and only the result is moved."""
+        """Leave images of their original sizes on the CPU, where they are resized; the result is moved."""
         if isinstance(batch["image"], list):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def showcase(self, subset: str, count: int = 6) -> list[str]:
-        """Stems of the images to show: always the same, from the smallest polyp of the subset to the largest."""
+        """Stems of the images to show: always the same, from the subset's smallest polyp to its largest."""
         stems = sorted(self.subsets[subset], key=lambda stem: (self.inspection.shares[self.rows[stem]], stem))
         places = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
         return [stems[place] for place in places]
@@ -219,6 +221,6 @@ def _check_int(key: str, value: Any, least: int) -> int:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes: the one that trains saves and then ends its workers."""
+    """Ctrl-C and a cluster's SIGTERM reach all processes; the main one saves and then ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -111,8 +111,8 @@ class PolypDataset(Dataset[Sample]):
 class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    Several processes take its batches in turn: in each step they take together what one process would take in as many
-    steps. All have the same number of whole batches; the remainder is left out.
+    Several processes take its batches in turn: in each step they take together what one process would take in
+    as many steps. All have the same number of whole batches; the remainder is left out.
 
     It is a SequentialSampler because Lightning replaces any other where `trainer.overfit_batches` is set.
 
@@ -180,8 +180,7 @@ class TrainLoader(DataLoader[Sample]):
             InputError: another number of processes shared the beginning of the epoch.
         """
         if state["taken"] and state["processes"] != self.sampler.processes:
-            raise InputError(
-                f"trainer.devices={self.sampler.processes} cannot finish the epoch that {state['processes']} began: "
-                f"continue with trainer.devices={state['processes']}"
-            )
+            reason = f"cannot finish the epoch that {state['processes']} began"
+            way_out = f"continue with trainer.devices={state['processes']}"
+            raise InputError(f"trainer.devices={self.sampler.processes} {reason}: {way_out}")
         self.taken = self.sampler.start = state["taken"]

@@ -1,4 +1,4 @@
-"""Kvasir-SEG's files: unpacked from an archive or downloaded, and always compared with those of the owners."""
+"""The files of Kvasir-SEG: unpacked or downloaded, and always compared with those of the owners."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""The data sets. A new one is a subclass of `Source` in DATASETS, and a YAML file in conf/data with its fields."""
+"""The data sets. A new one is a subclass of `Source` in DATASETS and a file of its fields in conf/data."""
 
 import os
 import tempfile
@@ -94,8 +94,10 @@ class KvasirSeg(Source):
     """Kvasir-SEG: 1000 images, in `root` already, unpacked from the owners' archive, or downloaded.
 
     Attributes:
-        root: holds `images/` and `masks/`, or is empty or absent; by default a folder in the user's cache folder.
-        archive: kvasir-seg.zip, or HyperKvasir's zip file of the segmented images; by default it is downloaded.
+        root: holds `images/` and `masks/`, or is empty or absent; by default a folder in the user's cache
+            folder.
+        archive: kvasir-seg.zip, or HyperKvasir's zip file of the segmented images; by default it is
+            downloaded.
     """
 
     archive: str | None = None
@@ -172,7 +174,8 @@ class Synthetic(Source):
     Attributes:
         root: the folder for drawn data sets; by default `polyp/synthetic` in the user's cache folder.
         count: the number of pictures, at least 10.
-        size: heights are between `size` and 1.3 `size` pixels, widths between `size` and 1.5 `size`; at least 32.
+        size: heights are between `size` and 1.3 `size` pixels, widths between `size` and 1.5 `size`; at least
+            32.
         drawing_seed: another one gives other pictures.
     """
 
