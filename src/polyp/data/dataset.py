@@ -1,6 +1,7 @@
 """Samples and batches, and the order in which training takes them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -51,33 +52,20 @@ def collate_lists(samples: Sequence[Sample]) -> OriginalBatch:
     }
 
 
+@dataclass(eq=False)
 class PolypDataset(Dataset[Sample]):
-    """Images and masks as samples, by index or, where they are augmented, by (epoch, index).
+    """Images and masks as samples, by index or, where they are augmented, by (epoch, index)."""
 
-    Args:
-        pairs: the files.
-        image_size: height and width to resize to; None leaves images and masks at their original size.
-        pixels: (H, W, 4) uint8 of each pair, resized, from the cache; None decodes the files each time.
-        sizes: (n, 2) heights and widths of the files; needed with `pixels`.
-        augmentation: applied to resized samples; it depends on seed, epoch and index, not on the worker.
-        seed: of the augmentation.
-    """
-
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        image_size: tuple[int, int] | None = None,
-        pixels: Sequence[np.ndarray] | None = None,
-        sizes: np.ndarray | None = None,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.pairs = pairs
-        self.image_size = image_size
-        self.pixels = pixels
-        self.sizes = sizes
-        self.augmentation = augmentation
-        self.seed = seed
+    pairs: Sequence[Pair]
+    image_size: tuple[int, int] | None = None
+    """Height and width to resize to; None leaves images and masks at their original size."""
+    pixels: Sequence[np.ndarray] | None = None
+    """(H, W, 4) uint8 of each pair, resized, from the cache; None decodes the files each time."""
+    sizes: np.ndarray | None = None
+    """(n, 2) heights and widths of the files; needed with `pixels`."""
+    augmentation: Augmentation | None = None
+    """Applied to resized samples; it depends on seed, epoch and index, not on the worker."""
+    seed: int = 0
 
     def __len__(self) -> int:
         """The number of images."""
@@ -108,34 +96,31 @@ class PolypDataset(Dataset[Sample]):
         return image, mask, size
 
 
+@dataclass(eq=False)
 class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    Several processes take its batches in turn: in each step they take together what one process would take in
-    as many steps. All have the same number of whole batches; the remainder is left out.
+    Several processes take its batches in turn: in each step they take together what one process would take in as
+    many steps. All have the same number of whole batches; the remainder is left out.
 
     It is a SequentialSampler because Lightning replaces any other where `trainer.overfit_batches` is set.
-
-    Args:
-        count: the number of images.
-        seed: of the order.
-        batch_size: of each process.
-        rank: the number of this process.
-        processes: the number of processes.
     """
 
-    def __init__(self, count: int, seed: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
-        self.steps = count // (batch_size * processes)
-        self.count = count
-        self.seed = seed
-        self.batch_size = batch_size
-        self.rank = rank
-        self.processes = processes
-        self.epoch = 0
-        self.start = 0
-        """The batch that the next epoch starts with: the others were taken before the run was interrupted."""
-        self.frozen = False
-        """Whether every epoch is the first one: the same images, augmented in the same way."""
+    count: int  # of all images
+    seed: int
+    batch_size: int  # of each process
+    rank: int = 0  # of this process
+    processes: int = 1
+    epoch: int = 0
+    start: int = 0
+    """The batch that the next epoch starts with: the others were taken before the run was interrupted."""
+    frozen: bool = False
+    """Whether every epoch is the first one: the same images, augmented in the same way."""
+
+    @property
+    def steps(self) -> int:
+        """The number of batches of each process."""
+        return self.count // (self.batch_size * self.processes)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""

@@ -160,10 +160,14 @@ class KvasirSeg(Source):
             if folder.exists():
                 way_out = "delete it, or give another folder as data.root="
                 raise InputError(f"{folder} lacks images/ or masks/: {way_out}")
-            if self.archive:
-                kvasir.unpack_given(Path(self.archive).expanduser(), folder)
-            else:
+            if not self.archive:
                 kvasir.download(folder)
+                return folder
+            try:
+                kvasir.unpack(Path(self.archive).expanduser(), folder)
+            except kvasir.ArchiveError as error:
+                way_out = f"delete it and download {kvasir.OWNERS} again"
+                raise InputError(f"data.archive={self.archive} {error}: {way_out}") from error
         return folder
 
 
