@@ -365,7 +365,7 @@ def test_scripts_see_one_function(client: httpx.Client) -> None:
 
 
 def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.Client) -> None:
-    tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).of("test")]
+    tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).get_pairs("test")]
     assert list(gallery.names) == tested and len(tested) == 2
     photo = gallery.photo(tested[0])
     assert photo.truth is not None and photo.truth.shape == photo.image.shape[:2]

@@ -2,8 +2,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from masks import SHAPE, disc, odd_masks
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, zoom
 from scipy.spatial.distance import cdist
 
 from polyp.metrics.boundary import TOLERANCE, boundary_scores
@@ -30,6 +31,24 @@ def test_all_pairs_of_boundary_pixels_say_the_same(one: str, other: str) -> None
     assert boundary_scores(MASKS[one], MASKS[other]) == pytest.approx(expected)
     assert boundary_scores(MASKS[other], MASKS[one]) == pytest.approx(expected)
     assert 0 <= expected["nsd"] <= 1 and 0 <= expected["hd95"] <= DIAGONAL
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")  # MONAI warns of a call of its own
+def test_scores_equal_those_of_monai() -> None:
+    metrics = pytest.importorskip("monai.metrics")
+    random = np.random.default_rng(0)
+    for shape in [(60, 80), (300, 400), (97, 61)]:  # a tolerance of exactly 1 and 5 pixels, and another
+        masks = [zoom(random.standard_normal((6, 6)), np.divide(shape, 6)) > 0.5 for _ in range(6)]
+        for prediction, truth in itertools.combinations(masks, 2):
+            batch = [torch.as_tensor(mask)[None, None] for mask in (prediction, truth)]
+            tolerance = TOLERANCE * np.hypot(*shape)
+            assert boundary_scores(prediction, truth) == pytest.approx(
+                {
+                    "nsd": metrics.compute_surface_dice(*batch, [tolerance], include_background=True).item(),
+                    "hd95": metrics.compute_hausdorff_distance(*batch, percentile=95, include_background=True).item(),
+                },
+                rel=1e-6,
+            )
 
 
 @pytest.mark.parametrize("name", MASKS)

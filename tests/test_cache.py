@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from polyp.data import cache
-from polyp.data.cache import cache_folder, inspected, resize_image, resize_mask, resized
+from polyp.data.cache import cache_folder, load_inspection, load_resized, resize_image, resize_mask
 from polyp.data.folder import Pair, find_pairs
 from polyp.errors import InputError
 
@@ -60,7 +60,7 @@ def kept(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The images that were decoded, by `resized` or by `inspected`."""
+    """The images that were decoded, by `load_resized` or by `load_inspection`."""
     seen: list[Path] = []
     read = cache.read_image
 
@@ -80,7 +80,7 @@ def pairs_of(root: Path) -> list[Pair]:
 
 
 def pixels_of(root: Path, kept: Path, size: tuple[int, int] = SIZE) -> np.ndarray:
-    pixels = resized(pairs_of(root), [], size, kept)
+    pixels = load_resized(pairs_of(root), [], size, kept)
     assert isinstance(pixels, np.memmap)
     return pixels
 
@@ -174,13 +174,13 @@ def test_pixels_do_not_depend_on_how_the_tensor_lies() -> None:
     assert (other[0].permute(1, 2, 0).numpy() == resize_image(image, SIZE)).all()
 
 
-# inspected
+# load_inspection
 
 
 def test_inspection_is_kept(root: Path, kept: Path, decoded: list[Path]) -> None:
-    first = inspected(pairs_of(root), [], kept)
+    first = load_inspection(pairs_of(root), [], kept)
     assert len(decoded) == 6
-    again = inspected(pairs_of(root), [], kept)
+    again = load_inspection(pairs_of(root), [], kept)
     assert len(decoded) == 6
     assert again.fingerprint == first.fingerprint and type(again.fingerprint) is str
     for name in ("sizes", "shares", "thumbnails"):
@@ -190,7 +190,7 @@ def test_inspection_is_kept(root: Path, kept: Path, decoded: list[Path]) -> None
 
 @pytest.mark.parametrize("change", ["content", "time", "more", "fewer"])
 def test_changes_are_noticed(root: Path, kept: Path, decoded: list[Path], change: str) -> None:
-    before = inspected(pairs_of(root), [], kept)
+    before = load_inspection(pairs_of(root), [], kept)
     pixels_of(root, kept)
     decoded.clear()
     path = root / "masks/frame3.png"
@@ -206,7 +206,7 @@ def test_changes_are_noticed(root: Path, kept: Path, decoded: list[Path], change
     else:
         for folder in ("images", "masks"):
             (root / folder / "frame3.png").unlink()
-    after = inspected(pairs_of(root), [], kept)
+    after = load_inspection(pairs_of(root), [], kept)
     pixels = pixels_of(root, kept)
     assert len(decoded) == 2 * len(pairs_of(root)) == 2 * len(pixels)
     assert (after.fingerprint == before.fingerprint) == (change == "time")
@@ -218,13 +218,13 @@ def test_failures_are_not_kept(root: Path, kept: Path) -> None:
     write_pair(root, "frame1", 1, white=0)
     for _ in range(2):
         with pytest.raises(InputError, match=r"frame1.png: the mask is empty"):
-            inspected(pairs_of(root), [], kept)
+            load_inspection(pairs_of(root), [], kept)
     assert names(kept, "*np*") == []
-    assert inspected(pairs_of(root), [], kept, allow_empty=True).shares[1] == 0
+    assert load_inspection(pairs_of(root), [], kept, allow_empty=True).shares[1] == 0
     with pytest.raises(InputError, match=r"frame1.png: the mask is empty"):
-        inspected(pairs_of(root), [], kept)
+        load_inspection(pairs_of(root), [], kept)
     with pytest.raises(InputError, match="one more"):
-        inspected(pairs_of(root), ["one more"], kept, allow_empty=True)
+        load_inspection(pairs_of(root), ["one more"], kept, allow_empty=True)
 
 
 # resized
@@ -259,19 +259,19 @@ def test_a_relative_root_is_the_same_root(
 @pytest.mark.parametrize("length", [0, 3, 100, -1])
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_a_damaged_file_is_made_again(root: Path, kept: Path, length: int, suffix: str) -> None:
-    pixels, look = np.array(pixels_of(root, kept)), inspected(pairs_of(root), [], kept)
+    pixels, look = np.array(pixels_of(root, kept)), load_inspection(pairs_of(root), [], kept)
     (path,) = kept.glob(f"*.{suffix}")
     content = path.read_bytes()
     path.write_bytes(content[:length])
     assert (pixels_of(root, kept) == pixels).all()
-    assert inspected(pairs_of(root), [], kept).fingerprint == look.fingerprint
+    assert load_inspection(pairs_of(root), [], kept).fingerprint == look.fingerprint
     assert path.read_bytes() == content or suffix == "npz"
     with path.open("wb") as stream:
         np.save(stream, pixels[:3])
     assert (pixels_of(root, kept) == pixels).all()
     path.write_bytes(b"\x93NUMPY\x01\x00 nonsense" + content[:length])
     assert (pixels_of(root, kept) == pixels).all()
-    assert inspected(pairs_of(root), [], kept).fingerprint == look.fingerprint
+    assert load_inspection(pairs_of(root), [], kept).fingerprint == look.fingerprint
 
 
 def flip_a_bit(file: Path, place: int) -> None:
@@ -282,7 +282,7 @@ def flip_a_bit(file: Path, place: int) -> None:
 
 def test_a_flipped_bit_is_noticed_wherever_it_is(root: Path, kept: Path, caplog: pytest.LogCaptureFixture) -> None:
     pixels = np.array(pixels_of(root, kept))
-    look = inspected(pairs_of(root), [], kept)
+    look = load_inspection(pairs_of(root), [], kept)
     (file,) = kept.glob("*.npy")
     header = file.stat().st_size - len(pixels) * (SIZE[0] * SIZE[1] * 4 + 4)
     for place in (0, 9, 30, header, header + 5000, header + SIZE[0] * SIZE[1] * 4, file.stat().st_size - 1):
@@ -293,7 +293,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(root: Path, kept: Path, caplog:
     (file,) = kept.glob("*.npz")
     for place in range(0, file.stat().st_size, 37):  # spare bytes of the format may do without
         flip_a_bit(file, place)
-        again = inspected(pairs_of(root), [], kept)
+        again = load_inspection(pairs_of(root), [], kept)
         assert again.fingerprint == look.fingerprint, place
         for name in ("sizes", "shares", "thumbnails"):
             assert (getattr(again, name) == getattr(look, name)).all(), (name, place)
@@ -316,10 +316,10 @@ def test_a_damaged_file_that_cannot_be_replaced_gets_one_line(root: Path, kept: 
 
 def test_resizing_inspects_in_the_same_pass(root: Path, kept: Path, decoded: list[Path]) -> None:
     pixels = pixels_of(root, kept)
-    look = inspected(pairs_of(root), [], kept)
+    look = load_inspection(pairs_of(root), [], kept)
     assert len(decoded) == 6
     (kept / "apart").mkdir()
-    apart = inspected(pairs_of(root), [], kept / "apart")
+    apart = load_inspection(pairs_of(root), [], kept / "apart")
     assert (pixels_of(root, kept / "apart") == pixels).all() and apart.fingerprint == look.fingerprint
 
 
@@ -336,8 +336,8 @@ def test_without_a_cache_nothing_is_written(root: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     before = sorted(tmp_path.rglob("*"))
     folder = cache_folder(False)
-    assert resized(pairs_of(root), [], SIZE, folder) is None
-    assert len(inspected(pairs_of(root), [], folder).shares) == 6
+    assert load_resized(pairs_of(root), [], SIZE, folder) is None
+    assert len(load_inspection(pairs_of(root), [], folder).shares) == 6
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -350,7 +350,7 @@ def test_the_data_folder_is_only_read(root: Path, kept: Path) -> None:
     for folder in folders:
         folder.chmod(0o555)
     pixels_of(root, kept)
-    inspected(pairs_of(root), [], kept)
+    load_inspection(pairs_of(root), [], kept)
     for folder in folders:
         folder.chmod(0o755)
     assert state() == before
@@ -359,7 +359,7 @@ def test_the_data_folder_is_only_read(root: Path, kept: Path) -> None:
 def test_an_unreadable_image_leaves_nothing(root: Path, kept: Path) -> None:
     (root / "images/frame5.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"frame5.png: not a readable image"):
-        resized(pairs_of(root), [], SIZE, kept)
+        load_resized(pairs_of(root), [], SIZE, kept)
     assert names(kept, "*-*") == []
 
 
@@ -373,7 +373,7 @@ from multiprocessing import get_context
 cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(.05), decode(*arguments))[-1]
 def work(barrier, queue):
     barrier.wait()
-    pixels = cache.resized(pairs, problems, (24, 32), kept)
+    pixels = cache.load_resized(pairs, problems, (24, 32), kept)
     queue.put((len(seen), hashlib.sha256(pixels.tobytes()).hexdigest()))
 fork = get_context("fork")
 barrier, queue = fork.Barrier(4), fork.Queue()
@@ -390,7 +390,7 @@ print(sorted(queue.get(timeout=30) for _ in range(4)))
 def test_a_killed_build_leaves_nothing_that_counts(root: Path, kept: Path, decoded: list[Path]) -> None:
     script = """
 cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(600 if len(seen) > 60 else 0), decode(*arguments))[-1]
-cache.resized(pairs, problems, (24, 32), kept)
+cache.load_resized(pairs, problems, (24, 32), kept)
 """
     for n in range(6, 40):
         write_pair(root, f"frame{n}", n)
@@ -409,7 +409,7 @@ cache.resized(pairs, problems, (24, 32), kept)
 
 def test_a_full_disk_is_told_and_leaves_nothing(root: Path, kept: Path) -> None:
     pairs, limits = pairs_of(root), resource.getrlimit(resource.RLIMIT_FSIZE)
-    for make in (lambda: resized(pairs, [], SIZE, kept), lambda: inspected(pairs * 20, [], kept)):
+    for make in (lambda: load_resized(pairs, [], SIZE, kept), lambda: load_inspection(pairs * 20, [], kept)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # Python ignores the signal: it is an OSError
         try:
             with pytest.raises(InputError) as caught:

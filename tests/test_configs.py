@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.data.augment import Augmentation
-from polyp.data.datamodule import DATASETS, PolypDataModule
+from polyp.data.datamodule import PolypDataModule
+from polyp.data.sources import DATASETS
 from polyp.model.optim import Optim
 from polyp.model.segmenter import PolypSegmenter
 

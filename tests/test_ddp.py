@@ -191,9 +191,9 @@ def test_processes_take_the_batches_of_one_in_turn(processes: int, done: int) ->
     def batches(*share: int) -> list[list[tuple[int, int]]]:
         sampler = EpochSampler(50, 7, 4, *share)
         sampler.set_epoch(3)
-        sampler.done = done * (1 if share else processes)
+        sampler.start = done * (1 if share else processes)
         keys = list(sampler)
-        assert sampler.done == 0
+        assert sampler.start == 0
         return [keys[start : start + 4] for start in range(0, len(keys), 4)]
 
     alone = batches()

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from polyp import runs
 from polyp.cli import main
 from polyp.data.folder import find_pairs, read_image, read_mask
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 from polyp.evaluation.report import describe_control
 from polyp.images import components
 from polyp.inference.predictor import Predictor, load_predictor
@@ -373,7 +373,7 @@ def test_images_that_it_was_trained_on_are_found_whatever_their_names(
     run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = load_run_data(run, runs.read_config(run))
-    train, (val, *_) = data.of("train"), data.of("val")
+    train, (val, *_) = data.get_pairs("train"), data.get_pairs("val")
     for number, pair in enumerate([*train[:2], val]):  # byte-identical
         shutil.copy(pair.image, drawn / "images" / f"copy_{number}{pair.image.suffix}")
         shutil.copy(pair.mask, drawn / "masks" / f"copy_{number}{pair.mask.suffix}")

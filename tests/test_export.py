@@ -228,7 +228,7 @@ def test_all_variants_of_a_run(
         assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
-    image = read_image(load_run_data(run, runs.read_config(run)).of("test")[0].image)
+    image = read_image(load_run_data(run, runs.read_config(run)).get_pairs("test")[0].image)
     module = load_checkpoint(Source.of(str(run)))
     module.precision = "32-true"
     exact = module.predict([torch.from_numpy(image).permute(2, 0, 1)])[0]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from polyp.data.folder import read_image
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 from polyp.errors import InputError
 from polyp.inference.image import FORMATS, decode, read
 

@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_images(run: Path) -> list[Path]:
-    return [pair.image for pair in load_run_data(run, read_config(run)).of("test")]
+    return [pair.image for pair in load_run_data(run, read_config(run)).get_pairs("test")]
 
 
 test_images.__test__ = False  # type: ignore[attr-defined]

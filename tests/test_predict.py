@@ -23,7 +23,7 @@ from test_image import encoded, mutated
 
 from polyp.cli import main
 from polyp.data.folder import read_image
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 from polyp.errors import InputError
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor

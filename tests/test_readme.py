@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, SMALL, Train, run_script
 
 from polyp.cli import main
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 LINES = [part.strip() for block in BLOCKS for line in block.splitlines() for part in line.partition("#")[0].split("&&")]

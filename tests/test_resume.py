@@ -20,7 +20,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polyp import callbacks, cli, files, runs
-from polyp.data.synthetic import Synthetic
+from polyp.data.sources import Synthetic
 
 LONGER = (*SMALL, "trainer.max_epochs=4", "optim.ema_decay=0.8")
 

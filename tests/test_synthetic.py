@@ -1,13 +1,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from polyp.data import sources
 from polyp.data.drawing import draw
-from polyp.data.synthetic import VERSION, Synthetic
+from polyp.data.sources import Synthetic
 from polyp.errors import InputError
 
 SMALL = {"count": 10, "size": 32}
@@ -75,7 +77,7 @@ def test_a_polyp_is_where_the_mask_says() -> None:
 def test_prepare_makes_a_whole_set_once(tmp_path: Path) -> None:
     synthetic = Synthetic(root=str(tmp_path / "a" / "b"), **SMALL)
     folder = synthetic.prepare()
-    assert folder == tmp_path / "a" / "b" / f"10x32_seed0_v{VERSION}"
+    assert folder == tmp_path / "a" / "b" / f"10x32_seed0_v{Synthetic.version}"
     check_whole(folder, 10, 32)
     assert list(folder.parent.iterdir()) == [folder]  # nothing is left over
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -111,7 +113,7 @@ def test_what_a_killed_process_left_is_not_taken_for_whole(tmp_path: Path, monke
 
 
 def test_two_processes_end_with_one_set(tmp_path: Path) -> None:
-    code = "import sys; from polyp.data.synthetic import Synthetic; print(Synthetic(sys.argv[1], 30, 32).prepare())"
+    code = "import sys; from polyp.data.sources import Synthetic; print(Synthetic(sys.argv[1], 30, 32).prepare())"
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=60)[0].strip() for process in processes]
@@ -122,15 +124,15 @@ def test_two_processes_end_with_one_set(tmp_path: Path) -> None:
 
 
 def test_the_slower_of_two_keeps_the_set_of_the_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    late, fill = Synthetic(root=str(tmp_path), **SMALL), Synthetic._fill
+    late, draw_dataset = Synthetic(root=str(tmp_path), **SMALL), sources.draw_dataset
 
-    def overtaken(self: Synthetic, folder: Path) -> None:
-        fill(self, folder)
+    def overtaken(*arguments: Any) -> None:
+        draw_dataset(*arguments)
         monkeypatch.undo()
         Synthetic(root=str(tmp_path), **SMALL).prepare()
         (tmp_path / late.prepare().name / "images" / "synthetic_0000.jpg").write_bytes(b"theirs")
 
-    monkeypatch.setattr(Synthetic, "_fill", overtaken)
+    monkeypatch.setattr(sources, "draw_dataset", overtaken)
     folder = late.prepare()
     assert (folder / "images" / "synthetic_0000.jpg").read_bytes() == b"theirs"
     assert list(tmp_path.iterdir()) == [folder]

@@ -93,7 +93,7 @@ def gallery_of(sources: Sequence[Source], root: str | None = None) -> Gallery:
             if other.config is not None:
                 theirs = load_run_data(other.home, other.config, root, needed=False)
                 if theirs.inspection.fingerprint == data.inspection.fingerprint:
-                    known |= {pair.stem for subset in ("train", "val") for pair in theirs.of(subset)}
+                    known |= {pair.stem for subset in ("train", "val") for pair in theirs.get_pairs(subset)}
     except InputError as error:
         if root is not None:
             raise

@@ -13,16 +13,11 @@ import numpy as np
 from polyp.comparison.differences import LEVEL, Comparison
 from polyp.comparison.found import MEANS, Run
 from polyp.comparison.recipes import Recipe, plain
+from polyp.data.sources import DATASETS, Folder
 from polyp.data.traits import STRATA, group_by_stratum
 from polyp.errors import printable
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import FAILURE
-
-LICENCES = {
-    "kvasir_seg": "Kvasir-SEG may be used for research and education; cite Jha et al., Kvasir-SEG: A Segmented Polyp "
-    "Dataset, MMM 2020.",
-    "synthetic": "Drawn by polyp itself: no patient's data.",
-}
 
 
 def card(run: Run, gmacs: float | None, comparison: Comparison | None = None) -> str:
@@ -63,7 +58,7 @@ def card(run: Run, gmacs: float | None, comparison: Comparison | None = None) ->
                 "fingerprint of all images and masks": Code(data["fingerprint"]),
                 "split": data["split"],
                 "images": ", ".join(f"{count} {name}" for name, count in data["images"].items()),
-                "licence": LICENCES.get(data["dataset"], "Not known here: ask whoever gave the data."),
+                "licence": DATASETS.get(data["dataset"], Folder).licence,
             }.items(),
         ),
         "## Numbers",

@@ -110,7 +110,7 @@ def rows(comparison: Comparison, root: str | None = None) -> list[Row]:
 
 def _pairs(run: Run, root: str | None) -> dict[str, Pair]:
     data = load_run_data(run.folder, run.config, root, needed=False)
-    return {pair.stem: pair for pair in data.of("test")}
+    return {pair.stem: pair for pair in data.get_pairs("test")}
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The data of a run: found, checked, split, cached and loaded."""
+"""The data of a run: prepared, checked, split, cached and loaded."""
 
 import functools
 import logging
@@ -12,36 +12,30 @@ import torch
 from torch.utils.data import DataLoader
 
 from polyp.data.augment import Augmentation
-from polyp.data.cache import cache_folder, inspected, resized
-from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, as_lists
-from polyp.data.folder import Folder, Inspection, Pair, find_pairs
-from polyp.data.kvasir import KvasirSeg
+from polyp.data.cache import cache_folder, load_inspection, load_resized
+from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_lists
+from polyp.data.folder import Inspection, Pair, find_pairs
+from polyp.data.sources import DATASETS
 from polyp.data.splits import check_stems, split_file, split_stems
-from polyp.data.synthetic import Synthetic
 from polyp.errors import InputError, pick
 from polyp.images import square
 from polyp.settings import collect, raise_together
 
 log = logging.getLogger(__name__)
 
-DATASETS: dict[str, type[KvasirSeg] | type[Folder] | type[Synthetic]] = {
-    "kvasir_seg": KvasirSeg,
-    "folder": Folder,
-    "synthetic": Synthetic,
-}
-
 
 class PolypDataModule(pl.LightningDataModule):
     """Training, validation and test data of one data set and one split.
 
     Args:
-        dataset: kvasir_seg, folder or synthetic; `source` holds the keyword arguments of its class.
+        dataset: a key of `sources.DATASETS`; `source` holds the keyword arguments of its class.
         split: official, pranet, random, or the path of a CSV with the columns stem and subset.
         split_seed: of the random split: runs of different seeds share their subsets.
         image_size: height and width in pixels that the network works at, or one number for both.
         batch_size: images in a training batch of each device.
         num_workers: processes that load and augment training images; 0 does it in the training process.
-        cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes every time.
+        cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes
+            every time.
         allow_empty: whether an image without a polyp is data; if not, it is reported as a mistake.
         augment: the training images' transforms, see `Augmentation`.
         seed: of the order and the augmentation.
@@ -49,7 +43,8 @@ class PolypDataModule(pl.LightningDataModule):
         eval_workers: processes that load images for each of validation and test; None is num_workers.
 
     Raises:
-        InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with the data.
+        InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with
+            the data.
     """
 
     def __init__(
@@ -73,11 +68,13 @@ class PolypDataModule(pl.LightningDataModule):
         self.dataset = dataset
         self.split = split
         self.image_size = square(image_size)
-        self.split_seed = _whole("split_seed", split_seed, 0)
-        self.batch_size = _whole("batch_size", batch_size, 1)
-        self.num_workers = _whole("num_workers", num_workers, 0)
-        self.eval_batch_size = batch_size if eval_batch_size is None else _whole("eval_batch_size", eval_batch_size, 1)
-        self.eval_workers = num_workers if eval_workers is None else _whole("eval_workers", eval_workers, 0)
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        eval_workers = num_workers if eval_workers is None else eval_workers
+        self.split_seed = _check_int("split_seed", split_seed, 0)
+        self.batch_size = _check_int("batch_size", batch_size, 1)
+        self.num_workers = _check_int("num_workers", num_workers, 0)
+        self.eval_batch_size = _check_int("eval_batch_size", eval_batch_size, 1)
+        self.eval_workers = _check_int("eval_workers", eval_workers, 0)
         self.cache = cache
         self.allow_empty = allow_empty
         self.augmentation = Augmentation(augment) if augment else None
@@ -110,76 +107,69 @@ class PolypDataModule(pl.LightningDataModule):
     def _files(self) -> tuple[list[Pair], list[str]]:
         return find_pairs(self.source.prepare(), self.source.images, self.source.masks)
 
-    def find(self) -> None:
-        """Check every file and split, once; for those who only want to know what the data are."""
-        if self.subsets:
-            return
-        pairs, problems = self._files
-        self.inspection: Inspection = inspected(pairs, problems, cache_folder(self.cache), self.allow_empty)
-        stems = [pair.stem for pair in pairs]
-        if subsets := self.recorded_split:
-            check_stems(self.split, subsets, stems)
-        else:
-            subsets = split_stems(self.split, stems, self.inspection, self.split_seed)
-        self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
-        self.pairs: list[Pair] = pairs
-        self.subsets = subsets
-        counts = ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
-        log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
-
     @functools.cached_property
     def pixels(self) -> np.ndarray | None:
-        """All images and masks at network resolution, see `resized`; None where there is no cache."""
-        return resized(*self._files, self.image_size, cache_folder(self.cache), self.allow_empty)
+        """All images and masks at network resolution, see `load_resized`; None without a cache."""
+        return load_resized(*self._files, self.image_size, cache_folder(self.cache), self.allow_empty)
+
+    def find(self) -> None:
+        """Check every file and split, once."""
+        if self.subsets:
+            return
+        self.pairs, problems = self._files
+        self.rows = {pair.stem: row for row, pair in enumerate(self.pairs)}
+        cache = cache_folder(self.cache)
+        self.inspection: Inspection = load_inspection(self.pairs, problems, cache, self.allow_empty)
+        if self.recorded_split:
+            check_stems(self.split, self.recorded_split, list(self.rows))
+        self.subsets = self.recorded_split or split_stems(
+            self.split, list(self.rows), self.inspection, self.split_seed
+        )
+        counts = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
+        log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
 
     def setup(self, stage: str) -> None:
-        """Find the data and fill the cache; nothing is done twice."""
+        """Check and split the data and fill the cache, once."""
         _ = self.pixels  # before `find`: the pass that resizes inspects as well
         self.find()
         _, processes = self._processes()
         if (count := len(self.subsets["train"])) < self.batch_size * processes:
-            taken = f"data.batch_size={self.batch_size}" + (f" on {processes} devices" if processes > 1 else "")
-            raise InputError(f"{taken} is larger than the {count} training images: lower it")
+            devices = f" on {processes} devices" if processes > 1 else ""
+            reason = f"is larger than the {count} training images"
+            raise InputError(f"data.batch_size={self.batch_size}{devices} {reason}: lower it")
 
-    def of(self, subset: str) -> list[Pair]:
-        """The images and masks of train, val or test, once they are found."""
+    def get_pairs(self, subset: str) -> list[Pair]:
+        """The files of train, val or test, after `find`."""
         return [self.pairs[self.rows[stem]] for stem in self.subsets[subset]]
 
-    def _dataset(self, subset: str, original: bool = False, augmentation: Augmentation | None = None) -> PolypDataset:
+    def _dataset(self, subset: str, resize: bool = True, augment: bool = False) -> PolypDataset:
         rows = [self.rows[stem] for stem in self.subsets[subset]]
         return PolypDataset(
-            [self.pairs[row] for row in rows],
-            image_size=None if original else self.image_size,
-            pixels=None if original else self.pixels,
-            rows=rows,
-            sizes=self.inspection.sizes[rows],
-            augmentation=augmentation,
-            seed=self.seed,
+            self.get_pairs(subset),
+            self.image_size if resize else None,
+            [self.pixels[row] for row in rows] if resize and self.pixels is not None else None,
+            self.inspection.sizes[rows],
+            self.augmentation if augment else None,
+            self.seed,
         )
 
     def _processes(self) -> tuple[int, int]:
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loading(self, workers: int) -> dict[str, Any]:
-        """How batches are loaded, whatever is in them."""
+    def _loader_options(self, workers: int) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": workers, "worker_init_fn": _ignore_signals, "pin_memory": on_gpu}
 
     def train_dataloader(self) -> DataLoader:
         """Augmented images at network resolution, in a new order each epoch; this process's share of them.
 
-        An incomplete last batch is left out. With Lightning's overfit_batches, each epoch has the batches of the first.
+        An incomplete last batch is left out. With Lightning's overfit_batches, each epoch is the first one.
         """
-        dataset = self._dataset("train", augmentation=self.augmentation)
+        dataset = self._dataset("train", augment=True)
         sampler = EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes())
-        self.train_loader = TrainLoader(
-            dataset,
-            self.batch_size,
-            sampler=sampler,
-            persistent_workers=self.num_workers > 0,
-            **self._loading(self.num_workers),
-        )
+        options = self._loader_options(self.num_workers) | {"persistent_workers": self.num_workers > 0}
+        self.train_loader = TrainLoader(dataset, self.batch_size, sampler=sampler, **options)
         if self.trainer is not None:
             sampler.frozen = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
             self.train_loader.limit = self.trainer.limit_train_batches
@@ -187,8 +177,8 @@ class PolypDataModule(pl.LightningDataModule):
             self.train_loader.load_state_dict(self.progress)
         return self.train_loader
 
-    # Lightning 2.6 keeps a loader's state by itself, but gives it back only to loaders that are made later; ours was
-    # made when the schedule asked for the number of steps.
+    # Lightning 2.6 stores a loader's state by itself, but restores it only in loaders that are made later;
+    # this one was made when the schedule needed the number of steps.
     def state_dict(self) -> dict[str, Any]:
         """How far the epoch is."""
         return {"train_loader": self.train_loader.state_dict()} if self.train_loader is not None else {}
@@ -198,29 +188,23 @@ class PolypDataModule(pl.LightningDataModule):
         self.progress = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader:
-        """Images at network resolution; all of them in each process, since shares of equal size need padding."""
-        return DataLoader(
-            self._dataset("val"),
-            self.eval_batch_size,
-            persistent_workers=self.eval_workers > 0,
-            **self._loading(self.eval_workers),
-        )
+        """Images at network resolution; all in each process, since equal shares would need padding."""
+        options = self._loader_options(self.eval_workers) | {"persistent_workers": self.eval_workers > 0}
+        return DataLoader(self._dataset("val"), self.eval_batch_size, **options)
 
     def test_dataloader(self) -> DataLoader:
-        """Images and masks at their original sizes, so a batch holds lists."""
-        dataset = self._dataset("test", original=True)
-        return DataLoader(dataset, self.eval_batch_size, collate_fn=as_lists, **self._loading(self.eval_workers))
+        """Images and masks at their original sizes, as an `OriginalBatch`."""
+        options = self._loader_options(self.eval_workers) | {"collate_fn": collate_lists}
+        return DataLoader(self._dataset("test", resize=False), self.eval_batch_size, **options)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave images at their original sizes on the CPU: they are resized there, and only the result is moved."""
-        return (
-            batch
-            if isinstance(batch["image"], list)
-            else super().transfer_batch_to_device(batch, device, dataloader_idx)
-        )
+        """Leave images of their original sizes on the CPU, where they are resized; the result is moved."""
+        if isinstance(batch["image"], list):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def showcase(self, subset: str, count: int = 6) -> list[str]:
-        """Stems of the images to show: always the same, from the smallest polyp of the subset to the largest."""
+        """Stems of the images to show: always the same, from the subset's smallest polyp to its largest."""
         stems = sorted(self.subsets[subset], key=lambda stem: (self.inspection.shares[self.rows[stem]], stem))
         places = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
         return [stems[place] for place in places]
@@ -237,13 +221,13 @@ class PolypDataModule(pl.LightningDataModule):
         }
 
 
-def _whole(key: str, value: Any, least: int) -> int:
+def _check_int(key: str, value: Any, least: int) -> int:
     if type(value) is not int or value < least:  # a bool is an int to isinstance
         raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
     return value
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes: the one that trains saves and then ends its workers."""
+    """Ctrl-C and a cluster's SIGTERM reach all processes; the main one saves and then ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

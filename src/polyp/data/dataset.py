@@ -1,10 +1,12 @@
-"""One sample: image, mask, stem and original size."""
+"""Samples and batches, and the order in which training takes them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from polyp.data.augment import Augmentation
@@ -12,43 +14,58 @@ from polyp.data.cache import resize_image, resize_mask
 from polyp.data.folder import Pair, read_image, read_mask
 from polyp.errors import InputError
 
-Sample = dict[str, Any]
+
+class Sample(TypedDict):
+    """An image and its mask, at the network's size or their own."""
+
+    image: Tensor  # (3, H, W) uint8 RGB in 0-255
+    mask: Tensor  # (H, W) uint8 in {0, 1}
+    stem: str  # of the files' names
+    size: Tensor  # (2,) int64, height and width of the files
 
 
+class Batch(TypedDict):
+    """B samples of training or validation, all of the network's size."""
+
+    image: Tensor  # (B, 3, H, W) uint8 RGB in 0-255
+    mask: Tensor  # (B, H, W) uint8 in {0, 1}
+    stem: list[str]
+    size: Tensor  # (B, 2) int64, heights and widths of the files
+
+
+class OriginalBatch(TypedDict):
+    """Samples of the test set, at their own sizes: a list for each key of `Sample`."""
+
+    image: list[Tensor]
+    mask: list[Tensor]
+    stem: list[str]
+    size: list[Tensor]
+
+
+def collate_lists(samples: Sequence[Sample]) -> OriginalBatch:
+    """A batch of samples of different sizes."""
+    return {
+        "image": [sample["image"] for sample in samples],
+        "mask": [sample["mask"] for sample in samples],
+        "stem": [sample["stem"] for sample in samples],
+        "size": [sample["size"] for sample in samples],
+    }
+
+
+@dataclass(eq=False)
 class PolypDataset(Dataset[Sample]):
-    """Images and masks, either resized or as they are.
+    """Images and masks as samples, by index or, where they are augmented, by (epoch, index)."""
 
-    A sample is a dict: `image` (3, H, W) uint8 RGB in 0-255, `mask` (H, W) uint8 in {0, 1}, `stem`, and `size`, the
-    original height and width. It is asked for by its index or, where it is augmented, by (epoch, index): what is done
-    to it depends on the seed, the epoch and the index alone, whatever worker does it.
-
-    Args:
-        pairs: the files.
-        image_size: height and width to resize to; None leaves images and masks at their original size.
-        pixels: the cache's (N, H, W, 4) resized images and masks; None decodes the files each time.
-        rows: the pairs' places in `pixels`.
-        sizes: (n, 2) heights and widths of the original files; needed with `pixels`.
-        augmentation: applied to resized samples.
-        seed: of the augmentation.
-    """
-
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        image_size: tuple[int, int] | None = None,
-        pixels: np.ndarray | None = None,
-        rows: Sequence[int] = (),
-        sizes: np.ndarray | None = None,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.pairs = list(pairs)
-        self.image_size = image_size
-        self.pixels = pixels
-        self.rows = rows
-        self.sizes = sizes
-        self.augmentation = augmentation
-        self.seed = seed
+    pairs: Sequence[Pair]
+    image_size: tuple[int, int] | None = None
+    """Height and width to resize to; None leaves images and masks at their original size."""
+    pixels: Sequence[np.ndarray] | None = None
+    """(H, W, 4) uint8 of each pair, resized, from the cache; None decodes the files each time."""
+    sizes: np.ndarray | None = None
+    """(n, 2) heights and widths of the files; needed with `pixels`."""
+    augmentation: Augmentation | None = None
+    """Applied to resized samples; it depends on seed, epoch and index, not on the worker."""
+    seed: int = 0
 
     def __len__(self) -> int:
         """The number of images."""
@@ -68,46 +85,42 @@ class PolypDataset(Dataset[Sample]):
             "size": torch.tensor(size),
         }
 
-    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, Sequence[int]]:
         if self.pixels is not None and self.sizes is not None:
-            pixels = self.pixels[self.rows[index]]
-            height, width = self.sizes[index]
-            return pixels[..., :3].copy(), pixels[..., 3].copy(), (int(height), int(width))
+            pixels = self.pixels[index].copy()
+            return pixels[..., :3], pixels[..., 3], self.sizes[index].tolist()
         image, mask = read_image(self.pairs[index].image), read_mask(self.pairs[index].mask)
-        size = (mask.shape[0], mask.shape[1])
+        size = mask.shape
         if self.image_size is not None:
             image, mask = resize_image(image, self.image_size), resize_mask(mask, self.image_size)
         return image, mask, size
 
 
+@dataclass(eq=False)
 class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    A SequentialSampler by name only: any other is replaced by Lightning where `trainer.overfit_batches` is set, see
-    `frozen`.
+    Several processes take its batches in turn: in each step they take together what one process would take in as
+    many steps. All have the same number of whole batches; the remainder is left out.
 
-    Several processes take its batches in turn, so that in each step they see together what one process would see in as
-    many batches; all have the same number of whole batches, what is left over is left out.
-
-    Args:
-        count: the number of images.
-        seed: of the order.
-        batch_size: of each process.
-        rank: this process's number.
-        processes: how many there are.
+    It is a SequentialSampler because Lightning replaces any other where `trainer.overfit_batches` is set.
     """
 
-    def __init__(self, count: int, seed: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
-        self.steps = count // (batch_size * processes)
-        self.count = count
-        self.seed = seed
-        self.batch_size = batch_size
-        self.rank = rank
-        self.processes = processes
-        self.epoch = 0
-        self.done = 0
-        self.frozen = False
-        """Whether every epoch is the first one: the same images, augmented in the same way."""
+    count: int  # of all images
+    seed: int
+    batch_size: int  # of each process
+    rank: int = 0  # of this process
+    processes: int = 1
+    epoch: int = 0
+    start: int = 0
+    """The batch that the next epoch starts with: the others were taken before the run was interrupted."""
+    frozen: bool = False
+    """Whether every epoch is the first one: the same images, augmented in the same way."""
+
+    @property
+    def steps(self) -> int:
+        """The number of batches of each process."""
+        return self.count // (self.batch_size * self.processes)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -118,15 +131,15 @@ class EpochSampler(SequentialSampler):
         return self.steps * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        """This epoch's keys, without the batches that are `done` if it was interrupted there."""
+        """The keys of this epoch."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        whole = order[: len(self) * self.processes].reshape(self.steps, self.processes, self.batch_size)
-        mine, self.done = whole[self.done :, self.rank].ravel(), 0
-        return ((self.epoch, int(index)) for index in mine)
+        batches = order[: len(self) * self.processes].reshape(self.steps, self.processes, self.batch_size)
+        indices, self.start = batches[self.start :, self.rank].ravel(), 0
+        return ((self.epoch, int(index)) for index in indices)
 
 
 class TrainLoader(DataLoader[Sample]):
-    """A loader that goes on in the middle of an epoch: Lightning keeps its state in the checkpoint."""
+    """A loader that continues in the middle of an epoch: Lightning stores its state in the checkpoint."""
 
     sampler: EpochSampler
     taken = 0  # batches of this epoch
@@ -134,8 +147,8 @@ class TrainLoader(DataLoader[Sample]):
     """How much of an epoch is used, as Lightning's limit_train_batches: a number of batches or a share."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """The batches that are left of the epoch."""
-        self.taken = self.sampler.done
+        """The remaining batches of the epoch."""
+        self.taken = self.sampler.start
         for batch in super().__iter__():
             self.taken += 1
             yield batch
@@ -149,16 +162,10 @@ class TrainLoader(DataLoader[Sample]):
         """Begin the next epoch after so many batches.
 
         Raises:
-            InputError: there are more or fewer processes now than shared the beginning of the epoch.
+            InputError: another number of processes shared the beginning of the epoch.
         """
         if state["taken"] and state["processes"] != self.sampler.processes:
-            raise InputError(
-                f"trainer.devices={self.sampler.processes} cannot finish the epoch that {state['processes']} began: "
-                f"continue with trainer.devices={state['processes']}"
-            )
-        self.taken = self.sampler.done = state["taken"]
-
-
-def as_lists(samples: Sequence[Sample]) -> dict[str, list[Any]]:
-    """A batch of samples of different sizes: a list for each key."""
-    return {key: [sample[key] for sample in samples] for key in samples[0]}
+            reason = f"cannot finish the epoch that {state['processes']} began"
+            way_out = f"continue with trainer.devices={state['processes']}"
+            raise InputError(f"trainer.devices={self.sampler.processes} {reason}: {way_out}")
+        self.taken = self.sampler.start = state["taken"]

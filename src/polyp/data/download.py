@@ -1,123 +1,103 @@
-"""Downloads: with progress, continued after an interruption, and over TLS that is always verified."""
+"""Downloads: complete and verified files only, over TLS that is always verified."""
 
 import logging
+import shutil
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from http.client import HTTPException, HTTPResponse
 from itertools import islice
-from pathlib import Path
-from typing import TypeVar
+from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from aia_chaser import AiaChaser
-from aia_chaser.exceptions import AiaChaserError
-from cryptography.hazmat.primitives.serialization import Encoding
 from tqdm import tqdm
 
 from polyp.errors import describe_error
+from polyp.files import find_disk_error
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-OPEN_TIMEOUT = 4.0  # seconds, from the look-up of the name to the first byte
-READ_TIMEOUT = 30.0  # seconds without a byte
+TIMEOUT = 10.0  # seconds to connect, and without a byte
 
 
 class DownloadError(Exception):
-    """An address cannot be had, or not whole. The message is a clause for an InputError."""
+    """A download failed. The message is a clause for an InputError."""
 
 
-def fetch(address: str, part: Path) -> None:
-    """Complete the file `part`, going on from what it holds where the server can.
+def download(address: str, folder: Path, sha256: str | None = None) -> Path:
+    """Download a file into a folder, unless it is there already.
+
+    Args:
+        address: of the file; the last part of its path is the file's name.
+        folder: created if it is missing.
+        sha256: of the file, 64 hex digits, where it is known.
+
+    Returns:
+        The file, which is complete.
 
     Raises:
-        DownloadError: the address cannot be reached or answers with an error, or the connection broke off.
+        DownloadError: the address cannot be reached, answers with an error, or sends an incomplete or another
+            file.
+        OSError: the folder cannot be written.
     """
-    with (
-        _open(address, part.stat().st_size if part.exists() else 0) as response,
-        part.open("ab" if response.status == 206 else "wb") as file,
-    ):
-        start, length = file.tell(), response.headers["Content-Length"]
-        total = start + int(length) if length else None
-        bar = tqdm.wrapattr(file, "write", total, desc=part.name[1:-5], initial=start, mininterval=0.5)
-        with bar as out:
-            for block in _blocks(response, start, total):
-                out.write(block)
+    import pooch  # imported here, as aia_chaser: most runs download nothing
 
-
-def _blocks(response: HTTPResponse, done: int, total: int | None) -> Iterator[bytes]:
-    """The body. What goes wrong here is the network's doing, not the disk's: DownloadError."""
-    ending = "the connection was closed"
+    pooch.get_logger().setLevel(logging.WARNING)
+    name = PurePosixPath(urlsplit(address).path).name
     try:
-        while block := response.read1(1 << 17):
-            done += len(block)
-            yield block
-        if total is None or done == total:
-            return
+        return Path(pooch.retrieve(address, sha256, name, folder, downloader=_fetch))
+    except ValueError as error:  # how pooch reports another SHA-256
+        raise DownloadError(f"{address} sent another file: {describe_error(error)}") from error
+
+
+def _fetch(address: str, file: str, pooch: object) -> None:
+    """The downloader for pooch, whose own takes no SSL context: it writes a file and shows its progress."""
+    name = PurePosixPath(urlsplit(address).path).name
+    try:
+        with _open(address) as response, Path(file).open("wb") as out:
+            total = response.length
+            with tqdm.wrapattr(out, "write", total, desc=name, mininterval=0.5) as stream:
+                shutil.copyfileobj(response, stream)
+            if total and response.length:  # the bytes that are still to come
+                size = f"{total - response.length} of {total} bytes"
+                raise ConnectionError(f"the connection was closed at {size}")
     except (OSError, HTTPException) as error:
-        ending = describe_error(error)
-    state = f"{done} of {total or 'unknown'} bytes ({ending})"
-    raise DownloadError(f"the download of {response.url} broke off at {state}; run again to go on from there")
+        if find_disk_error(error):
+            raise
+        if isinstance(error, HTTPError):
+            error.close()
+        reason = str(error) if isinstance(error, HTTPError) else describe_error(error)
+        raise DownloadError(f"could not download {address} ({reason})") from error
 
 
-def _open(address: str, start: int) -> HTTPResponse:
-    """Ask for the bytes from `start` on. The answer's status tells whether it has those (206) or all (200)."""
-    request = Request(address, headers={"User-Agent": "polyp"} | ({"Range": f"bytes={start}-"} if start else {}))
+def _open(address: str) -> HTTPResponse:
+    request = Request(address, headers={"User-Agent": "polyp"})
+    try:
+        return urlopen(request, timeout=TIMEOUT, context=ssl.create_default_context())
+    except URLError as error:
+        if not isinstance(error.reason, ssl.SSLCertVerificationError):
+            raise
+        log.info("%s: %s; looking for the missing intermediate certificate", address, error.reason)
+        return urlopen(request, timeout=TIMEOUT, context=_complete_context(address))
+
+
+def _complete_context(address: str) -> ssl.SSLContext:
+    """A context that knows the intermediate certificates that the server omits, and verifies the whole chain.
+
+    They come from the addresses that the certificates themselves name (AIA). They are links, not anchors: the
+    chain must still end at a root that the system trusts.
+    """
+    from aia_chaser import AiaChaser
+    from aia_chaser.exceptions import AiaChaserError
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     host, port = urlsplit(address).hostname or "", urlsplit(address).port or 443
-
-    def connect(context: ssl.SSLContext) -> HTTPResponse:
-        return _within(OPEN_TIMEOUT, lambda: urlopen(request, timeout=READ_TIMEOUT, context=context))
-
+    context = ssl.create_default_context()
+    # Python 3.13 sets this flag, with which every certificate would be an anchor.
+    context.verify_flags &= ~ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        try:
-            return connect(ssl.create_default_context())
-        except URLError as error:
-            if not isinstance(error.reason, ssl.SSLCertVerificationError):
-                raise
-            log.info("%s: %s; looking for the missing intermediate certificate", host, error.reason)
-            return connect(_within(OPEN_TIMEOUT, lambda: _completed_context(host, port)))
-    except HTTPError as error:
-        error.close()
-        if error.code == 416 and start:  # nothing left to go on with: it is whole, or another file
-            return _open(address, 0)
-        raise DownloadError(f"could not download from {host} ({error.code} {error.reason})") from error
-    except (OSError, HTTPException) as error:
-        raise DownloadError(f"could not reach {host} ({describe_error(error)})") from error
-
-
-def _completed_context(host: str, port: int) -> ssl.SSLContext:
-    """A context that verifies in full and knows the intermediate certificates that the server omits.
-
-    They come from the addresses that the certificates themselves name (AIA). They are links, not anchors: the handshake
-    of the transfer still verifies the whole chain, up to a root that the system trusts.
-    """
-    try:
-        chain = list(islice(AiaChaser().aia_chase(host, port), 8))  # issuers in a loop would have no end
-        context = ssl.create_default_context()
-        # Python sets it since 3.13; the chain could then end at a certificate that was just fetched from anywhere.
-        context.verify_flags &= ~ssl.VERIFY_X509_PARTIAL_CHAIN
+        chain = list(islice(AiaChaser().aia_chase(host, port), 8))  # a loop of issuers would never end
         context.load_verify_locations(cadata=b"".join(c.public_bytes(Encoding.DER) for c in chain[1:-1]))
-        return context
     except (AiaChaserError, LookupError, ValueError) as error:
         raise OSError(f"its certificate cannot be verified: {describe_error(error)}") from error
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of `call`, awaited for so long: in a thread, since no socket's timeout covers the look-up of names."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # handed to whoever waits, who raises it
-            future.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except TimeoutError as error:
-        raise TimeoutError(describe_error(error) if future.done() else f"no answer within {seconds:g} s") from error
+    return context

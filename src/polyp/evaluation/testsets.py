@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from polyp.data.cache import cache_folder, inspected
+from polyp.data.cache import cache_folder, load_inspection
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.duplicates import field_thumbnail, thumbnail
-from polyp.data.folder import EXTENSIONS, Folder, Pair, find_pairs, map_pairs, read_image, read_mask
+from polyp.data.folder import EXTENSIONS, Pair, find_pairs, map_pairs, read_image, read_mask
+from polyp.data.sources import Folder
 from polyp.errors import InputError, several
 
 
@@ -42,7 +43,7 @@ class TestSet:
 
 def subset_of(data: PolypDataModule, subset: str) -> TestSet:
     """The train, val or test images of a run."""
-    return TestSet(subset, data.of(subset), fingerprint=data.inspection.fingerprint)
+    return TestSet(subset, data.get_pairs(subset), fingerprint=data.inspection.fingerprint)
 
 
 def find_test_sets(
@@ -77,7 +78,7 @@ def find_test_sets(
 
 def _with_masks(root: Path, images: str, masks: str) -> TestSet:
     pairs, problems = find_pairs(Folder(str(root), images, masks).prepare(), images, masks)
-    inspection = inspected(pairs, problems, cache_folder(True), allow_empty=True)
+    inspection = load_inspection(pairs, problems, cache_folder(True), allow_empty=True)
     return TestSet(
         _name(root), pairs, False, inspection.fingerprint, inspection.thumbnails, inspection.fields
     )

@@ -77,7 +77,7 @@ def export(run: str, options: Options) -> None:
     model = load_checkpoint(source).eval()
     exact, model.precision = model.precision, "32-true"  # what variants are compared with
     data = load_run_data(source.home, source.config, options.root, options.archive)
-    validation, tested = data.of("val"), data.of("test")
+    validation, tested = data.get_pairs("val"), data.get_pairs("test")
     say = _metadata(source, model, data.inspection.fingerprint)
     notes: list[str] = []
     with runs.replace_folder(folder, "polyp export") as part:

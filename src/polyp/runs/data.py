@@ -6,8 +6,8 @@ from typing import Any
 
 from polyp import files, runs
 from polyp.data.augment import Augmentation
-from polyp.data.datamodule import DATASETS, PolypDataModule
-from polyp.data.kvasir import KvasirSeg
+from polyp.data.datamodule import PolypDataModule
+from polyp.data.sources import DATASETS
 from polyp.data.splits import SUBSETS
 from polyp.errors import InputError, pick
 from polyp.settings import check_keys
@@ -77,8 +77,8 @@ def load_run_data(
     except InputError as error:
         raise InputError(f"{home / runs.CONFIG} does not fit this version of polyp: {error}") from error
     restore_split(data, home)
-    if not needed and isinstance(data.source, KvasirSeg) and data.source.present() is None:
-        raise InputError("Kvasir-SEG is no longer where the run found it: say where with --root FOLDER")
+    if not needed and not data.source.available():
+        raise InputError(f"{data.dataset} is no longer where the run found it: say where with --root FOLDER")
     try:
         data.find()
     except InputError as error:

@@ -1,9 +1,8 @@
 """`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
 
-import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from polyp.data.datamodule import DATASETS
 from polyp.data.duplicates import field_thumbnail, find_links, group_images, thumbnail
 from polyp.data.folder import Pair, find_pairs, map_pairs, read_pair
+from polyp.data.sources import NAMED, find_source
 from polyp.data.splits import SUBSETS, draw_split, read_split, repair_split
 from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
@@ -30,7 +29,7 @@ Encode = Callable[[np.ndarray], np.ndarray]
 class Options:
     """The options of `polyp data`."""
 
-    data: str = next(iter(DATASETS))
+    data: str = NAMED[0]
     """folder that holds images/ and masks/, or the name of a known data set"""
     root: str | None = None
     """folder where a known data set is or shall be"""
@@ -105,13 +104,13 @@ def run(options: Options) -> None:
             the page cannot be written.
     """
     try:
-        source = _find_source(options)
+        source = find_source(options.data, options.root, options.archive, options.images, options.masks)
         encode = _load_encoder(options.encoder, options.weights)
         folder = source.prepare()
-        name = options.data if options.data in DATASETS else folder.name
+        name = options.data if options.data in NAMED else folder.name
         page = Path(options.out).expanduser() if options.out else Path("outputs", "data", f"{name}.html")
         _check_page(page)
-        split = options.split or getattr(source, "published_split", None)
+        split = options.split or source.default_split
         pairs, problems = find_pairs(folder, source.images, source.masks)
         survey = _look(name, pairs, problems, split, options, encode)
         suggestion = _write_split(survey.suggestion, page) if survey.suggestion else None
@@ -183,23 +182,6 @@ def _look(
     )
 
 
-def _find_source(options: Options) -> Any:
-    """The data set: a known one with the options that it has, or a folder."""
-    kinds: Mapping[str, Any] = DATASETS
-    if options.data not in kinds:
-        if options.root or options.archive:
-            raise InputError(f"--root and --archive are for known data sets, and {options.data} is a folder")
-        if not Path(options.data).expanduser().is_dir():
-            known = ", ".join(kinds.keys() - {"folder"})
-            raise InputError(f"{options.data} is not a folder; give a folder or one of {known}")
-        return kinds["folder"](options.data, options.images, options.masks)
-    keys = {field.name for field in dataclasses.fields(kinds[options.data])}
-    given = {key: value for key in ("root", "archive") if (value := getattr(options, key)) is not None}
-    if unknown := given.keys() - keys:
-        raise InputError(f"--{unknown.pop()} means nothing for {options.data}")
-    return kinds[options.data](**given)
-
-
 def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
     """From images (H, W, 3) uint8 to features (K,): the mean over all places of an encoder's deepest layer."""
     if bool(encoder) != bool(weights):
@@ -230,6 +212,10 @@ def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
 
 def _name_options(text: str) -> str:
     """A message that names configuration keys, with the options of `polyp data` instead."""
+    if text.startswith("data.root=") and " is not a folder" in text:
+        return f"{text.removeprefix('data.root=')}; give a folder, {' or '.join(NAMED)}"
+    if " has no folder '" in text:
+        text = text.removeprefix("data.root=")
     text = text.replace("data.allow_empty=true", "--allow-empty").replace("encoder_weights", "weights")
     keys = r"\b(?:data|model)\.(root|archive|images|masks|split|encoder|weights)\b"
     return re.sub(keys, r"--\1", re.sub(keys + r"=(?=\S)", r"--\1 ", text))
