@@ -36,7 +36,8 @@ def download(address: str, folder: Path, sha256: str | None = None) -> Path:
         The file, which is complete.
 
     Raises:
-        DownloadError: the address cannot be reached, answers with an error, or sends an incomplete or another file.
+        DownloadError: the address cannot be reached, answers with an error, or sends an incomplete or another
+            file.
         OSError: the folder cannot be written.
     """
     import pooch  # imported here, as aia_chaser: most runs download nothing
@@ -50,7 +51,7 @@ def download(address: str, folder: Path, sha256: str | None = None) -> Path:
 
 
 def _fetch(address: str, file: str, pooch: object) -> None:
-    """Write what an address sends to a file, with a progress bar. pooch's own downloader takes no SSL context."""
+    """The downloader for pooch, whose own takes no SSL context: it writes a file and shows its progress."""
     name = PurePosixPath(urlsplit(address).path).name
     try:
         with _open(address) as response, Path(file).open("wb") as out:
@@ -83,8 +84,8 @@ def _open(address: str) -> HTTPResponse:
 def _complete_context(address: str) -> ssl.SSLContext:
     """A context that knows the intermediate certificates that the server omits, and verifies the whole chain.
 
-    They come from the addresses that the certificates themselves name (AIA). They are links, not anchors: the chain
-    must still end at a root that the system trusts.
+    They come from the addresses that the certificates themselves name (AIA). They are links, not anchors: the
+    chain must still end at a root that the system trusts.
     """
     from aia_chaser import AiaChaser
     from aia_chaser.exceptions import AiaChaserError

@@ -185,6 +185,10 @@ def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
 
 def _name_options(text: str) -> str:
     """A message that names configuration keys, with the options of `polyp data` instead."""
+    if text.startswith("data.root=") and " is not a folder" in text:
+        return f"{text.removeprefix('data.root=')}; give a folder, {' or '.join(NAMED)}"
+    if " has no folder '" in text:
+        text = text.removeprefix("data.root=")
     text = text.replace("data.allow_empty=true", "--allow-empty").replace("encoder_weights", "weights")
     keys = r"\b(?:data|model)\.(root|archive|images|masks|split|encoder|weights)\b"
     return re.sub(keys, r"--\1", re.sub(keys + r"=(?=\S)", r"--\1 ", text))
