@@ -18,7 +18,7 @@ import torch
 
 from polyp.data import cache
 from polyp.data.cache import cache_folder, load_inspection, load_resized, resize_image, resize_mask
-from polyp.data.folder import Pair, find_pairs
+from polyp.data.pairs import Pair, find_pairs
 from polyp.errors import InputError
 
 SIZE = (24, 32)
@@ -28,7 +28,7 @@ import sys, time
 from pathlib import Path
 import cv2
 from polyp.data import cache
-from polyp.data.folder import find_pairs
+from polyp.data.pairs import find_pairs
 root, kept = map(Path, sys.argv[1:])
 pairs, problems = find_pairs(root, "images", "masks")
 decode, seen = cv2.imdecode, []
@@ -68,7 +68,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seen.append(path)
         return read(path)
 
-    for module in ("cache", "folder"):
+    for module in ("cache", "pairs"):
         monkeypatch.setattr(f"polyp.data.{module}.read_image", watched)
     return seen
 

@@ -17,7 +17,7 @@ from conftest import SMALL, run_script
 
 from polyp import runs
 from polyp.cli import main
-from polyp.data.folder import read_image, read_mask
+from polyp.data.pairs import read_image, read_mask
 from polyp.data.sources import Synthetic
 from polyp.evaluation import report
 from polyp.images import components

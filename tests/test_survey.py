@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from polyp.cli import main
-from polyp.data.folder import Inspection
+from polyp.data.pairs import Inspection
 from polyp.data.sources import Synthetic
 from polyp.data.splits import repaired, split_stems, suggested
 

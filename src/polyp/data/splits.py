@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from polyp.data.duplicates import near_duplicates
-from polyp.data.folder import Inspection
+from polyp.data.pairs import Inspection
 from polyp.errors import InputError, nearest
 from polyp.tables import unescape
 

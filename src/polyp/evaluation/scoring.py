@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from polyp.data.folder import Pair
+from polyp.data.pairs import Pair
 from polyp.data.traits import by_stratum, traits
 from polyp.evaluation.testsets import TestSet
 from polyp.inference.predictor import BATCH, Predictor

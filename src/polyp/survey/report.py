@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
-from polyp.data.folder import read_pair
+from polyp.data.pairs import read_pair
 from polyp.data.splits import SHIPPED
 from polyp.data.traits import STRATA, strata_of
 from polyp.errors import InputError

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from polyp import tables
 from polyp.data.duplicates import Link, field_thumbnail, groups_of, links, thumbnail
-from polyp.data.folder import Inspection, Pair, find_pairs, read_pair
+from polyp.data.pairs import Inspection, Pair, find_pairs, read_pair
 from polyp.data.sources import NAMED, find_source
 from polyp.data.splits import SUBSETS, repaired, split_stems, suggested
 from polyp.data.traits import traits

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from polyp.data.folder import find_pairs, inspect, read_image, read_mask
+from polyp.data.pairs import find_pairs, inspect, read_image, read_mask
 from polyp.data.sources import Folder
 from polyp.errors import InputError
 
