@@ -8,7 +8,7 @@ import numpy as np
 
 from polyp.comparison.comparison import Comparison
 from polyp.comparison.recipes import Recipe
-from polyp.data.folder import read_image, read_mask
+from polyp.data.pairs import read_image, read_mask
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
 from polyp.report.pictures import PREDICTION, TRUTH, contour

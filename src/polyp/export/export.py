@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from polyp import __version__, files
-from polyp.data.folder import Pair
+from polyp.data.pairs import Pair
 from polyp.errors import InputError, require
 from polyp.export import proof
 from polyp.export.file import write_onnx

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from polyp.data.folder import read_image
+from polyp.data.pairs import read_image
 from polyp.export.file import set_metadata, silence
 
 QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
