@@ -140,9 +140,9 @@ def _predict(commands: Any) -> None:
         "them, and tables. A command that was interrupted goes on where it was when it is given again.",
     )
     parser.add_argument("model", metavar="RUN", help="a run's folder, a checkpoint, or an exported model")
-    parser.add_argument("given", nargs="+", metavar="INPUT", help="an image, a video, or a folder of these")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a video, or a folder of these")
     parser.add_argument(
-        "--with", dest="others", action="append", default=[], metavar="RUN", help="average with this one; repeatable"
+        "--with", dest="with_", action="append", default=[], metavar="RUN", help="average with this one; repeatable"
     )
     what = parser.add_argument_group("what to write")
     what.add_argument("--out", metavar="FOLDER", help="where (RUN/predictions/NAME, NAME being that of the folder)")
@@ -158,12 +158,10 @@ def _predict(commands: Any) -> None:
     how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
 
     def run(given: argparse.Namespace) -> None:
-        from polyp.prediction.job import Options
-        from polyp.prediction.predict import predict
+        from polyp.prediction import predict
+        from polyp.prediction.options import Options
 
-        chosen = {key: value for key, value in vars(given).items() if key != "run"}
-        models = [chosen.pop("model"), *chosen.pop("others")]
-        predict(models, chosen.pop("given"), Options(**chosen))
+        predict.run(Options(**{key: value for key, value in vars(given).items() if key != "run"}))
 
     parser.set_defaults(run=run)
 
