@@ -36,8 +36,8 @@ from polyp.app.server import application
 from polyp.app.upload import MOST_PIXELS
 from polyp.cli import main
 from polyp.errors import InputError
+from polyp.images import decode
 from polyp.inference import polyps
-from polyp.inference.image import decode
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source

@@ -17,8 +17,8 @@ import pytest
 import torch
 from planted import on_drawn_images, plant_model
 
+from polyp.images import read_image as read
 from polyp.inference import polyps
-from polyp.inference.image import read
 from polyp.inference.predictor import load_predictor
 from polyp.runs import best_checkpoint
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from polyp import runs
 from polyp.export.export import FILES
-from polyp.inference.image import SUFFIXES, read
+from polyp.images import SUFFIXES, read_image
 from polyp.inference.onnx import OnnxModel
 from polyp.model import device
 from polyp.runs.model import Source, load_checkpoint
@@ -41,7 +41,7 @@ class Plain(nn.Module):
 def main(run: Path, folder: Path) -> None:
     """Print the table."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES][:IMAGES]
-    images = [torch.from_numpy(read(file)).permute(2, 0, 1) for file in files]
+    images = [torch.from_numpy(read_image(file)).permute(2, 0, 1) for file in files]
     precision = str(device.precision("auto", "cpu"))
     plain, exact = (load_checkpoint(Source.of(str(run))).eval() for _ in range(2))
     exact.precision = plain.precision = "32-true"

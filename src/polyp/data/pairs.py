@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from polyp.data.duplicates import SIDE, field_thumbnail, thumbnail
-from polyp.errors import InputError, describe_error, several
+from polyp.errors import InputError, several
+from polyp.images import read_image, read_mask
 
 T = TypeVar("T")
 Visit = Callable[[int, np.ndarray, np.ndarray], None]
@@ -88,46 +88,6 @@ def _files_by_stem(root: Path, folder: str, problems: list[str]) -> dict[str, Pa
     return files
 
 
-def _decode(path: Path, colour: int) -> np.ndarray:
-    # Python reads the file: OpenCV cannot open every name. An orientation tag would turn the image and not
-    # its mask.
-    flags = colour | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({describe_error(error)})") from error
-    except cv2.error:  # an empty file, an image beyond OpenCV's limit
-        pixels = None
-    if pixels is None:
-        raise InputError(f"{path}: not a readable image")
-    if pixels.dtype != np.uint8:  # which of its values is white is unknown
-        raise InputError(f"{path}: has {pixels.dtype} values: save it with 8 bits")
-    return pixels
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image as (H, W, 3) uint8 RGB.
-
-    Raises:
-        InputError: the file is unreadable, or has more than 8 bits a channel.
-    """
-    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """A mask as (H, W) uint8 in {0, 1}: polyp where the grey value is above 127.
-
-    Raises:
-        InputError: the file is unreadable, not of 8 bits, or coded otherwise (0 and 1, say), which would look
-            empty.
-    """
-    grey = _decode(path, cv2.IMREAD_GRAYSCALE)
-    if 0 < grey.max() <= 127:
-        reason = f"its values go up to {grey.max()} only"
-        raise InputError(f"{path}: {reason}: save background as 0 and polyp as 255")
-    return (grey > 127).astype(np.uint8)
-
-
 def read_pair(pair: Pair, allow_empty: bool) -> tuple[np.ndarray, np.ndarray] | list[str]:
     """Image and mask of a pair as `read_image` and `read_mask` return them, or all of its problems."""
     arrays, problems = [], []
@@ -140,7 +100,9 @@ def read_pair(pair: Pair, allow_empty: bool) -> tuple[np.ndarray, np.ndarray] | 
         return problems
     image, mask = arrays
     if image.shape[:2] != mask.shape:
-        return ["{}: is {}x{}, its mask is {}x{}".format(pair.image, *image.shape[1::-1], *mask.shape[::-1])]
+        sizes = "is {}x{}, its mask is {}x{}".format(*image.shape[1::-1], *mask.shape[::-1])
+        rotated = " (rotated: does one of them have an orientation tag?)" * (image.shape[1::-1] == mask.shape)
+        return [f"{pair.image}: {sizes}{rotated}"]
     if not (allow_empty or mask.any()):
         return [f"{pair.mask}: the mask is empty (data.allow_empty=true if that is meant)"]
     return image, mask

@@ -43,9 +43,6 @@ class Options:
         """Predict the inputs; the folder that was written."""
         if not self.inputs:
             raise InputError("give at least one INPUT: an image, a video, or a folder of these")
-        from polyp.prediction import job
-        from polyp.prediction.predict import predict
+        from polyp.prediction.predict import run
 
-        options = vars(self).copy()
-        models, inputs = [options.pop("model"), *options.pop("with_")], options.pop("inputs")
-        return predict(models, inputs, job.Options(**options))
+        return run(self)
