@@ -15,7 +15,6 @@ import torch
 from conftest import SMALL, run_script
 from torch import nn
 
-from polyp import runs
 from polyp.cli import main
 from polyp.data.pairs import read_image
 from polyp.errors import InputError
@@ -29,6 +28,7 @@ from polyp.model import device
 from polyp.model.network import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
@@ -222,7 +222,7 @@ def test_all_variants_of_a_run(
     assert not [path for path in run.iterdir() if path.name.startswith(".export")]
     record = json.loads((folder / "export.json").read_text())
     assert record["module"]["float32"]["dice"] == pytest.approx(
-        runs.read_metrics(run)["test"]["dice"], abs=0.01
+        RunFolder(run).read_metrics()["test"]["dice"], abs=0.01
     )
     for name, tolerated in (("float32", 1e-3), ("float16", 0.05), ("int8", 0.5)):
         measured = record["onnx"][name]
@@ -234,11 +234,11 @@ def test_all_variants_of_a_run(
         )
         model = OnnxModel(folder / measured["file"])
         assert model.precision == name and model.metadata["classes"] == "polyp"
-        assert json.loads(model.metadata["metrics"])["n"] == runs.read_metrics(run)["test"]["n"]
+        assert json.loads(model.metadata["metrics"])["n"] == RunFolder(run).read_metrics()["test"]["n"]
         assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
-    image = read_image(load_run_data(run, runs.read_config(run)).get_pairs("test")[0].image)
+    image = read_image(load_run_data(run, RunFolder(run).read_config()).get_pairs("test")[0].image)
     module = load_checkpoint(Source.of(str(run)))
     module.precision = "32-true"
     exact = module.predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
@@ -286,7 +286,7 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_cannot_be_exported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is not there" in said(str(tmp_path / "nothing"))
-    elsewhere = shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt")
+    elsewhere = shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "mine.ckpt")
     assert "is not in a run's folder" in said(str(elsewhere))
     (run / "export").mkdir()
     (run / "export" / "notes.txt").write_text("mine")
@@ -294,7 +294,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path, monkeypatch: pytest.
     assert (run / "export" / "notes.txt").read_text() == "mine"
     assert "cannot write to" in said(str(run), "--out", str(run / "config.yaml"))
     (run / "export" / "notes.txt").unlink()
-    runs.best_checkpoint(run).unlink()
+    RunFolder(run).best_checkpoint.unlink()
     assert "has no checkpoints/best.ckpt" in said(str(run))
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert said(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"

@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from polyp import files, runs
+from polyp import files
 from polyp.comparison.comparison import Comparison, compare
 from polyp.comparison.options import Options
-from polyp.comparison.page import build_table, print_comparison, write_page
+from polyp.comparison.page import PICTURES_FOLDER, build_table, print_comparison, write_page
 from polyp.comparison.read_runs import Run, find_runs
 from polyp.errors import InputError
 
@@ -59,7 +59,7 @@ def _write_comparison(comparison: Comparison, folder: Path, root: str | None, pi
     files.write_text(folder / TABLE, table.to_csv())
     replaces, started = (folder / PAGE).exists(), time.time()
     write_page(comparison, table, folder / PAGE, root, pictures)
-    for picture in (file for name in PICTURES for file in (folder / runs.PICTURES).glob(name)):
+    for picture in (file for name in PICTURES for file in (folder / PICTURES_FOLDER).glob(name)):
         # Only a former comparison's: in a folder without a page the pictures are somebody else's.
         if replaces and picture.stat().st_mtime < started:
             picture.unlink()

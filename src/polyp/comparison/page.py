@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from polyp import runs
 from polyp.comparison.comparison import Comparison
 from polyp.comparison.recipes import Recipe, format_setting, shorten_keys
 from polyp.errors import InputError
 from polyp.report.tables import Column, Table
+
+PICTURES_FOLDER = "pictures"
 
 if TYPE_CHECKING:
     from polyp.report.html import Page
@@ -126,8 +127,8 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
         page.heading("Left out")
         page.table([{"run": run.name, "reason": run.damage} for run in comparison.damaged])
     if pictures:
-        _add_charts(page, comparison, file.parent / runs.PICTURES)
-        _add_examples(page, comparison, file.parent / runs.PICTURES, root)
+        _add_charts(page, comparison, file.parent / PICTURES_FOLDER)
+        _add_examples(page, comparison, file.parent / PICTURES_FOLDER, root)
     page.section("How to read it")
     page.include("compare_method.html")
     page.heading("Runs")

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import __version__, files, runs
+from polyp import __version__, files
 from polyp.errors import InputError
 from polyp.evaluation.contamination import FITTED, TrainingData
 from polyp.evaluation.options import Options
@@ -19,6 +19,7 @@ from polyp.evaluation.testsets import TestSet, find_test_sets, subset_of
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
+from polyp.runs.folder import RunFolder, replace_folder
 from polyp.runs.model import Source
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,10 @@ def run(options: Options) -> list[dict[str, Any]]:
             first = [test_set.read(pair)[0] for pair in test_set.pairs[:COMPARED]]
             metrics["deviation"] = predictor.deviation(first)
             metrics["warnings"].append(predictor.describe_deviation(first))
-        with runs.replace_folder(folder, "polyp evaluate") as part:
-            runs.write_per_image(part, [image.row for image in images])
+        with replace_folder(folder, "polyp evaluate") as part:
+            RunFolder(part).write_rows([image.row for image in images])
             write_report(metrics, images, test_set, predictor, part / REPORT)
-            runs.write_metrics(part, metrics)
+            RunFolder(part).write_metrics(metrics)
         print_metrics(metrics, folder)
         evaluations.append(metrics)
     if len(evaluations) > 1:
@@ -119,12 +120,12 @@ def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -
 
 
 def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: int) -> Path:
-    prefix = "" if source.file == runs.best_checkpoint(source.home) else f"{source.file.stem}_"
+    prefix = "" if source.file == RunFolder(source.home).best_checkpoint else f"{source.file.stem}_"
     name = prefix + options.folder_name(test_set.name)
     if options.name is not None:
         name = options.name if sets == 1 else f"{options.name}_{test_set.name}"
     folder = source.home / EVALUATIONS / name
-    if (folder / runs.METRICS).exists() and not options.overwrite:
+    if (RunFolder(folder).metrics_file).exists() and not options.overwrite:
         raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --name")
     return folder
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyp import files, runs
+from polyp import files
 from polyp.errors import InputError, pick, require
 from polyp.inference.onnx import OnnxModel
 from polyp.model import device
 from polyp.model.segmenter import PolypSegmenter
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint, load_model
 
 T = TypeVar("T")
@@ -111,7 +112,7 @@ class Predictor:
         exact = []
         for model, source in zip(self.models, self.sources, strict=True):
             if isinstance(model, OnnxModel):
-                checkpoint = runs.best_checkpoint(source.home)
+                checkpoint = RunFolder(source.home).best_checkpoint
                 made_from = model.metadata["fingerprint"]
                 if (
                     source.config is None

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from polyp import files, runs
+from polyp import files
 from polyp.errors import InputError, printable, several
 from polyp.images import read_image
 from polyp.inference.predictor import BATCH, COMPARED, Predictor, load_predictor, predict_stream
@@ -21,6 +21,7 @@ from polyp.prediction.inputs import Input, find_inputs
 from polyp.prediction.options import Options
 from polyp.prediction.results import Record, Results
 from polyp.prediction.video import open_video, predict_video
+from polyp.runs.folder import RunFolder, lock_folder
 from polyp.runs.model import Source
 
 PREDICTIONS = "predictions"
@@ -60,7 +61,7 @@ def run(options: Options) -> Path:
     }
     files.check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with runs.claimed(folder, "polyp predict"):
+    with lock_folder(folder, "polyp predict"):
         results = Results(folder, settings, options, inputs)
         try:
             _predict_images([item for item in inputs if not item.is_video], predictor, results, problems)
@@ -79,7 +80,7 @@ def run(options: Options) -> Path:
 
 def _default_folder(sources: Sequence[Source], root: Path, options: Options) -> Path:
     """Where predictions go by default: the same place for the same command."""
-    best = runs.best_checkpoint(sources[0].home) == sources[0].file
+    best = RunFolder(sources[0].home).best_checkpoint == sources[0].file
     name = [sources[0].file.stem] * (not best) + [root.name or "images"] + ["tta"] * options.tta
     name += [options.compute] * (options.compute != "exact")
     name += [] if options.threshold is None else [f"threshold-{options.threshold:g}"]
