@@ -58,6 +58,7 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
         "metrics.json",
         "per_image.csv",
         "pictures",
+        "split.json",
         "train.log",
     }
 
