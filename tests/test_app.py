@@ -28,14 +28,14 @@ pytest.importorskip("gradio", reason="the extra app is not installed")
 import httpx
 from fastapi import FastAPI
 
-from polyp.app import answer, drawing, guard, serve
-from polyp.app import desk as desks
-from polyp.app.connection import Limits, make_server
-from polyp.app.desk import Busy, Desk, Photo, Seen
-from polyp.app.gallery import Gallery, gallery_of
-from polyp.app.server import application
-from polyp.app.upload import MOST_PIXELS
 from polyp.cli import main
+from polyp.commands.app import answer, drawing, guard, serve
+from polyp.commands.app import desk as desks
+from polyp.commands.app.connection import Limits, make_server
+from polyp.commands.app.desk import Busy, Desk, Photo, Seen
+from polyp.commands.app.gallery import Gallery, gallery_of
+from polyp.commands.app.server import application
+from polyp.commands.app.upload import MOST_PIXELS
 from polyp.errors import InputError
 from polyp.images import decode
 from polyp.inference import polyps
@@ -568,7 +568,7 @@ def quick(desk: Desk, gallery: Gallery, visitors: Path) -> Iterator[httpx.Client
 @pytest.fixture(autouse=True)
 def loud(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test sees all lines for the operator."""
-    monkeypatch.setattr("polyp.app.report.QUIET", 0.0)
+    monkeypatch.setattr("polyp.commands.app.report.QUIET", 0.0)
 
 
 def connect(client: httpx.Client, sent: bytes = b"") -> socket.socket:

@@ -113,7 +113,7 @@ def picture(page: Any) -> str:
 
 def images(run: Path) -> dict[str, Path]:
     """The run's test images by name."""
-    from polyp.app.gallery import gallery_of
+    from polyp.commands.app.gallery import gallery_of
     from polyp.runs.model import Source
 
     gallery = gallery_of([Source.of(str(run))])

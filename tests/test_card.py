@@ -10,9 +10,9 @@ import yaml
 from markdown_it import MarkdownIt
 from planted import plant
 
-from polyp.comparison.card import write_card
-from polyp.comparison.comparison import Comparison, compare
-from polyp.comparison.read_runs import Run, find_runs
+from polyp.commands.compare.card import write_card
+from polyp.commands.compare.comparison import Comparison, compare
+from polyp.commands.compare.read_runs import Run, find_runs
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from planted import plant
 from torch.utils.tensorboard import SummaryWriter
 
 from polyp import cli
-from polyp.comparison import charts, examples
-from polyp.comparison.comparison import compare
-from polyp.comparison.read_runs import find_runs
+from polyp.commands.compare import charts, examples
+from polyp.commands.compare.comparison import compare
+from polyp.commands.compare.read_runs import find_runs
 from polyp.errors import InputError
 from polyp.runs import write_per_image
 
@@ -387,8 +387,8 @@ def test_comparing_needs_no_torch(tmp_path: Path) -> None:
     plant(tmp_path / "a", IMAGES)
     plant(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
     code = (
-        "import sys; from pathlib import Path; import polyp.comparison.compare;"
-        "from polyp.comparison.read_runs import find_runs; from polyp.comparison.comparison import compare;"
+        "import sys; from pathlib import Path; import polyp.commands.compare.compare;"
+        "from polyp.commands.compare.read_runs import find_runs; from polyp.commands.compare.comparison import compare;"
         f"compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

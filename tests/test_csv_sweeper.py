@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.csv_sweeper import CsvSweeper
 from polyp.errors import InputError
-from polyp.sweeps import job_label
+from polyp.training.sweeps import job_label
 
 Jobs = list[tuple[list[str], str]]
 

@@ -17,9 +17,9 @@ from conftest import SMALL, run_script
 from omegaconf import OmegaConf
 
 from polyp.cli import main
+from polyp.commands.evaluate.report import describe_control
 from polyp.data.pairs import find_pairs, read_image, read_mask
 from polyp.data.sources import Synthetic
-from polyp.evaluation.report import describe_control
 from polyp.images import components
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.metrics import literature

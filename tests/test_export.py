@@ -16,16 +16,16 @@ from conftest import SMALL, run_script
 from torch import nn
 
 from polyp.cli import main
+from polyp.commands.export import export as exporting
+from polyp.commands.export.file import set_metadata, write_onnx
+from polyp.commands.export.graph import resize as resize_in_graph
 from polyp.data.pairs import read_image
 from polyp.errors import InputError
-from polyp.export import export as exporting
-from polyp.export.file import set_metadata, write_onnx
-from polyp.export.graph import resize as resize_in_graph
 from polyp.images import resize
-from polyp.inference.onnx import OnnxModel
 from polyp.inference.predictor import load_predictor
 from polyp.model import device
 from polyp.model.network import ARCHITECTURES
+from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
 from polyp.runs.folder import RunFolder

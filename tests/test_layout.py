@@ -19,7 +19,7 @@ LEVELS = (
     ("inference",),
     ("training",),
     ("commands",),
-    ("cli",),
+    ("cli", "api"),
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 

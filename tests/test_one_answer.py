@@ -15,8 +15,8 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, run_script
 
-from polyp.app.desk import Desk, Photo
 from polyp.cli import main
+from polyp.commands.app.desk import Desk, Photo
 from polyp.data.pairs import read_image
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.model.segmenter import PolypSegmenter

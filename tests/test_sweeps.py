@@ -19,7 +19,7 @@ import torch
 from conftest import SMALL, Train, run_script, start
 from filelock import FileLock
 
-from polyp import sweeps
+from polyp.training import sweeps
 
 QUICK = (*SMALL, "+trainer.limit_train_batches=2")
 IN_THIS_PROCESS = (

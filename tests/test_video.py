@@ -16,10 +16,10 @@ import pytest
 from planted import plant_model
 
 from polyp.cli import main
+from polyp.commands.predict.video import open_video, predict_video
 from polyp.errors import InputError
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
-from polyp.prediction.video import open_video, predict_video
 from polyp.report.pictures import overlay
 
 SHAPE = (58, 74, 3)

@@ -49,9 +49,9 @@ class LocalLauncher(Launcher):
             InputError: `n_jobs` is not a positive number.
             SystemExit: Ctrl-C or SIGTERM came: the running jobs have saved and ended, the next ones are not started.
         """
-        from polyp import isolation
         from polyp.errors import InputError
         from polyp.runs.folder import RunFolder
+        from polyp.training import isolation
 
         if type(self.n_jobs) is not int or self.n_jobs < 1:
             raise InputError(f"hydra.launcher.n_jobs={self.n_jobs} must be a whole number, at least 1")

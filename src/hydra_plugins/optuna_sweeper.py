@@ -17,9 +17,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, pick
-from polyp.overrides import parse_overrides
 from polyp.runs.folder import SWEEP_FILE, RunFolder
 from polyp.runs.resume import job_folders
+from polyp.training.overrides import parse_overrides
 
 if TYPE_CHECKING:
     from optuna import Study

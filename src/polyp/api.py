@@ -13,11 +13,11 @@ from typing import Any, overload
 
 import numpy as np
 
-from polyp.comparison.comparison import Comparison
-from polyp.comparison.comparison import compare as compare_runs
-from polyp.comparison.read_runs import find_runs
+from polyp.commands.compare.comparison import Comparison
+from polyp.commands.compare.comparison import compare as compare_runs
+from polyp.commands.compare.read_runs import find_runs
+from polyp.commands.evaluate.options import Options as EvaluateOptions
 from polyp.errors import InputError
-from polyp.evaluation.options import Options as EvaluateOptions
 from polyp.images import read_image
 from polyp.inference.polyps import Prediction
 from polyp.inference.predictor import Predictor, load_predictor

@@ -15,10 +15,10 @@ import torch
 from common import table
 from torch import Tensor, nn
 
-from polyp.export.export import FILES
+from polyp.commands.export.export import FILES
 from polyp.images import SUFFIXES, read_image
-from polyp.inference.onnx import OnnxModel
 from polyp.model import device
+from polyp.model.onnx import OnnxModel
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from polyp import files
 from polyp.errors import InputError, pick, require
-from polyp.inference.onnx import OnnxModel
 from polyp.model import device
+from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint, load_model
