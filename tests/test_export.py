@@ -15,13 +15,12 @@ import torch
 from conftest import SMALL, run_script
 from torch import nn
 
-from polyp import runs
 from polyp.cli import main
-from polyp.data.folder import read_image
+from polyp.data.pairs import read_image
 from polyp.errors import InputError
 from polyp.export import export as exporting
-from polyp.export import file as files
-from polyp.export.graph import resized
+from polyp.export.file import set_metadata, write_onnx
+from polyp.export.graph import resize as resize_in_graph
 from polyp.images import resize
 from polyp.inference.onnx import OnnxModel
 from polyp.inference.predictor import load_predictor
@@ -29,6 +28,7 @@ from polyp.model import device
 from polyp.model.network import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
@@ -56,7 +56,9 @@ def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
     random = np.random.default_rng(0)
     return [
         torch.from_numpy(
-            cv2.resize(random.integers(0, 256, (h // 6 + 1, w // 6 + 1, 3), np.uint8), (w, h)).transpose(2, 0, 1).copy()
+            cv2.resize(random.integers(0, 256, (h // 6 + 1, w // 6 + 1, 3), np.uint8), (w, h))
+            .transpose(2, 0, 1)
+            .copy()
         )
         for h, w in sizes
     ]
@@ -74,14 +76,14 @@ def away(model: PolypSegmenter, file: Path, images: list[torch.Tensor]) -> float
 @pytest.mark.parametrize("size", [(64, 64), (50, 97), (97, 50), (256, 320), (33, 160)])
 def test_images_are_resized_as_torch_does_it(size: tuple[int, int]) -> None:
     for image in pictures((64, 64), (131, 97), (40, 333), (64, 50)):
-        ours = resized(image.permute(1, 2, 0)[None], size)[0]
+        ours = resize_in_graph(image.permute(1, 2, 0)[None], size)[0]
         assert torch.equal(ours, resize(image, size).float())
 
 
 def test_weights_of_a_shrunken_line_by_hand() -> None:
     # Four pixels to two: each is the mean of four around it with weights 1, 3, 3, 1, less what hangs over the edge.
     line = torch.tensor([10, 20, 30, 90], dtype=torch.uint8)
-    seen = resized(line.reshape(1, 1, 4, 1).repeat(1, 1, 1, 3), (1, 2))
+    seen = resize_in_graph(line.reshape(1, 1, 4, 1).repeat(1, 1, 1, 3), (1, 2))
     first, second = (3 * 10 + 3 * 20 + 30) / 7, (20 + 3 * 30 + 3 * 90) / 7
     assert seen[0, 0, 0].tolist() == [round(first), round(second)]
 
@@ -94,7 +96,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[PolypSegmenter, Pat
     """A network for oblong images, whose sides are no multiples of 32, and its file."""
     model = network(encoder_depth=3, decoder_channels=[8, 8, 8], image_size=[40, 72])
     file = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    files.write(model, file, METADATA)
+    write_onnx(model, file, METADATA)
     return model, file
 
 
@@ -150,11 +152,11 @@ def test_other_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_path: P
         load_predictor([str(tmp_path / "other.onnx")])
     model = onnx.load(small[1])
     for threshold in ("half", "nan", "inf", "-0.5", "1"):
-        files.say(model, METADATA | {"threshold": threshold})
+        set_metadata(model, METADATA | {"threshold": threshold})
         onnx.save(model, tmp_path / "edited.onnx")
         with pytest.raises(InputError, match=rf"edited.onnx has the threshold {threshold},"):
             load_predictor([str(tmp_path / "edited.onnx")])
-    files.say(model, METADATA)
+    set_metadata(model, METADATA)
     for name, kind, options in (
         ("twice", "Add", {}),
         ("turned", "Transpose", {"perm": [0, 2, 1]}),
@@ -205,7 +207,11 @@ def test_all_variants_of_a_run(
 ) -> None:
     main(["export", str(run), "--onnx", "--fp16", "--int8"])
     told = capfd.readouterr()
-    assert "ONNX int8" in told.out and "Warning" not in told.out + told.err and "torch.onnx" not in told.out + told.err
+    assert (
+        "ONNX int8" in told.out
+        and "Warning" not in told.out + told.err
+        and "torch.onnx" not in told.out + told.err
+    )
     folder = run / "export"
     assert {path.name for path in folder.iterdir()} == {
         "model.onnx",
@@ -215,21 +221,24 @@ def test_all_variants_of_a_run(
     }
     assert not [path for path in run.iterdir() if path.name.startswith(".export")]
     record = json.loads((folder / "export.json").read_text())
-    assert record["module"]["float32"]["dice"] == pytest.approx(runs.read_metrics(run)["test"]["dice"], abs=0.01)
+    assert record["module"]["float32"]["dice"] == pytest.approx(
+        RunFolder(run).read_metrics()["test"]["dice"], abs=0.01
+    )
     for name, tolerated in (("float32", 1e-3), ("float16", 0.05), ("int8", 0.5)):
         measured = record["onnx"][name]
         assert set(measured["difference"]) == {"1", "0.5", "1.5"}
         assert max(measured["difference"].values()) < tolerated
         assert (
-            abs(measured["dice_loss"]) < 0.1 and 0 < measured["latency_ms"]["median"] <= measured["latency_ms"]["p95"]
+            abs(measured["dice_loss"]) < 0.1
+            and 0 < measured["latency_ms"]["median"] <= measured["latency_ms"]["p95"]
         )
         model = OnnxModel(folder / measured["file"])
         assert model.precision == name and model.metadata["classes"] == "polyp"
-        assert json.loads(model.metadata["metrics"])["n"] == runs.read_metrics(run)["test"]["n"]
+        assert json.loads(model.metadata["metrics"])["n"] == RunFolder(run).read_metrics()["test"]["n"]
         assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
-    image = read_image(load_run_data(run, runs.read_config(run)).get_pairs("test")[0].image)
+    image = read_image(load_run_data(run, RunFolder(run).read_config()).get_pairs("test")[0].image)
     module = load_checkpoint(Source.of(str(run)))
     module.precision = "32-true"
     exact = module.predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
@@ -242,7 +251,7 @@ def test_all_variants_of_a_run(
     assert "is there already: replace it with --overwrite" in said(str(run))
     assert (folder / "model.onnx").stat().st_mtime_ns == before
     kept = shutil.copy(folder / "model.onnx", tmp_path)
-    monkeypatch.setattr(exporting, "write", lambda model, file, metadata: shutil.copy(kept, file))
+    monkeypatch.setattr(exporting, "write_onnx", lambda model, file, metadata: shutil.copy(kept, file))
     main(["export", str(run), "--onnx", "--overwrite"])
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
 
@@ -258,7 +267,7 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
         def predict(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
             return [torch.zeros(image.shape[1:]) for image in images]
 
-    monkeypatch.setattr(exporting, "write", write)
+    monkeypatch.setattr(exporting, "write_onnx", write)
     monkeypatch.setattr(exporting, "OnnxModel", Other)
     before = set(run.iterdir())
     killed = run / ".part-export" / "new" / "model.onnx"  # what one leaves that was killed
@@ -270,14 +279,14 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(model: PolypSegmenter, file: Path, metadata: dict[str, str]) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting, "write", full)
+    monkeypatch.setattr(exporting, "write_onnx", full)
     assert "export (No space left on device)" in said(str(run))
     assert set(run.iterdir()) == before
 
 
 def test_what_cannot_be_exported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is not there" in said(str(tmp_path / "nothing"))
-    elsewhere = shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt")
+    elsewhere = shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "mine.ckpt")
     assert "is not in a run's folder" in said(str(elsewhere))
     (run / "export").mkdir()
     (run / "export" / "notes.txt").write_text("mine")
@@ -285,7 +294,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path, monkeypatch: pytest.
     assert (run / "export" / "notes.txt").read_text() == "mine"
     assert "cannot write to" in said(str(run), "--out", str(run / "config.yaml"))
     (run / "export" / "notes.txt").unlink()
-    runs.best_checkpoint(run).unlink()
+    RunFolder(run).best_checkpoint.unlink()
     assert "has no checkpoints/best.ckpt" in said(str(run))
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert said(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
@@ -319,7 +328,7 @@ WITH = {"dpt": "tu-vit_tiny_patch16_224"}  # which works with transformers of ti
 def test_every_architecture(arch: str, tmp_path: Path) -> None:
     size = 128 if arch == "pan" else 64  # whose pyramid has no pixels left of less
     model = network(arch, WITH.get(arch, "resnet18"), image_size=size)
-    files.write(model, tmp_path / "model.onnx", METADATA)
+    write_onnx(model, tmp_path / "model.onnx", METADATA)
     images = pictures((64, 64), (131, 97), (20, 333), (131, 97), (131, 97))
     assert min(one.std() for one in model.predict(images)) > 1e-3
     assert away(model, tmp_path / "model.onnx", images) < 1e-3
@@ -336,7 +345,7 @@ def test_every_architecture(arch: str, tmp_path: Path) -> None:
 )
 def test_other_networks(settings: dict[str, Any], tmp_path: Path) -> None:
     model = network(**settings)
-    files.write(model, tmp_path / "model.onnx", METADATA)
+    write_onnx(model, tmp_path / "model.onnx", METADATA)
     images = pictures((64, 64), (131, 97), (20, 333))
     assert away(model, tmp_path / "model.onnx", images) < 1e-3
 

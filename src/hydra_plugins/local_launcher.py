@@ -92,9 +92,9 @@ class LocalLauncher(Launcher):
 
 
 def _run_job(callbacks: Any, config: DictConfig, module: str, task: str, n_jobs: int) -> Any:
-    import torch
+    if n_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+        import torch
 
-    if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(torch.get_num_threads() // n_jobs, 1))
     setup_globals()
     loader: Any = None  # the configuration is composed

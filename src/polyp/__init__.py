@@ -1,1 +1,21 @@
-"""polyp: train, sweep and compare polyp segmentation networks."""
+"""polyp: train, sweep and compare polyp segmentation networks.
+
+In Python: `polyp.load`, `polyp.evaluate` and `polyp.compare`, see `polyp.api`, which is imported when it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polyp.api import Model, Prediction, compare, evaluate, load
+
+__version__ = "0.5.0"
+
+__all__ = ["Model", "Prediction", "compare", "evaluate", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'polyp' has no attribute '{name}'")
+    from polyp import api
+
+    return getattr(api, name)

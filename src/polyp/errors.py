@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.errors import CompactHydraException
@@ -70,7 +71,18 @@ def require(extra: str, *modules: str) -> None:
     """
     for module in modules:
         if find_spec(module) is None:
-            raise InputError(f"{module} is not installed: pip install -e '.[{extra}]'")
+            raise InputError(f"{module} is not installed: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra of polyp's, in a clone or beside an installed package."""
+    is_clone = (Path(__file__).parents[2] / "pyproject.toml").is_file()
+    return f"pip install -e '.[{extra}]'" if is_clone else f"pip install 'polyp-segmentation[{extra}]'"
+
+
+def train_command() -> str:
+    """The command that trains, from the current folder."""
+    return "python train.py" if Path("train.py").is_file() else "polyp train"
 
 
 def override_text(key: str, value: str) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from polyp import files, runs
-from polyp.errors import InputError
+from polyp import files
+from polyp.errors import InputError, train_command
 from polyp.report.tables import Column, Table
 from polyp.runs import resume
+from polyp.runs.configuration import task_overrides
+from polyp.runs.folder import RESULTS_FILE, RunFolder
 from polyp.sweeps import varied_overrides
 
 
@@ -42,13 +44,13 @@ def read_results(folder: Path) -> tuple[list[Job], dict[Path, str]]:
     """
     done, failed = [], {}
     for number, job in resume.job_folders(folder).items():
-        if not (job / runs.METRICS).exists():
-            failed[job] = _read_last_line(job / runs.LOG)
+        if not (RunFolder(job).metrics_file).exists():
+            failed[job] = _read_last_line(RunFolder(job).log_file)
             continue
         try:
             overrides = files.read_yaml(job / ".hydra" / "overrides.yaml")
-            varied = varied_overrides(resume.command([str(override) for override in overrides]), folder)
-            metrics, config = runs.read_metrics(job), runs.read_config(job)
+            varied = varied_overrides(task_overrides([str(override) for override in overrides]), folder)
+            metrics, config = RunFolder(job).read_metrics(), RunFolder(job).read_config()
         except InputError as error:
             failed[job] = str(error)
             continue
@@ -102,15 +104,18 @@ def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path)
         _build_table(done).print()
         if not _are_comparable(done):
             console.print(
-                "These jobs were validated on different images or by different numbers, which cannot be compared: they "
-                "are listed in their order, not by their validation"
+                "These jobs were validated on different images or by different numbers, which cannot be "
+                "compared: they are listed in their order, not by their validation"
             )
+    for pruned in (job for job in done if job.metrics.get("pruned")):
+        epochs = pruned.metrics["epochs"]
+        console.print(f"pruned job {pruned.number} after {epochs} epochs: it validated below the median")
     for job, reason in failed.items():
-        log = os.path.relpath(job / runs.LOG)
+        log = os.path.relpath(RunFolder(job).log_file)
         console.print(f"[bold red]failed[/] job {escape(job.name)}: {escape(reason)}\n       {escape(log)}")
     sweep = shlex.quote(os.path.relpath(folder))
     if failed:
-        console.print(f"To try these again: python train.py resume={sweep}", markup=False)
+        console.print(f"To try these again: {train_command()} resume={sweep}", markup=False)
     console.print(f"\n  the sweep  {sweep}", markup=False)
     console.print(f"  curves     tensorboard --logdir {sweep}", markup=False)
     if len(done) > 1:
@@ -123,4 +128,4 @@ def write_results(folder: Path, done: Sequence[Job]) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    files.write_text(folder / runs.RESULTS, _build_table(done).to_csv())
+    files.write_text(folder / RESULTS_FILE, _build_table(done).to_csv())

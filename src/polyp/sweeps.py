@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_sweeper import OptunaSweeper
 from polyp import files, isolation
-from polyp.errors import InputError, printable
+from polyp.errors import InputError, install_command, printable
 from polyp.overrides import find_objection, parse_overrides
 from polyp.runs import resume
 from polyp.runs.configuration import check_names, resolve_config, task_overrides
@@ -108,7 +108,7 @@ def extra(name: str, target: str, module: str | None = None) -> str:
     except ModuleNotFoundError:
         spec = None
     if spec is None:
-        sys.exit(f"{name} is not installed: pip install -e '.[{name}]'")
+        sys.exit(f"{name} is not installed: {install_command(name)}")
     return target
 
 
@@ -158,12 +158,10 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
         key = override.partition("=")[0]
         if key in replaced:
             continue
-        if not override.isprintable():
-            objection: str | None = "is more than one line"
-        elif key not in REPEATED:
-            objection = find_objection(override)
-        else:  # {_target_: FUNCTION} would call it
-            objection = "is more than a value" if re.search("[{$]", override) else None
+        setting = override.replace("hydra", "setting", 1) if key in REPEATED else override
+        objection = find_objection(setting) if setting.isprintable() else "is more than one line"
+        if setting != override and "{" in override:  # {_target_: FUNCTION} would call it
+            objection = "is more than a value"
         if objection:
             raise InputError(
                 f"{folder / SWEEP_FILE}: {printable(override)} {objection} and is not repeated: if you want it, add "

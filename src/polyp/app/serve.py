@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from polyp import runs
 from polyp.errors import InputError, describe_error, require
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -202,10 +202,10 @@ def demo_run() -> Path:
     Raises:
         InputError: it cannot be trained from here.
     """
-    done = [file.parent for file in Path("outputs").glob(f"**/{runs.METRICS}")]
-    done = [folder for folder in done if runs.best_checkpoint(folder).is_file() and (folder / runs.CONFIG).is_file()]
+    done = [file.parent for file in Path("outputs").glob("**/metrics.json")]
+    done = [folder for folder in done if RunFolder(folder).best_checkpoint.is_file() and RunFolder(folder).is_run]
     if done:
-        newest = max(done, key=lambda folder: (folder / runs.METRICS).stat().st_mtime)
+        newest = max(done, key=lambda folder: (RunFolder(folder).metrics_file).stat().st_mtime)
         print(f"polyp app --demo: the newest run here is {newest}")
         return newest
     if not (Path("train.py").is_file() and Path("conf").is_dir()):

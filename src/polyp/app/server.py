@@ -32,8 +32,8 @@ from polyp.app.page import build
 from polyp.app.replies import Replies, error_reply, validation_reason
 from polyp.app.upload import NotAnImage, checked, stem, uploaded
 from polyp.errors import InputError
+from polyp.images import TooManyPixels
 from polyp.inference import polyps
-from polyp.inference.image import TooManyPixels
 
 STATUSES = {Busy: 503, NotAnImage: 415, TooManyPixels: 413, InputError: 400}
 """The status of each error; the first class that fits counts."""

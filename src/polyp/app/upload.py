@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 from polyp.app.desk import Photo
 from polyp.errors import InputError
-from polyp.inference.image import TooManyPixels, decode
+from polyp.images import TooManyPixels, decode
 
 MOST_PIXELS = 2**24
 """Of an image that is looked at; an endoscope's has two million."""

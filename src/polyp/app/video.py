@@ -14,7 +14,7 @@ from polyp.app.desk import Desk
 from polyp.app.upload import checked, stem
 from polyp.errors import InputError
 from polyp.inference.predictor import Predictor
-from polyp.prediction.video import annotate, tabulate
+from polyp.prediction.video import predict_video
 
 MOST_FRAMES = 3000
 """Of a video that are looked at: two minutes of it."""
@@ -77,8 +77,7 @@ def video_tab(desk: Desk, threshold: gradio.Slider, model: gradio.Dropdown) -> N
             try:
                 told = lambda done, count: progress((done, count), unit="frames")  # noqa: E731
                 patient: Any = Patient(desk, desk.predictor(model)[1])
-                all_frames = annotate(Path(path), target, patient, checked(threshold), told, MOST_FRAMES)
-                done = tabulate(all_frames, rows)
+                done = predict_video(Path(path), patient, checked(threshold), rows, target, MOST_FRAMES, told)
             except InputError as error:
                 yield _said(str(error).replace(path, Path(path).name), "problem"), nothing, nothing
                 return

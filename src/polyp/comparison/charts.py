@@ -1,6 +1,7 @@
 """Charts of a comparison: curves, Dice against cost, the effect of each hyperparameter.
 
-Each function returns matplotlib figures that are legible at half a page's width and in black and white.
+Each function returns charts by the name of their file: matplotlib figures, legible at half a page's width and
+in black and white, with their captions.
 """
 
 import textwrap
@@ -32,6 +33,8 @@ MAX_TICKS = 6
 """Values of a number that have a tick each; more have an axis."""
 
 
+Charts = dict[str, tuple[Figure, str]]
+
 COSTS: dict[str, tuple[str, Callable[[Recipe], float | None]]] = {
     "parameters": ("parameters, millions", lambda recipe: recipe.parameters / 1e6),
     "gmacs": ("GMACs per image", lambda recipe: recipe.first.gmacs),
@@ -57,13 +60,15 @@ def _colours(recipes: Sequence[Recipe]) -> tuple[dict[int, Any], ScalarMappable 
     return dict(zip(numbers, scale.to_rgba(np.array(values)), strict=True)), scale
 
 
-def plot_curves(comparison: Comparison, name: str) -> Figure:
-    """A curve of training (dotted) and validation (solid) for each run; unfinished runs are grey.
+def plot_curves(comparison: Comparison) -> Charts:
+    """Loss and Dice by epoch: a curve of training and validation for each run; unfinished runs are grey."""
+    if not any(run.curves for run in (*comparison.runs, *comparison.unfinished)):
+        return {}
+    caption = "by epoch: training dotted, validation solid."
+    return {name: (_plot_curve(comparison, name), f"{name.title()} {caption}") for name in ("loss", "dice")}
 
-    Args:
-        comparison: the runs.
-        name: loss or dice.
-    """
+
+def _plot_curve(comparison: Comparison, name: str) -> Figure:
     figure, axes = _axes("epoch", {"loss": "loss", "dice": "Dice at network resolution"}[name])
     colours, scale = _colours(comparison.recipes)
     lines = [(run, "0.6") for run in comparison.unfinished]
@@ -88,25 +93,26 @@ def plot_curves(comparison: Comparison, name: str) -> Figure:
     return figure
 
 
-def plot_costs(comparison: Comparison) -> dict[str, Figure]:
+def plot_costs(comparison: Comparison) -> Charts:
     """For each of COSTS that is known, validation Dice against it, with the Pareto front."""
-    figures = {}
+    charts: Charts = {}
+    bars = " Bars: sd between seeds." * any(recipe.deviations for recipe in comparison.recipes)
     for key, (name, cost) in COSTS.items():
         points = [(value, recipe) for recipe in comparison.recipes if (value := cost(recipe)) is not None]
         if points:
-            figures[key] = _plot_cost(name, points, _colours(comparison.recipes)[0])
-    return figures
+            figure = _plot_cost(name, points, _colours(comparison.recipes)[0])
+            caption = f"Validation Dice against {name}. Line: the Pareto front, which none beats in both."
+            charts[f"dice_against_{key}"] = figure, caption + bars
+    return charts
 
 
 def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mapping[int, Any]) -> Figure:
     figure, axes = _axes(name, "validation Dice")
     for value, recipe in points:
         deviation, colour = recipe.deviations.get("val/dice"), colours[recipe.number]
-        axes.errorbar(
-            value, recipe.val, deviation, fmt="o", ms=7, color=colour, mec="0.2", mew=0.6, capsize=3
-        )
+        axes.errorbar(value, recipe.val, deviation, fmt="o", ms=7, color=colour, mec="0.2", capsize=3)
     front = [points[place] for place in find_pareto_front([(value, recipe.val) for value, recipe in points])]
-    for value, recipe in front:
+    for value, recipe in points if len(points) <= len(COLOURS) else front:
         place = value, recipe.val
         axes.annotate(f"#{recipe.number}", place, (5, 7), textcoords="offset points", fontsize=9)
     x, y = zip(*sorted((value, recipe.val) for value, recipe in front), strict=True)
@@ -114,6 +120,8 @@ def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mappi
     values = [value for value, _ in points]
     if min(values) > 0 and max(values) / min(values) > 30:
         axes.set_xscale("log")
+    else:
+        axes.locator_params("x", nbins=5)
     axes.margins(0.13)
     _widen(axes)
     return figure
@@ -126,7 +134,10 @@ def _widen(axes: Axes) -> None:
 
 
 def find_pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The places of the points (cost, gain) that no other beats: none costs no more and gains more, or the reverse."""
+    """The places of the points (cost, gain) that no other beats.
+
+    A point beats another if it costs no more and gains no less, and one of both is better.
+    """
     return [
         place
         for place, (cost, gain) in enumerate(points)
@@ -134,19 +145,20 @@ def find_pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     ]
 
 
-def plot_effects(comparison: Comparison) -> dict[str, Figure]:
-    """For each hyperparameter that varies, validation Dice by its value: a point for each run, a bar for the
-    mean.
+def plot_effects(comparison: Comparison) -> Charts:
+    """For each hyperparameter that varies, validation Dice by its value.
 
     Keys that always change together share a chart.
     """
-    groups = defaultdict(list)
-    for key in comparison.varying:
-        values = [str(recipe.values.get(key)) for recipe in comparison.recipes]
-        groups[tuple(values.index(value) for value in values)].append(key)
-    names = shorten_keys(comparison.varying)
-    titles = {" and ".join(names[key] for key in keys): keys for keys in groups.values()}
-    return {title: _plot_effect(comparison.recipes, keys, title) for title, keys in titles.items()}
+    charts: Charts = {}
+    names = shorten_keys(comparison.keys)
+    for keys in comparison.varying:
+        name = " and ".join(names[key] for key in keys)
+        caption = (
+            f"Validation Dice by {name}: a point for each run, a bar for the mean of the configurations."
+        )
+        charts[f"effect_{name.replace(' ', '_')}"] = _plot_effect(comparison.recipes, keys, name), caption
+    return charts
 
 
 def _plot_effect(recipes: Sequence[Recipe], keys: Sequence[str], title: str) -> Figure:
@@ -160,7 +172,7 @@ def _plot_effect(recipes: Sequence[Recipe], keys: Sequence[str], title: str) -> 
     ]
     is_axis = len(groups) > MAX_TICKS and all(_order(value)[0] == 0 for value in groups)
     for place, (value, group) in enumerate(groups.items()):
-        points = [(run.val) for recipe in group for run in recipe.runs]
+        points = [run.val for recipe in group for run in recipe.runs]
         if is_axis:
             axes.plot([value] * len(points), points, "o", color=COLOURS[0], alpha=0.7, mew=0)
             continue

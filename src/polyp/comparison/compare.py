@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from polyp import files, runs
+from polyp import files
 from polyp.comparison.comparison import Comparison, compare
-from polyp.comparison.page import build_table, print_comparison, write_page
+from polyp.comparison.options import Options
+from polyp.comparison.page import PICTURES_FOLDER, build_table, print_comparison, write_page
 from polyp.comparison.read_runs import Run, find_runs
 from polyp.errors import InputError
 
@@ -21,23 +22,8 @@ PICTURES = ("loss.png", "dice*.png", "effect_*.png", "image_*.png")
 """The files of a comparison in pictures/, which may lie among others."""
 
 
-def main(
-    folders: Sequence[str],
-    out: str | None = None,
-    card: str | None = None,
-    root: str | None = None,
-    overwrite: bool = False,
-    pictures: bool = True,
-) -> Path:
+def run(options: Options) -> Path:
     """Compare runs and write the result.
-
-    Args:
-        folders: runs, sweeps, or folders of these.
-        out: where to write; a new folder below outputs/comparisons by default.
-        card: the run that the model card is for; the best by validation by default.
-        root: where the data are if they have moved, for the pictures.
-        overwrite: replace the files of a former comparison in `out`.
-        pictures: draw charts and predictions, which takes longest.
 
     Returns:
         The folder that was written.
@@ -45,7 +31,8 @@ def main(
     Raises:
         InputError: there is nothing to compare, or the folder is not empty.
     """
-    found = find_runs([Path(folder) for folder in [*folders, *([card] if card else [])]])
+    card = options.card
+    found = find_runs([Path(folder) for folder in [*options.folders, *([card] if card else [])]])
     finished = [run for run in found if run.metrics]
     comparison: Comparison | None = None
     if card and len(finished) == 1:
@@ -53,9 +40,9 @@ def main(
     else:
         comparison = compare(found)
         subject = _find_subject(finished, card) if card else comparison.reference.first
-    folder = _prepare_folder(out, overwrite)
+    folder = _prepare_folder(options.out, options.overwrite)
     if comparison is not None:
-        _write_comparison(comparison, folder, root, pictures)
+        _write_comparison(comparison, folder, options.root, options.pictures)
     from polyp.comparison.card import write_card  # imports torch
 
     write_card(folder / CARD, subject, comparison)
@@ -72,7 +59,7 @@ def _write_comparison(comparison: Comparison, folder: Path, root: str | None, pi
     files.write_text(folder / TABLE, table.to_csv())
     replaces, started = (folder / PAGE).exists(), time.time()
     write_page(comparison, table, folder / PAGE, root, pictures)
-    for picture in (file for name in PICTURES for file in (folder / runs.PICTURES).glob(name)):
+    for picture in (file for name in PICTURES for file in (folder / PICTURES_FOLDER).glob(name)):
         # Only a former comparison's: in a folder without a page the pictures are somebody else's.
         if replaces and picture.stat().st_mtime < started:
             picture.unlink()

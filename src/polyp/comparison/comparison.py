@@ -12,7 +12,7 @@ import numpy as np
 
 from polyp.comparison.read_runs import Run
 from polyp.comparison.recipes import Recipe, group_runs
-from polyp.errors import InputError
+from polyp.errors import InputError, train_command
 from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 LEVEL = 0.05
@@ -48,7 +48,7 @@ class Comparison:
         recipes: best validation first.
         unfinished: runs without numbers.
         damaged: runs that are left out, see their `damage`.
-        varying: the keys that differ between recipes.
+        varying: the keys that differ between recipes; those that always change together are one group.
         comparable: the recipes that share a test set, the reference first.
         differences: to the reference, by the recipe's number, for the other comparable ones.
         noise: the pooled standard deviation of test Dice between seeds and its degrees of freedom, if known.
@@ -59,7 +59,7 @@ class Comparison:
     recipes: list[Recipe]
     unfinished: list[Run]
     damaged: list[Run]
-    varying: list[str]
+    varying: list[list[str]]
     comparable: list[Recipe]
     differences: dict[int, Difference]
     noise: tuple[float, int] | None
@@ -70,6 +70,11 @@ class Comparison:
     def reference(self) -> Recipe:
         """The best by validation of those that share a test set."""
         return self.comparable[0]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that differ between recipes."""
+        return [key for group in self.varying for key in group]
 
     @property
     def runs(self) -> list[Run]:
@@ -154,8 +159,8 @@ def _too_few_runs(finished: Sequence[Run], unfinished: Sequence[Run], damaged: S
         return f"no finished run found{''.join(others)}: give folders of runs or sweeps, such as outputs/"
     name = finished[0].name
     return (
-        f"{name} is the only finished run{''.join(others)}, and comparing takes two: give more folders, or polyp "
-        f"compare --card {name} for its model card alone"
+        f"{name} is the only finished run{''.join(others)}, and comparing takes two: give more folders, or "
+        f"polyp compare --card {name} for its model card alone"
     )
 
 
@@ -166,11 +171,11 @@ def _find_comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
         groups[recipe.first.test_set].append(recipe)
     largest = max(groups.values(), key=lambda group: sum(len(recipe.runs) for recipe in group))
     if len(largest) == 1 and len(largest[0].runs) == 1:
-        one, other, *_ = recipes
+        first, second, *_ = recipes
         keys = "data.split" + " and data.split_seed" * _has_random_split(recipes)
         raise InputError(
-            f"no two of the {len(recipes)} runs have the same test images ({one.first.name} has {len(one.stems)}, "
-            f"{other.first.name} other ones): train them with the same {keys}"
+            f"no two of the {len(recipes)} runs have the same test images ({first.first.name} has "
+            f"{len(first.stems)}, {second.first.name} other ones): train them with the same {keys}"
         )
     return largest
 
@@ -210,13 +215,12 @@ def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> l
         ),
     ]
     if warnings:
-        seed = " With data.split=random, data.split_seed draws them: give all runs the same."
+        way_out = " With data.split=random, data.split_seed draws them: give all runs the same."
         warnings.append(
-            "Other validation images: the order of the runs and the choice of the best go by Dice of different "
-            "validation images, and part of a difference between them is that of the images."
-            + seed
-            * _has_random_split(recipes)
+            "Other validation images: the order of the runs and the choice of the best go by Dice of "
+            "different validation images, and part of a difference between them is that of the images."
         )
+        warnings[-1] += way_out * _has_random_split(recipes)
     warnings += _list_mismatches(
         recipes,
         "Other definition of the scores",
@@ -252,18 +256,17 @@ def _list_notes(
         notes.append(
             "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell chance "
             "of the images only. Another seed changes the result too; to know by how much, train one "
-            "configuration or more with several: python train.py -m … seed=0,1,2"
+            f"configuration or more with several: {train_command()} -m … seed=0,1,2"
         )
     else:
         deviation, freedom = noise
         pooled = _count(sum(len(recipe.seeds) > 1 for recipe in comparable), "configuration")
         notes.append(
             f"Seed noise: test Dice has a standard deviation of {deviation:.4f} between seeds, pooled over "
-            f"{pooled} with several ({_count(freedom, 'degree')} of freedom). Two single-seed runs may differ by "
-            f"{seed_margin(noise, 1, 1):.3f} for no other reason."
-            + " More seeds would tell it better: seed=0,1,2,3,4."
-            * (freedom < 4)
+            f"{pooled} with several ({_count(freedom, 'degree')} of freedom). Two single-seed runs may "
+            f"differ by {seed_margin(noise, 1, 1):.3f} for no other reason."
         )
+        notes[-1] += " More seeds would tell it better: seed=0,1,2,3,4." * (freedom < 4)
     return notes
 
 
@@ -272,8 +275,9 @@ def _list_mismatches(recipes: Sequence[Recipe], what: str, value: Callable[[Run]
     groups: dict[str, list[Recipe]] = defaultdict(list)
     for recipe in recipes:
         for text in dict.fromkeys(str(value(run)) for run in recipe.runs):
-            groups[text if len(text) < 60 else f"{text[:59]}…"].append(recipe)
-    values = "; ".join(f"{text}: {_list_numbers(group)}" for text, group in groups.items())
+            groups[text].append(recipe)
+    shortened = {text: text if len(text) < 60 else f"{text[:59]}…" for text in groups}
+    values = "; ".join(f"{shortened[text]}: {_list_numbers(group)}" for text, group in groups.items())
     return [f"{what}: {values}."] if len(groups) > 1 else []
 
 

@@ -1,14 +1,14 @@
 """Example test images under several runs: the image, the truth, and the prediction of each run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from polyp.comparison.comparison import Comparison
 from polyp.comparison.recipes import Recipe
-from polyp.data.folder import read_image, read_mask
+from polyp.data.pairs import read_image, read_mask
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
 from polyp.report.pictures import PREDICTION, TRUTH, contour
@@ -24,20 +24,12 @@ SIDE = 320
 """The longer side of a picture, in pixels."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One test image.
-
-    Attributes:
-        stem: its name.
-        title: the same, with the reason for which it was chosen.
-        tiles: pictures (h, w, 3) uint8 RGB with their captions: image, truth (green), and each run's outline
-            (yellow).
-    """
+class Example(NamedTuple):
+    """A test image: its stem, a title with the reason for its choice, pictures (h, w, 3) with captions."""
 
     stem: str
     title: str
-    tiles: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    tiles: list[tuple[np.ndarray, str]]
 
 
 def choose_recipes(comparison: Comparison) -> list[Recipe]:
@@ -50,16 +42,11 @@ def choose_recipes(comparison: Comparison) -> list[Recipe]:
 
 
 def choose_images(comparison: Comparison) -> dict[str, str]:
-    """The stems to show and why: spread over size and shape, then those whose Dice differs most between recipes."""
+    """The stems to show and why: spread over size and shape, then those whose Dice differs most."""
     scores, stems = comparison.reference.first.scores, comparison.reference.stems
-    reasons = {}
-    for stem in _choose_varied(comparison.reference):
-        share = (
-            f"polyp {scores['polyp_share'][stem]:.1%} of the image"
-            if "polyp_share" in scores
-            else "a test image"
-        )
-        reasons[stem] = share
+    reasons = dict.fromkeys(_choose_varied(comparison.reference), "chosen for variety")
+    if "polyp_share" in scores:
+        reasons = {stem: f"polyp {scores['polyp_share'][stem]:.1%} of the image" for stem in reasons}
     deviations = np.std([recipe.dice for recipe in comparison.comparable], axis=0)
     for place in np.argsort(-deviations, kind="stable"):
         if len(reasons) >= VARIED + DISPUTED or deviations[place] == 0:

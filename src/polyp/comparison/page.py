@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from polyp import runs
 from polyp.comparison.comparison import Comparison
 from polyp.comparison.recipes import Recipe, format_setting, shorten_keys
 from polyp.errors import InputError
 from polyp.report.tables import Column, Table
+
+PICTURES_FOLDER = "pictures"
 
 if TYPE_CHECKING:
     from polyp.report.html import Page
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def build_table(comparison: Comparison) -> Table:
     """The table of a comparison: a row for each recipe, best validation first."""
-    settings = shorten_keys(comparison.varying).items()
+    settings = shorten_keys(comparison.keys).items()
     several_seeds = any(len(recipe.seeds) > 1 for recipe in comparison.recipes)
     columns = [
         Column("rank", "", lambda row: f"#{row['rank']}"),
@@ -46,7 +47,7 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
     val, test = "val/dice", "test/dice"
     return {
         "rank": recipe.number,
-        **{key: recipe.values.get(key) for key in comparison.varying},
+        **{key: recipe.values.get(key) for key in comparison.keys},
         "seeds": " ".join(map(str, recipe.seeds)),
         val: recipe.val,
         f"{val}_sd": recipe.deviations.get(val),
@@ -126,8 +127,8 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
         page.heading("Left out")
         page.table([{"run": run.name, "reason": run.damage} for run in comparison.damaged])
     if pictures:
-        _add_charts(page, comparison, file.parent / runs.PICTURES)
-        _add_examples(page, comparison, file.parent / runs.PICTURES, root)
+        _add_charts(page, comparison, file.parent / PICTURES_FOLDER)
+        _add_examples(page, comparison, file.parent / PICTURES_FOLDER, root)
     page.section("How to read it")
     page.include("compare_method.html")
     page.heading("Runs")
@@ -144,33 +145,18 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
 def _add_charts(page: "Page", comparison: Comparison, folder: Path) -> None:
     from polyp.comparison import charts  # imports matplotlib
 
-    page.section("Curves")
-    if any(run.curves for run in (*comparison.runs, *comparison.unfinished)):
-        caption = "{} by epoch: training dotted, validation solid."
-        figures = {key: charts.plot_curves(comparison, key) for key in ("loss", "dice")}
-        page.charts(
-            [(figure, caption.format(key.title()), folder / f"{key}.png") for key, figure in figures.items()]
-        )
-    else:
-        page.text("No run has TensorBoard files any more.", "faint")
-    page.section("Dice and what it costs")
-    bars = " Bars: sd between seeds." * any(len(recipe.seeds) > 1 for recipe in comparison.recipes)
-    caption = f"Validation Dice against {{}}. Line: the Pareto front, which none beats in both.{bars}"
-    page.charts(
-        [
-            (figure, caption.format(charts.COSTS[key][0]), folder / f"dice_against_{key}.png")
-            for key, figure in charts.plot_costs(comparison).items()
-        ]
-    )
-    if effects := charts.plot_effects(comparison):
-        page.section("What each hyperparameter does")
-        caption = "Validation Dice by {}: a point for each run, a bar for the mean of the configurations."
-        page.charts(
-            [
-                (figure, caption.format(name), folder / f"effect_{name.replace(' ', '_')}.png")
-                for name, figure in effects.items()
-            ]
-        )
+    sections = {
+        "Curves": charts.plot_curves(comparison),
+        "Dice and what it costs": charts.plot_costs(comparison),
+        "What each hyperparameter does": charts.plot_effects(comparison),
+    }
+    for heading, figures in sections.items():
+        if figures:
+            page.section(heading)
+            page.charts([(figure, text, folder / f"{name}.png") for name, (figure, text) in figures.items()])
+        elif heading == "Curves":
+            page.section(heading)
+            page.text("No run has TensorBoard files any more.", "faint")
 
 
 def _add_examples(page: "Page", comparison: Comparison, folder: Path, root: str | None) -> None:

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyp import files, runs
-from polyp.errors import InputError, describe_error, printable
+from polyp import files
+from polyp.errors import InputError, describe_error, printable, train_command
 from polyp.report.tables import unescape_formula
 from polyp.runs import identity
+from polyp.runs.folder import RunFolder, check_metrics
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 NOT_COMPARED = (*identity.NEUTRAL, "seed", "model.image_size")
-"""Keys that are no setting: the seed tells runs of a configuration apart, image_size is in data.image_size too."""
+"""Keys that are no setting: seeds are runs of one configuration, and image_size is in data.image_size too."""
 
 SCORES = ("dice", "iou", "precision", "recall", "mae")
 """The numbers per image that every version has written."""
@@ -73,7 +74,7 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What may change the result: the configuration's keys, written with dots, and the data's fingerprint."""
+        """What may change the result: the configuration, with dotted keys, and the data's fingerprint."""
         flat = dict(_format_leaf(key, value) for key, value in identity.flatten(self.config))
         if flat.get("data.split") != "random":
             flat.pop("data.split_seed", None)
@@ -153,11 +154,11 @@ class Run:
     @cached_property
     def progress(self) -> str:
         """How far an unfinished run is."""
-        log = self.folder / runs.LOG
+        log = RunFolder(self.folder).log_file
         text = log.read_text(errors="replace") if log.is_file() else ""
         if epochs := re.findall(r"^epoch (\d+) of (\S+)", text, re.M):
             return "epoch {} of {}".format(*epochs[-1])
-        is_saved = runs.last_checkpoint(self.folder).exists()
+        is_saved = RunFolder(self.folder).last_checkpoint.exists()
         return "in its first epoch, saved" if is_saved else "no epoch finished"
 
 
@@ -194,8 +195,8 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
             raise InputError(f"{top} is not a folder: give a run, a sweep or outputs/")
         for folder, subfolders, content in os.walk(top, onerror=unreadable.append):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            is_run = {runs.METRICS, runs.LOG} & set(content) or runs.CHECKPOINTS in subfolders
-            if runs.CONFIG in content and is_run:
+            is_run = {"metrics.json", "train.log"} & set(content) or RunFolder.CHECKPOINTS in subfolders
+            if "config.yaml" in content and is_run:
                 subfolders.clear()
                 places.setdefault(Path(folder).resolve(), Path(folder))
     found = []
@@ -224,18 +225,18 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: a file of it is missing or damaged; the message has the path.
     """
-    config = runs.read_config(folder)
-    with _report_damage(folder / runs.CONFIG, "move the run elsewhere"):
-        runs.check_keys(config, CONFIG_KEYS)
-    if not (folder / runs.METRICS).exists():
+    config = RunFolder(folder).read_config()
+    with _report_damage(RunFolder(folder).config_file, "move the run elsewhere"):
+        check_metrics(config, CONFIG_KEYS)
+    if not (RunFolder(folder).metrics_file).exists():
         return Run(folder, config, {})
-    metrics = runs.read_metrics(folder)
-    way_out = f"train it again (python train.py {runs.resume_hint(folder)}) or move it elsewhere"
-    with _report_damage(folder / runs.METRICS, way_out):
+    metrics = RunFolder(folder).read_metrics()
+    way_out = f"train it again ({train_command()} {RunFolder(folder).resume_override}) or move it elsewhere"
+    with _report_damage(RunFolder(folder).metrics_file, way_out):
         if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
             raise ValueError("n, parameters or seconds is 0")
-    with _report_damage(folder / runs.PER_IMAGE, f"delete {runs.METRICS} and {way_out}"):
-        return Run(folder, config, metrics, _read_scores(folder / runs.PER_IMAGE, metrics["test"]["n"]))
+    with _report_damage(RunFolder(folder).rows_file, f"delete metrics.json and {way_out}"):
+        return Run(folder, config, metrics, _read_scores(RunFolder(folder).rows_file, metrics["test"]["n"]))
 
 
 @contextmanager

@@ -96,37 +96,34 @@ def _average_by_seed(runs: Sequence[Run], rows: Sequence[Any]) -> "DataFrame":
     return pandas.DataFrame(list(rows), index=[run.seed for run in runs]).groupby(level=0).mean()
 
 
-def group_runs(finished: Sequence[Run]) -> tuple[list[Recipe], list[str]]:
-    """The recipes of finished runs, best validation first, and the keys in which they differ."""
+def group_runs(finished: Sequence[Run]) -> tuple[list[Recipe], list[list[str]]]:
+    """The recipes of finished runs, best validation first, and the keys that differ, see `_group_keys`."""
     groups = defaultdict(list)
     for run in sorted(finished, key=lambda run: (run.seed, run.name)):
         settings = tuple(sorted((key, str(value)) for key, value in run.settings.items()))
         groups[settings, run.test_set].append(run)
     recipes = sorted((Recipe(tuple(group)) for group in groups.values()), key=lambda recipe: -recipe.val)
-    keys = dict.fromkeys(key for recipe in recipes for key in recipe.first.settings)
-    varying = [key for key in keys if len({str(recipe.first.settings.get(key)) for recipe in recipes}) > 1]
-    label_keys = _find_label_keys(recipes, [key for key in varying if key != "data.fingerprint"])
+    varying = _group_keys([recipe.first.settings for recipe in recipes])
+    keys = [key for group in varying for key in group]
+    label_keys = [group[0] for group in varying if group[0] != "data.fingerprint"]
     return [
         replace(
             recipe,
             number=number,
-            values={key: recipe.first.settings[key] for key in varying if key in recipe.first.settings},
+            values={key: recipe.first.settings[key] for key in keys if key in recipe.first.settings},
             label=_label(recipe.first, label_keys),
         )
         for number, recipe in enumerate(recipes, 1)
     ], varying
 
 
-def _find_label_keys(recipes: Sequence[Recipe], varying: Sequence[str]) -> list[str]:
-    """The keys that a label needs: those that separate recipes which the keys before them do not."""
-    chosen: list[str] = []
-    separated = 1
-    for key in varying:
-        keys = (*chosen, key)
-        count = len({tuple(str(recipe.first.settings.get(key)) for key in keys) for recipe in recipes})
-        if count > separated:
-            chosen, separated = [*keys], count
-    return chosen
+def _group_keys(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The keys that differ between settings; those that always change together are one group."""
+    groups = defaultdict(list)
+    for key in dict.fromkeys(key for recipe in settings for key in recipe):
+        values = [str(recipe.get(key)) for recipe in settings]
+        groups[tuple(values.index(value) for value in values)].append(key)
+    return [keys for pattern, keys in groups.items() if any(pattern)]
 
 
 def shorten_keys(keys: Sequence[str]) -> dict[str, str]:

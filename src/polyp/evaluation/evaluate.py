@@ -4,20 +4,22 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from polyp import files, runs
+from polyp import __version__, files
 from polyp.errors import InputError
 from polyp.evaluation.contamination import FITTED, TrainingData
+from polyp.evaluation.options import Options
 from polyp.evaluation.report import REPORT, print_metrics, print_sets, write_report
 from polyp.evaluation.scoring import Image, control_risk, score_images, summarise_images
 from polyp.evaluation.testsets import TestSet, find_test_sets, subset_of
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
+from polyp.runs.folder import RunFolder, replace_folder
 from polyp.runs.model import Source
 
 log = logging.getLogger(__name__)
@@ -25,81 +27,15 @@ log = logging.getLogger(__name__)
 EVALUATIONS = "evaluations"
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of `polyp evaluate`."""
-
-    models: tuple[str, ...] = ()
-    """run folders, checkpoints or exported models; of several the probabilities are averaged"""
-
-    data: str | None = None
-    """folder that holds images/ and masks/, or several folders that do; by default the run's own images"""
-    images: str = "images"
-    """name of the folder of images"""
-    masks: str = "masks"
-    """name of the folder of masks"""
-    normal: bool = False
-    """no image of --data shows a polyp; there are no masks"""
-    subset: Literal["test", "val", "train"] = "test"
-    """which of the run's own images"""
-    root: str | None = None
-    """folder where the run's data are, if they have moved"""
-    archive: str | None = None
-    """archive of the run's data, if it has moved"""
-
-    tta: bool = False
-    """average over the image and its flips"""
-    scales: tuple[float, ...] = (1.0,)
-    """average over these multiples of the network's resolution, such as 0.75,1,1.25"""
-    threshold: float = 0.5
-    """a pixel is predicted to be polyp from this probability on"""
-    missed: float = 0.1
-    """share of a polyp's pixels that may be missed, for the threshold that is chosen on the validation images"""
-    confidence: float = 0.95
-    """how sure that threshold must be"""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps"""
-    compute: Literal["exact", "fast"] = "exact"
-    """exact: each image by itself, in the precision that the run was tested in; fast: several at once, in the precision
-    that the device gains from"""
-    name: str | None = None
-    """name of the evaluation's folder, under evaluations/"""
-    overwrite: bool = False
-    """replace an evaluation of that name"""
-
-    def check(self) -> None:
-        """Raise InputError for a value that cannot be."""
-        for key in ("threshold", "missed", "confidence"):
-            if not 0 < (value := getattr(self, key)) < 1:
-                raise InputError(f"--{key} {value:g} must lie between 0 and 1")
-        if not all(0.25 <= scale <= 4 for scale in self.scales):
-            raise InputError(
-                f"--scales {','.join(map('{:g}'.format, self.scales))} must lie between 0.25 and 4"
-            )
-        if self.data is not None and self.subset != "test":
-            raise InputError(
-                f"--subset {self.subset} is of the run's own images, --data of others: leave one out"
-            )
-        if self.normal and self.data is None:
-            raise InputError("--normal needs --data FOLDER, the folder of normal frames")
-        if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
-            raise InputError(f"--name {self.name} must be a single folder's name")
-
-    def folder_name(self, test_set: str) -> str:
-        """The evaluation's folder: the test set, and the options that are not the default."""
-        parts = {
-            test_set: True,
-            "tta": self.tta,
-            f"scales-{'-'.join(map('{:g}'.format, self.scales))}": self.scales != (1.0,),
-            self.compute: self.compute != "exact",
-            f"threshold-{self.threshold:g}": self.threshold != 0.5,
-            f"ensemble-of-{len(self.models)}": len(self.models) > 1,
-        }
-        return "_".join(part for part, shown in parts.items() if shown)
+PACKAGES = ("torch", "segmentation-models-pytorch")
+"""Their versions are noted beside polyp's."""
 
 
-def run(options: Options) -> None:
+def run(options: Options) -> list[dict[str, Any]]:
     """Score models, and leave the answer in the folder of the first one's run, under evaluations/.
+
+    Returns:
+        The content of each evaluation's metrics.json.
 
     Raises:
         InputError: anything that cannot work; before the network is used wherever that can be known.
@@ -145,20 +81,21 @@ def run(options: Options) -> None:
             and _describe_training_images(training, test_set, images, options),
             "warnings": list(warnings),
             "seconds": round(time.time() - started, 1),
-            "versions": {name: version(name) for name in ("polyp", "torch", "segmentation-models-pytorch")},
+            "versions": {"polyp": __version__} | {name: version(name) for name in PACKAGES},
         }
         if not predictor.is_exact:
             first = [test_set.read(pair)[0] for pair in test_set.pairs[:COMPARED]]
             metrics["deviation"] = predictor.deviation(first)
             metrics["warnings"].append(predictor.describe_deviation(first))
-        with runs.replace_folder(folder, "polyp evaluate") as part:
-            runs.write_per_image(part, [image.row for image in images])
+        with replace_folder(folder, "polyp evaluate") as part:
+            RunFolder(part).write_rows([image.row for image in images])
             write_report(metrics, images, test_set, predictor, part / REPORT)
-            runs.write_metrics(part, metrics)
+            RunFolder(part).write_metrics(metrics)
         print_metrics(metrics, folder)
         evaluations.append(metrics)
     if len(evaluations) > 1:
         print_sets(evaluations)
+    return evaluations
 
 
 def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -> TestSet:
@@ -183,12 +120,12 @@ def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -
 
 
 def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: int) -> Path:
-    prefix = "" if source.file == runs.best_checkpoint(source.home) else f"{source.file.stem}_"
+    prefix = "" if source.file == RunFolder(source.home).best_checkpoint else f"{source.file.stem}_"
     name = prefix + options.folder_name(test_set.name)
     if options.name is not None:
         name = options.name if sets == 1 else f"{options.name}_{test_set.name}"
     folder = source.home / EVALUATIONS / name
-    if (folder / runs.METRICS).exists() and not options.overwrite:
+    if (RunFolder(folder).metrics_file).exists() and not options.overwrite:
         raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --name")
     return folder
 

@@ -16,69 +16,65 @@ from polyp.export.graph import Graph
 from polyp.model.segmenter import PolypSegmenter
 
 OPSET = 18
-"""The oldest with all that is needed: what runs on old runtimes too."""
+"""The oldest that has all operations, so that old runtimes can run it."""
 
 EXAMPLE = (2, 96, 80, 3)
-"""An image batch to trace with; a 1 in it would be taken for a constant."""
+"""An image batch to trace with; a size of 1 would be taken for a constant."""
 
 
-def write(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], half: bool = False) -> None:
+def write_onnx(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], half: bool = False) -> None:
     """Write a model as ONNX.
 
     Its input is `image` (batch, height, width, 3) uint8 RGB, its output `probability` (batch, height, width) float32.
 
     Args:
         model: on the CPU.
-        file: to be written.
-        metadata: what the file shall say of itself.
-        half: compute in float16, which GPUs gain from; input and output stay what they are.
+        file: the file to write.
+        metadata: all metadata of the file.
+        half: compute in float16, which is faster on GPUs; input and output keep their types.
 
     Raises:
         InputError: the network has an operation that ONNX cannot express for images of any size.
     """
     import onnx
 
-    graph = Graph(model, half).eval()
-    dynamic = {"image": {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}}
     try:
-        with quiet():
+        with silence():
             program = torch.onnx.export(
-                graph,
+                Graph(model, half).eval(),
                 (torch.zeros(EXAMPLE, dtype=torch.uint8),),
                 input_names=["image"],
                 output_names=["probability"],
-                dynamic_shapes=dynamic,
+                dynamic_shapes={"image": {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}},
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # its exceptions are as many as its stages
-        settings = model.hparams
+    except Exception as error:  # each stage of the exporter has its own exceptions
         raise InputError(
-            f"model.arch={settings['arch']} with model.encoder={settings['encoder']} cannot be exported "
+            f"model.arch={model.hparams['arch']} with model.encoder={model.hparams['encoder']} cannot be exported "
             f"({describe_error(error.__cause__ or error)})"
         ) from error
     assert program is not None
-    proto = program.model_proto
-    say(proto, metadata)
+    proto = program.model_proto  # made at each access
+    set_metadata(proto, metadata)
     onnx.save(proto, file)
 
 
-def say(proto: Any, metadata: Mapping[str, str]) -> None:
-    """Let a model say of itself this and nothing else; not what its makers' versions of the code looked like either."""
+def set_metadata(proto: Any, metadata: Mapping[str, str]) -> None:
+    """Replace all metadata of an `onnx.ModelProto`, also what the exporter notes on nodes and values."""
     import onnx
 
     onnx.helper.set_model_props(proto, dict(metadata))
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
+    graph = proto.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing is printed or logged: what torch has to say about exporting is for its developers."""
+def silence() -> Iterator[None]:
+    """Suppress what the exporter prints, logs and warns of: it is meant for its developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""What an exported model computes: everything from the bytes of an image to probabilities of the same size."""
+"""What an exported model computes: from the pixels of an image to probabilities of the same size."""
 
 import copy
 from typing import cast
@@ -11,7 +11,7 @@ from polyp.model.segmenter import PolypSegmenter
 
 
 class Graph(nn.Module):
-    """`PolypSegmenter.predict` without anything that another runtime lacks or does otherwise.
+    """`PolypSegmenter.predict` in operations that all runtimes have and compute alike.
 
     Args:
         model: whose weights and sizes are taken.
@@ -23,19 +23,21 @@ class Graph(nn.Module):
         self.network = copy.deepcopy(model.network)
         self.size = model.image_size
         for module in self.network.modules():
-            if hasattr(module, "fused_attn"):  # torch's exporter cannot translate all uses of the fused function
+            if hasattr(
+                module, "fused_attn"
+            ):  # torch's exporter cannot translate all uses of the fused function
                 module.__dict__["fused_attn"] = False
         if half:
             self.network.stages = nn.ModuleList(_Half(stage) for stage in self.network.stages)
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (B, H, W) float32 in 0-1 of images (B, H, W, 3) uint8 RGB."""
-        logits = self.network(resized(image, self.size) / 255)[-1]
+        logits = self.network(resize(image, self.size) / 255)[-1]
         return torch.sigmoid(F.interpolate(logits, size=image.shape[1:3], mode="bilinear"))[:, 0]
 
 
 class _Half(nn.Module):
-    """A network that sees float32 and answers so, and computes in float16."""
+    """A network that computes in float16, with float32 input and output."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -45,25 +47,25 @@ class _Half(nn.Module):
         return self.network(image.half()).float()
 
 
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """What `polyp.images.resize` makes of images (B, H, W, 3) uint8: (B, 3, *size) float32, whole numbers in 0-255.
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`polyp.images.resize` of images (B, H, W, 3) uint8: (B, 3, *size) float32, whole numbers in 0-255.
 
     ONNX has an operation of that name, but runtimes do not agree on it: ONNX Runtime's differs from torch's by up to
     13 grey levels at an image's border. These are torch's 8-bit integers in matrix products, first along the rows.
     """
     height, width = image.shape[1:3]
     grey = image.permute(0, 1, 3, 2).float() - GREY  # (B, H, 3, W)
-    rows = _product(grey, width, size[1])
-    columns = _product(rows.flatten(2).transpose(1, 2), height, size[0])  # (B, 3 * width, height)
+    rows = _resize_lines(grey, width, size[1])
+    columns = _resize_lines(rows.flatten(2).transpose(1, 2), height, size[0])  # (B, 3 * width, height)
     return columns.unflatten(1, (3, size[1])).transpose(2, 3) + GREY
 
 
 GREY = 128
-"""Is subtracted from pixels, so that float32 holds their products with 17-bit weights exactly."""
+"""Subtracted from pixels, so that float32 holds their products with 17-bit weights exactly."""
 
 
-def _product(lines: Tensor, source: int, target: int) -> Tensor:
-    """Lines of pixels less `GREY`, (..., source), at another length (..., target), rounded.
+def _resize_lines(lines: Tensor, source: int, target: int) -> Tensor:
+    """Resize lines of pixels less `GREY` from (..., source) to (..., target), rounded.
 
     The weights are those of ATen/native/cpu/UpSampleKernel.cpp: a triangle as wide as a target pixel, at least two
     source pixels, as whole numbers of as many bits as fit 16 with a sign.
@@ -74,7 +76,7 @@ def _product(lines: Tensor, source: int, target: int) -> Tensor:
     weights = triangle.clamp(min=0).double()
     weights = weights / weights.sum(0, keepdim=True)
     bits = (torch.log2((2**15 - 0.5) / weights.max().float()).ceil() - 1).clamp(0, 21)
-    one = torch.exp2(bits)
-    weights = (weights * one.double() + 0.5).floor().float() / one
+    unit = torch.exp2(bits)
+    weights = (weights * unit.double() + 0.5).floor().float() / unit
     missing = GREY * (weights.sum(0) - 1)  # their sum is not quite 1
-    return (lines @ weights + (missing + 0.5)).floor()  # never beyond 0-255, since no weight is negative
+    return (lines @ weights + (missing + 0.5)).floor()  # within 0-255, since no weight is negative

@@ -1,33 +1,33 @@
 """An ONNX model in 8-bit integers, which CPUs multiply fastest."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polyp.data.folder import read_image
-from polyp.export.file import quiet, say
+from polyp.data.pairs import read_image
+from polyp.export.file import set_metadata, silence
 
-IN_8_BITS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operations that are worth it; between others, changing to integers and back costs more than it spares."""
+QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operations worth it; around others, the conversion to integers and back costs more than it saves."""
 
 
 def write_int8(
-    file: Path, out: Path, metadata: Mapping[str, str], images: Sequence[Path], encoder: bool = True
+    file: Path, out: Path, metadata: Mapping[str, str], images: Sequence[Path], with_encoder: bool = True
 ) -> None:
-    """Write the int8 variant of a model, whose ranges are those that images have, looked at one by one.
+    """Write the int8 variant of a model, with the ranges that its values have on some images.
 
-    Weights have a range for each channel, activations the mean of the ranges that they have in the images. The first
-    and the last convolution, and all that comes before and after, keep float32.
+    Weights have a range for each channel, activations the mean of their ranges over the images. The first and the last
+    convolution, and all that comes before and after, keep float32.
 
     Args:
         file: the float32 model.
-        out: to be written.
-        metadata: what it shall say of itself.
+        out: the file to write.
+        metadata: all metadata of it.
         images: at least one; those of validation.
-        encoder: whether the encoder, too, is to be in integers.
+        with_encoder: quantize the encoder too.
 
     Raises:
         InputError: an image cannot be read.
@@ -38,13 +38,12 @@ def write_int8(
 
     class Images(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left: Iterator[Path] = iter(images)
+            self.batches = ({"image": read_image(path)[None]} for path in images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            path = next(self.left, None)
-            return None if path is None else {"image": read_image(path)[None]}
+            return next(self.batches, None)
 
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".int8") as folder, quiet():
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".int8") as folder, silence():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(file, prepared, skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
@@ -53,42 +52,38 @@ def write_int8(
             out,
             Images(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(IN_8_BITS),
-            nodes_to_exclude=[*_around(graph), *_not_worth_it(graph), *([] if encoder else _encoder(graph))],
+            op_types_to_quantize=list(QUANTIZED),
+            nodes_to_exclude=_list_excluded(graph, with_encoder),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             extra_options={"WeightSymmetric": True, "CalibMovingAverage": True},
         )
     model = onnx.load(out)
-    say(model, metadata)
+    set_metadata(model, metadata)
     onnx.save(model, out)
 
 
-def _around(graph: Any) -> list[str]:
-    """The names of the nodes up to the network's first convolution and from its last one on."""
+def _list_excluded(graph: Any, with_encoder: bool) -> list[str]:
+    """The names of the nodes that keep float32.
+
+    These are the nodes up to the network's first convolution and from its last one on, products without weights
+    (attention), and, if so wanted, those with the encoder's weights.
+    """
     first, *_, last = (node for node in graph.node if node.op_type == "Conv")
-    makers = {output: node for node in graph.node for output in node.output}
-    before, waiting = {first.name}, [first.input[0]]
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and node.name not in before:
-            before.add(node.name)
-            waiting.extend(node.input)
-    after, made = {last.name}, set(last.output)
-    for node in graph.node:  # which are in the order of their computation
-        if made.intersection(node.input):
-            after.add(node.name)
-            made.update(node.output)
-    return sorted(before | after)
-
-
-def _not_worth_it(graph: Any) -> list[str]:
-    """The names of the products that are not of a network's weights: attention."""
     weights = {weight.name for weight in graph.initializer}
-    return [n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and not weights.intersection(n.input)]
-
-
-def _encoder(graph: Any) -> list[str]:
-    """The names of the nodes with an encoder's weights."""
-    return [node.name for node in graph.node if any(".encoder." in name for name in node.input)]
+    before, after = set(first.input), set(last.output)  # values
+    excluded = {first.name, last.name}
+    for node in reversed(graph.node):  # the nodes are in the order of their computation
+        if before.intersection(node.output):
+            before.update(node.input)
+            excluded.add(node.name)
+    for node in graph.node:
+        if after.intersection(node.input):
+            after.update(node.output)
+            excluded.add(node.name)
+        if node.op_type in ("MatMul", "Gemm") and not weights.intersection(node.input):
+            excluded.add(node.name)
+        if not with_encoder and any(".encoder." in name for name in node.input):
+            excluded.add(node.name)
+    return sorted(excluded)

@@ -1,4 +1,4 @@
-"""An exported model at work: ONNX Runtime in the place of torch."""
+"""Exported models: ONNX Runtime in the place of torch."""
 
 import math
 from collections import defaultdict
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polyp.errors import InputError, describe_error, printable, require
 
 METADATA = ("threshold", "image_size", "precision", "fingerprint")
-"""What a file of polyp's says of itself, among other things, and others do not."""
+"""Metadata of every file that `polyp export` writes; other ONNX files do not have them."""
 
 
 class OnnxModel(nn.Module):
@@ -23,8 +23,8 @@ class OnnxModel(nn.Module):
         file: model.onnx or one of its variants.
 
     Attributes:
-        metadata: what the file says of itself.
-        threshold: that masks are made with.
+        metadata: of the file.
+        threshold: a pixel is polyp from this probability on.
         precision: float32, float16 or int8.
 
     Raises:
@@ -38,7 +38,7 @@ class OnnxModel(nn.Module):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # of what it warns of, nothing is the user's affair
+        options.log_severity_level = 3  # errors only
         # Else threads that wait for work keep a core each busy, beside whatever else the process does.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -47,9 +47,9 @@ class OnnxModel(nn.Module):
             raise InputError(f"{file} cannot be opened as an ONNX model ({describe_error(error)})") from error
         self.file = file
         self.metadata: dict[str, Any] = self.session.get_modelmeta().custom_metadata_map
-        if lacking := [name for name in METADATA if name not in self.metadata]:
+        if missing := [name for name in METADATA if name not in self.metadata]:
             raise InputError(
-                f"{file} is no ONNX model of polyp's (it does not tell its {lacking[0]}): make one with "
+                f"{file} is no ONNX model of polyp's (it does not tell its {missing[0]}): make one with "
                 "polyp export RUN --onnx"
             )
         try:
@@ -57,13 +57,17 @@ class OnnxModel(nn.Module):
         except ValueError:
             self.threshold = math.nan
         if not 0 < self.threshold < 1:
-            said = printable(self.metadata["threshold"][:50])
-            raise InputError(f"{file} has the threshold {said}, which must lie between 0 and 1: export it again")
+            value = printable(self.metadata["threshold"][:50])
+            raise InputError(
+                f"{file} has the threshold {value}, which must lie between 0 and 1: export it again"
+            )
         self.precision = self.metadata["precision"]
-        inputs = [(one.name, one.type, len(one.shape)) for one in self.session.get_inputs()]
-        outputs = [(one.type, len(one.shape)) for one in self.session.get_outputs()]
+        inputs = [(node.name, node.type, len(node.shape)) for node in self.session.get_inputs()]
+        outputs = [(node.type, len(node.shape)) for node in self.session.get_outputs()]
         if inputs != [("image", "tensor(uint8)", 4)] or outputs != [("tensor(float)", 3)]:
-            raise InputError(f"{file} does not take images and give probabilities as polyp's do: export it again")
+            raise InputError(
+                f"{file} does not take images and give probabilities as polyp's do: export it again"
+            )
 
     def check_scale(self, scale: float) -> None:
         """Find out whether `predict` works at a multiple of the network's resolution.
@@ -89,17 +93,19 @@ class OnnxModel(nn.Module):
             InputError: another scale, or the file computes nothing of the images' size.
         """
         self.check_scale(scale)
-        sizes: defaultdict[Any, list[int]] = defaultdict(list)
-        for place, image in enumerate(images):
-            sizes[image.shape if fast else place].append(place)
-        found: dict[int, Tensor] = {}
-        for places in sizes.values():
-            batch = np.stack([images[place].permute(1, 2, 0).cpu().numpy() for place in places])
+        groups: defaultdict[Any, list[int]] = defaultdict(list)
+        for number, image in enumerate(images):
+            groups[image.shape if fast else number].append(number)
+        results: dict[int, Tensor] = {}
+        for numbers in groups.values():
+            batch = np.stack([images[number].permute(1, 2, 0).cpu().numpy() for number in numbers])
             try:
                 [probabilities] = self.session.run(None, {"image": batch})
             except Exception as error:  # its exceptions have no common class
                 raise InputError(f"{self.file} cannot be computed ({describe_error(error)})") from error
             if probabilities.shape != batch.shape[:3]:
-                raise InputError(f"{self.file} gives {probabilities.shape} for images {batch.shape}: export it again")
-            found |= zip(places, torch.from_numpy(probabilities), strict=True)
-        return [found[place] for place in range(len(images))]
+                raise InputError(
+                    f"{self.file} gives {probabilities.shape} for images {batch.shape}: export it again"
+                )
+            results |= zip(numbers, torch.from_numpy(probabilities), strict=True)
+        return [results[number] for number in range(len(images))]

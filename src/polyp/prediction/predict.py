@@ -2,34 +2,39 @@
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from polyp import files, runs
-from polyp.errors import InputError, describe_error, printable, several
-from polyp.inference import image as images
-from polyp.inference.predictor import COMPARED, load_predictor
-from polyp.prediction.inputs import Input, Inputs, find, named
-from polyp.prediction.job import Job, Options
-from polyp.prediction.record import Predictions, Record
-from polyp.prediction.stream import predicted
-from polyp.prediction.video import Video, annotate, tabulate
+from polyp import files
+from polyp.errors import InputError, printable, several
+from polyp.images import read_image
+from polyp.inference.predictor import BATCH, COMPARED, Predictor, load_predictor, predict_stream
+from polyp.prediction.inputs import Input, find_inputs
+from polyp.prediction.options import Options
+from polyp.prediction.results import Record, Results
+from polyp.prediction.video import open_video, predict_video
+from polyp.runs.folder import RunFolder, lock_folder
 from polyp.runs.model import Source
 
 PREDICTIONS = "predictions"
 
+WORKERS = max(2, min(8, os.cpu_count() or 1))
+"""Threads that read and write images beside the network; more get in its way."""
 
-def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Path:
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def run(options: Options) -> Path:
     """Predict images and videos, and write what is found; what is finished already is left as it is.
-
-    Args:
-        models: run folders, checkpoints or exported models; of several the probabilities are averaged.
-        given: images, videos, and folders of these.
-        options: how.
 
     Returns:
         The folder that was written.
@@ -39,45 +44,43 @@ def predict(models: Sequence[str], given: Sequence[str], options: Options) -> Pa
     """
     if options.threshold is not None and not 0 < options.threshold < 1:
         raise InputError(f"--threshold {options.threshold:g} must lie between 0 and 1")
-    sources = [Source.of(one) for one in models]
-    inputs = find(given)
-    folder = Path(options.out).expanduser() if options.out else _folder(sources, inputs.root, options)
-    _check_apart(folder, given, inputs)
-    _check_any(inputs)
+    models = [options.model, *options.with_]
+    sources = [Source.of(model) for model in models]
+    root, inputs, problems = find_inputs(options.inputs)
+    folder = Path(options.out).expanduser() if options.out else _default_folder(sources, root, options)
+    _check_apart(folder, options.inputs, inputs)
     predictor = load_predictor(models, options.compute, options.device, options.tta)
     if not predictor.is_exact:
-        print(predictor.describe_deviation(_sample(inputs)))
-    threshold = predictor.threshold if options.threshold is None else options.threshold
+        print(predictor.describe_deviation(list(islice(_read_samples(inputs), COMPARED))))
     settings = {
-        "runs": [os.path.relpath(one.home) for one in predictor.sources],
-        "models": [files.fingerprint(one.file) for one in predictor.sources],
+        "runs": [os.path.relpath(source.home) for source in sources],
+        "models": [files.fingerprint(source.file) for source in sources],
         "backend": predictor.backend,
-        "threshold": threshold,
+        "threshold": predictor.threshold if options.threshold is None else options.threshold,
         "tta": options.tta,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with runs.claimed(folder, "polyp predict"):
-            predictions = Predictions(folder, settings, options.overwrite)
-            try:
-                known = {path: one["name"] for path, one in predictions.records.items()}
-                job = Job(predictor, threshold, options, predictions, named(inputs.each, known), inputs.problems)
-                _work(job, inputs.each)
-            finally:
-                predictions.close()
-    except OSError as error:
-        raise InputError(f"cannot write to {printable(error.filename or folder)}: {describe_error(error)}") from error
-    if job.problems:
-        if len(job.problems) == 1:
-            raise InputError(job.problems[0])
-        headline = f"{len(job.problems)} problems with {_count(len(inputs.each), 'input')}; the others are done"
-        raise several(headline, job.problems)
+    files.check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder, "polyp predict"):
+        results = Results(folder, settings, options, inputs)
+        try:
+            _predict_images([item for item in inputs if not item.is_video], predictor, results, problems)
+            for item in inputs:
+                if item.is_video:
+                    _predict_video(item, predictor, results, problems)
+        finally:
+            results.save()
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        headline = f"{len(problems)} problems with {_count(len(inputs), 'input')}; the others are done"
+        raise several(headline, problems)
     return folder
 
 
-def _folder(sources: Sequence[Source], root: Path, options: Options) -> Path:
+def _default_folder(sources: Sequence[Source], root: Path, options: Options) -> Path:
     """Where predictions go by default: the same place for the same command."""
-    best = runs.best_checkpoint(sources[0].home) == sources[0].file
+    best = RunFolder(sources[0].home).best_checkpoint == sources[0].file
     name = [sources[0].file.stem] * (not best) + [root.name or "images"] + ["tta"] * options.tta
     name += [options.compute] * (options.compute != "exact")
     name += [] if options.threshold is None else [f"threshold-{options.threshold:g}"]
@@ -85,104 +88,121 @@ def _folder(sources: Sequence[Source], root: Path, options: Options) -> Path:
     return sources[0].home / PREDICTIONS / "_".join(name)
 
 
-def _check_apart(folder: Path, given: Sequence[str], inputs: Inputs) -> None:
+def _check_apart(folder: Path, names: Sequence[str], inputs: Sequence[Input]) -> None:
     """Predictions are written neither among the user's images nor over them."""
     out = folder.resolve()
-    for one in given:
-        if Path(one).is_dir() and out.is_relative_to(Path(one).resolve()):
+    for name in names:
+        if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
             raise InputError(
-                f"the predictions would be written to {printable(folder)}, which is in {printable(one)}, a folder of "
+                f"the predictions would be written to {printable(folder)}, which is in {printable(name)}, a folder of "
                 "images: give an --out elsewhere"
             )
-    for each in inputs.each:
-        if each.path.resolve().is_relative_to(out):
-            raise InputError(f"{printable(each.path)} lies in {printable(folder)}, where predictions are written")
+    for item in inputs:
+        if item.path.resolve().is_relative_to(out):
+            raise InputError(
+                f"{printable(item.path)} lies in {printable(folder)}, where predictions are written"
+            )
 
 
-def _check_any(inputs: Inputs) -> None:
-    """At least one can be read."""
-    problems = []
-    for one in inputs.each:
-        try:
-            Video(one.path).close() if one.is_video else images.read(one.path)
-            return
-        except InputError as error:
-            problems.append(str(error))
-    more = f"; nor can the {len(problems) - 1} others be read" if len(problems) > 1 else ""
-    raise InputError(problems[0] + more)
-
-
-def _sample(inputs: Inputs) -> list[np.ndarray]:
-    """Images that a computation other than the exact one is compared on: the first of the inputs, or of a video."""
-    pictures: list[np.ndarray] = []
-    for each in inputs.each:
+def _read_samples(inputs: Sequence[Input]) -> Iterator[np.ndarray]:
+    """The images that can be read, and the first frames of the videos."""
+    for item in inputs:
         with suppress(InputError):  # reported with the other problems
-            if each.is_video:
-                with closing(Video(each.path)) as video:
-                    frame = video.read()
-                pictures += [] if frame is None else [frame[1]]
+            if item.is_video:
+                with open_video(item.path) as video:
+                    yield from (image for _, image in islice(video.frames, 1))
             else:
-                pictures.append(images.read(each.path))
-        if len(pictures) == COMPARED:
-            break
-    return pictures
+                yield read_image(item.path)
 
 
-def _work(job: Job, each: Sequence[Input]) -> None:
-    """Predict everything, and say how much and how fast."""
-    todo = [one for one in each if job.options.overwrite or not job.finished(one)]
-    done = len([one for one in each if not one.is_video]) - len([one for one in todo if not one.is_video])
-    still = [one for one in todo if not one.is_video]
+def _predict_images(
+    images: Sequence[Input], predictor: Predictor, results: Results, problems: list[str]
+) -> None:
+    """Predict images, and say how many and how fast; reading and writing go on beside the network."""
+    missing = [item for item in images if str(item.path) not in results.records]
+    done = len(images) - len(missing)
+
+    def read(item: Input) -> tuple[Input, np.ndarray | InputError]:
+        try:
+            return item, read_image(item.path)
+        except InputError as error:
+            return item, error
+
+    def write(result: tuple[Input, np.ndarray, np.ndarray]) -> tuple[Input, Record]:
+        item, image, probability = result
+        return item, results.write_image(item, image, probability)
+
+    def readable(pool: Executor) -> Iterator[tuple[Input, np.ndarray]]:
+        for item, image in _map_ahead(pool, read, missing):
+            if isinstance(image, np.ndarray):
+                yield item, image
+            else:
+                problems.append(str(image))
+
     started = time.perf_counter()
-    with tqdm(total=done + len(still), initial=done, unit="image", leave=False, disable=None) as bar:
-        for known in predicted(job, still):
-            job.predictions.add(known)
+    with (
+        ThreadPoolExecutor(WORKERS) as pool,
+        tqdm(total=len(images), initial=done, unit="image", leave=False, disable=None) as bar,
+    ):
+        for item, record in _map_ahead(pool, write, predict_stream(predictor, readable(pool))):
+            results.add(item, record)
             bar.update()
     seconds = time.perf_counter() - started
-    now = [job.predictions.records.get(str(one.path)) for one in each if not one.is_video]
-    seen = [known for known in now if known is not None]
-    if seen:
-        parts = [_count(len(seen), "image"), f"{sum(bool(known['polyps']) for known in seen)} with polyps"]
-        parts += [f"{done} done before"] * (0 < done < len(seen))
-        parts += [f"{(len(seen) - done) / seconds:.1f} images/s" if done < len(seen) else "all done before"]
-        print(", ".join([*parts, f"in {printable(os.path.relpath(job.predictions.folder))}"]))
-    for one in each:
-        if one.is_video:
-            _tell_video(job, one, one in todo)
+    records = [results.records[str(item.path)] for item in images if str(item.path) in results.records]
+    if records:
+        parts = [
+            _count(len(records), "image"),
+            f"{sum(bool(record['polyps']) for record in records)} with polyps",
+        ]
+        parts += [f"{done} done before"] * (0 < done < len(records))
+        parts += [
+            f"{(len(records) - done) / seconds:.1f} images/s" if done < len(records) else "all done before"
+        ]
+        print(", ".join([*parts, f"in {printable(os.path.relpath(results.folder))}"]))
 
 
-def _tell_video(job: Job, one: Input, wanted: bool) -> None:
+def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """The function's results in order, computed by a thread pool up to `BATCH` items before they are needed."""
+    pending: deque[Future[B]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > BATCH:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _predict_video(item: Input, predictor: Predictor, results: Results, problems: list[str]) -> None:
     """Predict a video unless that is done, and say what is in it."""
     started = time.perf_counter()
-    try:
-        if wanted:
-            job.predictions.add(_video(job, one))
-    except InputError as error:
-        job.problems.append(str(error))
-        job.predictions.forget(str(one.path))
-        return
-    known = job.predictions.records[str(one.path)]
-    if known["problem"]:
-        job.problems.append(known["problem"])
-    speed = f"{known['frames'] / (time.perf_counter() - started):.1f} frames/s" if wanted else "done before"
-    where = os.path.relpath(job.predictions.folder / known["files"][-1])
-    print(f"{_count(known['frames'], 'frame')}, {known['with_polyps']} with polyps, {speed}, in {printable(where)}")
+    table, drawing = results.folder / results.files(item)[0], results.folder / results.files(item)[-1]
+    speed = "done before"
+    if str(item.path) not in results.records:
+        try:
+            with tqdm(desc=printable(item.path.name), unit="frame", leave=False, disable=None) as bar:
+
+                def update(done: int, total: int) -> None:
+                    bar.total = total or None
+                    bar.update(done - bar.n)
+
+                summary = predict_video(
+                    item.path,
+                    predictor,
+                    results.settings["threshold"],
+                    table,
+                    drawing if drawing != table else None,
+                    progress=update,
+                )
+        except InputError as error:
+            problems.append(str(error))
+            return
+        results.add(item, {"video": item.relative, **vars(summary)})
+        speed = f"{summary.frames / (time.perf_counter() - started):.1f} frames/s"
+    record = results.records[str(item.path)]
+    problems += [record["problem"]] * bool(record["problem"])
+    where = printable(os.path.relpath(results.folder / record["files"][-1]))
+    print(f"{_count(record['frames'], 'frame')}, {record['with_polyps']} with polyps, {speed}, in {where}")
 
 
-def _video(job: Job, one: Input) -> Record:
-    """Predict a video, and write it and its table."""
-    table, target = (job.predictions.part(f"video{ending}") for ending in (".csv", ".webm"))
-    video = Video(one.path)
-    video.close()
-    drawn = target if job.options.overlays else None
-    frames = annotate(one.path, drawn, job.predictor, job.threshold)
-    name = printable(one.path.name)
-    with tqdm(frames, total=video.count, desc=name, unit="frame", leave=False, disable=None) as bar:
-        seen = tabulate(bar, table)
-    for file_name in job.files(one):
-        job.predictions.keep(table if file_name.endswith(".csv") else target, file_name)
-    return job.record(one, {"video": one.relative, "rate": video.rate, **vars(seen)})
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

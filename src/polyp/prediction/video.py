@@ -1,245 +1,217 @@
-"""Polyps in a video: the video with them drawn on it, and what each frame shows."""
+"""Videos: frames in, frames out, and the polyps in each frame."""
 
 import csv
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import cv2
+import av
 import numpy as np
+from av.container import InputContainer
 
 from polyp.errors import InputError, describe_error, printable
-from polyp.inference import polyps
-from polyp.inference.polyps import Polyp
-from polyp.inference.predictor import BATCH, BATCH_PIXELS, Predictor
-from polyp.prediction.webm import Writer, address
+from polyp.files import atomic_write
+from polyp.inference.polyps import Prediction, mean_probability
+from polyp.inference.predictor import Predictor, predict_stream
+from polyp.report.pictures import overlay
 
-SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv"}
-"""Of the files that are taken for videos."""
+SUFFIXES = {
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".mts",
+    ".m2ts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+}
+"""File name endings that are taken for videos."""
 
-MAGIC = (
-    *((4, kind) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),  # mp4, mov
-    *((0, start) for start in (b"RIFF", b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3")),  # avi, mkv and webm, mpg
-    *((0, start) for start in (b"G", b"\x30\x26\xb2\x75", b"FLV", b"OggS")),  # ts, wmv, flv, ogv
-    (4, b"G"),  # m2ts
-)
-"""Where each kind of video has which bytes. FFmpeg also opens playlists, which make it open what they name."""
+SAFE = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegvideo,mpegts,asf,flv,ogg",
+    "protocol_whitelist": "none",
+}
+"""FFmpeg's options for reading: other formats, such as playlists, open the files and addresses that they name."""
 
-RATES = 1, 240
-"""Frames a second that are believed; of a video that claims others, 25 are written."""
+VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"}
+"""Options for writing, with VP9, which every browser plays: of constant quality, and fast."""
+
+COLUMNS = ("frame", "seconds", "polyps", "share", "max_probability", "mean_probability", "boxes")
+"""Of a video's table; a box is its left, top, width and height in pixels."""
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What a frame shows.
+class Video:
+    """A video that is being read.
 
     Attributes:
-        number: from 0.
-        seconds: its time in the video.
-        polyps: the largest first.
-        highest: its highest probability, 0-1.
+        rate: frames a second, the average if it varies; 25 for a video that claims less than 1 or more than 240.
+        count: frames that it says it has, 0 if it does not say.
+        tolerance: frames by which the count may be too large: half a second where it comes from the duration.
+        frames: the time of each frame in seconds, and its pixels (H, W, 3) uint8 RGB, upright whatever way the camera
+            was held.
     """
 
-    number: int
-    seconds: float
-    polyps: Sequence[Polyp]
-    highest: float
-
-    @property
-    def share(self) -> float:
-        """Of the frame's pixels that the polyps cover, 0-1."""
-        return sum(polyp.share for polyp in self.polyps)
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """Its row of the video's table; a box is its left, top, width and height in pixels."""
-        return {
-            "frame": self.number,
-            "seconds": f"{self.seconds:.3f}",
-            "polyps": len(self.polyps),
-            "share": f"{self.share:.6f}",
-            "max_probability": f"{self.highest:.4f}",
-            "mean_probability": f"{polyps.mean_probability(self.polyps):.4f}" if self.polyps else "",
-            "boxes": "; ".join(f"{p.left} {p.top} {p.width} {p.height}" for p in self.polyps),
-        }
+    rate: float
+    count: int
+    tolerance: int
+    frames: Iterator[tuple[float, np.ndarray]]
 
 
-class EndedEarly(InputError):
-    """A video has fewer frames than it says; those that could be read are kept."""
-
-
-class Video:
-    """A video that is being read. Frames are upright, whatever way the camera was held.
-
-    Args:
-        path: of the file.
-
-    Attributes:
-        count: frames that it says it has; None if it does not say.
-        rate: frames a second, the average if it varies.
-        exact: whether `count` is counted, not estimated from the duration.
+@contextmanager
+def open_video(path: Path) -> Iterator[Video]:
+    """Open a video file.
 
     Raises:
         InputError: it is not there, or no video that can be read.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.is_file():
-            raise InputError(f"{printable(path)}: {'not a file' if path.exists() else 'not there'}")
+    with ExitStack() as stack:
         try:
-            with path.open("rb") as file:
-                start = file.read(16)
-        except OSError as error:
-            raise InputError(f"{printable(path)}: cannot be read ({describe_error(error)})") from error
-        known = any(start[at : at + len(bytes_)] == bytes_ for at, bytes_ in MAGIC)
-        # Quiet: what is wrong is said below.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        self._capture = cv2.VideoCapture(address(path), cv2.CAP_FFMPEG) if known else None
-        if self._capture is None or not self._capture.isOpened():
-            raise InputError(f"{printable(path)}: not a video that can be read, or a damaged one")
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.count = round(count) if 0 < count < 1e9 else None
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if RATES[0] <= rate <= RATES[1] else 25.0
-        self.exact = start[4:8] in {kind for at, kind in MAGIC if at == 4} or start[:4] == b"RIFF"
+            # FFmpeg is given an open file, since it takes some names for addresses.
+            file = stack.enter_context(path.open("rb"))
+            container = cast(InputContainer, stack.enter_context(av.open(file, container_options=SAFE)))
+            stream = container.streams.video[0]
+        except (OSError, av.FFmpegError, IndexError) as error:
+            reason = describe_error(error)
+            raise InputError(
+                f"{printable(path)}: not a video that can be read, or damaged ({reason})"
+            ) from error
+        rate = float(stream.average_rate or 0)
+        rate = rate if 1 <= rate <= 240 else 25.0
+        estimate = round((container.duration or 0) / av.time_base * rate)
+        tolerance = 0 if stream.frames else max(1, round(rate / 2))
+        yield Video(rate, stream.frames or estimate, tolerance, _decode(container, rate))
 
-    def read(self) -> tuple[float, np.ndarray] | None:
-        """The next frame: its time in seconds, and (H, W, 3) uint8 RGB; None after the last."""
-        assert self._capture is not None
-        there, picture = self._capture.read()
-        if not there:
-            return None
-        return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._capture is not None:
-            self._capture.release()
+def _decode(container: InputContainer, rate: float) -> Iterator[tuple[float, np.ndarray]]:
+    """The frames; damaged ones are left out, and where the file itself is damaged it ends."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    start = float((stream.start_time or 0) * (stream.time_base or 0))
+    number = 0
+    with suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            with suppress(av.error.InvalidDataError):
+                for frame in packet.decode():
+                    image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                    seconds = number / rate if frame.time is None else frame.time - start
+                    yield seconds, np.ascontiguousarray(image)
+                    number += 1
 
-    def complete(self, frames: int) -> bool:
-        """Whether so many are all, as far as can be known: an estimate may be off by half a second."""
-        return self.count is None or frames >= self.count - (0 if self.exact else max(1, round(self.rate / 2)))
+
+@contextmanager
+def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write a WebM video in one piece; if anything is raised, there is none.
+
+    Args:
+        path: of the file.
+        rate: frames a second.
+
+    Yields:
+        A function that adds a frame (H, W, 3) uint8 RGB.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with atomic_write(path) as part, part.open("wb") as file, av.open(file, "w", "webm") as container:
+        stream = container.add_stream("libvpx-vp9", Fraction(rate).limit_denominator(1001), VP9)
+        stream.pix_fmt = "yuv420p"
+
+        def write(image: np.ndarray) -> None:
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = image.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+
+        yield write
+        container.mux(stream.encode())
 
 
 @dataclass(frozen=True)
-class Seen:
+class VideoSummary:
     """What a video shows.
 
     Attributes:
-        frames, with_polyps: how many there are, and show one.
-        problem: why there are fewer than it says, in a line; blank if there are not.
+        rate: frames a second.
+        frames, with_polyps: how many there are, and show a polyp.
+        problem: why there are fewer frames than the video says, in a line; blank if there are not.
     """
 
+    rate: float
     frames: int
     with_polyps: int
     problem: str
 
 
-def tabulate(frames: Iterable[Frame], table: Path) -> Seen:
-    """Write the table of a video, a row for each frame, while the frames come.
-
-    Raises:
-        InputError: as `annotate` does, but for a video that ends early: that is told.
-    """
-    count, with_polyps, problem = 0, 0, ""
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Frame(0, 0, [], 0).row), lineterminator="\n")
-        writer.writeheader()
-        try:
-            for frame in frames:
-                writer.writerow(frame.row)
-                count, with_polyps = count + 1, with_polyps + bool(frame.polyps)
-        except EndedEarly as error:
-            problem = str(error)
-    return Seen(count, with_polyps, problem)
-
-
-def annotate(
-    video: Path,
-    target: Path | None,
+def predict_video(
+    path: Path,
     predictor: Predictor,
     threshold: float,
-    told: Callable[[int, int | None], None] = lambda done, count: None,
-    most_frames: int | None = None,
-) -> Iterator[Frame]:
-    """Draw the polyps of a video on it; a few frames are in memory at a time.
+    table: Path,
+    drawing: Path | None = None,
+    max_frames: int | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> VideoSummary:
+    """Find the polyps in each frame of a video; a few frames are in memory at a time.
 
-    The new video has the same size, one pixel more where that is odd, which VP8 does not allow. It has the same frame
-    rate, the average one if it varies; each frame's `seconds` are the original's. There is no sound.
+    Of a video that breaks off, or whose frames change in size, the frames before that are kept.
 
     Args:
-        video: any that OpenCV reads.
-        target: a .webm file (VP8), which every browser plays; it is there, in one piece, when the last frame is given.
-            None draws nothing.
-        predictor: what predicts.
+        path: of the video.
+        predictor: computes the probabilities.
         threshold: a pixel is polyp from this probability on.
-        told: is called with the frames that are done, and how many there should be (None if nobody knows).
-        most_frames: that are read; the rest is left out.
-
-    Yields:
-        Each frame, in order. Whoever stops before the last leaves no file.
+        table: a CSV file to write, with a row for each frame.
+        drawing: a .webm file to write, the video with the polyps drawn on it: of the same size and frame rate, the
+            average one if it varies, without sound. None writes none.
+        max_frames: frames that are read; None for all.
+        progress: called with the number of frames that are done, and of all (0 if it is not known).
 
     Raises:
-        EndedEarly: after the last frame that could be read; they are kept.
-        InputError: no frame can be read, or the target cannot be written.
+        InputError: no frame can be read, or a file cannot be written. No files are left then.
     """
-    source = Video(video)
-    count = source.count if most_frames is None else min(source.count or most_frames, most_frames)
-    part = target and target.with_name(f".{target.stem}.part.webm")
-    writer = Writer(part, source.rate)
-    done, size_changed = 0, False
-    shape: tuple[int, ...] | None = None
-    try:
-        with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
-            ahead = reading.submit(_batch, source, most_frames)
-            written: Future[None] | None = None
-            while batch := ahead.result():
-                left = None if most_frames is None else most_frames - done - len(batch)
-                ahead = reading.submit(_batch, source, left)
-                shape = shape or batch[0][1].shape
-                same = [picture.shape == shape for _, picture in batch]
-                size_changed = not all(same)
-                batch = batch[: same.index(False)] if size_changed else batch
-                probabilities = predictor.predict_all([picture for _, picture in batch]) if batch else []
-                if written is not None:
-                    written.result()
-                masks = [polyps.mask(probability, threshold) for probability in probabilities]
-                written = writing.submit(writer.write, [picture for _, picture in batch], masks)
-                for (seconds, _), probability in zip(batch, probabilities, strict=True):
-                    yield Frame(done, seconds, polyps.find(probability, threshold), float(probability.max()))
-                    done += 1
-                told(done, count)
-                if size_changed:
-                    break
-            ahead.result()
-            if written is not None:
-                written.result()
+    name, done, with_polyps, problem = printable(path), 0, 0, ""
+    with open_video(path) as video, ExitStack() as stack:
+        part = stack.enter_context(atomic_write(table))
+        rows = csv.writer(
+            stack.enter_context(part.open("w", newline="", encoding="utf-8")), lineterminator="\n"
+        )
+        rows.writerow(COLUMNS)
+        write = stack.enter_context(write_video(drawing, video.rate)) if drawing else None
+        shape = None
+        for seconds, image, probability in predict_stream(predictor, islice(video.frames, max_frames)):
+            if image.shape != (shape := shape or image.shape):
+                problem = f"{name}: its frames change in size after {done} frames, which are kept"
+                break
+            prediction = Prediction(probability, threshold)
+            rows.writerow(_describe_frame(done, seconds, prediction))
+            if write:
+                write(overlay(image, prediction.mask))
+            done, with_polyps = done + 1, with_polyps + bool(prediction.polyps)
+            progress(done, min(video.count, max_frames or video.count))
         if not done:
-            raise InputError(f"{printable(video)}: no frame of it can be read")
-        writer.close()
-        if part and target:
-            os.replace(part, target)
-    finally:
-        source.close()
-        writer.close()
-        if part:
-            part.unlink(missing_ok=True)
-    if size_changed:
-        raise EndedEarly(f"{printable(video)}: its frames change in size after {done} frames, which are kept")
-    if most_frames is None and not source.complete(done):
-        raise EndedEarly(f"{printable(video)}: ends after {done} of {source.count} frames, which are kept")
+            raise InputError(f"{name}: no frame of it can be read")
+    if not problem and max_frames is None and done < video.count - video.tolerance:
+        problem = f"{name}: ends after {done} of {video.count} frames, which are kept"
+    return VideoSummary(video.rate, done, with_polyps, problem)
 
 
-def _batch(source: Video, most: int | None) -> list[tuple[float, np.ndarray]]:
-    """The next frames; none at the end."""
-    frames: list[tuple[float, np.ndarray]] = []
-    limit = BATCH if most is None else min(BATCH, most)
-    while len(frames) < limit and (frame := source.read()) is not None:
-        frames.append(frame)
-        limit = min(limit, max(1, BATCH_PIXELS // (frame[1].shape[0] * frame[1].shape[1])))
-    return frames
+def _describe_frame(number: int, seconds: float, prediction: Prediction) -> tuple[object, ...]:
+    """A row of `COLUMNS`."""
+    polyps = prediction.polyps
+    return (
+        number,
+        f"{seconds:.3f}",
+        len(polyps),
+        f"{sum(polyp.share for polyp in polyps):.6f}",
+        f"{prediction.probability.max():.4f}",
+        f"{mean_probability(polyps):.4f}" if polyps else "",
+        "; ".join(" ".join(map(str, polyp.box)) for polyp in polyps),
+    )

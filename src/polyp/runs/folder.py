@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
-from polyp import files
-from polyp.errors import InputError, describe_error, override_text, shell_word
+from polyp import __version__, files
+from polyp.errors import InputError, describe_error, override_text, shell_word, train_command
 from polyp.report.tables import to_csv
 
 LOCK = ".lock"
@@ -137,7 +136,7 @@ class RunFolder:
             epochs = self.read_metrics()["epochs"]
             self.metrics_file.rename(self.path / f"metrics_after_{epochs}_epochs.json")
         files.write_json(self.split_file, subsets)
-        files.write_text(self.config_file, OmegaConf.to_yaml({"polyp": version("polyp"), **config}))
+        files.write_text(self.config_file, OmegaConf.to_yaml({"polyp": __version__, **config}))
 
     def read_config(self) -> dict[str, Any]:
         """The configuration of the run, as nested plain containers.
@@ -150,7 +149,7 @@ class RunFolder:
         try:
             config = files.read_yaml(self.config_file)
             writer = config.pop("polyp", "0.1.0")  # which did not say so
-            newer = Version(writer) > Version(version("polyp"))
+            newer = Version(writer) > Version(__version__)
             if lacking := [key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)]:
                 raise TypeError(f"it lacks {' and '.join(lacking)}")
         except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
@@ -158,7 +157,7 @@ class RunFolder:
             raise files.DamagedError(f"{reason}: move the run elsewhere") from error
         if newer:
             raise InputError(
-                f"{self} was made by polyp {writer}, newer than this {version('polyp')}: update polyp first"
+                f"{self} was made by polyp {writer}, newer than this {__version__}: update polyp first"
             )
         data = config["data"]
         if "split_seed" not in data:  # up to 0.4.0 the run's seed drew a random split
@@ -173,7 +172,7 @@ class RunFolder:
                 writes it anew.
             InputError: there is none: the run is not finished.
         """
-        file, command = self.metrics_file, f"python train.py {self.resume_override}"
+        file, command = self.metrics_file, f"{train_command()} {self.resume_override}"
         if not file.is_file():
             raise InputError(f"{self} is not finished, it has no {file.name}: {command}")
         try:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
-from polyp.data.folder import read_image, read_mask
+from polyp.data.pairs import read_image, read_mask
 from polyp.data.traits import STRATA, group_by_stratum
 from polyp.report.html import Page
 from polyp.report.pictures import TRUTH, contour
@@ -46,12 +46,12 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
     straddling = [_name_members(survey, group) for group in _straddling(survey)]
     findings = {_count(survey.problems, "problem"): survey.problems, _describe_groups(survey): straddling}
     for headline, lines in findings.items():
-        console.print(headline, style="yellow" if lines else "green")
+        console.print(escape(headline), style="yellow" if lines else "green")
         for line in lines[:LINES]:
             console.print(f"  {escape(line)}")
         if len(lines) > LINES:
             console.print(f"  ... and {len(lines) - LINES} more: see the page")
-    console.print(f"{_describe_suggestion(survey)}\n\n  the page   {escape(os.path.relpath(page))}")
+    console.print(f"{escape(_describe_suggestion(survey))}\n\n  the page   {escape(os.path.relpath(page))}")
     if suggestion:
         console.print(f"  the split  data.split={escape(os.path.relpath(suggestion))}")
 

@@ -11,46 +11,19 @@ import cv2
 import numpy as np
 
 from polyp.data.duplicates import field_thumbnail, find_links, group_images, thumbnail
-from polyp.data.folder import Pair, find_pairs, map_pairs, read_pair
+from polyp.data.pairs import Pair, find_pairs, map_pairs, read_pair
 from polyp.data.sources import NAMED, find_source
 from polyp.data.splits import SUBSETS, draw_split, read_split, repair_split
 from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
 from polyp.files import check_writable, write_text
 from polyp.report.tables import to_csv
+from polyp.survey.options import Options
 from polyp.survey.report import TITLE, build_page, print_summary
 
 FEATURE_SIDE = 224  # pixels of the square that an encoder sees
 
 Encode = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of `polyp data`."""
-
-    data: str = NAMED[0]
-    """folder that holds images/ and masks/, or the name of a known data set"""
-    root: str | None = None
-    """folder where a known data set is or shall be"""
-    archive: str | None = None
-    """zip file of a known data set"""
-    images: str = "images"
-    """name of the folder's subfolder of images"""
-    masks: str = "masks"
-    """name of the folder's subfolder of masks"""
-    split: str | None = None
-    """official, pranet, random or a CSV, to see which near-duplicates straddle it (the data set's published split)"""
-    allow_empty: bool = False
-    """a mask without a polyp is no problem"""
-    encoder: str | None = None
-    """an encoder of smp whose features help to find near-duplicates, with --weights"""
-    weights: str | None = None
-    """its weights, a .safetensors or .pt file"""
-    seed: int = 0
-    """seed of the suggested split, and of --split random"""
-    out: str | None = None
-    """the page, with the suggested split beside it (outputs/data/NAME.html)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +185,10 @@ def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
 
 def _name_options(text: str) -> str:
     """A message that names configuration keys, with the options of `polyp data` instead."""
+    if text.startswith("data.root=") and " is not a folder" in text:
+        return f"{text.removeprefix('data.root=')}; give a folder, {' or '.join(NAMED)}"
+    if " has no folder '" in text:
+        text = text.removeprefix("data.root=")
     text = text.replace("data.allow_empty=true", "--allow-empty").replace("encoder_weights", "weights")
     keys = r"\b(?:data|model)\.(root|archive|images|masks|split|encoder|weights)\b"
     return re.sub(keys, r"--\1", re.sub(keys + r"=(?=\S)", r"--\1 ", text))

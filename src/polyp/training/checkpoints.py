@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from polyp.errors import describe_error
+from polyp.errors import describe_error, train_command
 from polyp.files import WriteError, atomic_write
 from polyp.runs.folder import RunFolder
 from polyp.training.processes import STOP_SIGNALS
@@ -53,8 +53,8 @@ class Checkpoint(ModelCheckpoint):
     def __init__(self, path: Path, **options: Any) -> None:
         # At the very end of an epoch, which comes after validation: a run that is resumed begins with a whole epoch.
         options |= {"save_on_train_epoch_end": True, "enable_version_counter": False}
-        super().__init__(dirpath=path.parent, filename=path.stem, **options)
-        self.path = path
+        self.path = path.resolve()  # as Lightning has it, which else would take the file that it replaces for another
+        super().__init__(dirpath=self.path.parent, filename=path.stem, **options)
         self.step: int | None = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -168,7 +168,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             epoch = min(trainer.current_epoch + 1, trainer.max_epochs or trainer.current_epoch + 1)
             where = f"Stopped in epoch {epoch} and saved"
-            print(f"\n{where}. To continue: python train.py {self.folder.resume_override}", flush=True)
+            print(f"\n{where}. To continue: {train_command()} {self.folder.resume_override}", flush=True)
         raise SystemExit(128 + (self.stop or signal.SIGTERM))
 
 

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 
 from polyp.data.datamodule import PolypDataModule
+from polyp.errors import train_command
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.training.run import Run
@@ -59,10 +60,9 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     console.print(f"  evaluate   polyp evaluate {shlex.quote(where)}")
     console.print(f"  use it     polyp predict {shlex.quote(where)} FOLDER_OR_VIDEO")
     console.print(f"  show it    polyp app {shlex.quote(where)}")
+    train = train_command()
     if metrics["data"]["dataset"] == "synthetic":
-        console.print(
-            "  next       python train.py                                     UNet++ on Kvasir-SEG, downloaded once"
-        )
-        console.print("             python train.py data=folder data.root=FOLDER        your own images/ and masks/")
+        console.print(f"  next       {train:<52}UNet++ on Kvasir-SEG, downloaded once")
+        console.print(f"             {f'{train} data=folder data.root=FOLDER':<52}your own images/ and masks/")
     else:
-        console.print("  next       python train.py -m model.encoder=mobilenet_v2,resnet34     compare encoders")
+        console.print(f"  next       {train} -m model.encoder=mobilenet_v2,resnet34     compare encoders")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from polyp.errors import InputError
+from polyp.errors import InputError, train_command
 from polyp.runs.folder import RunFolder, is_locked
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -34,7 +34,7 @@ def exit_on_signals(folder: RunFolder) -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         if not received:
-            command = f"to continue: python train.py {folder.resume_override}"
+            command = f"to continue: {train_command()} {folder.resume_override}"
             state = "finished" if folder.is_finished else command
             print(f"\nStopped{f'; {state}' if folder.is_run else ''}", flush=True)
         received.append(number)
@@ -75,8 +75,8 @@ def follow_leader(folder: RunFolder) -> Iterator[None]:
     leader = os.getppid()
     if not is_locked(folder.path):
         raise InputError(
-            f"LOCAL_RANK={os.environ['LOCAL_RANK']}, but no process leads a run in {folder}: start python train.py "
-            "trainer=ddp once, it starts the others"
+            f"LOCAL_RANK={os.environ['LOCAL_RANK']}, but no process leads a run in {folder}: start "
+            f"{train_command()} trainer=ddp once, it starts the others"
         )
     threading.Thread(target=_end_with, args=(leader,), daemon=True).start()
     try:

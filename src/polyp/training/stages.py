@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from polyp import __version__
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError, describe_error
 from polyp.metrics.intervals import bootstrap_interval
@@ -28,8 +29,8 @@ from polyp.training.trainer import build_tester
 
 T = TypeVar("T")
 
-PACKAGES = ("polyp", "torch", "pytorch-lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
-"""Whose versions metrics.json records."""
+PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
+"""Whose versions metrics.json records beside polyp's."""
 
 
 def fit(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> None:
@@ -117,7 +118,7 @@ def record(
         "devices": trainer.world_size,
         "device": device.description(),
         "precision": str(trainer.precision),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {"polyp": __version__} | {package: version(package) for package in PACKAGES},
     }
     _log_hyperparameters(trainer, run.config, metrics)
     run.folder.write_metrics(metrics)

@@ -1,0 +1,152 @@
+"""The command line of polyp: what it offers, what it refuses, and that asking costs nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import polyp
+from polyp.cli import COMMANDS, main
+
+OPTIONS = {
+    "data": "--root --archive --images --masks --split --allow-empty --encoder --weights --seed --out",
+    "evaluate": "--data --images --masks --normal --subset --root --archive --tta --scales --threshold --missed "
+    "--confidence --device --compute --name --overwrite",
+    "compare": "--out --overwrite --card --root --no-pictures",
+    "predict": "--with --out --threshold --probabilities --no-overlays --overwrite --tta --compute --device",
+    "export": "--onnx --fp16 --int8 --out --root --archive --overwrite",
+    "app": "--demo --root --host --port --auth --max-upload --compute --device",
+}
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The line on stderr with which a wrong command line is refused."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    output = capsys.readouterr()
+    assert end.value.code == 2 and not output.out
+    (line,) = output.err.splitlines()
+    return line
+
+
+def run_alone(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "polyp.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_command_has_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    words = capsys.readouterr().out.split()
+    assert end.value.code == 0 and set(OPTIONS[name].split()) <= set(words)
+
+
+def test_every_command_is_listed_without_heavy_imports() -> None:
+    code = (
+        "import sys; from polyp.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print('HEAVY', {'torch', 'cv2', 'pandas', 'gradio', 'scipy', 'matplotlib'} & set(sys.modules))"
+    )
+    for arguments in (["--help"], ["predict", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.splitlines()[-1] == "HEAVY set()", done.stderr
+        assert arguments[0] != "--help" or all(f"• {name} " in done.stdout for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"polyp {polyp.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["predcit", "run"], "predict"),
+        (["predict", "run", "image.png", "--treshold", "0.3"], "--threshold"),
+        (["predict", "--treshold", "0.3", "run", "image.png"], "--threshold"),
+        (["predict", "run", "image.png", "--overlay"], "--no-overlays"),
+        (["data", "--allow_emty"], "--allow-empty"),
+        ([], "evaluate"),
+    ],
+)
+def test_a_typing_error_gets_the_nearest_name(
+    arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert nearest in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict"], ["polyp predict", "RUN"]),
+        (["predict", "run", "a.png", "--threshold", "high"], ["--threshold", "'high'"]),
+        (["predict", "run", "a.png", "--threshold"], ["--threshold"]),
+        (["evaluate", "run", "--scales", "1,large"], ["--scales", "'large'"]),
+        (["evaluate", "run", "--subset", "tset"], ["--subset", "tset", "test"]),
+        (["export", "run", "and another"], ["and another"]),
+        (["app", "--port", "http"], ["--port", "'http'"]),
+    ],
+)
+def test_a_wrong_value_gets_one_line(
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    line = refusal(capsys, *arguments)
+    assert all(word in line for word in words) and line.isprintable() and "│" not in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate"],
+        ["compare"],
+        ["predict", "run"],
+        ["export", "run"],
+        [
+            "predict",
+            "nowhere",
+            "--no-overlays",
+            "--tta",
+            "--with",
+            "a",
+            "--with=b",
+            "--out",
+            "o",
+            "--",
+            "-x.png",
+        ],
+        ["evaluate", "nowhere", "--scales", "0.75,1", "--subset", "val"],
+        ["--print-completion", "csh"],
+    ],
+)
+def test_input_that_cannot_work_gets_one_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    line = str(end.value.code)  # which Python prints on stderr, with exit code 1
+    assert line.startswith("polyp: ") and "\n" not in line and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
+def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert not end.value.code and all(name in script for name in COMMANDS) and "no-overlays" in script
+
+
+def test_train_is_train_py_from_anywhere(tmp_path: Path) -> None:
+    done = run_alone("train", "--cfg", "job", "experiment=quickstart", "seed=7", cwd=tmp_path)
+    script = [sys.executable, str(ROOT / "train.py"), "--cfg", "job", "experiment=quickstart", "seed=7"]
+    expected = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert done.returncode == 0 and done.stdout == expected.stdout and "seed: 7" in done.stdout
+    wrong = run_alone("train", "model.encodr=resnet18", cwd=tmp_path)
+    assert wrong.returncode == 1 and "encodr" in wrong.stderr
