@@ -94,7 +94,7 @@ def start(*arguments: str, log: Path | None = None) -> BaseProcess:
 
 def _script(arguments: Sequence[str], log: Path | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the server of polyp.isolation blocks
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the server of polyp.training.isolation blocks
     multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's, not the fork server's
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a sweep starts the fork server with it blocked
     with open(log or os.devnull, "a", buffering=1) as stream:

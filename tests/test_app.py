@@ -22,22 +22,23 @@ import pytest
 from PIL import Image
 from planted import on_drawn_images, plant_model
 
+from polyp.runs.folder import RunFolder
+
 pytest.importorskip("gradio", reason="the extra app is not installed")
 import httpx
 from fastapi import FastAPI
 
-from polyp import runs
-from polyp.app import answer, drawing, guard, serve
-from polyp.app import desk as desks
-from polyp.app.connection import Limits, make_server
-from polyp.app.desk import Busy, Desk, Photo, Seen
-from polyp.app.gallery import Gallery, gallery_of
-from polyp.app.server import application
-from polyp.app.upload import MOST_PIXELS
 from polyp.cli import main
+from polyp.commands.app import answer, drawing, guard, serve
+from polyp.commands.app import desk as desks
+from polyp.commands.app.connection import Limits, make_server
+from polyp.commands.app.desk import Busy, Desk, Photo, Seen
+from polyp.commands.app.gallery import Gallery, gallery_of
+from polyp.commands.app.server import application
+from polyp.commands.app.upload import MOST_PIXELS
 from polyp.errors import InputError
+from polyp.images import decode
 from polyp.inference import polyps
-from polyp.inference.image import decode
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source
@@ -491,7 +492,7 @@ def test_what_cannot_work_is_said_first(
     assert "twice" in refusal(capsys, run, run, "--port", 0)
     assert "is not there" in refusal(capsys, tmp_path / "nothing", "--port", 0)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / runs.CONFIG).write_bytes((run / runs.CONFIG).read_bytes())
+    RunFolder(tmp_path / "empty").config_file.write_bytes((RunFolder(run).config_file).read_bytes())
     assert "best.ckpt" in refusal(capsys, tmp_path / "empty", "--port", 0)
     monkeypatch.chdir(tmp_path)
     assert "train.py" in refusal(capsys, "--demo", "--port", 0)
@@ -503,10 +504,10 @@ def test_demo_takes_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for age, name in enumerate(("newest", "older")):
         folder = tmp_path / "outputs" / "runs" / name / "date"
-        runs.best_checkpoint(folder).parent.mkdir(parents=True)
-        for made in (runs.best_checkpoint(folder), folder / runs.CONFIG, folder / runs.METRICS):
+        RunFolder(folder).best_checkpoint.parent.mkdir(parents=True)
+        for made in (RunFolder(folder).best_checkpoint, RunFolder(folder).config_file, RunFolder(folder).metrics_file):
             made.touch()
-        os.utime(folder / runs.METRICS, (1000 - age, 1000 - age))
+        os.utime(RunFolder(folder).metrics_file, (1000 - age, 1000 - age))
     (tmp_path / "outputs" / "unfinished").mkdir()
     assert serve.demo_run() == Path("outputs/runs/newest/date")
 
@@ -567,7 +568,7 @@ def quick(desk: Desk, gallery: Gallery, visitors: Path) -> Iterator[httpx.Client
 @pytest.fixture(autouse=True)
 def loud(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test sees all lines for the operator."""
-    monkeypatch.setattr("polyp.app.report.QUIET", 0.0)
+    monkeypatch.setattr("polyp.commands.app.report.QUIET", 0.0)
 
 
 def connect(client: httpx.Client, sent: bytes = b"") -> socket.socket:

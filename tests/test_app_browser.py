@@ -17,10 +17,10 @@ import pytest
 import torch
 from planted import on_drawn_images, plant_model
 
+from polyp.images import read_image as read
 from polyp.inference import polyps
-from polyp.inference.image import read
 from polyp.inference.predictor import load_predictor
-from polyp.runs import best_checkpoint
+from polyp.runs.folder import RunFolder
 
 CHROMIUM = "/usr/bin/chromium"
 
@@ -35,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         folder = tmp_path_factory.mktemp("app")
         made = [on_drawn_images(plant_model(folder / "runs" / name), 60, 96) for name in ("first", "second")]
-        checkpoint = best_checkpoint(made[1])  # the second shall find nothing anywhere
+        checkpoint = RunFolder(made[1]).best_checkpoint  # the second shall find nothing anywhere
         content = torch.load(checkpoint, weights_only=True)
         next(v for k, v in content["state_dict"].items() if k.endswith("segmentation_head.0.bias")).fill_(-50)
         torch.save(content, checkpoint)
@@ -113,7 +113,7 @@ def picture(page: Any) -> str:
 
 def images(run: Path) -> dict[str, Path]:
     """The run's test images by name."""
-    from polyp.app.gallery import gallery_of
+    from polyp.commands.app.gallery import gallery_of
     from polyp.runs.model import Source
 
     gallery = gallery_of([Source.of(str(run))])

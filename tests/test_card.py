@@ -10,9 +10,9 @@ import yaml
 from markdown_it import MarkdownIt
 from planted import plant
 
-from polyp.comparison.card import write_card
-from polyp.comparison.comparison import Comparison, compare
-from polyp.comparison.read_runs import Run, find_runs
+from polyp.commands.compare.card import write_card
+from polyp.commands.compare.comparison import Comparison, compare
+from polyp.commands.compare.read_runs import Run, find_runs
 
 
 @pytest.fixture
@@ -26,13 +26,19 @@ def card(tmp_path: Path) -> Callable[..., str]:
     return read
 
 
-def test_numbers_strata_and_limits(tmp_path: Path, card: Callable[..., str]) -> None:
-    dice = np.array([0.9, 0.4, 0.8, 0.0, 0.9, 0.5])  # every other image, from the second on, has a small polyp
+def test_card_has_numbers_strata_and_limits(tmp_path: Path, card: Callable[..., str]) -> None:
+    dice = np.array(
+        [0.9, 0.4, 0.8, 0.0, 0.9, 0.5]
+    )  # every other image, from the second on, has a small polyp
     plant(tmp_path / "a", dice, data={"dataset": "kvasir_seg"})
     (run,) = find_runs([tmp_path])
     text = card(run)
     assert "not a medical device, and not for diagnosis" in text and "Kvasir-SEG may be used" in text
-    assert f"| dice | {dice.mean():.3f} |" in text and "what dice is" in text and " GMACs for an image at 64x64" in text
+    assert (
+        f"| dice | {dice.mean():.3f} |" in text
+        and "what dice is" in text
+        and " GMACs for an image at 64x64" in text
+    )
     assert f"| size: small (below 5 %) | 3 | {dice[1::2].mean():.3f} |" in text
     assert "On 2 of the 6 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
     assert "Weakest on size: small (below 5 %): mean Dice 0.300 on 3 images" in text
@@ -45,7 +51,7 @@ def test_numbers_strata_and_limits(tmp_path: Path, card: Callable[..., str]) -> 
 ATTACK = "<img src=x onerror=alert(1)> | [here](http://evil.org) http://evil.org &lt;b&gt; ```\n\n# head\n\n<script>"
 
 
-def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path, card: Callable[..., str]) -> None:
+def test_card_escapes_values(tmp_path: Path, card: Callable[..., str]) -> None:
     run = plant(
         tmp_path / "a",
         [0.9, 0.8],
@@ -70,7 +76,9 @@ def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path, car
         "image",
         "fence",
     }
-    read = ["".join(token.content for token in block.children or ()) for block in blocks if block.type == "inline"]
+    read = [
+        "".join(token.content for token in block.children or ()) for block in blocks if block.type == "inline"
+    ]
     as_one_line = " ".join(ATTACK.split())
     for name in ("data set", "split", "fingerprint of all images and masks"):
         assert read[read.index(name) + 1] == as_one_line
@@ -80,7 +88,7 @@ def test_values_of_a_configuration_are_text_and_nothing_else(tmp_path: Path, car
     assert "<script" not in text and "<img" not in text and "http://" not in text
 
 
-def test_an_alarm_on_a_normal_image_is_no_polyp_missed(tmp_path: Path, card: Callable[..., str]) -> None:
+def test_false_alarm_is_not_a_missed_polyp(tmp_path: Path, card: Callable[..., str]) -> None:
     run = plant(tmp_path / "a", [0.9, 0.0, 0.0])
     rows = (run / "per_image.csv").read_text().splitlines()
     rows[2] = rows[2].replace("image_1,50,10,11", "image_1,0,60,0")
@@ -89,22 +97,25 @@ def test_an_alarm_on_a_normal_image_is_no_polyp_missed(tmp_path: Path, card: Cal
     assert "On 2 of the 3 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
 
 
-def test_the_epoch_is_counted_as_its_definition_says(tmp_path: Path, card: Callable[..., str]) -> None:
+def test_card_counts_epochs_as_defined(tmp_path: Path, card: Callable[..., str]) -> None:
     run = plant(tmp_path / "a", [0.9, 0.8], definitions={"best": "of the best epoch (the first is 0)"})
     epoch = json.loads((run / "metrics.json").read_text())["best"]["epoch"]
     assert f"in epoch {epoch}: of the best epoch (the first is 0)." in card(find_runs([tmp_path])[0])
 
 
-def test_seeds_and_the_others_it_was_chosen_from(tmp_path: Path, card: Callable[..., str]) -> None:
+def test_card_has_seeds_and_rank(tmp_path: Path, card: Callable[..., str]) -> None:
     images = np.linspace(0.6, 0.9, 30)
     for seed in (0, 1):
         plant(tmp_path / f"a{seed}", images + seed / 50, val=0.9, seed=seed)
     plant(tmp_path / "b", images - 0.5, val=0.5, changed=["model.loss=bce"])
     plant(tmp_path / "c", images, val=0.4, changed=["model.loss=dice", "monitor=test/dice"])
-    told = compare(find_runs([tmp_path]))
-    text = card(told.reference.first, told)
+    comparison = compare(find_runs([tmp_path]))
+    text = card(comparison.reference.first, comparison)
     assert "number 1 by validation of 3 configurations. 1 of the 2 others that were tested" in text
     assert "over 2 seeds test Dice is 0.760 ± 0.014" in text
-    second = card(told.recipes[1].first, told)
-    assert "number 2 by validation of 3 configurations; against the best of them: worse than the best by 0.5" in second
+    second = card(comparison.recipes[1].first, comparison)
+    assert (
+        "number 2 by validation of 3 configurations; against the best of them: worse than the best by 0.5"
+        in second
+    )
     assert "standard deviation of 0.014 between seeds" in second

@@ -1,4 +1,4 @@
-"""`polyp compare`: planted runs are found and told apart as they should be, and what a person sees holds it all."""
+"""`polyp compare` of runs whose scores are known: the statistics, the warnings, and what is written."""
 
 import csv
 import json
@@ -16,9 +16,9 @@ from planted import plant
 from torch.utils.tensorboard import SummaryWriter
 
 from polyp import cli
-from polyp.comparison import charts, examples
-from polyp.comparison.comparison import compare
-from polyp.comparison.read_runs import find_runs
+from polyp.commands.compare import charts, examples
+from polyp.commands.compare.comparison import compare
+from polyp.commands.compare.read_runs import find_runs
 from polyp.errors import InputError
 from polyp.runs import write_per_image
 
@@ -39,7 +39,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return said
 
 
-def test_a_difference_is_found_and_chance_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_separates_a_difference_from_chance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plant(tmp_path / "runs/best", IMAGES, val=0.9)
     plant(tmp_path / "runs/worse", IMAGES - 0.05 + NOISE, val=0.8, changed=["model.encoder=resnet18"])
     plant(tmp_path / "runs/same", IMAGES + NOISE - NOISE.mean(), val=0.7, changed=["model.encoder=vgg11"],
@@ -65,15 +67,15 @@ def test_a_difference_is_found_and_chance_is_not(tmp_path: Path, capsys: pytest.
     assert all(row["verdict"] in page for row in (best, worse, same)) and "Bonferroni" in page
 
 
-def test_the_best_is_chosen_by_validation(tmp_path: Path) -> None:
+def test_reference_is_best_by_validation(tmp_path: Path) -> None:
     plant(tmp_path / "a", IMAGES, val=0.9)
     plant(tmp_path / "b", IMAGES + 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])
-    told = compare(find_runs([tmp_path]))
-    assert told.reference.first.folder.name == "a"
-    assert told.verdict(told.recipes[1]) == "better on the test set by 0.050 (0.050 to 0.050)"
+    comparison = compare(find_runs([tmp_path]))
+    assert comparison.reference.first.folder.name == "a"
+    assert comparison.verdict(comparison.recipes[1]) == "better on the test set by 0.050 (0.050 to 0.050)"
 
 
-def test_p_values_are_corrected_and_intervals_widened(tmp_path: Path) -> None:
+def test_p_values_and_intervals_are_corrected_for_comparisons(tmp_path: Path) -> None:
     few, many = tmp_path / "few", tmp_path / "many"
     for folder, count in ((few, 1), (many, 8)):
         plant(folder / "best", IMAGES, val=0.9)
@@ -91,66 +93,78 @@ def test_p_values_are_corrected_and_intervals_widened(tmp_path: Path) -> None:
     assert among.interval[0] < alone.interval[0] < alone.interval[1] < among.interval[1]
 
 
-def test_seeds_are_grouped_and_their_noise_counts(tmp_path: Path) -> None:
+def test_seeds_are_averaged_and_their_noise_counts(tmp_path: Path) -> None:
     for seed, shift in enumerate((0.0, 0.04, -0.04)):
         plant(tmp_path / f"a{seed}", IMAGES + shift, val=0.9 + shift, seed=seed)
     plant(tmp_path / "b0", IMAGES - 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])
     plant(tmp_path / "c0", IMAGES - 0.3, val=0.5, changed=["optim.decoder_lr=1e-5"])
-    told = compare(find_runs([tmp_path]))
-    first, near, far = told.recipes
+    comparison = compare(find_runs([tmp_path]))
+    first, near, far = comparison.recipes
     assert first.seeds == [0, 1, 2] and first.val == pytest.approx(0.9)
     assert first.deviations["test/dice"] == pytest.approx(0.04)  # by hand: (0, .04, -.04)
-    assert told.noise == (pytest.approx(0.04), 2)
+    assert comparison.noise == (pytest.approx(0.04), 2)
     # By hand, for two comparisons: t(.9875, 2) = 6.2053, x .04 x sqrt(1 + 1/3)
-    assert told.differences[2].margin == pytest.approx(6.2053 * 0.04 * (4 / 3) ** 0.5, rel=1e-4)
-    assert told.verdict(near) == "worse on these images by 0.050 (0.050 to 0.050), but seeds alone do ±0.287"
-    assert told.verdict(far).startswith("worse than the best by 0.300")
-    assert told.headline.endswith(
+    assert comparison.differences[2].margin == pytest.approx(6.2053 * 0.04 * (4 / 3) ** 0.5, rel=1e-4)
+    assert (
+        comparison.verdict(near)
+        == "worse on these images by 0.050 (0.050 to 0.050), but seeds alone do ±0.287"
+    )
+    assert comparison.verdict(far).startswith("worse than the best by 0.300")
+    assert comparison.headline.endswith(
         "1 is not distinguishable from it on the 60 test images, given the noise of the seeds."
     )
-    assert any("0.0400 between seeds" in note for note in told.notes)
+    assert any("0.0400 between seeds" in note for note in comparison.notes)
 
 
-def test_a_seed_run_twice_is_one_seed(tmp_path: Path) -> None:
+def test_seed_run_twice_counts_once(tmp_path: Path) -> None:
     for place in ("a", "b"):
         plant(tmp_path / place, IMAGES)
-    told = compare(find_runs([tmp_path]))
-    assert len(told.recipes) == 1 and told.recipes[0].seeds == [0] and told.noise is None
+    comparison = compare(find_runs([tmp_path]))
+    assert len(comparison.recipes) == 1 and comparison.recipes[0].seeds == [0] and comparison.noise is None
 
 
-def test_what_changes_no_result_is_no_difference(tmp_path: Path) -> None:
+def test_neutral_keys_make_no_configuration(tmp_path: Path) -> None:
     plant(tmp_path / "a", IMAGES, seed=0, changed=["data.num_workers=0", "model.encoder_weights=/here/w.pt"])
     plant(tmp_path / "b", IMAGES, seed=1, changed=["data.num_workers=4", "model.encoder_weights=/there/w.pt"])
     (recipe,) = compare(find_runs([tmp_path])).recipes
     assert recipe.seeds == [0, 1]
 
 
-def test_labels_say_only_what_tells_runs_apart(tmp_path: Path) -> None:
+def test_labels_have_one_of_the_keys_that_change_together(tmp_path: Path) -> None:
     both = [("1e-5", "1e-3"), ("1e-6", "1e-4")]
     for number, (encoder, decoder) in enumerate(both):
         plant(
             tmp_path / str(number),
             IMAGES,
             val=0.9 - number / 10,
-            changed=[f"optim.encoder_lr={encoder}", f"optim.decoder_lr={decoder}", f"data.augmented={number == 0}"],
+            changed=[
+                f"optim.encoder_lr={encoder}",
+                f"optim.decoder_lr={decoder}",
+                f"data.augmented={number == 0}",
+            ],
         )
-    told = compare(find_runs([tmp_path]))
-    assert set(told.varying) == {"optim.encoder_lr", "optim.decoder_lr", "data.augmented"}
-    assert [len(recipe.label.split(", ")) for recipe in told.recipes] == [1, 1]
+    comparison = compare(find_runs([tmp_path]))
+    assert set(comparison.keys) == {"optim.encoder_lr", "optim.decoder_lr", "data.augmented"}
+    assert [len(recipe.label.split(", ")) for recipe in comparison.recipes] == [1, 1]
 
 
 @pytest.mark.parametrize(
     ("changed", "metrics", "warning"),
     [
         ([], {"data": {"split": "pranet"}}, "Other split: official: #1; pranet: #2."),
-        ([], {"data": {"fingerprint": "xyz"}}, "Other data (fingerprint of all images and masks): abc: #1; xyz: #2."),
+        (
+            [],
+            {"data": {"fingerprint": "xyz"}},
+            "Other data (fingerprint of all images and masks): abc: #1; xyz: #2.",
+        ),
         ([], {"definitions": {"dice": "something else"}}, "Other definition of the scores"),
+        ([], {"definitions": {"dice": "what dice is", "test": "x" * 99}}, "Other definition of the scores"),
         (["monitor=test/dice"], {"best": {"monitor": "test/dice"}}, "The test set was used for selection"),
         ([], {"data": {"image_size": [32, 32]}}, "Other resolution"),
         ([], {"epochs": 1}, "Epochs trained: 2: #1; 1: #2."),
     ],
 )
-def test_runs_that_are_not_comparable_are_said_so(
+def test_compare_warns_of_runs_that_are_not_comparable(
     tmp_path: Path,
     changed: list[str],
     metrics: dict[str, dict[str, str]],
@@ -161,40 +175,46 @@ def test_runs_that_are_not_comparable_are_said_so(
     with SummaryWriter(str(tmp_path / "b")) as writer:  # where val/dice is, if the run went by another number
         for epoch in range(2):
             writer.add_scalar("val/dice", 0.1, epoch)
-    told = compare(find_runs([tmp_path]))
-    assert any(said.startswith(warning) for said in [*told.warnings, *told.notes])
+    comparison = compare(find_runs([tmp_path]))
+    assert any(said.startswith(warning) for said in [*comparison.warnings, *comparison.notes])
 
 
-def test_seeds_that_drew_another_split_are_not_one_configuration(tmp_path: Path) -> None:
+def test_seeds_with_other_random_splits_are_other_configurations(tmp_path: Path) -> None:
     images = IMAGES[:30]
     for seed in (0, 1):  # with the same test images by chance, so that nothing else tells them apart
-        plant(tmp_path / f"old{seed}", images, seed=seed, changed=["data.split=random"], data={"split": "random"})
-    told = compare(find_runs([tmp_path]))
-    assert len(told.recipes) == 2
-    assert any(warning.startswith("Other validation images") for warning in told.warnings)
+        plant(
+            tmp_path / f"old{seed}",
+            images,
+            seed=seed,
+            changed=["data.split=random"],
+            data={"split": "random"},
+        )
+    comparison = compare(find_runs([tmp_path]))
+    assert len(comparison.recipes) == 2
+    assert any(warning.startswith("Other validation images") for warning in comparison.warnings)
     for seed in (2, 3):
         changed = ["data.split=random", "data.split_seed=0"]
         plant(tmp_path / f"new{seed}", images, seed=seed, changed=changed, data={"split": "random"})
         shutil.rmtree(tmp_path / f"old{seed - 2}")
-    told = compare(find_runs([tmp_path]))
-    assert [recipe.seeds for recipe in told.recipes] == [[2, 3]]
-    assert not any(warning.startswith("Other validation images") for warning in told.warnings)
+    comparison = compare(find_runs([tmp_path]))
+    assert [recipe.seeds for recipe in comparison.recipes] == [[2, 3]]
+    assert not any(warning.startswith("Other validation images") for warning in comparison.warnings)
 
 
-def test_other_test_images_have_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_test_images_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plant(tmp_path / "a", IMAGES[:50], val=0.95)
     assert "no two of the 2 runs" in refused(capsys, tmp_path, plant(tmp_path / "b", IMAGES, val=0.9))
     plant(tmp_path / "c", IMAGES, val=0.8, changed=["optim.decoder_lr=1"])
-    told = compare(find_runs([tmp_path]))
-    assert told.reference.first.folder.name == "b"
-    assert [told.verdict(recipe) for recipe in told.recipes][::2] == [
+    comparison = compare(find_runs([tmp_path]))
+    assert comparison.reference.first.folder.name == "b"
+    assert [comparison.verdict(recipe) for recipe in comparison.recipes][::2] == [
         "other test images: not compared",
         "not distinguishable from the best: +0.000 (+0.000 to +0.000)",
     ]
-    assert any(said.startswith("Other test images: #1.") for said in told.warnings)
+    assert any(said.startswith("Other test images: #1.") for said in comparison.warnings)
 
 
-def test_a_single_test_image(tmp_path: Path) -> None:
+def test_single_test_image_has_no_intervals(tmp_path: Path) -> None:
     plant(tmp_path / "runs/a", [0.9], val=0.9)
     plant(tmp_path / "runs/b", [0.7], val=0.8, changed=["optim.decoder_lr=1"])
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
@@ -205,14 +225,16 @@ def test_a_single_test_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("images", [4, 6])
-def test_a_verdict_agrees_with_its_interval_and_says_where_images_are_too_few(tmp_path: Path, images: int) -> None:
+def test_verdict_agrees_with_interval_and_names_too_few_images(tmp_path: Path, images: int) -> None:
     loss = np.array([0.05, 0.3, 0.02, 0.1, 0.2, 0.06])[:images]
     plant(tmp_path / "runs/a", IMAGES[:images], val=0.9)
     plant(tmp_path / "runs/b", IMAGES[:images] - loss, val=0.8, changed=["optim.decoder_lr=1"])
     plant(tmp_path / "runs/c", IMAGES[:images] - loss / 2, val=0.7, changed=["optim.decoder_lr=2"])
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
     few = compare(find_runs([tmp_path / "runs"]))
-    assert all(difference.interval is None and difference.p >= 0.05 for difference in few.differences.values())
+    assert all(
+        difference.interval is None and difference.p >= 0.05 for difference in few.differences.values()
+    )
     assert any("7 or more are needed" in warning for warning in few.warnings)  # 4 / 2^7 = .031
     assert all(row["difference_low"] == "" for row in table(tmp_path / "out"))
     shutil.rmtree(tmp_path / "runs/c")
@@ -222,7 +244,7 @@ def test_a_verdict_agrees_with_its_interval_and_says_where_images_are_too_few(tm
         assert alone.p == 2 / 64 and alone.interval == pytest.approx((-0.3, -0.02))
 
 
-def test_too_few_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_refuses_fewer_than_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no finished run found" in refused(capsys, tmp_path)
     run = plant(tmp_path / "a", IMAGES)
     said = refused(capsys, tmp_path)
@@ -236,7 +258,9 @@ def test_too_few_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"test": {"dice": 0.5}}'])
-def test_a_damaged_metrics_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+def test_compare_refuses_a_damaged_metrics_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
     run = plant(tmp_path / "a", IMAGES)
     (run / "metrics.json").write_text(content)
     assert f"{run / 'metrics.json'} is damaged" in refused(capsys, run)
@@ -248,18 +272,22 @@ def spoil(file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "NUL"])
-def test_a_damaged_run_is_left_out_and_the_others_are_compared(
+def test_compare_leaves_out_damaged_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     for number, name in enumerate(("a", "b", "metrics.json", "config.yaml", "per_image.csv")):
-        run = plant(tmp_path / "runs" / name, IMAGES, val=0.9 - number / 10, changed=[f"optim.decoder_lr={number}"])
+        run = plant(
+            tmp_path / "runs" / name, IMAGES, val=0.9 - number / 10, changed=[f"optim.decoder_lr={number}"]
+        )
         if (run / name).is_file():
             spoil(run / name, how)
     with SummaryWriter(str(tmp_path / "runs/a")) as writer:
         writer.add_scalar("val/dice", 0.5, 0)
     (events,) = (tmp_path / "runs/a").glob("events*")
     spoil(events, how)
-    gone = plant(tmp_path / "runs/gone", IMAGES, best={"monitor": "val/iou"})  # and its curves, so that it has no rank
+    gone = plant(
+        tmp_path / "runs/gone", IMAGES, best={"monitor": "val/iou"}
+    )  # and its curves, so that it has no rank
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     assert [row["runs"].rpartition("/")[2] for row in table(tmp_path / "out")] == ["a", "b"]
     said, page = capsys.readouterr().out, (tmp_path / "out/compare.html").read_text()
@@ -284,7 +312,7 @@ def test_a_damaged_run_is_left_out_and_the_others_are_compared(
         ("per_image.csv", "image_3,50", "image_3,inf"),
     ],
 )
-def test_values_that_cannot_be(
+def test_compare_refuses_impossible_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, before: str, after: str
 ) -> None:
     run = plant(tmp_path / "a", IMAGES)
@@ -294,7 +322,9 @@ def test_values_that_cannot_be(
     assert f"{run / file} is damaged" in refused(capsys, run)
 
 
-def test_scores_that_are_missing_or_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_refuses_missing_or_damaged_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plant(tmp_path / "a", IMAGES)
     file = plant(tmp_path / "b", IMAGES) / "per_image.csv"
     rows = file.read_text().splitlines()
@@ -316,7 +346,7 @@ def test_scores_that_are_missing_or_damaged(tmp_path: Path, capsys: pytest.Captu
     assert "config.yaml is damaged" in refused(capsys, file.parent)
 
 
-def test_a_folder_that_cannot_be_read(
+def test_compare_refuses_an_unreadable_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(path: Path) -> None:
@@ -326,7 +356,7 @@ def test_a_folder_that_cannot_be_read(
     assert f"{tmp_path} cannot be read (Permission denied)" in refused(capsys, tmp_path)
 
 
-def test_what_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
         plant(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
     given = ["compare", str(tmp_path / "runs"), "--no-pictures", "--out", str(tmp_path / "out")]
@@ -336,10 +366,12 @@ def test_what_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str
     cli.main([*given, "--overwrite"])
     cli.main([*given, "--overwrite"])
     assert (tmp_path / "out/mine").read_text() == "precious"
-    assert refused(capsys, *given[1:], "--overwrite", "--card", tmp_path / "runs").endswith("give the folder of one")
+    assert refused(capsys, *given[1:], "--overwrite", "--card", tmp_path / "runs").endswith(
+        "give the folder of one"
+    )
 
 
-def test_pictures_of_others_are_kept(tmp_path: Path) -> None:
+def test_overwrite_keeps_pictures_of_others(tmp_path: Path) -> None:
     for name in "ab":
         plant(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
     run = tmp_path / "runs/a"
@@ -351,12 +383,12 @@ def test_pictures_of_others_are_kept(tmp_path: Path) -> None:
         assert (run / "pictures/0_a.png").read_text() == "precious"
 
 
-def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
+def test_comparing_needs_no_torch(tmp_path: Path) -> None:
     plant(tmp_path / "a", IMAGES)
     plant(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
     code = (
-        "import sys; from pathlib import Path; import polyp.comparison.compare;"
-        "from polyp.comparison.read_runs import find_runs; from polyp.comparison.comparison import compare;"
+        "import sys; from pathlib import Path; import polyp.commands.compare.compare;"
+        "from polyp.commands.compare.read_runs import find_runs; from polyp.commands.compare.comparison import compare;"
         f"compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -364,26 +396,34 @@ def test_help_and_numbers_need_no_torch(tmp_path: Path) -> None:
 
 def test_effect_charts_group_keys_and_show_means(tmp_path: Path) -> None:
     for number in range(8):
-        rates = [f"optim.decoder_lr={10.0**-number}", f"model.loss={'ab'[number % 2]}", f"optim.twice={number % 2}"]
+        rates = [
+            f"optim.decoder_lr={10.0**-number}",
+            f"model.loss={'ab'[number % 2]}",
+            f"optim.twice={number % 2}",
+        ]
         plant(tmp_path / str(number), IMAGES, val=0.9 - number / 100, changed=rates)
     effects = charts.plot_effects(compare(find_runs([tmp_path])))
-    assert list(effects) == ["loss and twice", "decoder_lr"]  # what always changes together shares a chart
-    assert effects["decoder_lr"].axes[0].get_xscale() == "log"
-    means = [text.get_text() for text in effects["loss and twice"].axes[0].texts]
+    assert list(effects) == [
+        "effect_loss_and_twice",
+        "effect_decoder_lr",
+    ]  # keys that change together share a chart
+    rate, loss = effects["effect_decoder_lr"][0], effects["effect_loss_and_twice"][0]
+    assert rate.axes[0].get_xscale() == "log"
+    means = [text.get_text() for text in loss.axes[0].texts]
     assert means == ["0.870", "0.860"]  # by hand: means of .90 .88 .86 .84 and of .89 .87 .85 .83
 
 
-def test_pictures_of_odd_names(tmp_path: Path) -> None:
+def test_tiles_accept_formula_signs_in_names(tmp_path: Path) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     charts.draw_tiles([(picture, "a$x_{$")], "é$x_{$0: polyp").savefig(tmp_path / "odd.png")  # no formula
 
 
-def test_the_pareto_front() -> None:
+def test_pareto_front_by_hand() -> None:
     assert charts.find_pareto_front([(1, 0.5), (2, 0.4), (2, 0.7), (3, 0.7), (4, 0.9)]) == [0, 2, 4]
 
 
 @pytest.mark.slow
-def test_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_of_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "VARIED", 1)
     monkeypatch.setattr(examples, "DISPUTED", 1)
     outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "+trainer.limit_train_batches=2")
@@ -397,14 +437,16 @@ def test_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sum(name.startswith("image_") for name in drawn) == 2
     first = table(out)[0]
     (run,) = [Path(row["runs"]) for row in (first,)]
-    assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(float(first["test/dice"]))
+    assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(
+        float(first["test/dice"])
+    )
     shutil.rmtree(run / "checkpoints")
     comparison = compare(find_runs([outputs]))
     with pytest.raises(InputError, match=r"has no checkpoints/best\.ckpt"):
         examples.draw_examples(comparison, comparison.recipes)
 
 
-def test_a_stored_configuration_is_text(
+def test_stored_configuration_is_not_resolved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
@@ -415,7 +457,9 @@ def test_a_stored_configuration_is_text(
         config["data"]["root"] = "${oc.env:SECRET}"
         (run / "config.yaml").write_text(yaml.safe_dump(config))
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
-    written = "".join(file.read_text(errors="ignore") for file in (tmp_path / "out").rglob("*") if file.is_file())
+    written = "".join(
+        file.read_text(errors="ignore") for file in (tmp_path / "out").rglob("*") if file.is_file()
+    )
     assert "hunter2" not in written + capsys.readouterr().out
     assert "${oc.env:SECRET}" in written
     refused = pytest.raises(SystemExit)
@@ -424,7 +468,7 @@ def test_a_stored_configuration_is_text(
     assert "hunter2" not in str(caught.value)
 
 
-def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
+def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
     stems = ["=1+1", "@x", "-1", "'=quoted", "'quoted", "plain"]
     for name, loss in (("a", "+x"), ("b", "=cmd()")):
         run = plant(tmp_path / "runs" / name, IMAGES[:6], changed=[f"model.loss='{loss}'"])
@@ -441,4 +485,6 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
 def runs_rows(run: Path) -> list[dict[str, float]]:
     """The numbers of per_image.csv without the stems."""
     with (run / "per_image.csv").open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if key != "stem"} for row in csv.DictReader(file)]
+        return [
+            {key: float(value) for key, value in row.items() if key != "stem"} for row in csv.DictReader(file)
+        ]

@@ -99,7 +99,7 @@ def test_own_group_file_overrides_train_yaml_and_experiment_overrides_both(tmp_p
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
-def test_an_experiment_is_short_and_opens_with_its_command(name: str) -> None:
+def test_experiment_opens_with_its_command(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     assert lines[1].removeprefix("# ") in (

@@ -1,4 +1,4 @@
-"""The rows of a CSV as the jobs of a sweep: which jobs, in which order, and what is said of a file that cannot work."""
+"""The rows of a CSV as the jobs of a sweep: which jobs, in which order, and how a malformed file is refused."""
 
 import itertools
 from pathlib import Path
@@ -9,13 +9,17 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
-from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+from hydra.test_utils.launcher_common_tests import (
+    BatchedSweeperTestSuite,
+    IntegrationTestSuite,
+    LauncherTestSuite,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.csv_sweeper import CsvSweeper
 from polyp.errors import InputError
-from polyp.sweeps import job_label
+from polyp.training.sweeps import job_label
 
 Jobs = list[tuple[list[str], str]]
 
@@ -29,7 +33,9 @@ class TestWithALauncher(LauncherTestSuite):
     """Hydra's own suite for launchers and the sweepers they work with."""
 
 
-@pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", [*CSV, "hydra.sweeper.max_batch_size=2"])])
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"), [("basic", [*CSV, "hydra.sweeper.max_batch_size=2"])]
+)
 class TestInBatches(BatchedSweeperTestSuite):
     """Hydra's own suite for sweepers with batches."""
 
@@ -40,7 +46,7 @@ class TestInAnApplication(IntegrationTestSuite):
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The test's own folder is the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -48,7 +54,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def composed(*arguments: str) -> DictConfig:
     """What Hydra composes for `train.py -m ARGUMENTS`."""
-    return GlobalHydra.instance().config_loader().load_configuration("train", list(arguments), RunMode.MULTIRUN)
+    return (
+        GlobalHydra.instance().config_loader().load_configuration("train", list(arguments), RunMode.MULTIRUN)
+    )
 
 
 def jobs_of(*arguments: str) -> Jobs:
@@ -66,26 +74,26 @@ def overrides(content: str | bytes, *arguments: str) -> list[list[str]]:
     return [job for job, _ in jobs(content, *arguments)]
 
 
-def test_hydra_finds_it() -> None:
+def test_sweeper_is_found_by_hydra() -> None:
     assert "CsvSweeper" in [found.__name__ for found in Plugins.instance().discover(Sweeper)]
 
 
 @pytest.mark.parametrize("sweeper", ["basic", "csv"])
-def test_without_a_file_the_jobs_are_the_command_lines(sweeper: str) -> None:
+def test_jobs_without_a_file_are_the_command_lines(sweeper: str) -> None:
     assert jobs_of(f"hydra/sweeper={sweeper}", "name=mine", "seed=1,2") == [
         (["name=mine", "seed=1"], "from the command line"),
         (["name=mine", "seed=2"], "from the command line"),
     ]
 
 
-def test_a_row_is_a_job_and_is_named_by_its_line(desk: Path) -> None:
+def test_row_is_a_job_named_by_its_line(workdir: Path) -> None:
     assert jobs("# mine\n\nseed,optim.decoder_lr\n1,1e-3\n# later\n2,1e-4\n") == [
         (["seed=1", "optim.decoder_lr=1e-3"], "row 1 of my.csv (line 4)"),
         (["seed=2", "optim.decoder_lr=1e-4"], "row 2 of my.csv (line 6)"),
     ]
 
 
-def test_what_is_swept_multiplies_row_by_row(desk: Path) -> None:
+def test_swept_overrides_multiply_each_row(workdir: Path) -> None:
     grid = ("name=mine", "seed=range(2)", "model.loss=dice,bce")
     assert overrides("model.arch\nunet\nlinknet\n", *grid) == [
         ["name=mine", f"seed={seed}", f"model.loss={loss}", f"model.arch={arch}"]
@@ -95,17 +103,19 @@ def test_what_is_swept_multiplies_row_by_row(desk: Path) -> None:
     ]
 
 
-def test_params_of_the_sweeper_multiply_too(desk: Path) -> None:
+def test_params_of_the_sweeper_multiply_each_row(workdir: Path) -> None:
     jobs = overrides("model.arch\nunet\nlinknet\n", "experiment=encoders")
     encoders = ["mobilenet_v2", "resnet18", "resnet34", "efficientnet-b0", "tu-convnext_atto"]
     assert [(job[0], job[-1]) for job in jobs] == [
-        (f"model.encoder={encoder}", f"model.arch={arch}") for arch in ("unet", "linknet") for encoder in encoders
+        (f"model.encoder={encoder}", f"model.arch={arch}")
+        for arch in ("unet", "linknet")
+        for encoder in encoders
     ]
     with pytest.raises(InputError, match=r"model\.encoder is given .* hydra\.sweeper\.params too"):
         overrides("model.encoder\nresnet18\n", "experiment=encoders")
 
 
-def test_a_glob_asks_the_configuration(desk: Path) -> None:
+def test_glob_lists_the_choices_of_a_group(workdir: Path) -> None:
     assert [job[0] for job in overrides("seed\n1\n", "augment=glob(*)")] == [
         "augment=light",
         "augment=none",
@@ -113,7 +123,7 @@ def test_a_glob_asks_the_configuration(desk: Path) -> None:
     ]
 
 
-def test_a_blank_cell_is_the_default(desk: Path) -> None:
+def test_blank_cell_leaves_the_default(workdir: Path) -> None:
     assert overrides("seed,patience\n1, \n ,3\n") == [["seed=1"], ["patience=3"]]
 
 
@@ -135,22 +145,27 @@ def test_a_blank_cell_is_the_default(desk: Path) -> None:
         (b"data,data.masks\nfolder,Ground Truth\n", ["data=folder", "data.masks=Ground Truth"]),
         (b"name\n'a(b'\n", ["name='a(b'"]),
         (b"name\n'\xc3\xa9t\xc3\xa9'\n", ["name='été'"]),
-        (b"augment,+trainer.limit_test_batches\nstrong,2\n", ["augment=strong", "+trainer.limit_test_batches=2"]),
+        (
+            b"augment,+trainer.limit_test_batches\nstrong,2\n",
+            ["augment=strong", "+trainer.limit_test_batches=2"],
+        ),
         (b"data.root,++extra.key\nsomewhere,2\n", ["data.root=somewhere", "++extra.key=2"]),
     ],
 )
-def test_what_a_file_may_look_like(content: bytes, row: list[str], desk: Path) -> None:
+def test_csv_of_spreadsheets_is_read(content: bytes, row: list[str], workdir: Path) -> None:
     assert overrides(content) == [row]
 
 
-def test_another_choice_of_a_group_brings_its_own_keys(desk: Path) -> None:
-    assert overrides("data.count\n20\n", "data=synthetic,synthetic") == [["data=synthetic", "data.count=20"]] * 2
+def test_keys_of_another_choice_of_a_group_are_allowed(workdir: Path) -> None:
+    assert (
+        overrides("data.count\n20\n", "data=synthetic,synthetic") == [["data=synthetic", "data.count=20"]] * 2
+    )
     with pytest.raises(InputError, match=r"data\.count is no key"):
         jobs("data.count\n20\n", "data=kvasir_seg")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", r"my\.csv has no rows: .* names keys"),
         ("# mine\n\n", r"my\.csv has no rows"),
@@ -165,7 +180,10 @@ def test_another_choice_of_a_group_brings_its_own_keys(desk: Path) -> None:
         ("decoder_lr\n1\n", r"line 1: decoder_lr is no key .*did you mean optim\.decoder_lr"),
         ("augmented\n1\n", r"line 1: augmented is no key .*did you mean augment"),
         ("~seed\n1\n", r"line 1: ~seed is no key .*did you mean seed"),
-        ("hydra.sweep.dir\nhere\n", r"line 1: hydra\.sweep\.dir is the same for all jobs.*on the command line"),
+        (
+            "hydra.sweep.dir\nhere\n",
+            r"line 1: hydra\.sweep\.dir is the same for all jobs.*on the command line",
+        ),
         ("hydra/launcher\njoblib\n", r"line 1: hydra/launcher is the same for all jobs"),
         ("seed,patience\n1,2\n1\n", r"line 3: 1 cells for 2 keys"),
         ("model.decoder_channels\n[64,32]\n", r"line 2: 2 cells for 1 keys; a list is one cell in quotes"),
@@ -175,45 +193,55 @@ def test_another_choice_of_a_group_brings_its_own_keys(desk: Path) -> None:
         ("seed\nrange(3)\n", r"line 2: seed=range\(3\) is several values"),
         ('seed\n"choice(1,2)"\n', r"line 2: seed=choice\(1,2\) is several values"),
         ("augment\nglob(*)\n", r"line 2: augment=glob\(\*\) is several values"),
-        ("optim.decoder_lr;seed\n0,001;1\n", r"line 2: optim\.decoder_lr=0,001 is several.*decimals with a point"),
-        ("name\n${oc.env:HOME}\n", r"line 2: name=\$\{oc\.env:HOME\} is a value that depends on this machine"),
+        (
+            "optim.decoder_lr;seed\n0,001;1\n",
+            r"line 2: optim\.decoder_lr=0,001 is several.*decimals with a point",
+        ),
+        (
+            "name\n${oc.env:HOME}\n",
+            r"line 2: name=\$\{oc\.env:HOME\} is a value that depends on this machine",
+        ),
         ("experiment\n../../theirs\n", r"line 2: experiment=\.\./\.\./theirs is a file outside"),
         ("name\na(b\n", r"line 2: name=a\(b cannot be understood: put single quotes around the value"),
     ],
 )
-def test_what_cannot_work(content: str | bytes, said: str, desk: Path) -> None:
-    with pytest.raises(InputError, match=said) as error:
+def test_malformed_csv_is_refused_with_its_line(content: str | bytes, message: str, workdir: Path) -> None:
+    with pytest.raises(InputError, match=message) as error:
         jobs(content)
     assert str(error.value).startswith("my.csv") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("given", ["seed=1", "seed=1,2", "++seed=3"])
-def test_a_column_that_is_given_elsewhere_too(given: str, desk: Path) -> None:
-    with pytest.raises(InputError, match=r"my\.csv, line 1: seed is given on the command line.* too: give it once"):
-        jobs("seed\n1\n", given)
+@pytest.mark.parametrize("override", ["seed=1", "seed=1,2", "++seed=3"])
+def test_column_that_is_also_an_override_is_refused(override: str, workdir: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"my\.csv, line 1: seed is given on the command line.* too: give it once"
+    ):
+        jobs("seed\n1\n", override)
 
 
-def test_where_the_file_is_looked_for(desk: Path) -> None:
+def test_file_is_found_in_working_directory_before_conf(workdir: Path) -> None:
     named = "hydra/sweeper=csv", "hydra.sweeper.path=hyperparameters.csv"
     assert jobs_of(*named)[0][1] == f"row 1 of {ROOT}/conf/sweep/hyperparameters.csv (line 3)"
     Path("hyperparameters.csv").write_text("seed\n1\n")
     assert jobs_of(*named) == [(["seed=1"], "row 1 of hyperparameters.csv (line 2)")]
-    assert jobs_of(named[0], f"hydra.sweeper.path={desk}/hyperparameters.csv") == jobs_of(*named)
+    assert jobs_of(named[0], f"hydra.sweeper.path={workdir}/hyperparameters.csv") == jobs_of(*named)
     with pytest.raises(InputError) as error:
         jobs_of(named[0], "hydra.sweeper.path=none.csv")
     assert str(error.value) == (
-        f"hydra.sweeper.path=none.csv does not exist, looked for as {desk}/none.csv and {ROOT}/conf/sweep/none.csv: "
+        f"hydra.sweeper.path=none.csv does not exist, looked for as {workdir}/none.csv and {ROOT}/conf/sweep/none.csv: "
         "give the path of a CSV"
     )
 
 
-def test_a_folder_is_no_file(desk: Path) -> None:
+def test_folder_as_csv_is_refused(workdir: Path) -> None:
     Path("my.csv").mkdir()
-    with pytest.raises(InputError, match=r"^my\.csv cannot be read \(Is a directory\): give .*path=FILE\.csv$"):
+    with pytest.raises(
+        InputError, match=r"^my\.csv cannot be read \(Is a directory\): give .*path=FILE\.csv$"
+    ):
         jobs_of("hydra/sweeper=csv", "hydra.sweeper.path=my.csv")
 
 
-def test_the_trials_that_are_shipped(desk: Path) -> None:
+def test_shipped_trials_are_eighteen(workdir: Path) -> None:
     shipped = jobs_of("experiment=hyperparameters")
     rates = [("1e-5", "1e-3"), ("1e-6", "1e-4"), ("1e-7", "1e-5")]
     assert [job for job, _ in shipped] == [
@@ -237,25 +265,29 @@ def test_the_trials_that_are_shipped(desk: Path) -> None:
 
 
 @pytest.mark.slow
-def test_each_row_leaves_a_finished_run(train: Train, desk: Path) -> None:
+def test_each_row_leaves_a_finished_run(train: Train, workdir: Path) -> None:
     Path("my.csv").write_text("optim.decoder_lr,model.loss\n1e-3,\n1e-2,focal\n")
-    outputs = train("experiment=hyperparameters", "hydra.sweeper.path=my.csv", *SMALL, "+trainer.limit_train_batches=1")
+    outputs = train(
+        "experiment=hyperparameters", "hydra.sweeper.path=my.csv", *SMALL, "+trainer.limit_train_batches=1"
+    )
     finished = sorted(path.parent.name for path in outputs.rglob("metrics.json"))
     assert finished == ["0_decoder_lr-1e-3", "1_decoder_lr-1e-2_loss-focal"]
     (config,) = outputs.rglob("1_*/config.yaml")
     assert OmegaConf.load(config).optim.decoder_lr == 1e-2
 
 
-def test_the_trials_that_are_shipped_have_labels(desk: Path) -> None:
-    (Path.cwd() / "multirun.yaml").write_text("hydra: {overrides: {task: [experiment=hyperparameters], hydra: []}}")
-    labels = [job_label(job, str(desk)) for job, _ in jobs_of("experiment=hyperparameters")]
+def test_shipped_trials_have_labels(workdir: Path) -> None:
+    (Path.cwd() / "multirun.yaml").write_text(
+        "hydra: {overrides: {task: [experiment=hyperparameters], hydra: []}}"
+    )
+    labels = [job_label(job, str(workdir)) for job, _ in jobs_of("experiment=hyperparameters")]
     assert labels[15] == "decoder_attention-null_encoder_depth-5_encoder_lr-1e-5_decoder_lr-1e-3"
-    labels = [job_label(job, str(desk)) for job, _ in jobs_of("experiment=hyperparameters", "seed=0,1")]
+    labels = [job_label(job, str(workdir)) for job, _ in jobs_of("experiment=hyperparameters", "seed=0,1")]
     assert labels[31].startswith("seed-1_decoder_attention-null_encoder_depth-5_")
 
 
-def test_a_bad_file_starts_no_job(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_csv_starts_no_job(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("my.csv").write_text("optim.decoderlr\n1\n")
     with pytest.raises(SystemExit):
         run_script("-m", "hydra/sweeper=csv", "hydra.sweeper.path=my.csv", *SMALL)
-    assert not list(desk.rglob("metrics.json"))
+    assert not list(workdir.rglob("metrics.json"))

@@ -7,9 +7,11 @@ from scipy import stats
 from polyp.metrics.difference import SignFlip, least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 
-def test_sign_flips_are_those_of_the_exact_test() -> None:
+def test_sign_flips_agree_with_the_exact_test() -> None:
     differences = np.array([0.1, 0.2, 0.3, 0.4, -0.05, 0.1, 0.2])
-    exact = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    exact = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
     (test,) = sign_flip_tests(differences[:, None])
     assert test.p == pytest.approx(exact)
     assert test.value == pytest.approx(differences.mean())
@@ -21,15 +23,17 @@ def test_sign_flips_are_those_of_the_exact_test() -> None:
     assert all(one.interval == pytest.approx((-0.05, 0.4)) for one in three)
 
 
-def test_the_interval_of_many_images_is_that_of_the_normal_distribution() -> None:
+def test_interval_of_many_images_is_normal() -> None:
     differences = np.random.default_rng(0).normal(0.02, 0.1, (400, 1))
     (test,) = sign_flip_tests(differences)
     error = differences.std() / 20
-    assert test.interval == pytest.approx((test.value - 1.96 * error, test.value + 1.96 * error), abs=0.15 * error)
+    assert test.interval == pytest.approx(
+        (test.value - 1.96 * error, test.value + 1.96 * error), abs=0.15 * error
+    )
 
 
 @pytest.mark.parametrize("images", [2, 4, 5, 6, 7, 9, 15, 16, 40])
-def test_an_interval_excludes_0_exactly_if_p_is_below_the_level(images: int) -> None:
+def test_interval_excludes_0_exactly_if_p_is_below_the_level(images: int) -> None:
     random = np.random.default_rng(images)
     verdicts = set()
     for comparisons in (1, 3):
@@ -48,17 +52,17 @@ def test_an_interval_excludes_0_exactly_if_p_is_below_the_level(images: int) -> 
     assert verdicts == ({True, False} if images > 5 else {False})
 
 
-def test_the_least_number_of_images_by_hand() -> None:
+def test_least_images_by_hand() -> None:
     assert least_images(1) == 6  # 2 / 2^6 = .031, 2 / 2^5 = .063
     assert least_images(3) == 7  # 6 / 2^7 = .047
 
 
-def test_a_single_image_and_equal_scores_tell_nothing() -> None:
+def test_single_image_and_equal_scores_have_p_1() -> None:
     assert sign_flip_tests(np.array([[0.3]])) == [SignFlip(0.3, None, 1.0)]
     assert sign_flip_tests(np.zeros((20, 1))) == [SignFlip(0.0, (0.0, 0.0), 1.0)]
 
 
-def test_under_the_null_five_percent_are_below_five_percent() -> None:
+def test_p_values_are_uniform_without_a_difference() -> None:
     differences = np.random.default_rng(0).normal(0, 0.1, (12, 2000))
     found = [sign_flip_tests(differences[:, [place]])[0].p < 0.05 for place in range(2000)]
     assert 0.035 < np.mean(found) < 0.065
@@ -72,8 +76,10 @@ def test_seed_noise_by_hand() -> None:
     assert seed_noise([[0.8], [0.7]]) is None
 
 
-def test_the_margin_is_where_the_p_value_is_five_percent() -> None:
+def test_seed_margin_has_a_p_value_of_5_percent() -> None:
     noise = (0.01, 4)
-    assert seed_margin(noise, 1, 1) == pytest.approx(2.7764 * 0.01 * 2**0.5, rel=1e-4)  # t with 4 degrees of freedom
+    assert seed_margin(noise, 1, 1) == pytest.approx(
+        2.7764 * 0.01 * 2**0.5, rel=1e-4
+    )  # t with 4 degrees of freedom
     assert seed_p(seed_margin(noise, 3, 2), noise, 3, 2) == pytest.approx(0.05)
     assert seed_p(0.1, (0.0, 1), 1, 2) == 0 and seed_p(0.0, (0.0, 1), 1, 2) == 1

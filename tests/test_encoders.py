@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from polyp.commands.export import file
 from polyp.errors import InputError
-from polyp.export import file
 from polyp.model.network import PolypNetwork, without_memory
 from polyp.model.segmenter import PolypSegmenter
 

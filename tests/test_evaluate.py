@@ -16,11 +16,10 @@ import torch
 from conftest import SMALL, run_script
 from omegaconf import OmegaConf
 
-from polyp import runs
 from polyp.cli import main
-from polyp.data.folder import find_pairs, read_image, read_mask
+from polyp.commands.evaluate.report import describe_control
+from polyp.data.pairs import find_pairs, read_image, read_mask
 from polyp.data.sources import Synthetic
-from polyp.evaluation.report import describe_control
 from polyp.images import components
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.metrics import literature
@@ -94,7 +93,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_a_run_scores_what_training_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", str(run)])
-    before, now = runs.read_metrics(run)["test"], answer(run)
+    before, now = RunFolder(run).read_metrics()["test"], answer(run)
     for name in ("dice", "iou", "precision", "recall", "mae", "pooled_dice"):
         assert now["numbers"][name]["value"] == pytest.approx(before[name], abs=1e-6), name
         assert now["definitions"][name]
@@ -131,19 +130,19 @@ def test_a_run_keeps_the_split_that_it_was_trained_with(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tested = [row["stem"] for row in rows(run)]
-    config = runs.read_config(run)
+    config = RunFolder(run).read_config()
     config["data"]["split_seed"] += 1  # as if another version drew another split
     RunFolder(run).write_config(config, json.loads(RunFolder(run).split_file.read_text()))
     main(["evaluate", str(run)])
     assert [row["stem"] for row in rows(run / "evaluations" / "test")] == tested
-    (run / runs.SPLIT).write_text("[]")
+    RunFolder(run).split_file.write_text("[]")
     assert "split.json is damaged" in said(capsys, str(run), "--overwrite")
 
 
 def test_a_random_split_that_was_not_recorded_is_refused(
     run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (run / runs.SPLIT).unlink()  # as of polyp 0.5
+    RunFolder(run).split_file.unlink()  # as of polyp 0.5
     assert "has no split.json" in said(capsys, str(run))
     assert not (run / "evaluations").exists()
     with pytest.raises(SystemExit, match=r"has no split\.json"):
@@ -151,7 +150,7 @@ def test_a_random_split_that_was_not_recorded_is_refused(
     main(["evaluate", str(run), "--data", str(drawn)])
     unchecked = answer(run, drawn.name)["training_images"]["unchecked"]
     assert "has no split.json" in unchecked[str(run)]
-    config = runs.read_config(run)
+    config = RunFolder(run).read_config()
     config["data"]["split"] = str(drawn / "split.csv")
     stems = sorted(pair.stem for pair in find_pairs(drawn, "images", "masks")[0])
     subsets = ["train"] * 6 + ["val", "val", "test", "test"]
@@ -268,7 +267,7 @@ def test_a_threshold_needs_images_that_no_model_was_trained_on(trained: Path, ru
 
 def test_data_that_are_gone_are_known_by_their_fingerprint(run: Path, drawn: Path) -> None:
     other = shutil.copytree(run, run.with_name("other"))
-    (other / runs.SPLIT).unlink()
+    RunFolder(other).split_file.unlink()
     main(["evaluate", str(run), str(other), "--data", str(drawn), "--name", "others"])
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["data"]["fingerprint"] = answer(run, "others")["fingerprint"]
@@ -335,7 +334,7 @@ def test_a_folder_by_a_relative_path_has_its_name(
     monkeypatch.chdir(drawn / "images")
     drawn.rename(named := drawn.with_name("[bold] drawn"))  # which is no markup
     main(["evaluate", str(run), "--data", "..", "--overwrite"])
-    assert answer(run, named.name)["n"] == 10 and runs.read_metrics(run)["best"]
+    assert answer(run, named.name)["n"] == 10 and RunFolder(run).read_metrics()["best"]
     assert named.name in capsys.readouterr().out
 
 
@@ -373,7 +372,7 @@ def test_masks_of_another_size(run: Path, drawn: Path, capsys: pytest.CaptureFix
 def test_images_that_it_was_trained_on_are_found_whatever_their_names(
     run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = load_run_data(run, runs.read_config(run))
+    data = load_run_data(run, RunFolder(run).read_config())
     train, (val, *_) = data.get_pairs("train"), data.get_pairs("val")
     for number, pair in enumerate([*train[:2], val]):  # byte-identical
         shutil.copy(pair.image, drawn / "images" / f"copy_{number}{pair.image.suffix}")
@@ -407,12 +406,12 @@ def test_training_images_of_all_models_are_looked_for_and_unknown_ones_are_said(
     trained: Path, run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     second = trained / "second"
-    of = [load_run_data(home, runs.read_config(home)) for home in (run, second)]
+    of = [load_run_data(home, RunFolder(home).read_config()) for home in (run, second)]
     stem = next(
         stem for stem in of[1].subsets["train"] if stem in of[0].subsets["test"]
     )  # of the second one alone
     shutil.copy(of[0].pairs[of[0].rows[stem]].image, drawn / "images/frame.jpg")
-    elsewhere = shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt")
+    elsewhere = shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "mine.ckpt")
     frames = str(drawn / "images")
     main(["evaluate", str(run), str(second), str(elsewhere), "--data", frames, "--normal", "--name", "all"])
     training = answer(run, "all")["training_images"]
@@ -424,7 +423,7 @@ def test_training_images_of_all_models_are_looked_for_and_unknown_ones_are_said(
 
 def test_an_older_checkpoint_has_the_precision_of_its_configuration(run: Path, drawn: Path) -> None:
     spoil(run, lambda content: {key: value for key, value in content.items() if key != "precision"})
-    config = runs.read_config(run)
+    config = RunFolder(run).read_config()
     config["trainer"]["precision"] = "32-true"
     RunFolder(run).write_config(config, json.loads(RunFolder(run).split_file.read_text()))
     main(["evaluate", str(run), "--data", str(drawn), "--name", "precise"])
@@ -440,7 +439,7 @@ def test_a_single_image_has_no_interval(run: Path, drawn: Path) -> None:
 
 
 def spoil(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    file = runs.best_checkpoint(run)
+    file = RunFolder(run).best_checkpoint
     torch.save(change(torch.load(file, weights_only=True)), file)
 
 
@@ -492,7 +491,7 @@ def test_what_is_no_checkpoint_of_ours(
 
 
 def test_a_damaged_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = runs.best_checkpoint(run)
+    file = RunFolder(run).best_checkpoint
     file.write_bytes(file.read_bytes()[:-1000])
     assert "is damaged" in said(capsys, str(run))
 
@@ -500,15 +499,15 @@ def test_a_damaged_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_what_is_no_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not there" in said(capsys, str(tmp_path / "nothing"))
     assert "is not the folder of a run" in said(capsys, str(tmp_path))
-    elsewhere = shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt")
+    elsewhere = shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "mine.ckpt")
     assert "say with --data" in said(capsys, str(elsewhere))
 
 
 def test_a_checkpoint_anywhere(run: Path, drawn: Path, tmp_path: Path) -> None:
-    elsewhere = Path(shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt"))
+    elsewhere = Path(shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "mine.ckpt"))
     main(["evaluate", str(elsewhere), "--data", str(drawn)])
-    main(["evaluate", str(runs.last_checkpoint(run)), "--data", str(drawn)])
-    main(["evaluate", str(runs.best_checkpoint(run)), "--data", str(drawn)])
+    main(["evaluate", str(RunFolder(run).last_checkpoint), "--data", str(drawn)])
+    main(["evaluate", str(RunFolder(run).best_checkpoint), "--data", str(drawn)])
     assert answer(run, drawn.name)["n"] == 10  # as for the run itself
     assert answer(tmp_path, f"mine_{drawn.name}")["n"] == answer(run, f"last_{drawn.name}")["n"] == 10
 

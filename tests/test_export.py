@@ -15,20 +15,20 @@ import torch
 from conftest import SMALL, run_script
 from torch import nn
 
-from polyp import runs
 from polyp.cli import main
-from polyp.data.folder import read_image
+from polyp.commands.export import export as exporting
+from polyp.commands.export.file import set_metadata, write_onnx
+from polyp.commands.export.graph import resize as resize_in_graph
+from polyp.data.pairs import read_image
 from polyp.errors import InputError
-from polyp.export import export as exporting
-from polyp.export.file import set_metadata, write_onnx
-from polyp.export.graph import resize as resize_in_graph
 from polyp.images import resize
-from polyp.inference.onnx import OnnxModel
 from polyp.inference.predictor import load_predictor
 from polyp.model import device
 from polyp.model.network import ARCHITECTURES
+from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
@@ -222,7 +222,7 @@ def test_export_writes_and_measures_all_variants(
     assert not [path for path in run.iterdir() if path.name.startswith(".export")]
     record = json.loads((folder / "export.json").read_text())
     assert record["module"]["float32"]["dice"] == pytest.approx(
-        runs.read_metrics(run)["test"]["dice"], abs=0.01
+        RunFolder(run).read_metrics()["test"]["dice"], abs=0.01
     )
     for name, tolerated in (("float32", 1e-3), ("float16", 0.05), ("int8", 0.5)):
         measured = record["onnx"][name]
@@ -234,11 +234,11 @@ def test_export_writes_and_measures_all_variants(
         )
         model = OnnxModel(folder / measured["file"])
         assert model.precision == name and model.metadata["classes"] == "polyp"
-        assert json.loads(model.metadata["metrics"])["n"] == runs.read_metrics(run)["test"]["n"]
+        assert json.loads(model.metadata["metrics"])["n"] == RunFolder(run).read_metrics()["test"]["n"]
         assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
-    image = read_image(load_run_data(run, runs.read_config(run)).get_pairs("test")[0].image)
+    image = read_image(load_run_data(run, RunFolder(run).read_config()).get_pairs("test")[0].image)
     module = load_checkpoint(Source.of(str(run)))
     module.precision = "32-true"
     exact = module.predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
@@ -288,7 +288,7 @@ def test_export_refuses_what_cannot_be_exported(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "is not there" in refusal(str(tmp_path / "nothing"))
-    elsewhere = shutil.copy(runs.best_checkpoint(run), tmp_path / "mine.ckpt")
+    elsewhere = shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "mine.ckpt")
     assert "is not in a run's folder" in refusal(str(elsewhere))
     (run / "export").mkdir()
     (run / "export" / "notes.txt").write_text("mine")
@@ -296,7 +296,7 @@ def test_export_refuses_what_cannot_be_exported(
     assert (run / "export" / "notes.txt").read_text() == "mine"
     assert "cannot write to" in refusal(str(run), "--out", str(run / "config.yaml"))
     (run / "export" / "notes.txt").unlink()
-    runs.best_checkpoint(run).unlink()
+    RunFolder(run).best_checkpoint.unlink()
     assert "best.ckpt does not exist" in refusal(str(run))
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert refusal(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"

@@ -68,7 +68,7 @@ def test_jobs_side_by_side_share_the_cores(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_local_launcher_runs_as_many_jobs_as_it_is_told(train: Train) -> None:
+def test_n_jobs_of_the_local_launcher_run_at_once(train: Train) -> None:
     sweep = (
         train("-m", *SMALL, "seed=0,1", "hydra.launcher.n_jobs=2", "+trainer.limit_train_batches=1") / "sweep"
     )
@@ -82,6 +82,7 @@ def test_number_of_jobs_at_once_is_checked(train: Train, capsys: pytest.CaptureF
     assert not list(train("--cfg", "job").glob("sweep/*/config.yaml"))
 
 
+@pytest.mark.slow
 def test_job_that_is_killed_leaves_the_one_beside_it(tmp_path: Path) -> None:
     sweep, log = tmp_path / "sweep", tmp_path / "log"
     process = start(
@@ -103,6 +104,7 @@ def test_job_that_is_killed_leaves_the_one_beside_it(tmp_path: Path) -> None:
     assert seeds_and_threads(sweep)[0] == JOBS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_jobs_side_by_side_save_when_stopped(number: int, tmp_path: Path) -> None:
     sweep, log = tmp_path / "sweep", tmp_path / "log"
@@ -130,11 +132,11 @@ def lock_owner(run: Path) -> int:
     raise AssertionError(f"nobody has locked {run}")
 
 
-def wait_for(condition: Callable[[], bool], said: Path) -> None:
-    """Wait a minute at most; what was said until then is why it was in vain."""
+def wait_for(condition: Callable[[], bool], log: Path) -> None:
+    """Wait a minute at most; its output until then explains a failure."""
     deadline = time.time() + 60
     while not condition():
-        assert time.time() < deadline, said.read_text() if said.exists() else "nothing was said"
+        assert time.time() < deadline, log.read_text() if log.exists() else "no output"
         time.sleep(0.1)
 
 
@@ -153,13 +155,13 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray")
-def test_ray_on_this_machine(train: Train) -> None:
+def test_ray_on_this_machine_runs_a_sweep(train: Train) -> None:
     outputs = train("-m", *SMALL, "launcher=ray", "seed=0,1")
     assert seeds_and_threads(outputs / "sweep") == (JOBS, {"1 threads"})
 
 
 @pytest.mark.cluster
-def test_ray_that_was_started_elsewhere(
+def test_ray_cluster_that_runs_is_joined(
     ray: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -175,11 +177,11 @@ def test_ray_that_was_started_elsewhere(
     start += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
     monkeypatch.chdir(tmp_path)
     with (
-        open(elsewhere / "said", "w") as said,
-        subprocess.Popen(start, cwd=elsewhere, stdout=said, stderr=said) as head,
+        open(elsewhere / "log", "w") as log,
+        subprocess.Popen(start, cwd=elsewhere, stdout=log, stderr=log) as head,
     ):
         try:
-            wait_for(lambda: "Ray runtime started" in (elsewhere / "said").read_text(), elsewhere / "said")
+            wait_for(lambda: "Ray runtime started" in (elsewhere / "log").read_text(), elsewhere / "log")
             run_script(
                 "-m", *SMALL, "launcher=ray", f"hydra.launcher.ray.init.address=127.0.0.1:{port}", "name=mine"
             )
@@ -188,7 +190,7 @@ def test_ray_that_was_started_elsewhere(
             head.terminate()
     (sweep,) = Path("outputs/sweeps/mine").iterdir()
     assert seeds_and_threads(sweep)[0] == {"0_job": 0}
-    assert [path.name for path in elsewhere.iterdir()] == ["said"]
+    assert [path.name for path in elsewhere.iterdir()] == ["log"]
 
 
 @pytest.fixture(scope="module")
@@ -201,19 +203,17 @@ def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.cluster
-def test_slurm(train: Train, slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_runs_a_sweep(train: Train, slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
     outputs = train("-m", *SMALL, "launcher=slurm", "hydra.launcher.cpus_per_task=1", "seed=0,1")
     assert seeds_and_threads(outputs / "sweep") == (JOBS, {"1 threads"})
-    said = [path.read_text() for path in (outputs / "sweep" / ".submitit").glob("*/*_log.*")]
-    assert sum("Test Dice" in each for each in said) == 2
-    assert not any(
-        "requeue" in each or "srun" in each for each in said
-    )  # Lightning's, which is not to meddle
+    log = [path.read_text() for path in (outputs / "sweep" / ".submitit").glob("*/*_log.*")]
+    assert sum("Test Dice" in each for each in log) == 2
+    assert not any("requeue" in each or "srun" in each for each in log)  # Lightning's, which is not to meddle
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "ray"])
-def test_a_missing_extra_is_one_line(launcher: str, tmp_path: Path) -> None:
+def test_missing_extra_is_one_line(launcher: str, tmp_path: Path) -> None:
     installed = tmp_path / "installed"  # everything but Hydra's plugins
     installed.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
@@ -262,36 +262,36 @@ def in_slurm(slurm_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.cluster
-def test_a_requeued_job_continues(in_slurm: Path, unbroken: dict[str, Any]) -> None:
+def test_requeued_job_continues(in_slurm: Path, unbroken: dict[str, Any]) -> None:
     script = shlex.join([sys.executable, str(ROOT / "train.py"), *LONG, "name=requeued", "resume=auto"])
     job = ask(
-        "sbatch", "--parsable", "--requeue", "--open-mode=append", "--output=said", f"--wrap=exec {script}"
+        "sbatch", "--parsable", "--requeue", "--open-mode=append", "--output=log", f"--wrap=exec {script}"
     )
-    runs, said = in_slurm / "outputs" / "runs" / "requeued", in_slurm / "said"
-    wait_for(lambda: any(runs.glob("*/checkpoints/last.ckpt")), said)
+    runs, log = in_slurm / "outputs" / "runs" / "requeued", in_slurm / "log"
+    wait_for(lambda: any(runs.glob("*/checkpoints/last.ckpt")), log)
     ask("scontrol", "requeue", job)
-    wait_for(lambda: not ask("squeue", "--noheader", f"--jobs={job}"), said)
+    wait_for(lambda: not ask("squeue", "--noheader", f"--jobs={job}"), log)
     assert "Restarts=1" in ask("scontrol", "show", "job", job)
     (run,) = runs.iterdir()
     assert numbers(run) == unbroken
 
 
 @pytest.mark.cluster
-def test_a_job_of_a_sweep_continues_after_its_time(in_slurm: Path, unbroken: dict[str, Any]) -> None:
+def test_job_of_a_sweep_continues_after_its_time_limit(in_slurm: Path, unbroken: dict[str, Any]) -> None:
     command = [sys.executable, ROOT / "train.py", "-m", *LONG, "resume=auto", "hydra.sweep.dir=sweep"]
     command += ["launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.max_num_timeout=1"]
-    said = in_slurm / "said"
-    with open(said, "w") as file, subprocess.Popen(command, stdout=file, stderr=file) as sweep:
-        wait_for(lambda: any(in_slurm.glob("sweep/*/checkpoints/last.ckpt")), said)
+    log = in_slurm / "log"
+    with open(log, "w") as file, subprocess.Popen(command, stdout=file, stderr=file) as sweep:
+        wait_for(lambda: any(in_slurm.glob("sweep/*/checkpoints/last.ckpt")), log)
         job = ask("squeue", "--noheader", "--format=%i")
         ask("scancel", "--signal=USR2", job)  # what Slurm sends when the time is nearly over
-        wait_for(lambda: sweep.poll() is not None, said)
-    assert sweep.returncode == 0, said.read_text()
+        wait_for(lambda: sweep.poll() is not None, log)
+    assert sweep.returncode == 0, log.read_text()
     assert "Restarts=1" in ask("scontrol", "show", "job", job)
     (metrics,) = in_slurm.glob("sweep/*/metrics.json")
     assert numbers(metrics.parent) == unbroken
 
 
-def test_a_launcher_without_a_sweep_is_refused(train: Train) -> None:
+def test_launcher_without_a_sweep_is_refused(train: Train) -> None:
     with pytest.raises(SystemExit, match="launcher=joblib is for the jobs of a sweep: add -m"):
         train(*SMALL, "launcher=joblib")

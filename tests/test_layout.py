@@ -9,7 +9,7 @@ SOURCE = Path(polyp.__file__).parent
 
 # From the bottom up: a unit imports units of lower levels only, for typing too.
 LEVELS = (
-    ("errors", "options"),
+    ("errors",),
     ("files", "settings"),
     ("images",),
     ("metrics", "report"),
@@ -19,7 +19,7 @@ LEVELS = (
     ("inference",),
     ("training",),
     ("commands",),
-    ("api", "cli"),
+    ("cli", "api"),
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, run_script
 
-from polyp.app.desk import Desk, Photo
 from polyp.cli import main
-from polyp.data.folder import read_image
+from polyp.commands.app.desk import Desk, Photo
+from polyp.data.pairs import read_image
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.model.segmenter import PolypSegmenter
-from polyp.runs import best_checkpoint, read_config
 from polyp.runs.data import load_run_data
+from polyp.runs.folder import RunFolder
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_images(run: Path) -> list[Path]:
-    return [pair.image for pair in load_run_data(run, read_config(run)).get_pairs("test")]
+    return [pair.image for pair in load_run_data(run, RunFolder(run).read_config()).get_pairs("test")]
 
 
 test_images.__test__ = False  # type: ignore[attr-defined]
@@ -78,7 +78,7 @@ def test_every_command_gives_the_bits_of_the_test(
         assert np.array_equal(answer.probability, probability)
     desk.close()
 
-    shutil.copy(best_checkpoint(run), tmp_path / "copied.ckpt")
+    shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "copied.ckpt")
     copied = load_predictor([str(tmp_path / "copied.ckpt")])
     assert all(np.array_equal(copied.predict(read_image(path)), p) for path, p in zip(images, expected, strict=True))
 

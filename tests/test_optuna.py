@@ -18,7 +18,7 @@ from hydra_plugins.optuna_sweeper import (
     MAX_CHECKED_JOBS,
     OptunaSweeper,
     distribution,
-    load_study,
+    open_storage,
     representative_jobs,
 )
 from polyp.errors import InputError
@@ -45,7 +45,7 @@ METRICS = {
 
 
 def trials_of(sweep: Path) -> list[Any]:
-    return load_study(sweep)[0].trials
+    return optuna.load_study(study_name=None, storage=open_storage(sweep)).trials
 
 
 def states(sweep: Path) -> list[str]:
@@ -145,7 +145,7 @@ def test_two_objectives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     objectives = ["val/dice", "latency_ms"]
     with caplog.at_level("INFO"):
         jobs = search(tmp_path / "sweep", 12, objectives=objectives)
-    study, _ = load_study(tmp_path / "sweep")
+    study = optuna.load_study(study_name=None, storage=open_storage(tmp_path / "sweep"))
     expected = [(1 - abs(float(job["optim.decoder_lr"]) - 1e-3), len(job["model.arch"])) for job in jobs]
     assert [tuple(trial.values) for trial in study.trials] == expected
     front = [
@@ -154,7 +154,7 @@ def test_two_objectives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
         if not any((d >= dice and ms <= latency) and (d, ms) != (dice, latency) for d, ms in expected)
     ]
     assert [trial.number for trial in study.best_trials] == front
-    assert [f"job {number}: val/dice" in caplog.text for number in range(12)] == [
+    assert [f"Pareto-optimal job {number}: val/dice" in caplog.text for number in range(12)] == [
         n in front for n in range(12)
     ]
     with pytest.raises(
@@ -174,6 +174,13 @@ def test_damaged_study_is_one_line_and_can_be_deleted(content: str, tmp_path: Pa
     assert "\n" not in str(error.value)
     file.unlink()
     assert search(sweep, 13)[:12] == before
+
+
+def test_search_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "optuna.db").touch()
+    with pytest.raises(InputError, match="older, which cannot be continued: start a new one"):
+        search(tmp_path / "sweep", 2)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +289,7 @@ def test_asking_imports_no_optuna() -> None:
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
+@pytest.mark.slow
 def test_killed_search_continues_in_its_folder(tmp_path: Path) -> None:
     sweep, log = tmp_path / "sweep", tmp_path / "log"
     process = start(*SEARCH, "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={sweep}", log=log)

@@ -38,7 +38,7 @@ def grey(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return np.full((height, width, 3), 90, np.uint8)
 
 
-def test_a_panel_is_the_image_the_truth_and_the_prediction() -> None:
+def test_panel_has_image_truth_and_prediction() -> None:
     image = grey()
     panel = pictures.panel(image, TRUE, FOUND * 0.8 + 0.1, 0.5)
     assert panel.shape == (HEIGHT, 3 * WIDTH + 2 * GAP, 3) and panel.dtype == np.uint8
@@ -46,18 +46,24 @@ def test_a_panel_is_the_image_the_truth_and_the_prediction() -> None:
     outlined, truth, prediction = parts(panel, WIDTH)
 
     assert is_colour(outlined, TRUTH).sum() > 60 and not (is_colour(outlined, TRUTH) & ~border(TRUE)).any()
-    assert is_colour(outlined, PREDICTION).sum() > 60 and not (is_colour(outlined, PREDICTION) & ~border(FOUND)).any()
+    assert (
+        is_colour(outlined, PREDICTION).sum() > 60
+        and not (is_colour(outlined, PREDICTION) & ~border(FOUND)).any()
+    )
     untouched = ~border(TRUE) & ~border(FOUND)
     assert (outlined[untouched] == 90).all()
 
-    for part, mask, colour, other in ((truth, TRUE, TRUTH, PREDICTION), (prediction, FOUND, PREDICTION, TRUTH)):
+    for part, mask, colour, other in (
+        (truth, TRUE, TRUTH, PREDICTION),
+        (prediction, FOUND, PREDICTION, TRUTH),
+    ):
         inside = ~border(mask)
         assert np.array_equal(part[inside][:, 0] == 255, mask[inside] == 1)
         assert is_colour(part, colour).any() and not is_colour(part, other).any()
     assert (image == 90).all()  # drawn on a copy
 
 
-def test_a_panel_shows_what_the_threshold_makes_of_it() -> None:
+def test_panel_applies_the_threshold() -> None:
     probability = np.where(FOUND > 0, 0.6, 0.3)
     for threshold, mask in ((0.5, FOUND), (0.6, FOUND), (0.61, FOUND * 0), (0.3, FOUND * 0 + 1)):
         prediction = parts(pictures.panel(grey(), TRUE, probability, threshold), WIDTH)[2]
@@ -68,18 +74,20 @@ def test_a_panel_shows_what_the_threshold_makes_of_it() -> None:
 
 def test_empty_masks_have_no_outline() -> None:
     nothing = np.zeros((HEIGHT, WIDTH), np.uint8)
-    outlined, truth, prediction = parts(pictures.panel(grey(), nothing, nothing.astype(np.float32), 0.5), WIDTH)
+    outlined, truth, prediction = parts(
+        pictures.panel(grey(), nothing, nothing.astype(np.float32), 0.5), WIDTH
+    )
     assert (outlined == 90).all() and not truth.any() and not prediction.any()
 
 
-def test_every_polyp_is_outlined_and_a_torch_mask_is_one_too() -> None:
+def test_contour_outlines_every_polyp() -> None:
     mask = disc(HEIGHT, WIDTH, 20, 20, 10) + disc(HEIGHT, WIDTH, 90, 60, 12)
     outlined = pictures.contour(grey(), mask.astype(bool), TRUTH)
     drawn = is_colour(outlined, TRUTH)
     assert drawn[:, :50].sum() > 30 and drawn[:, 60:].sum() > 30
 
 
-def test_lines_are_seen_in_large_pictures() -> None:
+def test_contour_width_grows_with_the_picture() -> None:
     small, large = (
         is_colour(pictures.contour(grey(s, s), disc(s, s, s // 2, s // 2, s // 4), TRUTH), TRUTH).mean()
         for s in (120, 960)
@@ -88,7 +96,7 @@ def test_lines_are_seen_in_large_pictures() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_a_sheet_holds_every_panel_whatever_its_size(count: int) -> None:
+def test_sheet_has_every_panel_of_any_size(count: int) -> None:
     sizes = [(90, 130), (200, 100), (333, 500), (64, 64), (31, 257), (500, 40)][:count]
     shades = [40 * (n + 1) for n in range(count)]  # to know them again; white is what is between
     panels = [np.full((*size, 3), shade, np.uint8) for size, shade in zip(sizes, shades, strict=True)]
@@ -103,7 +111,7 @@ def test_a_sheet_holds_every_panel_whatever_its_size(count: int) -> None:
     assert set(np.unique(sheet)) == {*shades, 255}
 
 
-def test_pictures_are_written_as_they_are(tmp_path: Path) -> None:
+def test_saved_picture_is_lossless(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     path = tmp_path / "new" / "polyp ÿ.png"
     pictures.save(path, picture)
@@ -112,7 +120,7 @@ def test_pictures_are_written_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["file/picture.png", "folder.png"])
-def test_where_nothing_can_be_written_is_named(tmp_path: Path, where: str) -> None:
+def test_save_names_the_file_that_cannot_be_written(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError) as caught:

@@ -21,10 +21,11 @@ import torch
 from planted import plant_model
 from test_image import encoded, mutated
 
+import polyp
 from polyp.cli import main
-from polyp.data.folder import read_image
 from polyp.data.sources import Synthetic
 from polyp.errors import InputError
+from polyp.images import read_image
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
 
@@ -32,9 +33,9 @@ Array = np.ndarray
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two runs and drawn images."""
-    folder = tmp_path_factory.mktemp("planted")
+    folder = tmp_path_factory.mktemp("runs")
     plant_model(folder / "first")
     plant_model(folder / "second", seed=1)
     Synthetic(root=str(folder / "drawn"), count=20, size=48).prepare()
@@ -42,18 +43,18 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the test stands: a folder of its own with the runs `first` and `second` and drawn `images`."""
     for run in ("first", "second"):
-        shutil.copytree(planted / run, tmp_path / run)
-    images = next((planted / "drawn").rglob("images"))
+        shutil.copytree(runs / run, tmp_path / run)
+    images = next((runs / "drawn").rglob("images"))
     shutil.copytree(images, tmp_path / "images")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images the network was shown at once, each time."""
     counts: list[int] = []
     predict_all = Predictor.predict_all
@@ -70,7 +71,7 @@ def predict(*arguments: str) -> None:
     main(["predict", *arguments, "--device", "cpu"])
 
 
-def said(*arguments: str) -> str:
+def error_of(*arguments: str) -> str:
     """The line that the command leaves with."""
     with pytest.raises(SystemExit) as error:
         predict(*arguments)
@@ -79,9 +80,9 @@ def said(*arguments: str) -> str:
     return text.removeprefix("polyp: ")
 
 
-def probability(images: Sequence[Path], *given: str, flips: bool = False) -> list[Array]:
+def probability(images: Sequence[Path], *models: str, flips: bool = False) -> list[Array]:
     """What the runs say of each image by itself."""
-    predictor = load_predictor(given, flips=flips)
+    predictor = load_predictor(models, flips=flips)
     return [predictor.predict(read_image(path)) for path in images]
 
 
@@ -89,7 +90,7 @@ def grey(path: Path) -> Array:
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
 
-def answer(folder: str | Path) -> dict[str, Any]:
+def read_json(folder: str | Path) -> dict[str, Any]:
     return json.loads((Path(folder) / "predictions.json").read_text())
 
 
@@ -99,7 +100,9 @@ def rows(folder: str | Path) -> list[dict[str, str]]:
 
 
 def files(folder: str | Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()} - {".lock"}
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()} - {
+        ".lock"
+    }
 
 
 def contents(folder: str | Path) -> dict[str, bytes]:
@@ -109,7 +112,7 @@ def contents(folder: str | Path) -> dict[str, bytes]:
 # ---- what is found
 
 
-def test_masks_are_what_the_network_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_what_the_network_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predict("first", "images", "--probabilities")
     out = Path("first/predictions/images")
     images = sorted(Path("images").iterdir())
@@ -122,15 +125,17 @@ def test_masks_are_what_the_network_says(here: Path, capsys: pytest.CaptureFixtu
         assert stored.dtype == np.uint16 and np.abs(stored / 65535 - expected).max() <= 0.5 / 65535 + 1e-6
         assert cv2.imread(str(out / "overlays" / f"{path.stem}.jpg")).shape == (*mask.shape, 3)
     assert both > 10
-    found = answer(out)
+    found = read_json(out)
     assert [one["image"] for one in found["images"]] == [path.name for path in images]
     assert (found["threshold"], found["runs"], found["tta"]) == (0.5, ["first"], False)
     with_polyps = sum(bool(one["polyps"]) for one in found["images"])
-    told = capsys.readouterr().out
-    assert re.fullmatch(rf"20 images, {with_polyps} with polyps, \d+\.\d images/s, in first/predictions/images\n", told)
+    message = capsys.readouterr().out
+    assert re.fullmatch(
+        rf"20 images, {with_polyps} with polyps, \d+\.\d images/s, in first/predictions/images\n", message
+    )
 
 
-def test_polyps_by_hand(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polyps_csv_matches_a_calculation_by_hand(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = np.full((40, 50), 0.1, np.float32)
     drawn[5:15, 10:30] = 0.8  # 10 x 20
     drawn[5:15, 10] = 0.6
@@ -145,30 +150,32 @@ def test_polyps_by_hand(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "one.png,2,40,30,4,4,16,0.008000,0.5000,41.5,31.5",
         "one.png,3,20,20,1,1,1,0.000500,0.9000,20.0,20.0",
     ]
-    one = answer("out")["images"][0]
+    one = read_json("out")["images"][0]
     assert (one["width"], one["height"]) == (50, 40)
     assert [polyp["pixels"] for polyp in one["polyps"]] == [200, 16, 1]
 
 
-def test_specks_are_no_polyps() -> None:
+def test_find_leaves_out_specks() -> None:
     drawn = np.zeros((200, 200), np.float32)
     drawn[0, 0:3] = drawn[100, 100:104] = 0.9  # 3 pixels of 40,000 are less than a ten-thousandth, 4 are not
     assert [(polyp.left, polyp.pixels) for polyp in polyps.find(drawn, 0.5)] == [(100, 4)]
     assert polyps.find(drawn, 0.95) == []
 
 
-def test_several_runs_are_averaged(here: Path) -> None:
+def test_predict_averages_several_runs(here: Path) -> None:
     predict("first", "images", "--with", "second", "--probabilities", "--no-overlays")
     out = here / "first/predictions/images_ensemble-of-2"
     images = sorted(Path("images").iterdir())
-    for path, one, other in zip(images, probability(images, "first"), probability(images, "second"), strict=True):
+    for path, one, other in zip(
+        images, probability(images, "first"), probability(images, "second"), strict=True
+    ):
         stored = grey(out / "probabilities" / f"{path.stem}.png") / 65535
         assert np.abs(stored - (one + other) / 2).max() < 1e-4
         assert np.abs(one - other).max() > 0.05
-    assert answer(out)["runs"] == ["first", "second"] and not (out / "overlays").exists()
+    assert read_json(out)["runs"] == ["first", "second"] and not (out / "overlays").exists()
 
 
-def test_flips_and_threshold(here: Path) -> None:
+def test_predict_takes_flips_and_threshold(here: Path) -> None:
     predict("first", "images", "--tta", "--threshold", "0.3")
     images = sorted(Path("images").iterdir())
     for path, expected in zip(images, probability(images, "first", flips=True), strict=True):
@@ -176,7 +183,7 @@ def test_flips_and_threshold(here: Path) -> None:
         assert np.array_equal(mask, np.where(expected >= 0.3, 255, 0))
 
 
-def test_a_mask_fits_the_image_as_it_is_seen(here: Path) -> None:
+def test_mask_has_the_size_of_the_upright_image(here: Path) -> None:
     from PIL import Image
 
     exif = Image.Exif()
@@ -186,19 +193,19 @@ def test_a_mask_fits_the_image_as_it_is_seen(here: Path) -> None:
     assert grey(here / "out/masks/phone.png").shape == (50, 30)
 
 
-def test_the_threshold_is_the_run_s_own(here: Path) -> None:
+def test_predict_takes_the_threshold_of_the_run(here: Path) -> None:
     checkpoint = here / "first/checkpoints/best.ckpt"
     content = torch.load(checkpoint)
     content["hyper_parameters"]["threshold"] = 0.3
     torch.save(content, checkpoint)
     predict("first", "images", "--out", "out")
-    assert answer("out")["threshold"] == 0.3
+    assert read_json("out")["threshold"] == 0.3
 
 
 # ---- names
 
 
-def test_folders_keep_their_structure(here: Path) -> None:
+def test_predict_keeps_the_structure_of_folders(here: Path) -> None:
     image = next(Path("images").iterdir())
     for name in ("in/a/1.jpg", "in/b/1.jpg", "in/1.jpg", "in/.hidden.jpg", "in/.git/1.jpg", "in/notes.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -210,22 +217,32 @@ def test_folders_keep_their_structure(here: Path) -> None:
     assert files("out") == masks | {"polyps.csv", "predictions.json"}
 
 
-def test_like_names_do_not_overwrite_each_other(here: Path) -> None:
+def test_names_are_distinct_and_predictable(here: Path) -> None:
     Path("in").mkdir()
     for number, name in enumerate(("1.png", "1.bmp", "A.png", "a.png", "b.jpg")):
         cv2.imwrite(f"in/{name}", np.zeros((20 + number, 30, 3), np.uint8))
     Path("in/b.png").mkdir()
     cv2.imwrite("in/b.png/c.png", np.zeros((50, 30, 3), np.uint8))
     predict("first", "in", "--out", "out", "--no-overlays")
-    found = {one["image"]: one["files"][0] for one in answer("out")["images"]}
+    found = {one["image"]: one["files"][0] for one in read_json("out")["images"]}
     assert len({name.casefold() for name in found.values()}) == len(found) == 6
     for name, mask in found.items():
         assert grey(here / "out" / mask).shape == cv2.imread(f"in/{name}").shape[:2]
-    before = contents("out/masks")
-    cv2.imwrite("in/1.jpg", np.zeros((99, 30, 3), np.uint8))  # names that were given stay
+    assert set(found.values()) >= {
+        "masks/1.png.png",
+        "masks/1.bmp.png",
+        "masks/b.jpg.png",
+        "masks/b.png/c.png",
+    }
+    before = contents("out")
     predict("first", "in", "--out", "out", "--no-overlays")
-    after = contents("out/masks")
-    assert len(after) == 7 and before.items() <= after.items()
+    assert contents("out") == before
+    Path("in/1.bmp").unlink()
+    cv2.imwrite("in/a.jpg", np.zeros((99, 30, 3), np.uint8))
+    predict("first", "in/1.png", "in/a.jpg", "--out", "out", "--no-overlays")
+    images = {one["image"]: one["files"] for one in read_json("out")["images"]}
+    assert images["1.png"] == ["masks/1.png"] and len(images) == 7
+    assert files("out/masks") == {file.removeprefix("masks/") for [file] in images.values()}
 
 
 HOSTILE = [
@@ -235,7 +252,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def test_hostile_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_accepts_hostile_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in").mkdir()
     for name in HOSTILE:
         (here / "in" / os.fsdecode(name)).write_bytes(encoded(np.zeros((20, 30, 3), np.uint8)))
@@ -243,7 +260,7 @@ def test_hostile_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predict("first", "in", "--out", "out", "--no-overlays", "--threshold", "0.01")
     predict("first", "in", "--out", "out", "--no-overlays", "--threshold", "0.01")
     assert "16 with polyps, all done before" in capsys.readouterr().out
-    found = answer("out")["images"]
+    found = read_json("out")["images"]
     assert {os.fsencode(one["image"]) for one in found} == set(HOSTILE) and len(os.listdir("out/masks")) == 16
     assert sorted(os.listdir(".")) == sorted([*before, "out"])
     cells = {row["image"] for row in rows("out")}
@@ -251,11 +268,11 @@ def test_hostile_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
 
 
-def test_images_of_other_folders_with_the_same_names(here: Path) -> None:
+def test_predict_refuses_other_images_of_the_same_names(here: Path) -> None:
     shutil.copytree("images", "others")
     predict("first", "images", "--out", "out")
     before = contents("out")
-    assert re.search(r"others/\S+: predictions named \S+ are there, of \S+images/\S+: give another --out", said(
+    assert re.search(r"others/\S+: predictions named \S+ are there, of \S+images/\S+: give another --out", error_of(
         "first", "others", "--out", "out"
     ))  # fmt: skip
     assert contents("out") == before
@@ -266,33 +283,35 @@ def test_images_of_other_folders_with_the_same_names(here: Path) -> None:
 # ---- again
 
 
-def test_what_is_finished_is_skipped(here: Path, seen: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_skips_what_is_finished(
+    here: Path, batches: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
     predict("first", "images", "--out", "out")
     before = contents("out")
-    assert sum(seen) == 20 and max(seen) == 8
+    assert sum(batches) == 20 and max(batches) == 8
     predict("first", "images", "--out", "out")
-    assert sum(seen) == 20 and contents("out") == before
-    assert "20 images, 2" in (told := capsys.readouterr().out) and "all done before, in out" in told
+    assert sum(batches) == 20 and contents("out") == before
+    assert "20 images, 2" in (message := capsys.readouterr().out) and "all done before, in out" in message
     gone, changed = sorted(Path("images").iterdir())[:2]
     (here / "out/masks" / f"{gone.stem}.png").unlink()
     cv2.imwrite(str(changed), np.zeros((33, 44, 3), np.uint8))
     predict("first", "images", "--out", "out")
-    assert sum(seen) == 22 and grey(here / "out/masks" / f"{changed.stem}.png").shape == (33, 44)
+    assert sum(batches) == 22 and grey(here / "out/masks" / f"{changed.stem}.png").shape == (33, 44)
     assert "18 done before" in capsys.readouterr().out
     predict("first", "images", "--out", "out", "--probabilities")
-    assert sum(seen) == 42
+    assert sum(batches) == 42
     predict("first", "images", "--out", "out", "--overwrite")
-    assert sum(seen) == 62
+    assert sum(batches) == 62
 
 
-def test_an_interrupted_command_goes_on(
-    here: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int], capsys: pytest.CaptureFixture[str]
+def test_predict_continues_after_ctrl_c(
+    here: Path, monkeypatch: pytest.MonkeyPatch, batches: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     predict("first", "images", "--out", "whole")
     counted = Predictor.predict_all
 
     def interrupted(self: Predictor, images: Sequence[Array]) -> list[Array]:
-        if len(seen) == 5:
+        if len(batches) == 5:
             raise KeyboardInterrupt
         return counted(self, images)
 
@@ -300,38 +319,51 @@ def test_an_interrupted_command_goes_on(
     with pytest.raises(SystemExit) as error:
         predict("first", "images", "--out", "out")
     assert error.value.code == 130
-    done = [one["image"] for one in answer("out")["images"]]
+    done = [one["image"] for one in read_json("out")["images"]]
     assert 0 < len(done) < 20 and not [name for name in files("out") if "part" in name]
     assert {row["image"] for row in rows("out")} <= set(done)
-    seen.clear()
+    batches.clear()
     monkeypatch.setattr(Predictor, "predict_all", counted)
     predict("first", "images", "--out", "out")
-    assert sum(seen) == 20 - len(done)
-    assert [one["image"] for one in answer("out")["images"]] == [one["image"] for one in answer("whole")["images"]]
+    assert sum(batches) == 20 - len(done)
+    assert [one["image"] for one in read_json("out")["images"]] == [
+        one["image"] for one in read_json("whole")["images"]
+    ]
     assert rows("out") == rows("whole")
     assert contents("out/masks") == contents("whole/masks")
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on(here: Path, seen: list[int]) -> None:
+def test_predict_continues_after_a_kill(here: Path, batches: list[int]) -> None:
     for number in range(600):
         shutil.copy("images/synthetic_0000.jpg", f"images/{number}.jpg")
-    command = [sys.executable, "-m", "polyp.cli", "predict", "first", "images", "--out", "out", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "polyp.cli",
+        "predict",
+        "first",
+        "images",
+        "--out",
+        "out",
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(command)
-    while len(list(Path("out/masks").glob("*"))) < 40:
+    while not Path("out/predictions.json").is_file() or not read_json("out")["images"]:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not Path("out/predictions.json").exists()
-    for mask in Path("out/masks").iterdir():
-        assert grey(mask) is not None
+    done = len(read_json("out")["images"])
     predict("first", "images", "--out", "out")
-    assert 0 < sum(seen) <= 620 - 20 and len(answer("out")["images"]) == 620
-    assert not [name for name in files("out") if name.startswith(".")]
+    assert sum(batches) == 620 - done and len(read_json("out")["images"]) == 620
+    predict("first", "images", "--out", "whole")
+    assert contents("out/masks") == contents("whole/masks") and rows("out") == rows("whole")
+    assert read_json("out") == json.loads(json.dumps(read_json("whole")).replace("whole/", "out/"))
 
 
-def test_a_full_disk_leaves_no_half_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_incomplete_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bytes = Path.write_bytes
 
     def full(self: Path, content: bytes) -> int:
@@ -341,29 +373,15 @@ def test_a_full_disk_leaves_no_half_files(here: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device", str(self))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert "No space left on device" in said("first", "images", "--out", "out")
+    assert "No space left on device" in error_of("first", "images", "--out", "out")
     assert not [name for name in files("out") if "part" in name]
     monkeypatch.undo()
     monkeypatch.chdir(here)
     predict("first", "images", "--out", "out")
-    assert len(answer("out")["images"]) == 20
+    assert len(read_json("out")["images"]) == 20
 
 
-def test_a_journal_that_was_cut_off(here: Path, seen: list[int]) -> None:
-    predict("first", "images", "--out", "out")
-    found = answer("out")
-    settings = {key: found[key] for key in ("runs", "models", "backend", "threshold", "tta")}
-    lines = [json.dumps(settings), *map(json.dumps, found["images"])]
-    Path("out/.journal.jsonl").write_text("\n".join(lines)[:-20])
-    Path("out/predictions.json").unlink()
-    Path("out/.parts").mkdir()
-    Path("out/.parts/1_file").write_bytes(b"half")
-    seen.clear()
-    predict("first", "images", "--out", "out")
-    assert seen == [1] and answer("out")["images"] == found["images"] and not Path("out/.parts").exists()
-
-
-def test_other_predictions_are_not_overwritten(here: Path) -> None:
+def test_predict_refuses_to_mix_settings(here: Path) -> None:
     predict("first", "images", "--out", "out")
     before = contents("out")
     for arguments, what in (
@@ -372,60 +390,106 @@ def test_other_predictions_are_not_overwritten(here: Path) -> None:
         (("first", "images", "--threshold", "0.4"), "threshold 0.5, and not 0.4"),
         (("first", "images", "--tta"), "tta False, and not True"),
     ):
-        assert said(*arguments, "--out", "out") == (
+        assert error_of(*arguments, "--out", "out") == (
             f"out holds predictions made with {what}: give another --out, or --overwrite to replace them"
         )
         assert contents("out") == before
     predict("second", "images/synthetic_0000.jpg", "--out", "out", "--overwrite")
-    assert files("out/masks") == {"synthetic_0000.png"} and len(answer("out")["images"]) == 1
+    assert files("out/masks") == {"synthetic_0000.png"} and len(read_json("out")["images"]) == 1
 
 
-def test_what_is_no_prediction_is_not_overwritten(here: Path) -> None:
+def test_predict_refuses_to_overwrite_other_files(here: Path) -> None:
     Path("mine/masks").mkdir(parents=True)
     Path("mine/masks/synthetic_0000.png").write_text("truth")
     for arguments in ((), ("--overwrite",)):
-        assert "mine holds masks, and no predictions: give another --out" in said(
+        assert "mine holds masks, and no predictions: give another --out" in error_of(
             "first", "images", "--out", "mine", *arguments
         )
     assert files("mine") == {"masks/synthetic_0000.png"}
-    assert "is in images, a folder of images" in said("first", "images", "--out", "images/out")
+    assert "is in images, a folder of images" in error_of("first", "images", "--out", "images/out")
     predict("first", "images", "--out", "out")
-    assert "where predictions are written" in said("first", "out/masks", "--out", "out")
-    found = answer("out")
+    assert "where predictions are written" in error_of("first", "out/masks", "--out", "out")
+    found = read_json("out")
     found["images"][0]["files"].append("masks/../../first/config.yaml")
     for damaged in ("{", json.dumps(found)):  # what the second one names would be deleted
         Path("out/predictions.json").write_text(damaged)
-        assert "is damaged: give another --out" in said("second", "images", "--out", "out", "--overwrite")
+        assert "is damaged: give another --out" in error_of("second", "images", "--out", "out", "--overwrite")
     assert Path("first/config.yaml").is_file()
+
+
+# ---- from Python
+
+
+def test_model_predicts_paths_arrays_and_lists(here: Path) -> None:
+    paths = sorted(Path("images").iterdir())
+    expected = probability(paths, "first")
+    for models, threshold, wanted in (
+        (["first"], 0.5, expected),
+        ([Path("first/checkpoints/best.ckpt")], 0.5, expected),
+        (
+            ["first", "second"],
+            0.3,
+            [(a + b) / 2 for a, b in zip(expected, probability(paths, "second"), strict=True)],
+        ),
+    ):
+        loaded = polyp.load(models, device="cpu")
+        images = [str(paths[0]), *paths[1:-1], read_image(paths[-1])]
+        predictions = loaded.predict(images, threshold)
+        for prediction, array in zip(predictions, wanted, strict=True):
+            assert (
+                prediction.probability.dtype == np.float32
+                and np.abs(prediction.probability - array).max() < 1e-6
+            )
+            assert np.array_equal(prediction.mask, prediction.probability >= threshold)
+            assert prediction.polyps == polyps.find(prediction.probability, threshold)
+        assert np.array_equal(loaded.predict(paths[3]).probability, predictions[3].probability)
+    assert np.array_equal(
+        predictions[0].probability, polyp.load(["first", "second"]).predict(paths[0]).probability
+    )
+
+
+def test_model_refuses_other_arrays_and_files(here: Path) -> None:
+    loaded = polyp.load("first", device="cpu")
+    for image in (
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 3)),
+        np.zeros((0, 9, 3), np.uint8),
+        "first/config.yaml",
+    ):
+        with pytest.raises(InputError):
+            loaded.predict([image])
 
 
 # ---- bad input
 
 
-def test_what_cannot_be_read_is_told_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_lists_unreadable_images_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("images/text.jpg").write_text("no image")
     Path("images/cut.png").write_bytes(Path("images/synthetic_0000.jpg").read_bytes()[:500])
     os.mkfifo("images/pipe.jpg")
     Path("images/gone.jpg").symlink_to("nowhere")
-    told = said("first", "images", "--out", "out").split("\n")
-    assert told[0] == "4 problems with 22 inputs; the others are done" and len(told) == 5
-    for line, pattern in zip(
-        sorted(told[1:]), ("cut.png: .*damaged", "gone.jpg: a broken", "pipe.jpg: a broken", "text.jpg: not an image"),
-        strict=True,
-    ):  # fmt: skip
+    message = error_of("first", "images", "--out", "out").split("\n")
+    assert message[0] == "4 problems with 22 inputs; the others are done" and len(message) == 5
+    patterns = [
+        "cut.png: not a readable",
+        "gone.jpg: a broken",
+        "pipe.jpg: a broken",
+        "text.jpg: not a readable",
+    ]
+    for line, pattern in zip(sorted(message[1:]), patterns, strict=True):
         assert re.search(pattern, line)
-    assert len(answer("out")["images"]) == 20 and "20 images, " in capsys.readouterr().out
+    assert len(read_json("out")["images"]) == 20 and "20 images, " in capsys.readouterr().out
 
 
-def test_of_an_image_that_is_damaged_now_no_mask_is_left(here: Path) -> None:
+def test_mask_of_a_damaged_image_is_removed(here: Path) -> None:
     predict("first", "images", "--out", "out")
     Path("images/synthetic_0000.jpg").write_text("no image")
-    assert "not an image" in said("first", "images", "--out", "out")
-    assert len(answer("out")["images"]) == 19
+    assert "not a readable image" in error_of("first", "images", "--out", "out")
+    assert len(read_json("out")["images"]) == 19
     assert len(os.listdir("out/masks")) == len(os.listdir("out/overlays")) == 19
 
 
-def test_a_folder_that_cannot_be_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_names_an_unreadable_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree("images", "images/closed")
     scandir = os.scandir
 
@@ -435,12 +499,12 @@ def test_a_folder_that_cannot_be_read(here: Path, monkeypatch: pytest.MonkeyPatc
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    told = said("first", "images", "--out", "out")
-    assert told.endswith("images/closed: the folder cannot be read (Permission denied)")
-    assert len(answer("out")["images"]) == 20
+    message = error_of("first", "images", "--out", "out")
+    assert message.endswith("images/closed: the folder cannot be read (Permission denied)")
+    assert len(read_json("out")["images"]) == 20
 
 
-def test_what_can_never_work_is_told_before_the_work(here: Path, seen: list[int]) -> None:
+def test_predict_refuses_bad_input_before_predicting(here: Path, batches: list[int]) -> None:
     Path("empty").mkdir()
     Path("text.jpg").write_text("no image")
     Path("text").write_text("no image")
@@ -448,40 +512,39 @@ def test_what_can_never_work_is_told_before_the_work(here: Path, seen: list[int]
     for arguments, pattern in (
         (("first", "none.jpg"), "none.jpg is not there"),
         (("first", "empty"), "empty: no images or videos there"),
-        (("first", "text.jpg"), "text.jpg: not an image that can be read"),
-        (("first", "text"), "text: not an image .*; nor is it a video"),
+        (("first", "text.jpg"), "text.jpg: not a readable image"),
+        (("first", "text"), "text: not a readable image"),
         (("first", "pipe.jpg"), "pipe.jpg is not a file"),
         (("none", "images"), "none is not there: give a run's folder or a checkpoint"),
         (("images", "images"), "not the folder of a run"),
         (("first", "images", "--threshold", "1.5"), "--threshold 1.5 must lie between 0 and 1"),
         (("first", "images", "--out", "text.jpg"), "cannot write to text.jpg"),
     ):
-        assert re.search(pattern, told := said(*arguments)) and "\n" not in told, arguments
+        assert re.search(pattern, message := error_of(*arguments)) and "\n" not in message, arguments
     shutil.rmtree("second/checkpoints")
-    assert "second has no checkpoints/best.ckpt" in said("second", "images")
-    assert seen == []
+    assert "second has no checkpoints/best.ckpt" in error_of("second", "images")
+    assert batches == []
 
 
-def test_a_name_without_an_ending(here: Path) -> None:
+def test_predict_takes_files_without_an_ending(here: Path) -> None:
     shutil.copy("images/synthetic_0000.jpg", "scan")
     predict("first", "scan", "--out", "out")
     assert (here / "out/masks/scan.png").is_file()
 
 
-def test_a_network_that_answers_with_nan(here: Path) -> None:
+def test_predict_refuses_nan(here: Path) -> None:
     checkpoint = here / "first/checkpoints/best.ckpt"
     content = torch.load(checkpoint)
     for value in content["state_dict"].values():
         if value.is_floating_point():
             value.fill_(torch.nan)
     torch.save(content, checkpoint)
-    assert "nan" in said("first", "images", "--out", "out")
+    assert "nan" in error_of("first", "images", "--out", "out")
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.slow
-def test_mutated_images_get_masks_of_their_size_or_a_line(here: Path) -> None:
-    from polyp.inference.image import read
+def test_mutated_images_get_a_mask_or_a_line(here: Path) -> None:
 
     Path("in").mkdir()
     expected = {}
@@ -489,7 +552,7 @@ def test_mutated_images_get_masks_of_their_size_or_a_line(here: Path) -> None:
         path = Path(f"in/{number}.png")
         path.write_bytes(content)
         with suppress(InputError):
-            expected[path.stem] = read(path).shape[:2]
-    told = said("first", "in", "--out", "out", "--no-overlays")
-    assert told.startswith(f"{500 - len(expected)} problems with 500 inputs; the others are done")
+            expected[path.stem] = read_image(path).shape[:2]
+    message = error_of("first", "in", "--out", "out", "--no-overlays")
+    assert message.startswith(f"{500 - len(expected)} problems with 500 inputs; the others are done")
     assert {path.stem: grey(path).shape for path in Path("out/masks").iterdir()} == expected

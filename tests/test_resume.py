@@ -19,8 +19,9 @@ from conftest import PROCESSES, SMALL, run_script, start
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from polyp import cli, files, runs
+from polyp import cli, files
 from polyp.data.sources import Synthetic
+from polyp.runs.folder import RunFolder
 from polyp.training import callbacks
 
 LONGER = (*SMALL, "trainer.max_epochs=4", "optim.ema_decay=0.8")
@@ -32,7 +33,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def numbers(folder: Path) -> dict[str, Any]:
     """What metrics.json says of the result, not of the machine's trouble with it."""
-    return {name: value for name, value in read(folder).items() if name not in ("seconds", "peak_memory_mb")}
+    return {name: value for name, value in read(folder).items() if name not in ("seconds", "peak_memory_mb", "latency_ms")}
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -321,8 +322,8 @@ def test_damaged_numbers_are_made_anew(unfinished: Path, damage: str) -> None:
     for events in unfinished.glob("events.*"):  # and the curves: they are not read
         events.write_bytes(events.read_bytes()[:-40] + bytes(40))
     with pytest.raises(files.DamagedError, match=r"metrics\.json"):
-        runs.read_metrics(unfinished)
-    assert not runs.finished(unfinished)
+        RunFolder(unfinished).read_metrics()
+    assert not RunFolder(unfinished).is_finished
     run_script(f"resume={unfinished}")
     assert numbers(unfinished)["test"] == before["test"]
 
@@ -385,7 +386,7 @@ def test_other_images_behind_the_same_names_are_refused(tmp_path: Path) -> None:
     assert snapshot(run) == before
     moved = folders[0].rename(tmp_path / "moved")
     run_script(f"resume={run}", "trainer.max_epochs=2", f"data.root={moved}")
-    assert runs.read_config(run)["data"]["root"] == str(moved)
+    assert RunFolder(run).read_config()["data"]["root"] == str(moved)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +419,7 @@ def test_what_cannot_change_a_result_may_differ(unfinished: Path, tmp_path: Path
 def test_the_configuration_says_what_was_changed_and_when(unfinished: Path, capsys: Any) -> None:
     run_script(f"resume={unfinished}", "trainer.max_epochs=3", "patience=5")
     run_script(f"resume={unfinished}", "trainer.max_epochs=4", "patience=5")
-    config = runs.read_config(unfinished)
+    config = RunFolder(unfinished).read_config()
     assert (config["trainer"]["max_epochs"], config["patience"]) == (4, 5)
     changes = [(change["key"], change["before"], change["now"]) for change in config["changes"]]
     assert changes == [("trainer.max_epochs", 2, 3), ("patience", None, 5), ("trainer.max_epochs", 3, 4)]
@@ -446,7 +447,7 @@ def test_nothing_of_a_stored_configuration_is_resolved(
     said = capfd.readouterr()
     assert "s3cr3t" not in said.out + said.err
     assert all(b"s3cr3t" not in content and "s3cr3t" not in name for name, content in snapshot(unfinished).items())
-    assert runs.read_config(unfinished)["name"] == "${oc.env:SECRET}"
+    assert RunFolder(unfinished).read_config()["name"] == "${oc.env:SECRET}"
 
 
 class Evil:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from polyp import runs
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.model.segmenter import PolypSegmenter
@@ -482,8 +481,8 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
     trainer = fit(run, segmenter(optim=OPTIM | {"ema_decay": decay}), dm, Each(remember), ema_decay=decay, max_epochs=1)
     assert len(seen) == 2
     average = {name: decay * seen[0][name] + (1 - decay) * seen[1][name] for name in seen[0]}
-    kept = torch.load(runs.best_checkpoint(run), weights_only=True)
-    model = load_checkpoint(Source.of(str(runs.best_checkpoint(run))))
+    kept = torch.load(RunFolder(run).best_checkpoint, weights_only=True)
+    model = load_checkpoint(Source.of(str(RunFolder(run).best_checkpoint)))
     parameters = dict(model.named_parameters())
     for name, value in average.items():
         assert torch.allclose(kept["state_dict"][name], value, atol=1e-6), name
@@ -495,7 +494,7 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
     assert bare_trainer().validate(model, dm, verbose=False)[0]["val/loss"] == pytest.approx(validated, rel=1e-5)
 
     tested = trainer.test(model, dm, verbose=False)[0]["test/mae"]
-    last = load_checkpoint(Source.of(str(runs.best_checkpoint(run))))
+    last = load_checkpoint(Source.of(str(RunFolder(run).best_checkpoint)))
     last.load_state_dict(kept["current_model_state"])
     errors = []
     for one in (model, last):

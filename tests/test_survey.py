@@ -142,7 +142,7 @@ def test_the_suggested_split_is_the_random_one_of_training(folder: Path, desk: P
 
 
 def test_a_known_data_set_has_its_own_options(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--archive means nothing for synthetic" in refused(capsys, "synthetic", "--archive", "x.zip")
+    assert "--archive is not for synthetic" in refused(capsys, "synthetic", "--archive", "x.zip")
 
 
 def test_one_image_has_no_split(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

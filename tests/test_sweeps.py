@@ -1,4 +1,4 @@
-"""Sweeps as a user has them: killed and gone on with, changed, started twice, with jobs that fail, and their table."""
+"""Sweeps as a user has them: killed and resumed, changed, started twice, with jobs that fail, and their table."""
 
 import csv
 import json
@@ -19,22 +19,27 @@ import torch
 from conftest import SMALL, Train, run_script, start
 from filelock import FileLock
 
-from polyp import sweeps
+from polyp.training import sweeps
 
 QUICK = (*SMALL, "+trainer.limit_train_batches=2")
-IN_THIS_PROCESS = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+IN_THIS_PROCESS = (
+    "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "~hydra.launcher.n_jobs",
+)
 GRID = ("-m", *SMALL, "trainer.max_epochs=2", "seed=0,1", "model.loss=dice,bce")
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_metrics(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
 
 
-def finals(sweep: Path) -> dict[str, Any]:
-    return {file.parent.name: read(file.parent)["test"] for file in sorted(sweep.glob("*/metrics.json"))}
+def read_test_metrics(sweep: Path) -> dict[str, Any]:
+    return {
+        file.parent.name: read_metrics(file.parent)["test"] for file in sorted(sweep.glob("*/metrics.json"))
+    }
 
 
-def written(sweep: Path) -> dict[Path, int]:
+def modification_times(sweep: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in sweep.rglob("metrics.json")}
 
 
@@ -43,49 +48,55 @@ def results(sweep: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def table(said: str) -> list[list[str]]:
+def table(output: str) -> list[list[str]]:
     """The cells of the table at the end of a sweep, without its header."""
-    lines = said.splitlines()
+    lines = output.splitlines()
     head = next(number for number, line in enumerate(lines) if line.split()[:1] == ["job"])
-    end = next(number for number, line in enumerate(lines) if number > head and not re.match(r"\s*\d+ ", line))
+    end = next(
+        number for number, line in enumerate(lines) if number > head and not re.match(r"\s*\d+ ", line)
+    )
     return [line.split() for line in lines[head + 1 : end]]
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_until_it_completes(tmp_path: Path, moments: random.Random) -> None:
-    whole, killed, said = tmp_path / "whole", tmp_path / "killed", tmp_path / "said"
-    process = start(*GRID, f"hydra.sweep.dir={whole}", log=said)
+def test_sweep_killed_again_and_again_completes(tmp_path: Path, moments: random.Random) -> None:
+    whole, killed, output = tmp_path / "whole", tmp_path / "killed", tmp_path / "output"
+    process = start(*GRID, f"hydra.sweep.dir={whole}", log=output)
     process.join()
-    assert process.exitcode == 0, said.read_text()
+    assert process.exitcode == 0, output.read_text()
     done: dict[Path, int] = {}
     for job in (0, 1, 1, 3, None):  # in which it is killed, at a random moment
-        process = start(*GRID, "resume=auto", f"hydra.sweep.dir={killed}", log=said)
+        process = start(*GRID, "resume=auto", f"hydra.sweep.dir={killed}", log=output)
         if job is not None:
             while process.is_alive() and not list(killed.glob(f"{job}_*")):
                 time.sleep(0.01)
             time.sleep(moments.uniform(0, 1))
             process.kill()
         process.join()
-        assert process.exitcode in (0, -signal.SIGKILL), said.read_text()
-        assert done.items() <= written(killed).items()  # what is finished is not touched again
-        done = written(killed)
-    assert said.read_text().count("is finished: test Dice") >= 3
-    assert finals(killed) == finals(whole)
-    assert len(finals(whole)) == 4
+        assert process.exitcode in (0, -signal.SIGKILL), output.read_text()
+        assert done.items() <= modification_times(killed).items()  # what is finished is not touched again
+        done = modification_times(killed)
+    assert output.read_text().count("is finished: test Dice") >= 3
+    assert read_test_metrics(killed) == read_test_metrics(whole)
+    assert len(read_test_metrics(whole)) == 4
     for last in whole.rglob("last.ckpt"):
-        ours, theirs = (torch.load(sweep / last.relative_to(whole), weights_only=True) for sweep in (killed, whole))
-        assert all(torch.equal(ours["state_dict"][key], theirs["state_dict"][key]) for key in theirs["state_dict"])
+        ours, theirs = (
+            torch.load(sweep / last.relative_to(whole), weights_only=True) for sweep in (killed, whole)
+        )
+        assert all(
+            torch.equal(ours["state_dict"][key], theirs["state_dict"][key]) for key in theirs["state_dict"]
+        )
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working directory of a sweep of three jobs, in its usual place below it."""
-    desk = tmp_path_factory.mktemp("trained")
+    workdir = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.chdir(desk)
+        patch.chdir(workdir)
         run_script("-m", *QUICK, "seed=0,1,2")
-    return desk
+    return workdir
 
 
 @pytest.fixture
@@ -106,26 +117,26 @@ def partial(whole: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_same_command_with_auto_finds_its_sweep(partial: Path) -> None:
-    before = written(partial)
+def test_same_command_with_auto_finds_its_sweep(partial: Path) -> None:
+    before = modification_times(partial)
     run_script("-m", *QUICK, "seed=0,1,2", "resume=auto")
-    assert before.items() <= written(partial).items()
-    assert len(written(partial)) == 3
+    assert before.items() <= modification_times(partial).items()
+    assert len(modification_times(partial)) == 3
     assert list(Path("outputs/sweeps/default").iterdir()) == [partial]
     run_script("-m", *QUICK, "seed=0,1,2", "resume=auto")  # there is nothing left of that one
     assert len(list(Path("outputs/sweeps/default").iterdir())) == 2
 
 
-def test_a_sweeps_folder_is_enough(partial: Path) -> None:
-    before = written(partial)
+def test_folder_is_enough_to_resume_a_sweep(partial: Path) -> None:
+    before = modification_times(partial)
     run_script(f"resume={partial}")
-    assert before.items() <= written(partial).items()
+    assert before.items() <= modification_times(partial).items()
     assert sorted(path.name for path in partial.glob("*_*")) == ["0_seed-0", "1_seed-1", "2_seed-2"]
-    assert len(written(partial)) == 3
+    assert len(modification_times(partial)) == 3
     assert (partial / "results.csv").exists()
 
 
-def test_what_resume_of_a_sweep_means(partial: Path) -> None:
+def test_resume_is_expanded_to_the_command_of_the_sweep(partial: Path) -> None:
     argv = sweeps.expand_resume(["train.py", f"resume={partial}", "trainer.max_epochs=2"])
     assert argv[:2] == ["train.py", "-m"]
     assert argv[-3:] == ["trainer.max_epochs=2", "resume=auto", f"hydra.sweep.dir='{partial}'"]
@@ -135,39 +146,49 @@ def test_what_resume_of_a_sweep_means(partial: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "said"),
+    ("seeds", "output"),
     [
-        ("0,5,2", r"was started with other jobs: number 1 was .*seed=1 and is .*seed=5 now; give the original command"),
+        (
+            "0,5,2",
+            r"was started with other jobs: number 1 was .*seed=1 and is .*seed=5 now; give the original command",
+        ),
         ("0,1", r"number 2 was .*seed=2 and is not there now"),
     ],
 )
-def test_a_changed_grid_is_noticed(partial: Path, seeds: str, said: str) -> None:
-    with pytest.raises(SystemExit, match=said):
+def test_changed_grid_is_refused(partial: Path, seeds: str, output: str) -> None:
+    with pytest.raises(SystemExit, match=output):
         run_script("-m", *QUICK, f"seed={seeds}", "resume=auto", f"hydra.sweep.dir={partial}")
-    assert len(written(partial)) == 2
+    assert len(modification_times(partial)) == 2
 
 
-def test_a_grid_may_grow_at_its_end(partial: Path) -> None:
+def test_grid_may_grow_at_its_end(partial: Path) -> None:
     run_script("-m", *QUICK, "seed=0,1,2,3", "resume=auto", f"hydra.sweep.dir={partial}")
-    assert sorted(finals(partial)) == ["0_seed-0", "1_seed-1", "2_seed-2", "3_seed-3"]
+    assert sorted(read_test_metrics(partial)) == ["0_seed-0", "1_seed-1", "2_seed-2", "3_seed-3"]
 
 
-def test_a_changed_csv_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_csv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.csv").write_text("model.loss,seed\nbce,1\n,2\n")
-    command = ("-m", "experiment=hyperparameters", "hydra.sweeper.path=my.csv", *QUICK, "hydra.sweep.dir=sweep")
+    command = (
+        "-m",
+        "experiment=hyperparameters",
+        "hydra.sweeper.path=my.csv",
+        *QUICK,
+        "hydra.sweep.dir=sweep",
+    )
     run_script(*command)
-    before = written(Path("sweep"))
-    assert sorted(finals(Path("sweep"))) == ["0_loss-bce_seed-1", "1_seed-2"]
+    before = modification_times(Path("sweep"))
+    assert sorted(read_test_metrics(Path("sweep"))) == ["0_loss-bce_seed-1", "1_seed-2"]
     Path("my.csv").write_text("model.loss,seed\nbce,1\ndice,2\n")
     with pytest.raises(
-        SystemExit, match=r"sweep was started with other jobs: number 1 was .*seed=2 and is .*loss=dice seed=2 now"
+        SystemExit,
+        match=r"sweep was started with other jobs: number 1 was .*seed=2 and is .*loss=dice seed=2 now",
     ):
         run_script(*command, "resume=auto")
-    assert written(Path("sweep")) == before
+    assert modification_times(Path("sweep")) == before
 
 
-def test_a_folder_that_is_not_this_sweeps(partial: Path, tmp_path: Path) -> None:
+def test_folder_of_something_else_is_refused(partial: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"holds a sweep already: continue it with resume="):
         run_script("-m", *QUICK, "seed=0,1,2", f"hydra.sweep.dir={partial}")
     run = tmp_path / "other" / "run"
@@ -181,12 +202,12 @@ def test_a_folder_that_is_not_this_sweeps(partial: Path, tmp_path: Path) -> None
         run_script("-m", *QUICK, "seed=0,1", f"resume={run}")
 
 
-def test_two_sweeps_in_one_folder(partial: Path) -> None:
+def test_second_sweep_in_one_folder_is_refused(partial: Path) -> None:
     with FileLock(partial / ".lock"), pytest.raises(SystemExit, match="another process runs a sweep in"):
         run_script(f"resume={partial}")
 
 
-def test_a_configuration_that_has_changed_is_noticed(partial: Path, capfd: Any) -> None:
+def test_changed_default_is_refused(partial: Path, capfd: Any) -> None:
     """Its jobs are called the same, but the defaults behind them are others."""
     config = partial / "2_seed-2" / "config.yaml"
     config.write_text(config.read_text().replace("weight_decay: 0.0001", "weight_decay: 0.5"))
@@ -198,24 +219,31 @@ def test_a_configuration_that_has_changed_is_noticed(partial: Path, capfd: Any) 
     )
 
 
-def test_jobs_that_fail_are_listed_and_may_be_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_jobs_are_listed_and_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = tmp_path / "sweep"
-    command = ("-m", *QUICK, "data.batch_size=4,17,2")  # there are 16 images, which is found when they are looked at
+    command = (
+        "-m",
+        *QUICK,
+        "data.batch_size=4,17,2",
+    )  # there are 16 images, which is found when they are looked at
     with pytest.raises(SystemExit, match=r"^1$"):
         run_script(*command, f"hydra.sweep.dir={sweep}")
-    said = capsys.readouterr().out
-    rows = table(said)
+    output = capsys.readouterr().out
+    rows = table(output)
     assert sorted(row[0] for row in rows) == ["0", "2"]
-    assert "failed job 1_batch_size-17: data.batch_size=17 is larger than the 16 training images: lower it" in said
-    assert f"{os.path.relpath(sweep)}/1_batch_size-17/train.log" in said
+    assert (
+        "failed job 1_batch_size-17: data.batch_size=17 is larger than the 16 training images: lower it"
+        in output
+    )
+    assert f"{os.path.relpath(sweep)}/1_batch_size-17/train.log" in output
     assert not (sweep / "results.csv").exists()
-    before = written(sweep)
+    before = modification_times(sweep)
     with pytest.raises(SystemExit, match=r"^1$"):
         run_script(f"resume={sweep}")
-    assert written(sweep) == before
+    assert modification_times(sweep) == before
 
 
-def test_a_crash_is_listed_with_its_last_line(
+def test_crash_is_listed_with_its_last_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from polyp.data import cache
@@ -226,23 +254,28 @@ def test_a_crash_is_listed_with_its_last_line(
     monkeypatch.setattr(cache, "resize_image", broken)
     sweep = tmp_path / "sweep"
     with pytest.raises(SystemExit, match=r"^1$"):
-        run_script("-m", *QUICK, "seed=0,1", "data.image_size=96", f"hydra.sweep.dir={sweep}", IN_THIS_PROCESS)
-    said = capsys.readouterr().out
-    assert said.count("MemoryError: nothing left") >= 2
+        run_script(
+            "-m", *QUICK, "seed=0,1", "data.image_size=96", f"hydra.sweep.dir={sweep}", *IN_THIS_PROCESS
+        )
+    output = capsys.readouterr().out
+    assert output.count("MemoryError: nothing left") >= 2
     assert "Traceback" in (sweep / "0_seed-0" / "train.log").read_text()
 
 
-def test_the_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = tmp_path / "sweep"
     run_script("-m", *QUICK, "optim.decoder_lr=1e-3,3e-2", "name='my own',mine", f"hydra.sweep.dir={sweep}")
-    said = capsys.readouterr().out.replace("my own", "my_own")
-    assert re.search(r"job +decoder_lr +name +val/dice +test/dice +minutes", said)
-    rows = table(said)
-    jobs = {path.name.partition("_")[0]: read(path) for path in sweep.glob("*_*/")}
+    output = capsys.readouterr().out.replace("my own", "my_own")
+    assert re.search(r"job +decoder_lr +name +val/dice +test/dice +minutes", output)
+    rows = table(output)
+    jobs = {path.name.partition("_")[0]: read_metrics(path) for path in sweep.glob("*_*/")}
     assert len(rows) == len(jobs) == 4
     for row in rows:
         metrics = jobs[row[0]]
-        assert float(row[1]) == (1e-3 if row[0] in "01" else 3e-2) and row[2] == ("my_own", "mine")[int(row[0]) % 2]
+        assert (
+            float(row[1]) == (1e-3 if row[0] in "01" else 3e-2)
+            and row[2] == ("my_own", "mine")[int(row[0]) % 2]
+        )
         assert row[3] == f"{metrics['best']['value']:.3f}"
         assert row[4] == f"{metrics['test']['dice']:.3f}"
         assert row[5] == f"{metrics['seconds'] / 60:.1f}"
@@ -258,21 +291,21 @@ def test_the_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: py
     ("varied", "columns"),
     [("monitor=val/iou,val/dice", {"val/iou", "val/dice"}), ("data.count=20,24", {"val/dice"})],
 )
-def test_numbers_that_cannot_be_compared_are_not_ranked(
+def test_incomparable_jobs_are_not_ranked(
     varied: str, columns: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = tmp_path / "sweep"
     options = [option for option in QUICK if option.partition("=")[0] != varied.partition("=")[0]]
     run_script("-m", *options, varied, f"hydra.sweep.dir={sweep}")
-    said = capsys.readouterr().out
-    assert "cannot be compared" in said
+    output = capsys.readouterr().out
+    assert "cannot be compared" in output
     stored = results(sweep)
     assert [row["job"] for row in stored] == ["0", "1"]
     assert columns <= stored[0].keys()
     for row in stored:
-        best = read(next(sweep.glob(f"{row['job']}_*")))["best"]
+        best = read_metrics(next(sweep.glob(f"{row['job']}_*")))["best"]
         assert float(row[best["monitor"]]) == best["value"]
-    # And what cannot be written is said: Hydra itself would go on and exit with 0.
+    # A file that cannot be written is reported: Hydra itself would go on and exit with 0.
     (sweep / ".part-results.csv" / "in the way").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"results\.csv"):
         run_script(f"resume={sweep}")
@@ -281,7 +314,7 @@ def test_numbers_that_cannot_be_compared_are_not_ranked(
 # ---- jobs that die, and sweeps that are stopped
 
 
-def owner(run: Path) -> int | None:
+def lock_owner(run: Path) -> int | None:
     """The process that has claimed a run's folder."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
@@ -290,14 +323,14 @@ def owner(run: Path) -> int | None:
     return None
 
 
-def meanwhile(condition: Callable[[], Any], action: Callable[[Any], None]) -> threading.Thread:
+def run_when(condition: Callable[[], Any], action: Callable[[Any], None]) -> threading.Thread:
     """Do something in the background as soon as there is something to do it with."""
 
     def watch() -> None:
         deadline = time.time() + 60
         while time.time() < deadline:
-            if found := condition():
-                return action(found)
+            if value := condition():
+                return action(value)
             time.sleep(0.02)
 
     thread = threading.Thread(target=watch)
@@ -305,60 +338,68 @@ def meanwhile(condition: Callable[[], Any], action: Callable[[Any], None]) -> th
     return thread
 
 
-def test_a_job_that_dies_is_listed_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_job_that_dies_is_listed_and_the_others_continue(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     sweep = tmp_path / "sweep"
     deaths = {"0_seed-0": signal.SIGSEGV, "1_seed-1": signal.SIGKILL}
     killers = [
-        meanwhile(lambda job=job: owner(sweep / job), lambda process, death=death: os.kill(process, death))
+        run_when(
+            lambda job=job: lock_owner(sweep / job), lambda process, death=death: os.kill(process, death)
+        )
         for job, death in deaths.items()
     ]
     with pytest.raises(SystemExit, match=r"^1$"):
         run_script("-m", *QUICK, "seed=0,1,2", f"hydra.sweep.dir={sweep}")
     for killer in killers:
         killer.join()
-    assert finals(sweep).keys() == {"2_seed-2"}
+    assert read_test_metrics(sweep).keys() == {"2_seed-2"}
     listed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("failed job")]
     assert len(listed) == 2
     for line, (job, death) in zip(listed, deaths.items(), strict=True):
         assert job in line and death.name in line
     run_script(f"resume={sweep}")
-    assert finals(sweep).keys() == {"2_seed-2", *deaths}
+    assert read_test_metrics(sweep).keys() == {"2_seed-2", *deaths}
     assert len(results(sweep)) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_sweep_that_is_stopped_saves_its_job(number: int, tmp_path: Path) -> None:
+def test_stopped_sweep_saves_its_job(number: int, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     last = sweep / "0_seed-0" / "checkpoints" / "last.ckpt"
-    killer = meanwhile(last.exists, lambda _: os.kill(os.getpid(), number))
+    killer = run_when(last.exists, lambda _: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as stop:
         run_script("-m", *QUICK, "trainer.max_epochs=500", "seed=0,1", f"hydra.sweep.dir={sweep}")
     killer.join()
     assert stop.value.code == 128 + number
     assert [path.name for path in sweep.glob("*_*")] == ["0_seed-0"]
-    assert owner(sweep / "0_seed-0") is None
+    assert lock_owner(sweep / "0_seed-0") is None
     torch.load(last, weights_only=True)
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_paused_pauses_its_job(tmp_path: Path) -> None:
-    folder = tmp_path / "0_job" / "checkpoints"  # changes with each checkpoint; last.ckpt itself is gone for a moment
-    process = start("-m", *QUICK, "trainer.max_epochs=500", f"hydra.sweep.dir={tmp_path}", log=tmp_path / "said")
+def test_paused_sweep_pauses_its_job(tmp_path: Path) -> None:
+    folder = (
+        tmp_path / "0_job" / "checkpoints"
+    )  # changes with each checkpoint; last.ckpt itself is gone for a moment
+    process = start(
+        "-m", *QUICK, "trainer.max_epochs=500", f"hydra.sweep.dir={tmp_path}", log=tmp_path / "output"
+    )
     assert process.pid is not None
     try:
-        meanwhile((folder / "last.ckpt").exists, lambda _: os.kill(process.pid, signal.SIGTSTP)).join()
+        run_when((folder / "last.ckpt").exists, lambda _: os.kill(process.pid, signal.SIGTSTP)).join()
         time.sleep(1)  # the end of what is being written
         before = folder.stat().st_mtime_ns
         time.sleep(3)
         assert folder.stat().st_mtime_ns == before
         os.kill(process.pid, signal.SIGCONT)
-        meanwhile(lambda: folder.stat().st_mtime_ns != before, lambda _: None).join()
+        run_when(lambda: folder.stat().st_mtime_ns != before, lambda _: None).join()
         assert folder.stat().st_mtime_ns != before
     finally:
         process.kill()
         process.join()
     deadline = time.time() + 5
-    while owner(tmp_path / "0_job") is not None:  # it ends with its sweep
+    while lock_owner(tmp_path / "0_job") is not None:  # it ends with its sweep
         assert time.time() < deadline
         time.sleep(0.1)
 
@@ -367,7 +408,7 @@ def test_a_sweep_that_is_paused_pauses_its_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[[", "{}", "\0" * 100])
-def test_a_damaged_list_of_jobs_is_written_anew(content: str, partial: Path) -> None:
+def test_damaged_list_of_jobs_is_written_anew(content: str, partial: Path) -> None:
     jobs = json.loads((partial / "jobs.json").read_text())
     (partial / "jobs.json").write_text(content)
     with pytest.raises(SystemExit, match=r"jobs\.json"):
@@ -379,8 +420,10 @@ def test_a_damaged_list_of_jobs_is_written_anew(content: str, partial: Path) -> 
         assert len(results(partial)) == 3
 
 
-@pytest.mark.parametrize("content", [None, "", "hydra: {", "hydra: {overrides: {task: [{}], hydra: []}}", "\0" * 100])
-def test_a_damaged_command_is_one_line(content: str | None, partial: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [None, "", "hydra: {", "hydra: {overrides: {task: [{}], hydra: []}}", "\0" * 100]
+)
+def test_damaged_command_is_one_line(content: str | None, partial: Path) -> None:
     (partial / "multirun.yaml").unlink()
     if content is not None:
         (partial / "multirun.yaml").write_text(content)
@@ -398,38 +441,49 @@ def test_damaged_jobs_are_listed(partial: Path, capfd: pytest.CaptureFixture[str
     (partial / "1st_note").mkdir()
     with pytest.raises(SystemExit, match=r"^1$"):
         run_script(f"resume={partial}")
-    said = capfd.readouterr().out
-    assert re.search(r"failed job 0_seed-0: .*config\.yaml", said)
-    assert "Traceback" not in said
-    assert finals(partial).keys() == {"0_seed-0", "1_seed-1", "2_seed-2"}  # 1's overrides were written anew
+    output = capfd.readouterr().out
+    assert re.search(r"failed job 0_seed-0: .*config\.yaml", output)
+    assert "Traceback" not in output
+    assert read_test_metrics(partial).keys() == {
+        "0_seed-0",
+        "1_seed-1",
+        "2_seed-2",
+    }  # overrides of job 1 were written anew
 
 
 @pytest.mark.parametrize("content", ["", "job,seed\n0,0\n", "\0" * 100])
 def test_damaged_results_are_written_anew(content: str, whole: Path) -> None:
     expected = results(whole)
     (whole / "results.csv").write_text(content)
-    before = written(whole)
+    before = modification_times(whole)
     run_script("-m", *QUICK, "seed=0,1,2", "resume=auto")
     assert results(whole) == expected
-    assert written(whole) == before
+    assert modification_times(whole) == before
 
 
-HARMLESS = (
+ALLOWED = (
     ["seed=0,1", "model.arch=unet", "data.root=../mine", "+trainer.limit_train_batches=2", "monitor=val/iou"],
-    ["hydra/sweeper=csv", "hydra.sweeper.path=/data/my.csv", "hydra.launcher.n_jobs=2", "hydra.mode=MULTIRUN"],
+    [
+        "hydra/sweeper=csv",
+        "hydra.sweeper.path=/data/my.csv",
+        "hydra.launcher.n_jobs=2",
+        "hydra.mode=MULTIRUN",
+    ],
 )
 
 
-def stored(folder: Path, task: list[str], own: list[str]) -> Path:
+def write_sweep(folder: Path, task: list[str], own: list[str]) -> Path:
     folder.mkdir(parents=True)
     (folder / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": {"task": task, "hydra": own}}}))
     return folder
 
 
-def test_settings_of_a_stored_sweep_are_repeated(tmp_path: Path) -> None:
-    task, own = HARMLESS
-    folder = stored(tmp_path / "sweep", task, [*own, "hydra.launcher.setup=[ls]"])
-    argv = sweeps.expand_resume(["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"])
+def test_settings_of_a_sweep_are_repeated(tmp_path: Path) -> None:
+    task, own = ALLOWED
+    folder = write_sweep(tmp_path / "sweep", task, [*own, "hydra.launcher.setup=[ls]"])
+    argv = sweeps.expand_resume(
+        ["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"]
+    )
     assert {*task, *own} - {"model.arch=unet", "hydra.mode=MULTIRUN"} <= set(argv)
     assert "hydra.launcher.setup=[date]" in argv and "hydra.launcher.setup=[ls]" not in argv
 
@@ -456,18 +510,20 @@ def test_settings_of_a_stored_sweep_are_repeated(tmp_path: Path) -> None:
         (None, "hydra/sweeper=../../theirs"),
     ],
 )
-def test_what_somebody_else_wrote_is_not_repeated(
+def test_unsafe_setting_of_a_sweep_is_not_repeated(
     task: str | None, own: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hidden")
-    safe_task, safe_own = HARMLESS
-    folder = stored(tmp_path / "sweep", safe_task + [task] * (task is not None), safe_own + [own] * (own is not None))
+    safe_task, safe_own = ALLOWED
+    folder = write_sweep(
+        tmp_path / "sweep", safe_task + [task] * (task is not None), safe_own + [own] * (own is not None)
+    )
     key = (task or own or "").partition("=")[0]
     with pytest.raises(SystemExit, match=re.escape(key)) as refusal:
         sweeps.expand_resume(["train.py", f"resume={folder}"])
     assert "\n" not in str(refusal.value) and "hidden" not in str(refusal.value)
 
 
-def test_a_job_has_one_device(train: Train) -> None:
+def test_job_with_several_devices_is_refused(train: Train) -> None:
     with pytest.raises(SystemExit, match=r"trainer.devices=2: a job of a sweep has one device"):
         train("-m", *QUICK, "seed=0,1", "trainer.devices=2")

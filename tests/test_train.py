@@ -20,9 +20,9 @@ from conftest import ROOT, SMALL, Train, run_script, start
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from polyp import runs
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.model import device
+from polyp.runs.folder import RunFolder
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -54,9 +54,11 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
         "checkpoints",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "split.json",
         "metrics.json",
         "per_image.csv",
         "pictures",
+        "split.json",
         "train.log",
     }
 
@@ -358,7 +360,7 @@ def test_a_path_that_needs_quotes_is_given_ready_to_paste(name: str, tmp_path: P
         (override,) = OverridesParser.create().parse_overrides(pasted)
         assert override.value() == name
     run = tmp_path / name
-    hint = shlex.split(runs.resume_hint(run))
+    hint = shlex.split(RunFolder(run).resume_override)
     (override,) = OverridesParser.create().parse_overrides(hint)
     assert Path(str(override.value())).resolve() == run
 
@@ -520,4 +522,4 @@ def test_peak_memory_is_the_runs_own(train: Train) -> None:
     np.ones(2**30, np.uint8)  # what the process has taken before, and given back
     before = device.peak_memory()
     run = train(*SMALL) / "run"
-    assert 0 < runs.read_metrics(run)["peak_memory_mb"] * 2**20 < before
+    assert 0 < RunFolder(run).read_metrics()["peak_memory_mb"] * 2**20 < before

@@ -2,22 +2,24 @@
 
 import csv
 import os
+import re
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 from planted import plant_model
 
 from polyp.cli import main
+from polyp.commands.predict.video import open_video, predict_video
 from polyp.errors import InputError
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
-from polyp.prediction import video
-from polyp.prediction.video import EndedEarly, Video, annotate
 from polyp.report.pictures import overlay
 
 SHAPE = (58, 74, 3)
@@ -33,7 +35,9 @@ def predictor(run: Path) -> Predictor:
     return load_predictor([str(run)], device_name="cpu")
 
 
-def film(path: Path, count: int = 11, shape: tuple[int, ...] = SHAPE, rate: float = 12.5, code: str = "mp4v") -> Path:
+def film(
+    path: Path, count: int = 11, shape: tuple[int, ...] = SHAPE, rate: float = 12.5, code: str = "mp4v"
+) -> Path:
     """A video of something that moves."""
     random = np.random.default_rng(3)
     scene = cv2.resize(random.integers(0, 256, (5, 9, 3), dtype=np.uint8), shape[1::-1])
@@ -45,13 +49,18 @@ def film(path: Path, count: int = 11, shape: tuple[int, ...] = SHAPE, rate: floa
     return path
 
 
-def frames(path: Path) -> list[np.ndarray]:
-    """RGB, read by nothing of polyp's."""
+def read_frames(path: Path) -> list[np.ndarray]:
+    """RGB, read by OpenCV."""
     capture = cv2.VideoCapture(str(path))
-    read = []
+    images = []
     while (frame := capture.read()[1]) is not None:
-        read.append(frame[..., ::-1].copy())
-    return read
+        images.append(frame[..., ::-1].copy())
+    return images
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def rate(path: Path) -> float:
@@ -59,47 +68,89 @@ def rate(path: Path) -> float:
 
 
 def test_frames_are_predicted_as_images_are(tmp_path: Path, predictor: Predictor) -> None:
-    source = film(tmp_path / "in.mp4")
-    told: list[tuple[int, int | None]] = []
-    found = list(annotate(source, tmp_path / "out.webm", predictor, 0.5, lambda *state: told.append(state)))
-    pictures = frames(source)
-    assert [one.number for one in found] == list(range(11)) and len(pictures) == 11
-    assert [one.seconds for one in found] == pytest.approx([number / 12.5 for number in range(11)], abs=1e-3)
-    assert told[-1] == (11, 11)
-    for one, picture in zip(found, pictures, strict=True):
-        probability = predictor.predict(picture)
+    source, table, drawing = film(tmp_path / "in.mp4"), tmp_path / "out.csv", tmp_path / "out.webm"
+    progress: list[tuple[int, int]] = []
+    summary = predict_video(
+        source, predictor, 0.5, table, drawing, progress=lambda *state: progress.append(state)
+    )
+    images = read_frames(source)
+    rows = read_rows(table)
+    assert [int(row["frame"]) for row in rows] == list(range(11)) and len(images) == 11
+    assert [row["seconds"] for row in rows] == [f"{number / 12.5:.3f}" for number in range(11)]
+    assert progress[-1] == (11, 11) and summary.problem == ""
+    for row, image in zip(rows, images, strict=True):
+        probability = predictor.predict(image)
         expected = polyps.find(probability, 0.5)
-        assert one.highest == pytest.approx(float(probability.max()), abs=0.02)  # bf16 in a batch of another size
-        assert abs(one.share - sum(polyp.share for polyp in expected)) < 0.02
-    assert any(one.polyps for one in found)
-    out = frames(tmp_path / "out.webm")
-    assert len(out) == 11 and out[0].shape == SHAPE and rate(tmp_path / "out.webm") == pytest.approx(12.5)
-    drawn = [overlay(one, polyps.mask(predictor.predict(one), 0.5)) for one in pictures]
-    for number, shown in enumerate(out):  # what is drawn on each is what is found in it; VP8 loses a little
-        apart = [np.abs(shown - one.astype(int)).mean() for one in drawn]
+        assert float(row["max_probability"]) == pytest.approx(
+            float(probability.max()), abs=0.02
+        )  # another decoder
+        assert abs(float(row["share"]) - sum(polyp.share for polyp in expected)) < 0.02
+    assert (summary.frames, summary.with_polyps) == (11, sum(row["polyps"] != "0" for row in rows))
+    assert summary.with_polyps
+    out = read_frames(drawing)
+    assert len(out) == 11 and out[0].shape == SHAPE and rate(drawing) == pytest.approx(12.5)
+    drawn = [overlay(image, polyps.mask(predictor.predict(image), 0.5)) for image in images]
+    for number, frame in enumerate(out):  # VP9 loses a little
+        apart = [np.abs(frame - image.astype(int)).mean() for image in drawn]
         assert np.argmin(apart) == number
-        assert apart[number] < np.abs(shown - pictures[number].astype(int)).mean()
-    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "out.webm"}
+        assert apart[number] < np.abs(frame - images[number].astype(int)).mean()
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "out.csv", "out.webm"}
 
 
-@pytest.mark.parametrize(("ending", "code"), [("avi", "MJPG"), ("mov", "mp4v"), ("mkv", "mp4v"), ("webm", "VP80")])
-def test_kinds(tmp_path: Path, predictor: Predictor, ending: str, code: str) -> None:
+def test_frames_match_opencv_and_have_their_times(tmp_path: Path) -> None:
+    source = film(tmp_path / "in.mp4")
+    with open_video(source) as video:
+        assert (video.rate, video.count) == (12.5, 11)
+        for number, ((seconds, image), expected) in enumerate(
+            zip(video.frames, read_frames(source), strict=True)
+        ):
+            assert seconds == pytest.approx(number / 12.5, abs=1e-3)
+            assert np.abs(image - expected.astype(int)).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("avi", "MJPG"), ("mov", "mp4v"), ("mkv", "mp4v"), ("webm", "VP80")]
+)
+def test_predict_video_reads_common_formats(
+    tmp_path: Path, predictor: Predictor, ending: str, code: str
+) -> None:
     source = film(tmp_path / f"in.{ending}", 3, rate=29.97, code=code)
-    assert len(list(annotate(source, tmp_path / "out.webm", predictor, 0.5))) == 3
+    assert predict_video(source, predictor, 0.5, tmp_path / "out.csv", tmp_path / "out.webm").frames == 3
     assert rate(tmp_path / "out.webm") == pytest.approx(29.97, abs=0.01)
 
 
-def test_an_odd_size_is_one_pixel_more(tmp_path: Path, predictor: Predictor) -> None:
-    pictures = [cv2.imencode(".jpg", np.full((35, 51, 3), 20 * number, np.uint8))[1] for number in range(3)]
+def test_variable_frame_rate_keeps_the_times(tmp_path: Path, predictor: Predictor) -> None:
+    source, table = tmp_path / "in.mkv", tmp_path / "out.csv"
+    times = [0, 40, 80, 500, 540, 1000]  # milliseconds
+    with av.open(source, "w") as container:
+        stream = container.add_stream("mpeg4", 25)
+        stream.height, stream.width, stream.codec_context.time_base = 48, 64, Fraction(1, 1000)
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), time // 5, np.uint8), "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    predict_video(source, predictor, 0.5, table)
+    assert [float(row["seconds"]) for row in read_rows(table)] == pytest.approx(
+        [time / 1000 for time in times]
+    )
+
+
+def test_drawing_has_the_size_of_the_video(tmp_path: Path, predictor: Predictor) -> None:
     source = tmp_path / "odd.avi"
-    source.write_bytes(motion_jpeg([picture.tobytes() for picture in pictures], 51, 35))
-    assert frames(source)[0].shape == (35, 51, 3)
-    assert len(list(annotate(source, tmp_path / "out.webm", predictor, 0.5))) == 3
-    assert frames(tmp_path / "out.webm")[0].shape == (36, 52, 3)
+    source.write_bytes(motion_jpeg([(51, 35)] * 3))
+    assert read_frames(source)[0].shape == (35, 51, 3)
+    assert predict_video(source, predictor, 0.5, tmp_path / "out.csv", tmp_path / "out.webm").frames == 3
+    assert read_frames(tmp_path / "out.webm")[0].shape == (35, 51, 3)
 
 
-def motion_jpeg(pictures: list[bytes], width: int, height: int) -> bytes:
-    """An AVI of JPEGs, which may have any size."""
+def motion_jpeg(sizes: list[tuple[int, int]], damaged: Sequence[int] = ()) -> bytes:
+    """An AVI of JPEGs of any (width, height); of the damaged ones all bytes are 0."""
+    (width, height), count = sizes[0], len(sizes)
+    frames = []
+    for number, (columns, rows) in enumerate(sizes):
+        jpeg = cv2.imencode(".jpg", np.full((rows, columns, 3), 20 * number % 256, np.uint8))[1].tobytes()
+        frames.append(bytes(len(jpeg)) if number in damaged else jpeg)
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
@@ -107,52 +158,63 @@ def motion_jpeg(pictures: list[bytes], width: int, height: int) -> bytes:
     def listed(kind: bytes, content: bytes) -> bytes:
         return chunk(b"LIST", kind + content)
 
-    count = len(pictures)
     main_header = struct.pack("<14I", 40_000, 0, 0, 0, count, 0, 1, 0, width, height, 0, 0, 0, 0)
     stream = (
-        b"vidsMJPG" + struct.pack("<10I", 0, 0, 0, 1, 25, 0, count, 0, 0, 0) + struct.pack("<4h", 0, 0, width, height)
+        b"vidsMJPG"
+        + struct.pack("<10I", 0, 0, 0, 1, 25, 0, count, 0, 0, 0)
+        + struct.pack("<4h", 0, 0, width, height)
     )
     form = struct.pack("<IiiHH4sIiiII", 40, width, height, 1, 24, b"MJPG", width * height * 3, 0, 0, 0, 0)
     streams = listed(b"strl", chunk(b"strh", stream) + chunk(b"strf", form))
     header = listed(b"hdrl", chunk(b"avih", main_header) + streams)
-    return chunk(b"RIFF", b"AVI " + header + listed(b"movi", b"".join(chunk(b"00dc", one) for one in pictures)))
+    movie = listed(b"movi", b"".join(chunk(b"00dc", frame) for frame in frames))
+    return chunk(b"RIFF", b"AVI " + header + movie)
 
 
-def test_a_video_held_upright_comes_out_upright(tmp_path: Path, predictor: Predictor) -> None:
+def test_rotated_video_is_predicted_upright(tmp_path: Path, predictor: Predictor) -> None:
     source = film(tmp_path / "phone.mp4", 3)
-    upright = frames(source)[0]
+    upright = read_frames(source)[0]
     content = bytearray(source.read_bytes())
     at = content.index(b"tkhd") + 4 + 40  # the track's matrix
-    content[at : at + 36] = struct.pack(">9i", 0, 2**16, 0, -(2**16), 0, 0, 0, 0, 2**30)  # a quarter turn clockwise
+    content[at : at + 36] = struct.pack(
+        ">9i", 0, 2**16, 0, -(2**16), 0, 0, 0, 0, 2**30
+    )  # a quarter turn clockwise
     source.write_bytes(content)
-    assert np.array_equal(Video(source).read()[1], np.rot90(upright, -1))
-    assert len(list(annotate(source, tmp_path / "out.webm", predictor, 0.5))) == 3
-    assert frames(tmp_path / "out.webm")[0].shape == (74, 58, 3)
+    with open_video(source) as video:
+        _, image = next(video.frames)
+    assert np.abs(image - np.rot90(upright, -1).astype(int)).mean() < 2
+    assert predict_video(source, predictor, 0.5, tmp_path / "out.csv", tmp_path / "out.webm").frames == 3
+    assert read_frames(tmp_path / "out.webm")[0].shape == (74, 58, 3)
 
 
-def test_a_video_that_ends_early_is_kept_as_far_as_it_goes(tmp_path: Path, predictor: Predictor) -> None:
+def test_truncated_video_is_predicted_as_far_as_it_goes(tmp_path: Path, predictor: Predictor) -> None:
     source = film(tmp_path / "in.avi", 40, code="MJPG")
     content = source.read_bytes()
     source.write_bytes(content[: len(content) // 2])
-    found = []
-    with pytest.raises(EndedEarly, match=r"in\.avi: ends after \d+ of 40 frames, which are kept"):
-        for one in annotate(source, tmp_path / "out.webm", predictor, 0.5):
-            found.append(one)
-    assert 10 < len(found) < 30
-    assert len(frames(tmp_path / "out.webm")) == len(found)
+    summary = predict_video(source, predictor, 0.5, tmp_path / "out.csv", tmp_path / "out.webm")
+    assert re.search(rf"in\.avi: ends after {summary.frames} of 40 frames, which are kept", summary.problem)
+    assert 10 < summary.frames < 30
+    assert len(read_frames(tmp_path / "out.webm")) == len(read_rows(tmp_path / "out.csv")) == summary.frames
 
 
-def test_fewer_frames_can_be_asked_for(tmp_path: Path, predictor: Predictor) -> None:
+def test_max_frames_limits_what_is_read(tmp_path: Path, predictor: Predictor) -> None:
     source = film(tmp_path / "in.mp4", 20)
     for most in (1, 8, 9):
-        assert len(list(annotate(source, tmp_path / "out.webm", predictor, 0.5, most_frames=most))) == most
-        assert len(frames(tmp_path / "out.webm")) == most
+        table, drawing = tmp_path / "out.csv", tmp_path / "out.webm"
+        assert predict_video(source, predictor, 0.5, table, drawing, most).frames == most
+        assert len(read_frames(drawing)) == most
 
 
-def test_whoever_stops_leaves_nothing(tmp_path: Path, predictor: Predictor) -> None:
-    found = annotate(film(tmp_path / "in.mp4", 20), tmp_path / "out.webm", predictor, 0.5)
-    next(found)
-    found.close()
+def test_interrupted_video_leaves_no_files(tmp_path: Path, predictor: Predictor) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(
+            film(tmp_path / "in.mp4", 20), predictor, 0.5, tmp_path / "out.csv", tmp_path / "out.webm",
+            progress=interrupt,
+        )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
@@ -161,66 +223,85 @@ def playlist(path: Path) -> None:
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n")
 
 
+def concatenation(path: Path) -> None:
+    film(path.with_name("secret.mp4"))
+    path.write_text("ffconcat version 1.0\nfile secret.mp4\n")
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda path: path.touch(),
         lambda path: path.write_bytes(b"no video" * 100),
         lambda path: path.write_bytes(film(path.with_name("whole.mp4")).read_bytes()[:300]),
-        lambda path: path.write_text("ffconcat version 1.0\nfile /etc/passwd\n"),
-        playlist,  # FFmpeg would open what it names
+        concatenation,  # FFmpeg would open what these name
+        playlist,
     ],
 )
-def test_no_video(
+def test_predict_video_refuses_other_files(
     tmp_path: Path, predictor: Predictor, make: Callable[[Path], object], capfd: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "in.mp4")
-    with pytest.raises(InputError, match=r"in\.mp4: not a video that can be read, or a damaged one"):
-        list(annotate(tmp_path / "in.mp4", tmp_path / "out.webm", predictor, 0.5))
-    assert not (tmp_path / "out.webm").exists() and "WARN" not in capfd.readouterr().err
+    with pytest.raises(InputError, match=r"in\.mp4: not a video that can be read, or damaged"):
+        predict_video(tmp_path / "in.mp4", predictor, 0.5, tmp_path / "out.csv", tmp_path / "out.webm")
+    assert not list(tmp_path.glob("*out*")) and capfd.readouterr().err == ""
+
+
+def test_video_without_frames_is_refused(tmp_path: Path, predictor: Predictor) -> None:
+    source = tmp_path / "in.avi"
+    source.write_bytes(motion_jpeg([(64, 48)] * 3, damaged=range(3)))
+    with pytest.raises(InputError, match="no frame of it can be read"):
+        predict_video(source, predictor, 0.5, tmp_path / "out.csv", tmp_path / "out.webm")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.avi"]
+
+
+def test_damaged_frames_are_left_out(tmp_path: Path, predictor: Predictor) -> None:
+    source = tmp_path / "in.avi"
+    source.write_bytes(motion_jpeg([(64, 48)] * 9, damaged=[4]))
+    assert predict_video(source, predictor, 0.5, tmp_path / "out.csv").frames == 8
+
+
+def test_video_ends_where_its_frames_change_in_size(tmp_path: Path, predictor: Predictor) -> None:
+    source = tmp_path / "in.avi"
+    source.write_bytes(motion_jpeg([(64, 48)] * 9 + [(48, 64)] * 5))
+    summary = predict_video(source, predictor, 0.5, tmp_path / "out.csv", tmp_path / "out.webm")
+    assert "change in size after 9 frames" in summary.problem
+    assert len(read_frames(tmp_path / "out.webm")) == len(read_rows(tmp_path / "out.csv")) == 9
 
 
 def test_names_that_are_no_text(tmp_path: Path, predictor: Predictor) -> None:
     broken = os.fsdecode(b"\xff\xfe")
-    source = film(tmp_path / "in.mp4", 3)
-    for video_, target in (
-        (Path(shutil.copy(source, tmp_path / f"{broken}.mp4")), "out.webm"),
-        (source, f"{broken}/out.webm"),
-    ):
-        with pytest.raises(InputError, match=r"udcff\S*: a name that is not UTF-8: rename it, or its folder"):
-            list(annotate(video_, tmp_path / target, predictor, 0.5))
-
-
-def test_a_video_without_frames(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Video, "read", lambda self: None)
-    with pytest.raises(InputError, match="no frame of it can be read"):
-        list(annotate(film(tmp_path / "in.mp4"), tmp_path / "out.webm", predictor, 0.5))
-    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
-
-
-def test_frames_that_change_in_size(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = iter([(48, 64, 3)] * 9 + [(64, 48, 3)] * 50)
-    monkeypatch.setattr(Video, "read", lambda self: (0.0, np.zeros(next(shapes), np.uint8)))
-    found: Iterator[video.Frame] = annotate(film(tmp_path / "in.mp4"), tmp_path / "out.webm", predictor, 0.5)
-    with pytest.raises(EndedEarly, match="change in size after 9 frames"):
-        list(found)
-    assert len(frames(tmp_path / "out.webm")) == 9
+    source = Path(shutil.copy(film(tmp_path / "in.mp4", 3), tmp_path / f"{broken}.mp4"))
+    predict_video(source, predictor, 0.5, tmp_path / f"{broken}.csv", tmp_path / f"{broken}.webm")
+    assert len(read_rows(tmp_path / f"{broken}.csv")) == 3 and (tmp_path / f"{broken}.webm").stat().st_size
 
 
 # ---- the command
 
 
-def test_the_command(tmp_path: Path, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_and_skips_videos(
+    tmp_path: Path, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source = film(tmp_path / "a.mp4")
     main(["predict", str(run), str(source), "--out", str(tmp_path / "out")])
-    told = capfd.readouterr()
-    assert told.err == "" and told.out.startswith("11 frames, ") and told.out.rstrip().endswith("out/videos/a.webm")
-    rows = list(csv.DictReader((tmp_path / "out" / "videos" / "a.csv").read_text().splitlines()))
+    output = capfd.readouterr()
+    assert (
+        output.err == ""
+        and output.out.startswith("11 frames, ")
+        and output.out.rstrip().endswith("out/videos/a.webm")
+    )
+    rows = read_rows(tmp_path / "out" / "videos" / "a.csv")
     assert [int(row["frame"]) for row in rows] == list(range(11))
-    predictor = load_predictor([str(run)], device_name="cpu")
-    expected = [one.row for one in annotate(source, None, predictor, 0.5)]
-    assert rows == [{key: str(value) for key, value in row.items()} for row in expected]
-    again = ["predict", str(run), str(source), str(film(tmp_path / "b.mp4", 3)), "--out", str(tmp_path / "out")]
+    predict_video(source, load_predictor([str(run)], device_name="cpu"), 0.5, tmp_path / "expected.csv")
+    assert rows == read_rows(tmp_path / "expected.csv")
+    again = [
+        "predict",
+        str(run),
+        str(source),
+        str(film(tmp_path / "b.mp4", 3)),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     main(again)
     assert "done before" in capfd.readouterr().out
     source.write_text("no video")
@@ -229,11 +310,15 @@ def test_the_command(tmp_path: Path, run: Path, capfd: pytest.CaptureFixture[str
     assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"b.csv", "b.webm"}
 
 
-def test_the_command_on_a_video_that_ends_early(tmp_path: Path, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_predict_reports_a_truncated_video_each_time(
+    tmp_path: Path, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source = film(tmp_path / "in.avi", 40, code="MJPG")
     source.write_bytes(source.read_bytes()[:10_000])
     for _ in range(2):  # it is said again when nothing is left to do
-        with pytest.raises(SystemExit, match=r"^polyp: \S+in\.avi: ends after \d+ of 40 frames, which are kept$"):
+        with pytest.raises(
+            SystemExit, match=r"^polyp: \S+in\.avi: ends after \d+ of 40 frames, which are kept$"
+        ):
             main(["predict", str(run), str(source), "--out", str(tmp_path / "out"), "--no-overlays"])
         assert (tmp_path / "out" / "videos" / "in.csv").is_file()
         assert not (tmp_path / "out" / "videos" / "in.webm").exists()

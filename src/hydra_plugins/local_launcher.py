@@ -49,9 +49,9 @@ class LocalLauncher(Launcher):
             InputError: `n_jobs` is not a positive number.
             SystemExit: Ctrl-C or SIGTERM came: the running jobs have saved and ended, the next ones are not started.
         """
-        from polyp import isolation
         from polyp.errors import InputError
         from polyp.runs.folder import RunFolder
+        from polyp.training import isolation
 
         if type(self.n_jobs) is not int or self.n_jobs < 1:
             raise InputError(f"hydra.launcher.n_jobs={self.n_jobs} must be a whole number, at least 1")
@@ -92,9 +92,9 @@ class LocalLauncher(Launcher):
 
 
 def _run_job(callbacks: Any, config: DictConfig, module: str, task: str, n_jobs: int) -> Any:
-    import torch
+    if n_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+        import torch
 
-    if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(torch.get_num_threads() // n_jobs, 1))
     setup_globals()
     loader: Any = None  # the configuration is composed

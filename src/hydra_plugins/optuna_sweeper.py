@@ -17,7 +17,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, pick
-from polyp.overrides import parse_overrides
+from polyp.runs.folder import SWEEP_FILE, RunFolder
+from polyp.runs.resume import job_folders
+from polyp.training.overrides import parse_overrides
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STUDY_FILE = "optuna.journal"
-"""The study, in the sweep's folder."""
+STUDY_FILE, STUDY_NAME = "optuna.journal", "search"
+"""The study, in the sweep's folder, and its name there."""
 
 COSTS = ("latency_ms", "parameters", "peak_memory_mb", "seconds")
 """The numbers in metrics.json that can be objectives, of which less is better."""
@@ -83,9 +85,14 @@ class OptunaSweeper(Sweeper):
         sweeper = config.hydra.sweeper
         for name in sweeper.objectives:
             pick("hydra.sweeper.objectives", name, dict.fromkeys((config.monitor, *COSTS)))
-        for name in ("n_trials", "n_jobs"):
-            if type(sweeper[name]) is not int or sweeper[name] < 1:
-                raise InputError(f"hydra.sweeper.{name}={sweeper[name]} must be a whole number, at least 1")
+        least = {"n_trials": 1, "n_jobs": 1, "seed": 0, "prune_after_trials": 1, "prune_after_epochs": 0}
+        for name, minimum in least.items():
+            value = sweeper[name]
+            if not (type(value) is int and value >= minimum) and (name, value) != (
+                "prune_after_trials",
+                None,
+            ):
+                raise InputError(f"hydra.sweeper.{name}={value} must be a whole number, at least {minimum}")
         jobs = representative_jobs([*_assignments(sweeper.params), *config.hydra.overrides.task])
         return [(job, "which stands for trials like it") for job in jobs]
 
@@ -97,9 +104,7 @@ class OptunaSweeper(Sweeper):
         """
         assert self.config is not None and self.launcher is not None
         folder = Path(self.config.hydra.sweep.dir)
-        OmegaConf.save(
-            self.config, folder / "multirun.yaml"
-        )  # as Hydra's sweepers do: the labels of jobs need it
+        OmegaConf.save(self.config, folder / SWEEP_FILE)  # as Hydra's sweepers do: the labels of jobs need it
         overrides = parse_overrides([*_assignments(self.params), *arguments])
         space = {key: distribution(each) for key, each in overrides.items() if each.is_sweep_override()}
         fixed = {key: each.get_value_element_as_str() for key, each in overrides.items() if key not in space}
@@ -107,42 +112,52 @@ class OptunaSweeper(Sweeper):
         for first in range(0, self.n_trials, self.n_jobs):
             numbers = range(first, min(first + self.n_jobs, self.n_trials))
             while len(study.trials) < numbers.stop:
-                self._ask(study, space)
-            if all(
-                study.trials[number].state.is_finished() and _read_metrics(folder, number)
-                for number in numbers
-            ):
+                self._draw_trial(study, space)
+            trials = study.trials[first : numbers.stop]
+            if all(trial.state.is_finished() and _read_metrics(folder, trial.number) for trial in trials):
                 continue
-            jobs = []
-            for number in numbers:
-                values = fixed | study.trials[number].params
-                jobs.append([f"{key}={values[key]}" for key in overrides])
-            self.launcher.launch(jobs, initial_job_idx=first)
-            for number in numbers:
-                self._tell(study, folder, number)
-        if len(self.objectives) > 1:
-            for trial in study.best_trials:
-                numbers_of_trial = zip(self.objectives, trial.values, strict=True)
-                text = ", ".join(f"{name} {value:.4g}" for name, value in numbers_of_trial)
-                log.info("No job is better in all objectives than job %d: %s", trial.number, text)
+            values = [fixed | trial.params for trial in trials]
+            self.launcher.launch([[f"{key}={job[key]}" for key in overrides] for job in values], first)
+            for trial in trials:
+                if not trial.state.is_finished() and (metrics := _read_metrics(folder, trial.number)):
+                    self._record_trial(study, trial.number, metrics)
+        for trial in study.best_trials if len(self.objectives) > 1 else []:
+            numbers_of_trial = zip(self.objectives, trial.values, strict=True)
+            text = ", ".join(f"{name} {value:.4g}" for name, value in numbers_of_trial)
+            log.info("Pareto-optimal job %d: %s", trial.number, text)
 
     def _open_study(self, folder: Path) -> "Study":
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna sets its own: a configuration cannot
-        study, _ = load_study(
-            folder, ["minimize" if name in COSTS else "maximize" for name in self.objectives]
-        )
+        file = folder / STUDY_FILE
+        if (folder / "optuna.db").exists():
+            raise InputError(
+                f"{folder} holds a search of polyp 0.5 or older, which cannot be continued: start a new one"
+            )
+        directions = ["minimize" if name in COSTS else "maximize" for name in self.objectives]
+        try:
+            if file.exists() and file.read_bytes()[-1:] not in b"\n":
+                raise ValueError("it is cut short")
+            storage = open_storage(folder)
+            study = optuna.create_study(
+                study_name=STUDY_NAME, storage=storage, directions=directions, load_if_exists=True
+            )
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                f"{file} is damaged ({describe_error(error)}): delete it; the search then draws the same trials "
+                "again, and takes the results of those that have finished from their folders"
+            ) from error
         objectives = study.user_attrs.get("objectives", self.objectives)
         if objectives != self.objectives:
             raise InputError(
-                f"{folder} was started with hydra.sweeper.objectives=[{','.join(objectives)}]: give these, or another "
-                "folder with hydra.sweep.dir=FOLDER"
+                f"{folder} was started with hydra.sweeper.objectives=[{','.join(objectives)}]: give these, or "
+                "another folder with hydra.sweep.dir=FOLDER"
             )
         study.set_user_attr("objectives", self.objectives)
         return study
 
-    def _ask(self, study: "Study", space: Mapping[str, "BaseDistribution"]) -> None:
+    def _draw_trial(self, study: "Study", space: Mapping[str, "BaseDistribution"]) -> None:
         import numpy as np
         from optuna.samplers import TPESampler
 
@@ -150,57 +165,32 @@ class OptunaSweeper(Sweeper):
         study.sampler = TPESampler(seed=int(seed[0]))
         study.ask(dict(space))
 
-    def _tell(self, study: "Study", folder: Path, number: int) -> None:
+    def _record_trial(self, study: "Study", number: int, metrics: Mapping[str, Any]) -> None:
         from optuna.trial import TrialState
 
-        metrics = _read_metrics(folder, number)
-        if metrics is None or study.trials[number].state.is_finished():
-            return
         if metrics.get("pruned"):
             study.tell(number, state=TrialState.PRUNED)
         else:
-            study.tell(
-                number,
-                [metrics[name] if name in COSTS else metrics["best"]["value"] for name in self.objectives],
-            )
+            best = metrics["best"]["value"]
+            study.tell(number, [metrics[name] if name in COSTS else best for name in self.objectives])
 
 
-def load_study(folder: Path, directions: Sequence[str] | None = None) -> tuple["Study", "JournalStorage"]:
-    """Open the study of a search.
+def open_storage(folder: Path) -> "JournalStorage":
+    """The storage of a search's study, of which each trial may write its part.
 
     Args:
         folder: the sweep's.
-        directions: maximize or minimize, for each objective; None opens one that exists.
-
-    Raises:
-        InputError: the study is damaged.
     """
-    from optuna import create_study
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    file = folder.absolute() / STUDY_FILE  # Optuna's lock is a link to it
-    try:
-        if file.exists() and file.read_bytes()[-1:] not in b"\n":
-            raise ValueError("it is cut short")
-        storage = JournalStorage(JournalFileBackend(str(file)))
-        study = create_study(study_name="search", storage=storage, directions=directions, load_if_exists=True)
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(
-            f"{file} is damaged ({describe_error(error)}): delete it; the search then draws the same trials again, "
-            "and takes the results of those that have finished from their folders"
-        ) from error
-    return study, storage
+    return JournalStorage(JournalFileBackend(str(folder.absolute() / STUDY_FILE)))  # a link to it is the lock
 
 
 def _read_metrics(folder: Path, number: int) -> dict[str, Any] | None:
     """The results of a trial, if it has finished."""
-    from polyp.runs.folder import RunFolder
-    from polyp.runs.resume import job_folders
-
     job = job_folders(folder).get(number)
-    run = RunFolder(job) if job else None
-    return run.read_metrics() if run and run.is_finished else None
+    return RunFolder(job).read_metrics() if job and RunFolder(job).is_finished else None
 
 
 def _assignments(params: Mapping[str, str] | None) -> list[str]:
@@ -219,16 +209,15 @@ def distribution(override: Override) -> "BaseDistribution":
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value: Any = override.value()
+    options: dict[str, Any] = {}
     try:
         if isinstance(value, IntervalSweep):
-            whole = isinstance(value.start, int) and isinstance(value.end, int)
-            return (IntDistribution if whole else FloatDistribution)(
-                value.start, value.end, log="log" in value.tags
-            )
-        if isinstance(value, RangeSweep):
-            low, high = min(value.range()), max(value.range())
-            whole = isinstance(value.range(), range)
-            return (IntDistribution if whole else FloatDistribution)(low, high, step=abs(value.step))
+            low, high, options = value.start, value.end, {"log": "log" in value.tags}
+        elif isinstance(value, RangeSweep):
+            low, high, options = min(value.range()), max(value.range()), {"step": abs(value.step)}
+        if options:
+            whole = all(isinstance(number, int) for number in (low, high, options.get("step", 1)))
+            return (IntDistribution if whole else FloatDistribution)(low, high, **options)
         value.shuffle = False  # the order of choices is part of the study
         return CategoricalDistribution([*override.sweep_string_iterator()])
     except ValueError as error:

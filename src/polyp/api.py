@@ -13,12 +13,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from polyp.comparison.comparison import Comparison
-from polyp.comparison.comparison import compare as compare_runs
-from polyp.comparison.read_runs import find_runs
+from polyp.commands.compare.comparison import Comparison
+from polyp.commands.compare.comparison import compare as compare_runs
+from polyp.commands.compare.read_runs import find_runs
+from polyp.commands.evaluate.options import Options as EvaluateOptions
 from polyp.errors import InputError
-from polyp.evaluation.options import Options as EvaluateOptions
-from polyp.inference import image as images_of
+from polyp.images import read_image
 from polyp.inference.polyps import Prediction
 from polyp.inference.predictor import Predictor, load_predictor
 
@@ -164,7 +164,7 @@ def _names(models: PathLike | Sequence[PathLike]) -> list[str]:
 
 def _read(image: Image) -> np.ndarray:
     if not isinstance(image, np.ndarray):
-        return images_of.read(Path(image))
+        return read_image(Path(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(f"an array {image.shape} of {image.dtype} is no image: give (H, W, 3) uint8 RGB")
     return np.array(image, order="C")  # torch takes no read-only or mirrored view

@@ -15,15 +15,15 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, subcommand
 
 from polyp import __version__
-from polyp.app.options import Options as App
-from polyp.comparison.options import Options as Compare
+from polyp.commands.app.options import Options as App
+from polyp.commands.compare.options import Options as Compare
+from polyp.commands.data.options import Options as Data
+from polyp.commands.evaluate.options import Options as Evaluate
+from polyp.commands.export.options import Options as Export
+from polyp.commands.options import option
+from polyp.commands.predict.options import Options as Predict
 from polyp.errors import InputError, nearest, pick
-from polyp.evaluation.options import Options as Evaluate
-from polyp.export.options import Options as Export
 from polyp.files import catch_disk_errors
-from polyp.options import option
-from polyp.prediction.options import Options as Predict
-from polyp.survey.options import Options as Data
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from polyp import runs, sweeps  # noqa: F401
+from polyp.training import sweeps  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,11 +15,11 @@ import torch
 from common import table
 from torch import Tensor, nn
 
-from polyp import runs
-from polyp.export.export import FILES
-from polyp.inference.image import SUFFIXES, read
-from polyp.inference.onnx import OnnxModel
+from polyp.commands.export.export import FILES
+from polyp.images import SUFFIXES, read_image
 from polyp.model import device
+from polyp.model.onnx import OnnxModel
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 
 IMAGES, ROUNDS = 16, 7
@@ -41,7 +41,7 @@ class Plain(nn.Module):
 def main(run: Path, folder: Path) -> None:
     """Print the table."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES][:IMAGES]
-    images = [torch.from_numpy(read(file)).permute(2, 0, 1) for file in files]
+    images = [torch.from_numpy(read_image(file)).permute(2, 0, 1) for file in files]
     precision = str(device.precision("auto", "cpu"))
     plain, exact = (load_checkpoint(Source.of(str(run))).eval() for _ in range(2))
     exact.precision = plain.precision = "32-true"
@@ -55,8 +55,8 @@ def main(run: Path, folder: Path) -> None:
         f"fast, {precision}": partial(half.predict, fast=True),
     }
     for name, file in FILES.items():
-        if (run / runs.EXPORT / file).is_file():
-            ways[f"ONNX {name}"] = OnnxModel(run / runs.EXPORT / file).predict
+        if (RunFolder(run).exports / file).is_file():
+            ways[f"ONNX {name}"] = OnnxModel(RunFolder(run).exports / file).predict
     print(f"{len(images)} images, {torch.get_num_threads()} threads, {device.description()}")
     for batch in (8, 1):
         seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -20,9 +20,9 @@ import cv2
 from common import table
 from gradio_client import Client, handle_file
 
-from polyp.app.gallery import gallery_of
+from polyp.commands.app.gallery import gallery_of
+from polyp.images import decode
 from polyp.inference import polyps
-from polyp.inference.image import decode
 from polyp.inference.predictor import load_predictor
 from polyp.runs.model import Source
 

@@ -54,15 +54,15 @@ class Stamps(Callback):
         """Do the imports that come next anyway, and watch what follows."""
         self.job = OmegaConf.select(config, "hydra.job.num") or 0
         self.stamp("python, configuration")
-        from polyp.training import build as experiment
+        from polyp.training import build
 
         self.stamp("imports")
-        self.after(experiment.PolypDataModule, "__init__", "data module, augmentation")
-        self.after(experiment.PolypSegmenter, "__init__", "network")
-        self.after(experiment, "build_trainer", "trainer")
-        self.after(experiment.PolypDataModule, "setup", "data: check and cache")
-        self.after(experiment.PolypSegmenter, "on_train_start", "first validation batches")
-        self.after(experiment.PolypSegmenter, "on_train_batch_end", STEP)
+        self.after(build.PolypDataModule, "__init__", "data module, augmentation")
+        self.after(build.PolypSegmenter, "__init__", "network")
+        self.after(build, "build_trainer", "trainer")
+        self.after(build.PolypDataModule, "setup", "data: check and cache")
+        self.after(build.PolypSegmenter, "on_train_start", "first validation batches")
+        self.after(build.PolypSegmenter, "on_train_batch_end", STEP)
 
     def on_job_end(self, config: Any, **kwargs: Any) -> None:
         """The next one's time begins."""

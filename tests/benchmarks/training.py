@@ -37,7 +37,7 @@ from pytorch_lightning.profilers import SimpleProfiler
 from torch.utils.data import DataLoader, Dataset
 
 from polyp.data.datamodule import PolypDataModule
-from polyp.data.folder import Pair
+from polyp.data.pairs import Pair
 from polyp.model.losses import build_loss
 from polyp.runs.folder import RunFolder
 from polyp.training.build import build

@@ -19,7 +19,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from torch.nn.functional import interpolate
 
-from polyp.data.folder import Inspection, Pair, Visit, inspect, map_pairs, read_image, read_mask
+from polyp.data.pairs import Inspection, Pair, Visit, inspect, map_pairs, read_image, read_mask
 from polyp.errors import InputError, describe_error
 from polyp.files import WriteError, atomic_write
 from polyp.images import resize
@@ -41,7 +41,8 @@ def cache_folder(setting: bool | str | None) -> Path | None:
         setting: true for polyp/resized in the user's cache folder, false for no cache, or a folder.
 
     Raises:
-        InputError: the folder cannot be made or written. For true, a temporary folder is tried first, with a warning.
+        InputError: the folder cannot be made or written. For true, a temporary folder is tried first, with a
+            warning.
     """
     if not setting:
         return None
@@ -113,10 +114,10 @@ def load_resized(
     cache: Path | None,
     allow_empty: bool = False,
 ) -> np.ndarray | None:
-    """All pairs at one size, as a read-only memory map of shape (N, *size, 4) uint8: red, green, blue, mask in {0, 1}.
+    """All pairs at one size, as a read-only memory map (N, *size, 4) uint8: red, green, blue, mask in {0, 1}.
 
-    The file holds a CRC-32 for each pair, which is verified here. If the inspection is not cached either, it is made in
-    the same pass, so that each file is decoded once.
+    The file holds a CRC-32 for each pair, which is verified here. If the inspection is not cached either, it
+    is made in the same pass, so that each file is decoded once.
 
     Args:
         pairs: all of the data set: what is cached for its folders and size is replaced when the pairs change.
@@ -174,7 +175,7 @@ def load_resized(
 
 
 def _key(pairs: Sequence[Pair], *settings: object) -> str:
-    """`WHERE-STATE`: 12 hex digits for the folders and settings, and 12 for the state of every file and the format."""
+    """`WHERE-STATE`: 12 hex digits for folders and settings, 12 for the state of the files and the format."""
     where = [os.path.abspath(path.parent) for path in (pairs[0].image, pairs[0].mask)], settings
     files = [path for pair in pairs for path in (pair.image, pair.mask)]
     state = [(os.path.abspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
@@ -186,8 +187,8 @@ def _key(pairs: Sequence[Pair], *settings: object) -> str:
 def _load_or_build(file: Path, read: Callable[[Path], T], build: Callable[[BinaryIO], None]) -> T:
     """Read a file, and build it first if it is absent or damaged: one process builds, others wait for it.
 
-    The file appears under its name only when it is complete; then those of the same WHERE and another STATE are
-    removed, and what a killed process has left.
+    The file appears under its name only when it is complete; then those of the same WHERE and another STATE
+    are removed, and what a killed process has left.
     """
     with suppress(Exception):  # absent or damaged: it is read again below, under the lock
         return read(file)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from polyp.data.augment import Augmentation
 from polyp.data.cache import cache_folder, load_inspection, load_resized
 from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_lists
-from polyp.data.folder import Inspection, Pair, find_pairs
+from polyp.data.pairs import Inspection, Pair, find_pairs
 from polyp.data.sources import DATASETS
 from polyp.data.splits import check_stems, split_file, split_stems
 from polyp.errors import InputError, pick
@@ -34,7 +34,8 @@ class PolypDataModule(pl.LightningDataModule):
         image_size: height and width in pixels that the network works at, or one number for both.
         batch_size: images in a training batch of each device.
         num_workers: processes that load and augment training images; 0 does it in the training process.
-        cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes every time.
+        cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes
+            every time.
         allow_empty: whether an image without a polyp is data; if not, it is reported as a mistake.
         augment: the training images' transforms, see `Augmentation`.
         seed: of the order and the augmentation.
@@ -42,7 +43,8 @@ class PolypDataModule(pl.LightningDataModule):
         eval_workers: processes that load images for each of validation and test; None is num_workers.
 
     Raises:
-        InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with the data.
+        InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with
+            the data.
     """
 
     def __init__(
@@ -105,31 +107,29 @@ class PolypDataModule(pl.LightningDataModule):
     def _files(self) -> tuple[list[Pair], list[str]]:
         return find_pairs(self.source.prepare(), self.source.images, self.source.masks)
 
-    def find(self) -> None:
-        """Check every file and split, once."""
-        if self.subsets:
-            return
-        pairs, problems = self._files
-        cache = cache_folder(self.cache)
-        self.inspection: Inspection = load_inspection(pairs, problems, cache, self.allow_empty)
-        stems = [pair.stem for pair in pairs]
-        if subsets := self.recorded_split:
-            check_stems(self.split, subsets, stems)
-        else:
-            subsets = split_stems(self.split, stems, self.inspection, self.split_seed)
-        self.rows = {pair.stem: row for row, pair in enumerate(pairs)}
-        self.pairs: list[Pair] = pairs
-        self.subsets = subsets
-        counts = ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
-        log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
-
     @functools.cached_property
     def pixels(self) -> np.ndarray | None:
         """All images and masks at network resolution, see `load_resized`; None without a cache."""
         return load_resized(*self._files, self.image_size, cache_folder(self.cache), self.allow_empty)
 
+    def find(self) -> None:
+        """Check every file and split, once."""
+        if self.subsets:
+            return
+        self.pairs, problems = self._files
+        self.rows = {pair.stem: row for row, pair in enumerate(self.pairs)}
+        cache = cache_folder(self.cache)
+        self.inspection: Inspection = load_inspection(self.pairs, problems, cache, self.allow_empty)
+        if self.recorded_split:
+            check_stems(self.split, self.recorded_split, list(self.rows))
+        self.subsets = self.recorded_split or split_stems(
+            self.split, list(self.rows), self.inspection, self.split_seed
+        )
+        counts = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
+        log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
+
     def setup(self, stage: str) -> None:
-        """Find the data and fill the cache; nothing is done twice."""
+        """Check and split the data and fill the cache, once."""
         _ = self.pixels  # before `find`: the pass that resizes inspects as well
         self.find()
         _, processes = self._processes()
@@ -142,16 +142,15 @@ class PolypDataModule(pl.LightningDataModule):
         """The files of train, val or test, after `find`."""
         return [self.pairs[self.rows[stem]] for stem in self.subsets[subset]]
 
-    def _dataset(self, subset: str, original: bool = False, augment: bool = False) -> PolypDataset:
+    def _dataset(self, subset: str, resize: bool = True, augment: bool = False) -> PolypDataset:
         rows = [self.rows[stem] for stem in self.subsets[subset]]
         return PolypDataset(
             self.get_pairs(subset),
-            image_size=None if original else self.image_size,
-            pixels=None if original else self.pixels,
-            rows=rows,
-            sizes=self.inspection.sizes[rows],
-            augmentation=self.augmentation if augment else None,
-            seed=self.seed,
+            self.image_size if resize else None,
+            [self.pixels[row] for row in rows] if resize and self.pixels is not None else None,
+            self.inspection.sizes[rows],
+            self.augmentation if augment else None,
+            self.seed,
         )
 
     def _processes(self) -> tuple[int, int]:
@@ -160,26 +159,17 @@ class PolypDataModule(pl.LightningDataModule):
 
     def _loader_options(self, workers: int) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {
-            "num_workers": workers,
-            "worker_init_fn": _ignore_signals,
-            "pin_memory": on_gpu,
-        }
+        return {"num_workers": workers, "worker_init_fn": _ignore_signals, "pin_memory": on_gpu}
 
     def train_dataloader(self) -> DataLoader:
         """Augmented images at network resolution, in a new order each epoch; this process's share of them.
 
-        An incomplete last batch is left out. With Lightning's overfit_batches, each epoch has the batches of the first.
+        An incomplete last batch is left out. With Lightning's overfit_batches, each epoch is the first one.
         """
         dataset = self._dataset("train", augment=True)
         sampler = EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes())
-        self.train_loader = TrainLoader(
-            dataset,
-            self.batch_size,
-            sampler=sampler,
-            persistent_workers=self.num_workers > 0,
-            **self._loader_options(self.num_workers),
-        )
+        options = self._loader_options(self.num_workers) | {"persistent_workers": self.num_workers > 0}
+        self.train_loader = TrainLoader(dataset, self.batch_size, sampler=sampler, **options)
         if self.trainer is not None:
             sampler.frozen = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
             self.train_loader.limit = self.trainer.limit_train_batches
@@ -187,8 +177,8 @@ class PolypDataModule(pl.LightningDataModule):
             self.train_loader.load_state_dict(self.progress)
         return self.train_loader
 
-    # Lightning 2.6 stores a loader's state by itself, but restores it only in loaders that are made later; this one was
-    # made when the schedule needed the number of steps.
+    # Lightning 2.6 stores a loader's state by itself, but restores it only in loaders that are made later;
+    # this one was made when the schedule needed the number of steps.
     def state_dict(self) -> dict[str, Any]:
         """How far the epoch is."""
         return {"train_loader": self.train_loader.state_dict()} if self.train_loader is not None else {}
@@ -198,29 +188,23 @@ class PolypDataModule(pl.LightningDataModule):
         self.progress = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader:
-        """Images at network resolution; all of them in each process, since shares of equal size need padding."""
-        return DataLoader(
-            self._dataset("val"),
-            self.eval_batch_size,
-            persistent_workers=self.eval_workers > 0,
-            **self._loader_options(self.eval_workers),
-        )
+        """Images at network resolution; all in each process, since equal shares would need padding."""
+        options = self._loader_options(self.eval_workers) | {"persistent_workers": self.eval_workers > 0}
+        return DataLoader(self._dataset("val"), self.eval_batch_size, **options)
 
     def test_dataloader(self) -> DataLoader:
-        """Images and masks at their original sizes, so a batch holds lists."""
-        dataset = self._dataset("test", original=True)
-        return DataLoader(
-            dataset, self.eval_batch_size, collate_fn=collate_lists, **self._loader_options(self.eval_workers)
-        )
+        """Images and masks at their original sizes, as an `OriginalBatch`."""
+        options = self._loader_options(self.eval_workers) | {"collate_fn": collate_lists}
+        return DataLoader(self._dataset("test", resize=False), self.eval_batch_size, **options)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave images at their original sizes on the CPU: they are resized there, and only the result is moved."""
+        """Leave images of their original sizes on the CPU, where they are resized; the result is moved."""
         if isinstance(batch["image"], list):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def showcase(self, subset: str, count: int = 6) -> list[str]:
-        """Stems of the images to show: always the same, from the smallest polyp of the subset to the largest."""
+        """Stems of the images to show: always the same, from the subset's smallest polyp to its largest."""
         stems = sorted(self.subsets[subset], key=lambda stem: (self.inspection.shares[self.rows[stem]], stem))
         places = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
         return [stems[place] for place in places]
@@ -244,6 +228,6 @@ def _check_int(key: str, value: Any, least: int) -> int:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes: the one that trains saves and then ends its workers."""
+    """Ctrl-C and a cluster's SIGTERM reach all processes; the main one saves and then ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """Samples and batches, and the order in which training takes them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from polyp.data.augment import Augmentation
 from polyp.data.cache import resize_image, resize_mask
-from polyp.data.folder import Pair, read_image, read_mask
+from polyp.data.pairs import Pair, read_image, read_mask
 from polyp.errors import InputError
 
 
@@ -51,38 +52,20 @@ def collate_lists(samples: Sequence[Sample]) -> OriginalBatch:
     }
 
 
+@dataclass(eq=False)
 class PolypDataset(Dataset[Sample]):
-    """Images and masks as samples, by index or, where they are augmented, by (epoch, index).
+    """Images and masks as samples, by index or, where they are augmented, by (epoch, index)."""
 
-    The augmentation depends on the seed, the epoch and the index alone, whatever worker does it.
-
-    Args:
-        pairs: the files.
-        image_size: height and width to resize to; None leaves images and masks at their original size.
-        pixels: the cache's (N, H, W, 4) uint8 resized images and masks; None decodes the files each time.
-        rows: the pairs' places in `pixels`.
-        sizes: (n, 2) heights and widths of the original files; needed with `pixels`.
-        augmentation: applied to resized samples.
-        seed: of the augmentation.
-    """
-
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        image_size: tuple[int, int] | None = None,
-        pixels: np.ndarray | None = None,
-        rows: Sequence[int] = (),
-        sizes: np.ndarray | None = None,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.pairs = list(pairs)
-        self.image_size = image_size
-        self.pixels = pixels
-        self.rows = rows
-        self.sizes = sizes
-        self.augmentation = augmentation
-        self.seed = seed
+    pairs: Sequence[Pair]
+    image_size: tuple[int, int] | None = None
+    """Height and width to resize to; None leaves images and masks at their original size."""
+    pixels: Sequence[np.ndarray] | None = None
+    """(H, W, 4) uint8 of each pair, resized, from the cache; None decodes the files each time."""
+    sizes: np.ndarray | None = None
+    """(n, 2) heights and widths of the files; needed with `pixels`."""
+    augmentation: Augmentation | None = None
+    """Applied to resized samples; it depends on seed, epoch and index, not on the worker."""
+    seed: int = 0
 
     def __len__(self) -> int:
         """The number of images."""
@@ -102,10 +85,10 @@ class PolypDataset(Dataset[Sample]):
             "size": torch.tensor(size),
         }
 
-    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, Sequence[int]]:
         if self.pixels is not None and self.sizes is not None:
-            pixels = self.pixels[self.rows[index]]
-            return pixels[..., :3].copy(), pixels[..., 3].copy(), tuple(self.sizes[index].tolist())
+            pixels = self.pixels[index].copy()
+            return pixels[..., :3], pixels[..., 3], self.sizes[index].tolist()
         image, mask = read_image(self.pairs[index].image), read_mask(self.pairs[index].mask)
         size = mask.shape
         if self.image_size is not None:
@@ -113,33 +96,31 @@ class PolypDataset(Dataset[Sample]):
         return image, mask, size
 
 
+@dataclass(eq=False)
 class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    Several processes take its batches in turn, so that in each step they see together what one process would see in as
-    many batches; all have the same number of whole batches, the remainder is left out. It is a SequentialSampler since
-    Lightning replaces any other where `trainer.overfit_batches` is set, see `frozen`.
+    Several processes take its batches in turn: in each step they take together what one process would take in as
+    many steps. All have the same number of whole batches; the remainder is left out.
 
-    Args:
-        count: the number of images.
-        seed: of the order.
-        batch_size: of each process.
-        rank: this process's number.
-        processes: how many there are.
+    It is a SequentialSampler because Lightning replaces any other where `trainer.overfit_batches` is set.
     """
 
-    def __init__(self, count: int, seed: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
-        self.steps = count // (batch_size * processes)
-        self.count = count
-        self.seed = seed
-        self.batch_size = batch_size
-        self.rank = rank
-        self.processes = processes
-        self.epoch = 0
-        self.start = 0
-        """The batch that the next epoch starts with: the others were taken before the run was interrupted."""
-        self.frozen = False
-        """Whether every epoch is the first one: the same images, augmented in the same way."""
+    count: int  # of all images
+    seed: int
+    batch_size: int  # of each process
+    rank: int = 0  # of this process
+    processes: int = 1
+    epoch: int = 0
+    start: int = 0
+    """The batch that the next epoch starts with: the others were taken before the run was interrupted."""
+    frozen: bool = False
+    """Whether every epoch is the first one: the same images, augmented in the same way."""
+
+    @property
+    def steps(self) -> int:
+        """The number of batches of each process."""
+        return self.count // (self.batch_size * self.processes)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -184,8 +165,7 @@ class TrainLoader(DataLoader[Sample]):
             InputError: another number of processes shared the beginning of the epoch.
         """
         if state["taken"] and state["processes"] != self.sampler.processes:
-            raise InputError(
-                f"trainer.devices={self.sampler.processes} cannot finish the epoch that {state['processes']} began: "
-                f"continue with trainer.devices={state['processes']}"
-            )
+            reason = f"cannot finish the epoch that {state['processes']} began"
+            way_out = f"continue with trainer.devices={state['processes']}"
+            raise InputError(f"trainer.devices={self.sampler.processes} {reason}: {way_out}")
         self.taken = self.sampler.start = state["taken"]

@@ -36,7 +36,8 @@ def download(address: str, folder: Path, sha256: str | None = None) -> Path:
         The file, which is complete.
 
     Raises:
-        DownloadError: the address cannot be reached, answers with an error, or sends an incomplete or another file.
+        DownloadError: the address cannot be reached, answers with an error, or sends an incomplete or another
+            file.
         OSError: the folder cannot be written.
     """
     import pooch  # imported here, as aia_chaser: most runs download nothing
@@ -50,7 +51,7 @@ def download(address: str, folder: Path, sha256: str | None = None) -> Path:
 
 
 def _fetch(address: str, file: str, pooch: object) -> None:
-    """Write what an address sends to a file, with a progress bar. pooch's own downloader takes no SSL context."""
+    """The downloader for pooch, whose own takes no SSL context: it writes a file and shows its progress."""
     name = PurePosixPath(urlsplit(address).path).name
     try:
         with _open(address) as response, Path(file).open("wb") as out:
@@ -83,19 +84,21 @@ def _open(address: str) -> HTTPResponse:
 def _complete_context(address: str) -> ssl.SSLContext:
     """A context that knows the intermediate certificates that the server omits, and verifies the whole chain.
 
-    They come from the addresses that the certificates themselves name (AIA). They are links, not anchors: the chain
-    must still end at a root that the system trusts.
+    They come from the addresses that the certificates themselves name (AIA). They are links, not anchors: the
+    chain must still end at a root that the system trusts.
     """
     from aia_chaser import AiaChaser
     from aia_chaser.exceptions import AiaChaserError
+    from aia_chaser.utils.http_utils import RetryConfig
     from cryptography.hazmat.primitives.serialization import Encoding
 
     host, port = urlsplit(address).hostname or "", urlsplit(address).port or 443
     context = ssl.create_default_context()
     # Python 3.13 sets this flag, with which every certificate would be an anchor.
     context.verify_flags &= ~ssl.VERIFY_X509_PARTIAL_CHAIN
+    chaser = AiaChaser(retry_config=RetryConfig(max_attempts=1))
     try:
-        chain = list(islice(AiaChaser().aia_chase(host, port), 8))  # a loop of issuers would never end
+        chain = list(islice(chaser.aia_chase(host, port), 8))  # a loop of issuers would never end
         context.load_verify_locations(cadata=b"".join(c.public_bytes(Encoding.DER) for c in chain[1:-1]))
     except (AiaChaserError, LookupError, ValueError) as error:
         raise OSError(f"its certificate cannot be verified: {describe_error(error)}") from error

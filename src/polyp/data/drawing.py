@@ -1,4 +1,4 @@
-"""Colonoscopy drawn from a seed: mucosa and folds, vessels, highlights, and polyps of every size, with their masks."""
+"""Colonoscopy drawn from a seed: mucosa, folds, vessels, highlights, and polyps of all sizes with masks."""
 
 import cmath
 import math
@@ -21,7 +21,8 @@ def draw(seed: int, height: int, width: int) -> tuple[Array, Array]:
         width: of the picture in pixels, at least 32.
 
     Returns:
-        The image, (height, width, 3) uint8 RGB, and the mask of the visible polyps, (height, width) uint8 in {0, 1}.
+        The image, (height, width, 3) uint8 RGB, and the mask of the visible polyps, (height, width) uint8 in
+        {0, 1}.
     """
     scene = _Scene(seed, height, width)
     scene.frame()
@@ -36,7 +37,8 @@ def draw_dataset(folder: Path, count: int, size: int, seed: int) -> None:
     """Draw pictures of different sizes.
 
     Args:
-        folder: is created, with images/synthetic_0000.jpg, ... (RGB) and masks/synthetic_0000.png, ... (0 and 255).
+        folder: is created, with images/synthetic_0000.jpg, ... (RGB) and masks/synthetic_0000.png, ... (0 and
+            255).
         count: the number of pictures.
         size: heights are between `size` and 1.3 `size` pixels, widths between `size` and 1.5 `size`.
         seed: of all pictures.
@@ -72,7 +74,7 @@ def _rgb(red: float, green: float, blue: float) -> Array:
 
 
 class _Scene:
-    """What the lens sees. Lengths are in halves of the picture's shorter side, positions are complex numbers."""
+    """One picture. Lengths are in halves of its shorter side, positions are complex numbers."""
 
     def __init__(self, seed: int, height: int, width: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -84,12 +86,12 @@ class _Scene:
         self.z = x + 1j * y[:, None]
         self.mask = np.zeros(self.shape, bool)
 
-    def turn(self, length: float = 1) -> complex:
+    def vector(self, length: float = 1) -> complex:
         """A vector of this length in any direction."""
         return cmath.rect(length, self.rng.uniform(0, 2 * math.pi))
 
     def noise(self, cells: float) -> Array:
-        """Smooth noise, float32, about N(0, 0.7): a random grid of `cells` to the shorter side, drawn large."""
+        """Smooth noise, float32, about N(0, 0.7): a random grid of `cells` to the shorter side, enlarged."""
         # Two cells more than are seen, so that the smooth part begins before the border.
         grid = [max(2, min(side, round(cells * side / self.unit / 2))) + 2 for side in self.shape]
         rows, cols = (math.ceil(side * n / (n - 2)) for side, n in zip(self.shape, grid, strict=True))
@@ -104,14 +106,15 @@ class _Scene:
         power, radius = direction, np.ones(self.shape, np.float32)
         for order in range(1, 5):
             power = power * direction
-            radius += (power * self.turn(strength * abs(self.rng.normal()) / order)).real
+            radius += (power * self.vector(strength * abs(self.rng.normal()) / order)).real
         return np.maximum(radius, 0.4)
 
-    def lit(self, relief: Array) -> Array:
+    def shade(self, relief: Array) -> Array:
         """How much light each point of a relief (heights) gets: 1 if flat, more if it faces the lamp."""
         dx = cv2.Sobel(relief, cv2.CV_32F, 1, 0, scale=self.unit / 8)
         dy = cv2.Sobel(relief, cv2.CV_32F, 0, 1, scale=self.unit / 8)
-        return np.clip((1 - dx * self.lamp.real - dy * self.lamp.imag) / np.sqrt(1 + dx * dx + dy * dy), 0.25, 1.5)
+        cosine = (1 - dx * self.lamp.real - dy * self.lamp.imag) / np.sqrt(1 + dx * dx + dy * dy)
+        return np.clip(cosine, 0.25, 1.5)
 
     def frame(self) -> None:
         """The black frame: cut corners and, in half of the pictures, a box at the lower left."""
@@ -120,14 +123,14 @@ class _Scene:
         cut = (x + y - (right + bottom - rng.uniform(0.4, 0.7))) * 0.7
         self.inside = _step(-np.maximum(cut, np.maximum(x - right, y - bottom)), 1.5 / self.unit)
         if rng.random() < 0.5:
-            rows, cols = round(self.shape[0] * rng.uniform(0.24, 0.36)), round(self.shape[1] * rng.uniform(0.22, 0.33))
-            self.inside[-rows:, :cols] = 0
+            rows = round(self.shape[0] * rng.uniform(0.24, 0.36))
+            self.inside[-rows:, : round(self.shape[1] * rng.uniform(0.22, 0.33))] = 0
 
     def wall(self) -> None:
-        """The mucosa and its light: bright nearby, dark down the lumen, with folds that hide what is behind them."""
+        """The mucosa and its light: bright nearby, dark in the lumen, with folds that hide what is behind."""
         rng = self.rng
         # The lumen is often beside the picture; the light comes from the lens, a little from one side.
-        self.lumen, self.lamp = self.turn(rng.uniform(0, 1.5)), self.turn(rng.uniform(0.15, 0.6))
+        self.lumen, self.lamp = self.vector(rng.uniform(0, 1.5)), self.vector(rng.uniform(0.15, 0.6))
         away = self.z - self.lumen
         distance = np.abs(away) + 1e-3
         direction = away / distance
@@ -135,21 +138,22 @@ class _Scene:
         slope, power = rng.uniform(0.8, 1.4), rng.uniform(0.8, 1.6)
         smooth = 0.12 + slope * near**power
         if rng.random() < 0.4:  # a wall close to the lens is too bright for the camera
-            spot = self.z - self.turn(rng.uniform(0.8, 1.3))
+            spot = self.z - self.vector(rng.uniform(0.8, 1.3))
             smooth += rng.uniform(0.5, 3) * np.exp((spot * spot.conj()).real * -rng.uniform(3, 10))
         self.light = 0.10 + 0.5 * smooth * near**0.5
         radius = rng.uniform(0.15, 0.4)
         common = self.outline(direction, 0.08)
         for _ in range(rng.integers(1, 5)):
             gap = near / (radius * common * self.outline(direction, 0.09)) - 1  # below 0: behind this fold
-            height = np.clip(0.6 + 0.8 * (direction * self.turn()).real, 0, 1)  # a fold is not all around
+            height = np.clip(0.6 + 0.8 * (direction * self.vector()).real, 0, 1)  # a fold is not all around
             before = _step(gap, rng.uniform(3, 6) / self.unit / radius)
             shade = 1 - 0.75 * height * np.exp(np.minimum(gap, 0) * 4)
             crest = rng.uniform(0.06, 0.14)
             rim = smooth * (1 + height * (0.65 * np.exp(-np.square(gap / crest - 1)) - 0.2))
-            self.light = self.light * shade * (1 - before) + (height * rim + (1 - height) * self.light) * before
+            fold = height * rim + (1 - height) * self.light
+            self.light = self.light * shade * (1 - before) + fold * before
             radius *= rng.uniform(1.4, 2.1)
-        self.light *= self.lit(self.noise(3) * 0.07 + self.noise(9) * 0.012)
+        self.light *= self.shade(self.noise(3) * 0.07 + self.noise(9) * 0.012)
         self.gloss = self.light.copy()
         # Between orange, pink and red; the hue wanders within the picture too.
         green = rng.uniform(0.28, 0.46)
@@ -160,7 +164,7 @@ class _Scene:
     def vessels(self) -> None:
         """Thin red branching vessels, sharper in some places than in others."""
         rng, ink = self.rng, np.zeros(self.shape, np.uint8)
-        start = [self.turn(rng.uniform(0, 1.2)) for _ in range(rng.integers(2, 8))]
+        start = [self.vector(rng.uniform(0, 1.2)) for _ in range(rng.integers(2, 8))]
         trees = [(at, rng.uniform(0, 2 * math.pi), 1.6) for at in start]
         for at, heading, length in trees:  # grows while it is walked
             step = np.exp(1j * (heading + np.cumsum(rng.normal(0, 0.3, 12)))) * length / 12
@@ -169,8 +173,9 @@ class _Scene:
             thick = max(1, round(self.unit * length / 100))
             cv2.polylines(ink, [np.int32(points * 16)], False, 110 + 80 * length, thick, cv2.LINE_AA, 4)
             if length > 0.6:
-                twigs = rng.integers(1, 11, 2)
-                trees += [(path[i], np.angle(step[i]) + rng.choice([-0.7, 0.7]), length * 0.55) for i in twigs]
+                for twig in rng.integers(1, 11, 2):
+                    turn = rng.choice([-0.7, 0.7])
+                    trees.append((path[twig], np.angle(step[twig]) + turn, length * 0.55))
         depth = np.clip(0.6 + 0.7 * self.noise(2.5), 0, 1) * rng.uniform(0.2, 1) / 255
         self.albedo *= 1 - cv2.blur(ink, (2, 2)) * depth * _rgb(0.25, 0.6, 0.5)
 
@@ -181,29 +186,33 @@ class _Scene:
             radius = math.sqrt(share * 4 * self.corner.real * self.corner.imag / math.pi)
             window = (round(radius * self.unit) | 1,) * 2
             room = cv2.boxFilter(self.inside - self.mask, -1, window, borderType=cv2.BORDER_CONSTANT)
-            seats = np.flatnonzero(room >= min(0.98, room.max()))
-            self.polyp(complex(self.z.flat[self.rng.choice(seats)]), radius)
+            places = np.flatnonzero(room >= min(0.98, room.max()))
+            self.polyp(complex(self.z.flat[self.rng.choice(places)]), radius)
 
     def polyp(self, spot: complex, radius: float) -> None:
         """A dome on the wall with its own hue and grain, and a shadow on the side towards the lumen."""
         rng = self.rng
         stretch = math.sqrt(rng.uniform(1, 1.5))
         offset = self.z - spot
-        local = offset * self.turn()
+        local = offset * self.vector()
         local = local.real / stretch + 1j * (local.imag * stretch)
         size = np.abs(local) + 1e-4
-        level = size / (radius * self.outline(local / size, rng.uniform(0.06, 0.14)))  # 0 in the middle, 1 at the edge
+        edge = radius * self.outline(local / size, rng.uniform(0.06, 0.14))
+        level = size / edge  # 0 in the middle, 1 at the edge
         solid = _step(1 - level, 2.5 / self.unit / radius)
 
         far = self.lumen - spot + self.lamp
         # 1 at the edge towards the lumen, -1 at the near one
         side = (offset * (far / abs(far)).conjugate()).real / radius
-        lobes = self.noise(1.6 / radius) * rng.uniform(0, 0.16) + self.noise(5 / radius) * rng.uniform(0, 0.04)
+        lobes = self.noise(1.6 / radius) * rng.uniform(0, 0.16)
+        lobes += self.noise(5 / radius) * rng.uniform(0, 0.04)
         dome = radius * (rng.uniform(0.4, 1.0) * np.sqrt(np.clip(1 - level * level, 0.02, 1)) + lobes)
         near = float(self.light[solid > 0.5].mean())
-        relief = 1 + (self.lit(dome) - 1) * np.clip(0.7 + 0.5 * side, 0.35, 1)  # the near edge goes over into the wall
-        own = max(near, 0.5) * rng.uniform(1.3, 2.1) * relief * (1 - 0.25 * np.clip(side, -1, 1) - 0.35 * level * level)
-        shadow = rng.uniform(0.4, 0.8) * np.clip(0.4 + 0.6 * side, 0.25, 1) * np.exp(np.minimum(1 - level, 0) * 5)
+        relief = 1 + (self.shade(dome) - 1) * np.clip(0.7 + 0.5 * side, 0.35, 1)  # flat at the near edge
+        shade = 1 - 0.25 * np.clip(side, -1, 1) - 0.35 * level * level
+        own = max(near, 0.5) * rng.uniform(1.3, 2.1) * relief * shade
+        shadow = rng.uniform(0.4, 0.8) * np.clip(0.4 + 0.6 * side, 0.25, 1)
+        shadow = shadow * np.exp(np.minimum(1 - level, 0) * 5)
         wall = self.light * (1 - shadow)
         self.light = wall + solid * (own - wall)
         self.gloss += solid * (own + 0.2 - self.gloss)
@@ -224,7 +233,7 @@ class _Scene:
             self.albedo += cover * (stain - self.albedo)
             self.light *= 1 + cover * 0.3 * self.noise(10)
         if rng.random() < 0.15:
-            centre = self.turn(rng.uniform(0, 0.9))
+            centre = self.vector(rng.uniform(0, 0.9))
             for _ in range(rng.integers(5, 25)):
                 away = np.abs(self.z - centre - complex(*rng.normal(0, 0.13, 2)))
                 radius = rng.uniform(0.015, 0.05)

@@ -1,4 +1,4 @@
-"""Kvasir-SEG's files: unpacked from an archive or downloaded, and always compared with those of the owners."""
+"""The files of Kvasir-SEG: unpacked or downloaded, and always compared with those of the owners."""
 
 import csv
 import hashlib
@@ -67,18 +67,6 @@ def download(folder: Path) -> None:
     raise InputError(f"{'; '.join(dict.fromkeys(failures))}: {way_out}")
 
 
-def unpack_given(archive: Path, folder: Path) -> None:
-    """`unpack` for the user's own archive.
-
-    Raises:
-        InputError: it is damaged, or not Kvasir-SEG's.
-    """
-    try:
-        unpack(archive, folder)
-    except ArchiveError as error:
-        raise InputError(f"data.archive={archive} {error}: delete it and download {OWNERS} again") from error
-
-
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack an archive to a folder, which appears only when it is complete and verified.
 
@@ -126,15 +114,16 @@ def _sha(data: bytes) -> str:
 
 def _difference(names: set[str], expected: set[str]) -> str:
     """The missing and the unknown names, as a clause; empty if there are none."""
-    clauses = []
-    for text, difference in (
-        (f"lacks {{}} of Kvasir-SEG's {len(expected)} files", sorted(expected - names)),
-        ("has {} files that are not Kvasir-SEG's", sorted(names - expected)),
-    ):
-        if difference:
-            examples = ", ".join([*difference[:5], *["..."] * (len(difference) > 5)])
-            clauses.append(f"{text.format(len(difference))} ({examples})")
-    return " and ".join(clauses)
+    missing, unknown = sorted(expected - names), sorted(names - expected)
+    clauses = [
+        missing and f"lacks {len(missing)} of Kvasir-SEG's {len(expected)} files ({_shorten(missing)})",
+        unknown and f"has {len(unknown)} files that are not Kvasir-SEG's ({_shorten(unknown)})",
+    ]
+    return " and ".join(clause for clause in clauses if clause)
+
+
+def _shorten(names: list[str]) -> str:
+    return ", ".join([*names[:5], *["..."] * (len(names) > 5)])
 
 
 def _find_members(zipped: ZipFile) -> dict[str, ZipInfo]:

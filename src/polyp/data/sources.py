@@ -1,4 +1,4 @@
-"""The data sets. A new one is a subclass of `Source` in DATASETS, and a YAML file in conf/data with its fields."""
+"""The data sets. A new one is a subclass of `Source` in DATASETS and a file of its fields in conf/data."""
 
 import os
 import tempfile
@@ -94,8 +94,10 @@ class KvasirSeg(Source):
     """Kvasir-SEG: 1000 images, in `root` already, unpacked from the owners' archive, or downloaded.
 
     Attributes:
-        root: holds `images/` and `masks/`, or is empty or absent; by default a folder in the user's cache folder.
-        archive: kvasir-seg.zip, or HyperKvasir's zip file of the segmented images; by default it is downloaded.
+        root: holds `images/` and `masks/`, or is empty or absent; by default a folder in the user's cache
+            folder.
+        archive: kvasir-seg.zip, or HyperKvasir's zip file of the segmented images; by default it is
+            downloaded.
     """
 
     archive: str | None = None
@@ -158,10 +160,14 @@ class KvasirSeg(Source):
             if folder.exists():
                 way_out = "delete it, or give another folder as data.root="
                 raise InputError(f"{folder} lacks images/ or masks/: {way_out}")
-            if self.archive:
-                kvasir.unpack_given(Path(self.archive).expanduser(), folder)
-            else:
+            if not self.archive:
                 kvasir.download(folder)
+                return folder
+            try:
+                kvasir.unpack(Path(self.archive).expanduser(), folder)
+            except kvasir.ArchiveError as error:
+                way_out = f"delete it and download {kvasir.OWNERS} again"
+                raise InputError(f"data.archive={self.archive} {error}: {way_out}") from error
         return folder
 
 
@@ -172,7 +178,8 @@ class Synthetic(Source):
     Attributes:
         root: the folder for drawn data sets; by default `polyp/synthetic` in the user's cache folder.
         count: the number of pictures, at least 10.
-        size: heights are between `size` and 1.3 `size` pixels, widths between `size` and 1.5 `size`; at least 32.
+        size: heights are between `size` and 1.3 `size` pixels, widths between `size` and 1.5 `size`; at least
+            32.
         drawing_seed: another one gives other pictures.
     """
 
@@ -242,6 +249,8 @@ def find_source(data: str, root: str | None, archive: str | None, images: str, m
     if data not in NAMED:
         if options:
             raise InputError(f"--root and --archive are for {' and '.join(NAMED)}, and {data} is a folder")
+        if not Path(data).expanduser().is_dir():
+            raise InputError(f"{data} is not a folder; give a folder or one of {', '.join(NAMED)}")
         return Folder(data, images, masks)
     for key in options.keys() - {field.name for field in fields(DATASETS[data])}:
         raise InputError(f"--{key} is not for {data}, which has none")

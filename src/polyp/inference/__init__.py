@@ -1,1 +1,4 @@
-"""Trained models at work: from the images that people have to probabilities, masks and polyps of the same size."""
+"""Trained models at work: from images of any size to probabilities, masks and polyps of the same size.
+
+May import runs, model and the modules below them.
+"""

@@ -1,13 +1,13 @@
-"""The polyps that a network has found in an image."""
+"""What a network predicts of an image: probabilities, the mask at a threshold, and the polyps in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import cv2
 import numpy as np
-from scipy.ndimage import find_objects
 
-from polyp.images import components
+from polyp.images import SPECK
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Polyp:
     Attributes:
         left, top, width, height: the smallest box around it.
         pixels: its area.
-        share: of the image's pixels, 0-1.
+        share: its area as a share of the image's pixels, 0-1.
         probability: the mean over its pixels, 0-1.
         x, y: its centroid.
     """
@@ -31,6 +31,16 @@ class Polyp:
     probability: float
     x: float
     y: float
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, width and height."""
+        return self.left, self.top, self.width, self.height
+
+    @property
+    def area(self) -> int:
+        """In pixels."""
+        return self.pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,29 +78,19 @@ def find(probability: np.ndarray, threshold: float) -> list[Polyp]:
         probability: (H, W) in 0-1.
         threshold: a pixel is polyp from this probability on.
     """
-    _, labels = components(mask(probability, threshold))
-    found = []
-    for label, box in enumerate(find_objects(labels), start=1):
-        inside = labels[box] == label
-        in_rows, in_columns = inside.sum(1), inside.sum(0)
-        pixels = int(in_rows.sum())
-        top, left = box[0].start, box[1].start
-        found.append(
-            Polyp(
-                left=left,
-                top=top,
-                width=box[1].stop - left,
-                height=box[0].stop - top,
-                pixels=pixels,
-                share=pixels / labels.size,
-                probability=float(probability[box].mean(where=inside, dtype=np.float64)),
-                x=left + float(in_columns @ np.arange(len(in_columns))) / pixels,
-                y=top + float(in_rows @ np.arange(len(in_rows))) / pixels,
-            )
-        )
-    return sorted(found, key=lambda polyp: -polyp.pixels)
+    _, labels, stats, centroids = cv2.connectedComponentsWithStats(
+        mask(probability, threshold), connectivity=8
+    )
+    polyps = []
+    for label, (left, top, width, height, pixels) in enumerate(stats.tolist()):
+        if label > 0 and pixels >= SPECK * labels.size:  # 0 is the background
+            box = np.s_[top : top + height, left : left + width]
+            mean = float(probability[box].mean(where=labels[box] == label, dtype=np.float64))
+            share = pixels / labels.size
+            polyps.append(Polyp(left, top, width, height, pixels, share, mean, *centroids[label].tolist()))
+    return sorted(polyps, key=lambda polyp: -polyp.pixels)
 
 
-def mean_probability(found: Sequence[Polyp]) -> float:
+def mean_probability(polyps: Sequence[Polyp]) -> float:
     """Over the pixels of all polyps; there is at least one."""
-    return sum(polyp.probability * polyp.pixels for polyp in found) / sum(polyp.pixels for polyp in found)
+    return sum(polyp.probability * polyp.pixels for polyp in polyps) / sum(polyp.pixels for polyp in polyps)

@@ -1,23 +1,27 @@
-"""The one way from images to probabilities: what testing, evaluation, comparison, prediction and the app compute.
+"""Probabilities of images: the one computation of test, evaluate, compare, predict and app.
 
 `exact` is the reference and the default: each image by itself, in the precision that the run was trained and tested in.
 All commands then give bit-equal probabilities for a run on a device, whatever other images they see. `fast` computes
 several images at once, in the precision that the device gains from.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from polyp import files, runs
+from polyp import files
 from polyp.errors import InputError, pick, require
-from polyp.inference.onnx import OnnxModel
 from polyp.model import device
+from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
+from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint, load_model
+
+T = TypeVar("T")
 
 COMPUTE = ("exact", "fast")
 """The values of --compute."""
@@ -93,7 +97,9 @@ class Predictor:
 
     def spread(self, image: np.ndarray) -> np.ndarray:
         """The standard deviation (H, W) float32 in 0-0.5 of the probabilities between models and views."""
-        return torch.stack([probability for [probability] in self._views([image])]).std(0, correction=0).numpy()
+        return (
+            torch.stack([probability for [probability] in self._views([image])]).std(0, correction=0).numpy()
+        )
 
     def deviation(self, images: Sequence[np.ndarray]) -> float | None:
         """The largest difference of a probability to the exact computation's, on the first `COMPARED` of some images.
@@ -106,15 +112,19 @@ class Predictor:
         exact = []
         for model, source in zip(self.models, self.sources, strict=True):
             if isinstance(model, OnnxModel):
-                checkpoint = runs.best_checkpoint(source.home)
+                checkpoint = RunFolder(source.home).best_checkpoint
                 made_from = model.metadata["fingerprint"]
-                if source.config is None or not checkpoint.is_file() or files.fingerprint(checkpoint) != made_from:
+                if (
+                    source.config is None
+                    or not checkpoint.is_file()
+                    or files.fingerprint(checkpoint) != made_from
+                ):
                     return None
                 model = load_checkpoint(replace(source, file=checkpoint)).eval().to(self.device)
             exact.append(model)
         reference = replace(self, models=exact, compute="exact")
-        pairs = zip(self.predict_all(images[:COMPARED]), reference.predict_all(images[:COMPARED]), strict=True)
-        return max((float(np.abs(ours - theirs).max()) for ours, theirs in pairs), default=0.0)
+        ours, theirs = self.predict_all(images[:COMPARED]), reference.predict_all(images[:COMPARED])
+        return max((float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
     def describe_deviation(self, images: Sequence[np.ndarray]) -> str:
         """What computes, and how far that is from the exact computation, in a line; see `deviation`."""
@@ -132,19 +142,45 @@ class Predictor:
     def _views(self, images: Sequence[np.ndarray]) -> Iterator[list[Tensor]]:
         """The probabilities of all images on the CPU, from each model and in each view."""
         pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-        for place, model in enumerate(self.models):
+        for number, model in enumerate(self.models):
             for scale, axes in self._transforms:
-                views = model.predict([image.flip(axes) for image in pixels], scale, fast=self.compute == "fast")
+                views = model.predict([image.flip(axes) for image in pixels], scale, self.compute == "fast")
                 probabilities = [probability.flip(axes).cpu() for probability in views]
                 for probability in probabilities:
                     low, high = probability.aminmax()
                     if not (low >= 0 and high <= 1):  # also for NaN
-                        name = self.sources[place].file if self.sources else "the model"
+                        name = self.sources[number].file if self.sources else "the model"
                         raise InputError(
                             f"{name} gives probabilities from {low:.3g} to {high:.3g}, which must lie in 0 to 1: train "
                             "it anew, in trainer.precision=32-true"
                         )
                 yield probabilities
+
+
+def predict_stream(
+    predictor: Predictor, items: Iterable[tuple[T, np.ndarray]]
+) -> Iterator[tuple[T, np.ndarray, np.ndarray]]:
+    """Predict images as they come, up to `BATCH` at a time.
+
+    Args:
+        predictor: computes the probabilities.
+        items: pairs of anything, such as a name, and an image (H, W, 3) uint8 RGB.
+
+    Yields:
+        The pairs in their order, each with the probabilities (H, W) float32.
+    """
+
+    def predict_batch() -> list[tuple[T, np.ndarray, np.ndarray]]:
+        probabilities = predictor.predict_all([image for _, image in batch]) if batch else []
+        return [(*pair, probability) for pair, probability in zip(batch, probabilities, strict=True)]
+
+    batch: list[tuple[T, np.ndarray]] = []
+    for item in items:
+        if len(batch) == BATCH or sum(image.size for _, image in [*batch, item]) > 3 * BATCH_PIXELS:
+            yield from predict_batch()
+            batch.clear()
+        batch.append(item)
+    yield from predict_batch()
 
 
 def load_predictor(
@@ -174,7 +210,9 @@ def load_predictor(
             device_name = "cpu"  # where ONNX Runtime is
     chosen = device.choose(device_name)
     if exported and chosen.type != "cpu":
-        raise InputError(f"--device {chosen} cannot run {exported[0].file} here: leave it out, or give --device cpu")
+        raise InputError(
+            f"--device {chosen} cannot run {exported[0].file} here: leave it out, or give --device cpu"
+        )
     models = [load_model(source).eval().to(chosen) for source in sources]
     for model in models:
         for scale in scales:

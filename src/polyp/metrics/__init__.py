@@ -1,1 +1,4 @@
-"""The definition of every number that polyp prints."""
+"""Every number that polyp prints, with its definition, its interval and its test.
+
+May import images, errors and no other module of polyp.
+"""

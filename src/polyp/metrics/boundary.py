@@ -5,19 +5,19 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
 TOLERANCE = 0.01
-"""Share of the image's diagonal by which a boundary may be off: 8 pixels at Kvasir-SEG's usual 622x530. Of the two
-outlines of a frame that Kvasir-SEG has twice (three such pairs), 91 to 94 % lie within it."""
+"""Share of the image's diagonal by which a boundary may be off: 8 pixels at Kvasir-SEG's usual 622x530. Of
+the two outlines of a frame that Kvasir-SEG has twice (three such pairs), 91 to 94 % lie within it."""
 
 DEFINITIONS = {
     "nsd": (
-        "Normalised surface Dice (Nikolov et al., 2021), per image: the share of both boundaries' pixels that lie "
-        f"within {100 * TOLERANCE:g} % of the image's diagonal of the other boundary, mean over images; 1 if "
-        "prediction and truth are both empty, 0 if one is."
+        "Normalised surface Dice (Nikolov et al., 2021), per image: the share of both boundaries' pixels "
+        f"that lie within {100 * TOLERANCE:g} % of the image's diagonal of the other boundary, mean over "
+        "images; 1 if prediction and truth are both empty, 0 if one is."
     ),
     "hd95": (
-        "95th-percentile Hausdorff distance, per image, in pixels of the original image: the larger of the 95th "
-        "percentiles of the distances from each boundary to the other, mean over images; 0 if prediction and truth are "
-        "both empty, the image's diagonal if one is."
+        "95th-percentile Hausdorff distance, per image, in pixels of the original image: the larger of the "
+        "95th percentiles of the distances from each boundary to the other, mean over images; 0 if "
+        "prediction and truth are both empty, the image's diagonal if one is."
     ),
 }
 
@@ -25,8 +25,8 @@ DEFINITIONS = {
 def boundary_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Normalised surface Dice and 95th-percentile Hausdorff distance of one image.
 
-    A mask's boundary is its pixels that touch the background or the image's edge by a side. Distances are float32, so
-    that the numbers equal those of MONAI.
+    A mask's boundary is its pixels that touch the background or the image's edge by a side. Distances are
+    float32, so that the numbers equal those of MONAI.
 
     Args:
         prediction: (H, W) bool.
@@ -40,9 +40,8 @@ def boundary_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, floa
         equal = prediction.any() == truth.any()
         return {"nsd": float(equal), "hd95": 0.0 if equal else diagonal}
     boundaries = [np.argwhere(mask & ~binary_erosion(mask)) for mask in (prediction, truth)]
-    distances = [
-        KDTree(target).query(points)[0].astype(np.float32) for points, target in (boundaries, boundaries[::-1])
-    ]
+    pairs = (boundaries, boundaries[::-1])
+    distances = [KDTree(other).query(points)[0].astype(np.float32) for points, other in pairs]
     within = np.concatenate(distances) <= np.float32(TOLERANCE * diagonal)
     return {
         "nsd": int(within.sum()) / len(within),

@@ -1,4 +1,4 @@
-"""Which polyps are found, whatever their size, and how often there is a false alarm."""
+"""The polyps that are found, whatever their size, and the false alarms."""
 
 import numpy as np
 
@@ -9,15 +9,15 @@ FOUND = 0.5
 
 _PARTS = f"connected components (8 neighbours) of at least {100 * SPECK:g} % of the image"
 
+_NORMAL = "normal frames, images whose truth is empty"
+
 DEFINITIONS = {
     "polyp_recall": (
-        f"The share of all images' polyps that are found. Polyps and predictions are {_PARTS}; a polyp is found if a "
-        f"predicted one has an IoU of at least {FOUND} with it, one to one."
+        f"The share of all images' polyps that are found. Polyps and predictions are {_PARTS}; a polyp is "
+        f"found if a predicted one has an IoU of at least {FOUND} with it, one to one."
     ),
     "false_positives_per_image": f"Predictions that find no polyp, per image; they are {_PARTS}.",
-    "false_alarms": (
-        f"The share of the normal frames, images whose truth is empty, that have any prediction; these are {_PARTS}."
-    ),
+    "false_alarms": f"The share of the {_NORMAL}, that have any prediction; these are {_PARTS}.",
 }
 
 

@@ -1,7 +1,7 @@
-"""Whether a difference between two models is more than chance: of the test images, or of the seed.
+"""Tests of a difference between two models: is it due to the choice of test images, or to the seed?
 
-A p-value and an interval for each of the two sources. Both come from one test and are corrected alike for the number
-of comparisons (Bonferroni), so that an interval excludes 0 exactly where the p-value is below the level.
+For each, a p-value and an interval come from one test, with the same correction for the number of comparisons
+(Bonferroni), so that the interval excludes 0 exactly if the p-value is below the level.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,12 @@ import numpy as np
 from scipy import stats
 
 SUBSETS = 40_000
-"""Subsets of the images that a sign-flip test looks at, at least; up to 15 images have fewer, and all are taken."""
+"""The least number of subsets for a sign-flip test; up to 15 images have fewer, which are all used."""
 
 SUBSETS_PER_COMPARISON = 1_000
-"""The same for each comparison: the more there are, the farther out in the tails a corrected test looks."""
+"""The same for each comparison: more comparisons need values farther out in the tails."""
 
-BLOCK = 4_000_000  # of a matrix in memory at a time, for any number of images
+BLOCK = 4_000_000  # elements of a matrix in memory at a time, for any number of images
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class SignFlip:
 
     Attributes:
         value: the mean.
-        interval: where the mean is, with the confidence 1 - level for all comparisons together; it excludes 0 exactly
-            if `p` is below the level. None where there are too few images to reach the level, see `least_images`.
+        interval: of the mean, with the confidence 1 - level for all comparisons together; it excludes 0
+            exactly if `p` is below the level. None if there are too few images to reach the level, see
+            `least_images`.
         p: two-sided p-value, corrected for the number of comparisons.
     """
 
@@ -39,16 +40,16 @@ class SignFlip:
 def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0) -> list[SignFlip]:
     """Paired permutation tests that the mean of differences is 0 (Good, Permutation Tests, 2000, chapter 3).
 
-    Were two models alike, each image's difference might as well have the other sign. Flipping the signs of a subset of
-    the images leaves the sum as large as it is, or makes it larger, exactly if the mean over that subset is 0 or less.
-    So the one-sided p-value is the share of subsets with such a mean, the empty one included. The test of another mean
-    than 0 counts the subsets' means up to that number, and the interval, the numbers that the test does not reject,
-    ends at order statistics of the subsets' means (Hartigan, JASA 64, 1969: typical values).
+    If two models are equal, the sign of each image's difference is random. Flipping the signs of a subset of
+    the images does not lower the sum exactly if the mean over that subset is 0 or less. So the one-sided
+    p-value is the share of subsets with such a mean, including the empty one. The test of another mean than 0
+    counts the subsets' means up to that number, and the interval, which holds the numbers that the test does
+    not reject, ends at order statistics of the subsets' means (Hartigan, JASA 64, 1969: typical values).
 
     Args:
         differences: (N images, K comparisons), finite.
-        level: how often one may be wrong, over the K comparisons together.
-        seed: of the choice of subsets, where not all are taken; the same ones serve all comparisons.
+        level: the probability of an error in any of the K comparisons.
+        seed: of the choice of subsets, if not all are used; all comparisons use the same.
 
     Returns:
         K tests.
@@ -57,8 +58,9 @@ def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0)
     images, comparisons = data.shape
     draws = max(SUBSETS, SUBSETS_PER_COMPARISON * comparisons)
     total = min(draws, 2**images)  # with the empty subset
-    p_values = np.minimum(1, 2 * comparisons * np.arange(1, total + 1) / total)  # by the number of means beyond 0
-    beyond = int((p_values < level).sum())  # subsets' means that may lie outside the interval, at each end
+    # The p-value for each number of means beyond 0; `beyond` is the number outside the interval, at each end.
+    p_values = np.minimum(1, 2 * comparisons * np.arange(1, total + 1) / total)
+    beyond = int((p_values < level).sum())
     rounding = 1e-12 * np.abs(data).max(axis=0)
     counts = np.zeros((2, comparisons), np.int64)
     ends = np.empty((2, 0, comparisons))
@@ -81,7 +83,7 @@ def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0)
 
 
 def _subsets(images: int, total: int, seed: int) -> Iterator[np.ndarray]:
-    """`total` - 1 subsets of the images, none of them empty, as rows (R, images) of 0 and 1; all if that is all."""
+    """`total` - 1 subsets, none empty, as rows (R, images) of 0 and 1; random ones if there are more."""
     rows = max(1, BLOCK // images)
     random = np.random.default_rng(seed)
     for start in range(1, total, rows):
@@ -91,7 +93,7 @@ def _subsets(images: int, total: int, seed: int) -> Iterator[np.ndarray]:
         else:
             bits = random.integers(256, size=(len(numbers), -(-images // 8)), dtype=np.uint8)
             subsets = np.unpackbits(bits, axis=1)[:, :images].astype(np.float64)
-            yield np.where(subsets.any(axis=1, keepdims=True), subsets, 1)  # the empty one is counted already
+            yield np.where(subsets.any(axis=1, keepdims=True), subsets, 1)  # the empty one is counted apart
 
 
 def least_images(comparisons: int, level: float = 0.05) -> int:
@@ -103,7 +105,7 @@ def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     """The standard deviation between seeds, pooled over groups of runs that differ in their seed alone.
 
     Args:
-        groups: the results of each configuration, a number per seed; those with a single seed tell nothing.
+        groups: the results of each configuration, a number per seed; those of a single seed are ignored.
 
     Returns:
         The standard deviation and its degrees of freedom; None if no configuration has two seeds.
@@ -117,12 +119,12 @@ def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
 
 
 def seed_margin(noise: tuple[float, int], ours: int, theirs: int, confidence: float = 0.95) -> float:
-    """How far the means of so many seeds each may lie apart by chance: Student's t x the difference's standard error.
+    """The largest difference of means over seeds that is due to chance: Student's t x its standard error.
 
     Args:
         noise: of `seed_noise`.
         ours, theirs: the numbers of seeds.
-        confidence: how often chance stays within the margin.
+        confidence: the probability that a difference due to chance is within the margin.
     """
     deviation, freedom = noise
     return float(stats.t.ppf((1 + confidence) / 2, freedom) * deviation * (1 / ours + 1 / theirs) ** 0.5)

@@ -1,4 +1,4 @@
-"""How far a number can be trusted that is made of means over so many images."""
+"""Bootstrap intervals of numbers that are made of means over images."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,13 +13,13 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over images (Efron & Tibshirani, 1993, chapter 13).
 
-    Tells how far the mean would move with other images of the same kind; not with another seed of the training. For two
-    runs on the same images give the differences per image.
+    How much the mean would differ with other images of the same kind; not with another seed of the training.
+    For two runs on the same images, pass the differences per image.
 
     Args:
         values: one finite number per image.
         confidence: the interval's share of the resampled means, between 0 and 1.
-        resamples: how often n of the n images are drawn, with replacement.
+        resamples: the number of draws of n of the n images, with replacement.
         seed: the same seed gives the same interval.
 
     Returns:
@@ -36,7 +36,11 @@ def bootstrap_interval(
 
 
 def bootstrap_intervals(
-    columns: np.ndarray, statistic: Statistic, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    columns: np.ndarray,
+    statistic: Statistic,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> np.ndarray:
     """`bootstrap_interval` of several numbers at once, each a function of the means of columns over images.
 
@@ -44,8 +48,8 @@ def bootstrap_intervals(
 
     Args:
         columns: (N, K), finite: K numbers for each of N images.
-        statistic: from resampled means (R, K) to the numbers (R, S). NaN marks a resample in which a number does not
-            exist (no polyp among the images drawn, say); it is left out.
+        statistic: from resampled means (R, K) to the numbers (R, S). NaN marks a resample in which a number
+            does not exist (no polyp among the images drawn, for example); it is left out.
         confidence: as for `bootstrap_interval`; so are resamples and seed.
 
     Returns:
@@ -56,7 +60,8 @@ def bootstrap_intervals(
     """
     columns = np.asarray(columns, dtype=np.float64)
     if columns.ndim != 2 or columns.size == 0 or not np.isfinite(columns).all():
-        raise ValueError(f"need one finite number per image and column, got {columns.size} of shape {columns.shape}")
+        reason = f"got {columns.size} of shape {columns.shape}"
+        raise ValueError(f"need one finite number per image and column, {reason}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     count = len(columns)
@@ -67,9 +72,9 @@ def bootstrap_intervals(
     numbers = []
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        drawn = random.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)  # that each image was drawn
-        numbers.append(statistic(times.astype(np.float64) @ columns / count))
+        draws = random.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        weights = np.bincount(draws.ravel(), minlength=size * count).reshape(size, count)
+        numbers.append(statistic(weights.astype(np.float64) @ columns / count))
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    found = np.concatenate(numbers).T
-    return np.stack([np.quantile(own, ends) if (own := row[~np.isnan(row)]).size else [np.nan] * 2 for row in found])
+    valid = [row[~np.isnan(row)] for row in np.concatenate(numbers).T]
+    return np.stack([np.quantile(row, ends) if row.size else [np.nan] * 2 for row in valid])

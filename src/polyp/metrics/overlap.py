@@ -1,6 +1,6 @@
-"""How far prediction and truth overlap: Dice, IoU, precision, recall; training, evaluation and the app all count here.
+"""The overlap of prediction and truth: Dice, IoU, precision and recall, for training, evaluation and the app.
 
-`image_scores` scores images one by one, `SegmentationScores` gathers them over a data set.
+`image_scores` scores images one by one, `SegmentationScores` accumulates them over a data set.
 """
 
 from collections.abc import Mapping
@@ -11,38 +11,39 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-_WHERE = "per image, a pixel is polyp where its probability is >= 0.5, mean over images"
+_COUNTED = "per image, a pixel is polyp where its probability is >= 0.5, mean over images"
 
 DEFINITIONS: dict[str, str] = {
-    "dice": f"2 TP / (2 TP + FP + FN), {_WHERE}; 1 if prediction and truth are both empty.",
-    "iou": f"TP / (TP + FP + FN), {_WHERE}; 1 if prediction and truth are both empty.",
-    "precision": f"TP / (TP + FP), {_WHERE}; for an empty prediction 1 if the truth is empty too, else 0.",
-    "recall": f"TP / (TP + FN), {_WHERE}; for an empty truth 1 if the prediction is empty too, else 0.",
+    "dice": f"2 TP / (2 TP + FP + FN), {_COUNTED}; 1 if prediction and truth are both empty.",
+    "iou": f"TP / (TP + FP + FN), {_COUNTED}; 1 if prediction and truth are both empty.",
+    "precision": f"TP / (TP + FP), {_COUNTED}; for an empty prediction 1 if the truth is empty too, else 0.",
+    "recall": f"TP / (TP + FN), {_COUNTED}; for an empty truth 1 if the prediction is empty too, else 0.",
     "mae": "Mean |probability - truth| over the pixels, per image, no threshold, mean over images.",
     "pooled_dice": (
-        "2 TP / (2 TP + FP + FN), threshold 0.5, TP, FP and FN counted over all pixels of all images together; 1 if no "
-        "pixel is polyp in prediction or truth. Large polyps weigh more than in dice: not comparable with it."
+        "2 TP / (2 TP + FP + FN), threshold 0.5, TP, FP and FN counted over all pixels of all images "
+        "together; 1 if no pixel is polyp in prediction or truth. Large polyps weigh more than in dice: not "
+        "comparable with it."
     ),
 }
 
 COUNTS = ("tp", "fp", "fn")
 FAILURE = 0.5
-"""On an image whose Dice is below this, a model has failed."""
+"""A model fails on an image if its Dice is below this."""
 
 MEANS = ("dice", "iou", "precision", "recall", "mae")
 
 
-def _precise(values: Tensor) -> Tensor:
-    """As float64; Apple GPUs have none, there as float32."""
+def _to_float(values: Tensor) -> Tensor:
+    """As float64, or as float32 on Apple GPUs, which have no float64."""
     return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
 def ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
     """dice, iou, precision and recall of pixel counts: int64 of any one shape; float64 of that shape."""
-    both_empty = _precise(tp + fp + fn == 0)
+    both_empty = _to_float(tp + fp + fn == 0)
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
-        return torch.where(whole > 0, _precise(part) / _precise(whole.clamp_min(1)), both_empty)
+        return torch.where(whole > 0, _to_float(part) / _to_float(whole.clamp_min(1)), both_empty)
 
     return {
         "dice": ratio(2 * tp, 2 * tp + fp + fn),
@@ -52,11 +53,8 @@ def ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _checked(probability: Tensor, truth: Tensor, values: bool) -> tuple[Tensor, Tensor]:
-    """The two as (B, H, W), the truth as bool; ValueError if they cannot be what they should be.
-
-    Looking at the `values` waits for a GPU to compute them; shapes and types cost nothing.
-    """
+def _check(probability: Tensor, truth: Tensor, values: bool) -> tuple[Tensor, Tensor]:
+    """Both as (B, H, W), the truth as bool; ValueError for wrong shapes, types or (if `values`) values."""
     shape = tuple(probability.shape)
     if shape != tuple(truth.shape):
         raise ValueError(f"probability {shape} and truth {tuple(truth.shape)} must have the same shape")
@@ -69,9 +67,11 @@ def _checked(probability: Tensor, truth: Tensor, values: bool) -> tuple[Tensor, 
     if values:
         low, high = probability.aminmax()
         if not (low >= 0 and high <= 1):  # also when either is NaN
-            raise ValueError(f"probabilities must be in [0, 1], got {low:.3g} to {high:.3g}: are these logits?")
+            limits = f"{low:.3g} to {high:.3g}"
+            raise ValueError(f"probabilities must be in [0, 1], got {limits}: are these logits?")
         if not ((truth == 0) | (truth == 1)).all():
-            raise ValueError(f"truth must be 0 or 1, got {truth.min():.3g} to {truth.max():.3g}: is this a grey image?")
+            limits = f"{truth.min():.3g} to {truth.max():.3g}"
+            raise ValueError(f"truth must be 0 or 1, got {limits}: is this a grey image?")
     height, width = shape[-2:]
     return probability.reshape(-1, height, width), truth.reshape(-1, height, width) == 1
 
@@ -83,22 +83,25 @@ def image_scores(
     """Score each image by itself.
 
     Args:
-        probability: (H, W), (B, H, W) or (B, 1, H, W), float in [0, 1]: the network's output after one sigmoid.
+        probability: (H, W), (B, H, W) or (B, 1, H, W), float in [0, 1]: the network's output after one
+            sigmoid.
         truth: the same shape, values 0 and 1, any type.
         threshold: a pixel is predicted to be polyp where its probability is >= threshold.
-        check_values: False for a training step, which must not wait for the GPU: only shapes and types are checked.
+        check_values: False for a training step, which must not wait for the GPU: only shapes and types are
+            checked.
 
     Returns:
-        Tensors of shape (B,), (H, W) being a batch of one, on the device of the input. int64: the pixel counts tp, fp
-        and fn. float64: dice, iou, precision, recall and mae as in DEFINITIONS but before the mean over images, and
-        polyp_share, the truth's share of the image. Prediction and truth both empty score 1 (mae aside); only one of
-        them empty scores 0.
+        Tensors of shape (B,), where (H, W) is a batch of one, on the device of the input. int64: the pixel
+        counts tp, fp and fn. float64: dice, iou, precision, recall and mae as in DEFINITIONS but before the
+        mean over images, and polyp_share, the truth's share of the image. All but mae are 1 if prediction and
+        truth are both empty, and 0 if one is.
 
     Raises:
-        ValueError: shapes differ or there is more than one channel (a second, empty channel would pass for more correct
-            pixels); probabilities outside [0, 1] or NaN (logits, say); a truth with other values (0 and 255, say).
+        ValueError: shapes differ or there is more than one channel (a second, empty one would count as
+            correct pixels); probabilities outside [0, 1] or NaN (logits, for example); truth with other
+            values (0 and 255, for example).
     """
-    probability, truth = _checked(probability, truth, check_values)
+    probability, truth = _check(probability, truth, check_values)
     predicted = probability >= threshold
     pixels = (1, 2)
     tp = (predicted & truth).sum(pixels)  # a sum of bool is int64; float32 cannot count beyond 2^24 pixels
@@ -110,16 +113,13 @@ def image_scores(
         "fp": fp,
         "fn": fn,
         **ratios(tp, fp, fn),
-        "mae": _precise(error.mean(pixels)),
-        "polyp_share": _precise(tp + fn) / truth[0].numel(),
+        "mae": _to_float(error.mean(pixels)),
+        "polyp_share": _to_float(tp + fn) / truth[0].numel(),
     }
 
 
 class SegmentationScores(Metric):
-    """Scores of a data set, batch by batch; which images share a batch makes no difference.
-
-    Keeps eight numbers per image, no pixels. Works across processes.
-    """
+    """Scores of a data set, batch by batch, over all processes; the sizes of batches do not matter."""
 
     full_state_update = False
     is_differentiable = False
@@ -131,7 +131,7 @@ class SegmentationScores(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, scores: Mapping[str, Tensor]) -> None:
-        """Add images by what `image_scores` says of them."""
+        """Add images by their `image_scores`."""
         for name in COUNTS + MEANS:
             getattr(self, name).append(scores[name])
 

@@ -12,7 +12,7 @@ from polyp.settings import check_keys
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from polyp.inference.onnx import OnnxModel
+    from polyp.model.onnx import OnnxModel
     from polyp.model.segmenter import PolypSegmenter
 
 
@@ -77,7 +77,7 @@ def load_model(source: Source) -> "PolypSegmenter | OnnxModel":
         InputError: the file is damaged, holds code, or is not one of polyp's.
     """
     if source.is_exported:
-        from polyp.inference.onnx import OnnxModel
+        from polyp.model.onnx import OnnxModel
 
         return OnnxModel(source.file)
     return load_checkpoint(source)

@@ -16,10 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from polyp.errors import InputError, describe_error
 from polyp.files import DamagedError, read_yaml
 from polyp.runs import identity
-from polyp.runs.configuration import check_names, resolve_config, task_overrides
+from polyp.runs.configuration import resolve_config, task_overrides
 from polyp.runs.folder import CHANGES, LOCK, RESULTS_FILE, SWEEP_FILE, RunFolder, is_locked
-
-command, resolved, check_names = task_overrides, resolve_config, check_names  # TEMPORARY
 
 HYDRA = ".hydra"
 """The folder in a run's for what Hydra writes when the run starts."""

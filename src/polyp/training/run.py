@@ -12,12 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from polyp import files, sweeps
+from polyp import files
 from polyp.errors import InputError
 from polyp.runs import resume
 from polyp.runs.configuration import check_overrides, check_single_run, resolve_config
 from polyp.runs.folder import RunFolder, lock_folder
-from polyp.training import processes
+from polyp.training import processes, sweeps
 
 if TYPE_CHECKING:
     from polyp.runs.checkpoints import ResumePoint

@@ -2,12 +2,16 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 
+from hydra_plugins.optuna_sweeper import STUDY_NAME, open_storage
 from polyp.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from optuna.pruners import MedianPruner
 
 log = logging.getLogger(__name__)
 
@@ -20,30 +24,22 @@ def pruning_callbacks(folder: RunFolder, monitor: str) -> list[pl.Callback]:
         monitor: the validation number that the search maximises.
     """
     sweeper: Any = HydraConfig.get().sweeper if HydraConfig.initialized() else {}
-    after_trials = sweeper.get("prune_after_trials")
-    if after_trials is None or list(sweeper.objectives) != [monitor]:
+    if sweeper.get("prune_after_trials") is None or list(sweeper.objectives) != [monitor]:
         return []
-    path = folder.path.absolute()
-    number = int(path.name.partition("_")[0])
-    return [Pruning(path.parent, number, monitor, after_trials, sweeper.prune_after_epochs)]
+    from optuna.pruners import MedianPruner
+
+    pruner = MedianPruner(sweeper.prune_after_trials, sweeper.prune_after_epochs)
+    return [Pruning(folder.path.absolute(), monitor, pruner)]
 
 
 class Pruning(pl.Callback):
-    """Stops a trial whose best validation so far is below the median that the finished trials had at this epoch.
+    """Reports a trial's validation to the study, and stops the trial if the pruner says so.
 
     The run is then tested and recorded like one that has ended by itself.
-
-    Args:
-        sweep: the folder with the study.
-        number: of the trial.
-        monitor: the validation number.
-        after_trials: finished ones, before which none is stopped.
-        after_epochs: of each trial, before which it is not stopped.
     """
 
-    def __init__(self, sweep: Path, number: int, monitor: str, after_trials: int, after_epochs: int) -> None:
-        self.sweep, self.number, self.monitor = sweep, number, monitor
-        self.settings = {"n_startup_trials": after_trials, "n_warmup_steps": after_epochs}
+    def __init__(self, folder: Path, monitor: str, pruner: "MedianPruner") -> None:
+        self.folder, self.monitor, self.pruner = folder, monitor, pruner
         self.pruned = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,28 +51,26 @@ class Pruning(pl.Callback):
         self.pruned = state_dict["pruned"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Train no further if the trial was pruned before."""
+        """Open the study, and train no further if the trial was pruned before."""
+        import optuna
+
+        self.storage = open_storage(self.folder.parent)
+        self.study = optuna.load_study(study_name=STUDY_NAME, storage=self.storage)
+        study_id = self.storage.get_study_id_from_name(STUDY_NAME)
+        number = int(self.folder.name.partition("_")[0])
+        self.trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
         if self.pruned:
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the number, and compare it."""
-        from optuna.pruners import MedianPruner
-
-        from hydra_plugins.optuna_sweeper import load_study
-
-        if trainer.sanity_checking:
+        # A trial whose study has its result is run again if its folder was deleted.
+        if trainer.sanity_checking or self.storage.get_trial(self.trial_id).state.is_finished():
             return
-        study, storage = load_study(self.sweep)
-        trial = study.trials[self.number]
-        if trial.state.is_finished():  # its results were deleted
-            return
-        identifier = storage.get_trial_id_from_study_id_trial_number(
-            storage.get_study_id_from_name(study.study_name), self.number
-        )
-        value = float(trainer.callback_metrics[self.monitor])
-        storage.set_trial_intermediate_value(identifier, trainer.current_epoch, value)
-        if MedianPruner(**self.settings).prune(study, storage.get_trial(identifier)):
+        value, epoch = float(trainer.callback_metrics[self.monitor]), trainer.current_epoch
+        self.storage.set_trial_intermediate_value(self.trial_id, epoch, value)
+        trial = self.storage.get_trial(self.trial_id)
+        if epoch + 1 != trainer.max_epochs and self.pruner.prune(self.study, trial):
             log.info("pruned: %s is below the median of the trials before", self.monitor)
             self.pruned = trainer.should_stop = True
 

@@ -1,0 +1,81 @@
+"""`polyp compare`: finds runs, compares them, and writes a table, a page with pictures, and a model card."""
+
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from polyp import files
+from polyp.commands.compare.comparison import Comparison, compare
+from polyp.commands.compare.options import Options
+from polyp.commands.compare.page import PICTURES_FOLDER, build_table, print_comparison, write_page
+from polyp.commands.compare.read_runs import Run, find_runs
+from polyp.errors import InputError
+
+PAGE, TABLE, CARD = "compare.html", "table.csv", "MODEL_CARD.md"
+
+PICTURES = ("loss.png", "dice*.png", "effect_*.png", "image_*.png")
+"""The files of a comparison in pictures/, which may lie among others."""
+
+
+def run(options: Options) -> Path:
+    """Compare runs and write the result.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        InputError: there is nothing to compare, or the folder is not empty.
+    """
+    card = options.card
+    found = find_runs([Path(folder) for folder in [*options.folders, *([card] if card else [])]])
+    finished = [run for run in found if run.metrics]
+    comparison: Comparison | None = None
+    if card and len(finished) == 1:
+        subject = _find_subject(finished, card)
+    else:
+        comparison = compare(found)
+        subject = _find_subject(finished, card) if card else comparison.reference.first
+    folder = _prepare_folder(options.out, options.overwrite)
+    if comparison is not None:
+        _write_comparison(comparison, folder, options.root, options.pictures)
+    from polyp.commands.compare.card import write_card  # imports torch
+
+    write_card(folder / CARD, subject, comparison)
+    console = Console(highlight=False, soft_wrap=True)
+    for name, file in (("the page", PAGE), ("the table", TABLE), ("model card", CARD)):
+        if comparison is not None or file == CARD:
+            console.print(f"  {name:10} {escape(os.path.relpath(folder / file))}")
+    return folder
+
+
+def _write_comparison(comparison: Comparison, folder: Path, root: str | None, pictures: bool) -> None:
+    table = build_table(comparison)
+    print_comparison(comparison, table)
+    files.write_text(folder / TABLE, table.to_csv())
+    replaces, started = (folder / PAGE).exists(), time.time()
+    write_page(comparison, table, folder / PAGE, root, pictures)
+    for picture in (file for name in PICTURES for file in (folder / PICTURES_FOLDER).glob(name)):
+        # Only a former comparison's: in a folder without a page the pictures are somebody else's.
+        if replaces and picture.stat().st_mtime < started:
+            picture.unlink()
+
+
+def _find_subject(finished: Sequence[Run], card: str) -> Run:
+    """The run that the model card is for."""
+    for run in finished:
+        if run.folder.resolve() == Path(card).resolve():
+            return run
+    raise InputError(f"--card {card} is no finished run: give the folder of one")
+
+
+def _prepare_folder(out: str | None, overwrite: bool) -> Path:
+    folder = Path(out) if out else Path("outputs", "comparisons", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    files.check_writable(folder)
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise InputError(f"{folder} is not empty: give another --out, or --overwrite to replace a comparison")
+    return folder

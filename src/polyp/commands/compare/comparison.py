@@ -1,0 +1,286 @@
+"""Recipes compared: which is best, which differences are more than chance, what makes runs not comparable.
+
+Validation ranks; the test set only tells how large a difference is.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from polyp.commands.compare.read_runs import Run
+from polyp.commands.compare.recipes import Recipe, group_runs
+from polyp.errors import InputError, train_command
+from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
+
+LEVEL = 0.05
+"""The probability of a wrong verdict, over all comparisons together."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the test Dice of a recipe differs from the reference's, on the same images.
+
+    Attributes:
+        value: the recipe's mean minus the reference's.
+        interval: simultaneous over all comparisons (Bonferroni); it excludes 0 exactly if images_p is below
+            LEVEL. None where the test images are too few for any difference to reach LEVEL.
+        images_p: corrected p-value (Bonferroni) of chance in the choice of images.
+        margin: the difference that another choice of seeds alone may make, simultaneous like the interval;
+            None where no configuration has two seeds.
+        p: the larger of both sources' corrected p-values; that of the images where seed noise is unknown.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    images_p: float
+    margin: float | None
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of comparing runs.
+
+    Attributes:
+        recipes: best validation first.
+        unfinished: runs without numbers.
+        damaged: runs that are left out, see their `damage`.
+        varying: the keys that differ between recipes; those that always change together are one group.
+        comparable: the recipes that share a test set, the reference first.
+        differences: to the reference, by the recipe's number, for the other comparable ones.
+        noise: the pooled standard deviation of test Dice between seeds and its degrees of freedom, if known.
+        warnings: why runs are not comparable.
+        notes: what to know when reading the numbers.
+    """
+
+    recipes: list[Recipe]
+    unfinished: list[Run]
+    damaged: list[Run]
+    varying: list[list[str]]
+    comparable: list[Recipe]
+    differences: dict[int, Difference]
+    noise: tuple[float, int] | None
+    warnings: list[str]
+    notes: list[str]
+
+    @property
+    def reference(self) -> Recipe:
+        """The best by validation of those that share a test set."""
+        return self.comparable[0]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that differ between recipes."""
+        return [key for group in self.varying for key in group]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The finished runs."""
+        return [run for recipe in self.recipes for run in recipe.runs]
+
+    @property
+    def headline(self) -> str:
+        """The answer in two sentences."""
+        best, others = self.reference, self.differences.values()
+        interval = " ({:.3f} to {:.3f})".format(*best.interval) if best.interval else ""
+        answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}{interval}."
+        if not others:
+            return answer
+        if any(other.interval is None for other in others):
+            return f"{answer} {_too_few_images(len(best.stems), len(others))}"
+        alike = sum(other.p >= LEVEL for other in others)
+        where = f"on the {len(best.stems)} test images"
+        where += ", given the noise of the seeds" * (self.noise is not None)
+        if len(others) == 1:
+            return f"{answer} The other is {'not ' * alike}distinguishable from it {where}."
+        subject = f"Of {len(others)} others, {alike or 'none'} {'is' if alike <= 1 else 'are'}"
+        return f"{answer} {subject} not distinguishable from it {where}."
+
+    def verdict(self, recipe: Recipe) -> str:
+        """A recipe's difference to the reference in words."""
+        if recipe is self.reference:
+            return "best by validation"
+        if recipe.number not in self.differences:
+            return "other test images: not compared"
+        difference = self.differences[recipe.number]
+        value, direction = difference.value, "worse" if difference.value < 0 else "better"
+        if difference.interval is None:
+            images = _count(len(recipe.stems), "test image")
+            return f"{direction} by {abs(value):.3f} on {images}, too few to tell a difference from chance"
+        low, high = difference.interval
+        if difference.p >= LEVEL and (difference.images_p >= LEVEL or difference.margin is None):
+            span = f"{value:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "\N{MINUS SIGN}")
+            share = recipe.parameters / self.reference.parameters
+            cheaper = f", with {share:.0%} of the parameters" if share <= 0.8 else ""
+            return f"not distinguishable from the best: {span}{cheaper}"
+        low, high = (low, high) if value > 0 else (-high, -low)
+        span = f"{abs(value):.3f} ({low:.3f} to {high:.3f})".replace("-", "\N{MINUS SIGN}")
+        if difference.p >= LEVEL:
+            return f"{direction} on these images by {span}, but seeds alone do ±{difference.margin:.3f}"
+        return f"worse than the best by {span}" if value < 0 else f"better on the test set by {span}"
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Compare runs.
+
+    Raises:
+        InputError: fewer than two are finished, or no two have the same test images.
+    """
+    finished, damaged = [run for run in runs if run.metrics], [run for run in runs if run.damage]
+    unfinished = [run for run in runs if not run.metrics and not run.damage]
+    if len(finished) < 2:
+        raise InputError(_too_few_runs(finished, unfinished, damaged))
+    recipes, varying = group_runs(finished)
+    comparable = _find_comparable(recipes)
+    noise = seed_noise([list(recipe.by_seed["test/dice"]) for recipe in comparable])
+    differences = _measure_differences(comparable, noise)
+    warnings, notes = _list_warnings(recipes, comparable), _list_notes(recipes, comparable, noise)
+    return Comparison(recipes, unfinished, damaged, varying, comparable, differences, noise, warnings, notes)
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _too_few_images(images: int, comparisons: int) -> str:
+    return (
+        f"{_count(images, 'test image')} cannot show a difference at the {100 * LEVEL:g} % level with "
+        f"{_count(comparisons, 'comparison')}: {least_images(comparisons, LEVEL)} or more are needed."
+    )
+
+
+def _too_few_runs(finished: Sequence[Run], unfinished: Sequence[Run], damaged: Sequence[Run]) -> str:
+    others = [f" ({len(unfinished)} unfinished: {run.name}, {run.progress})" for run in unfinished[:1]]
+    others += [f" ({len(damaged)} left out: {run.damage})" for run in damaged[:1]]
+    if not finished:
+        return f"no finished run found{''.join(others)}: give folders of runs or sweeps, such as outputs/"
+    name = finished[0].name
+    return (
+        f"{name} is the only finished run{''.join(others)}, and comparing takes two: give more folders, or "
+        f"polyp compare --card {name} for its model card alone"
+    )
+
+
+def _find_comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """The largest number of recipes with the same test images, in the order of their rank."""
+    groups = defaultdict(list)
+    for recipe in recipes:
+        groups[recipe.first.test_set].append(recipe)
+    largest = max(groups.values(), key=lambda group: sum(len(recipe.runs) for recipe in group))
+    if len(largest) == 1 and len(largest[0].runs) == 1:
+        first, second, *_ = recipes
+        keys = "data.split" + " and data.split_seed" * _has_random_split(recipes)
+        raise InputError(
+            f"no two of the {len(recipes)} runs have the same test images ({first.first.name} has "
+            f"{len(first.stems)}, {second.first.name} other ones): train them with the same {keys}"
+        )
+    return largest
+
+
+def _has_random_split(recipes: Sequence[Recipe]) -> bool:
+    return any(recipe.first.config["data"].get("split") == "random" for recipe in recipes)
+
+
+def _measure_differences(
+    comparable: Sequence[Recipe], noise: tuple[float, int] | None
+) -> dict[int, Difference]:
+    reference, *others = comparable
+    if not others:
+        return {}
+    tests = sign_flip_tests(np.stack([other.dice - reference.dice for other in others], axis=1), LEVEL)
+    differences = {}
+    for other, test in zip(others, tests, strict=True):
+        margin, p = None, test.p
+        if noise is not None:
+            seeds = len(other.seeds), len(reference.seeds)
+            margin = seed_margin(noise, *seeds, 1 - LEVEL / len(others))
+            p = max(p, min(1.0, len(others) * seed_p(test.value, noise, *seeds)))
+        differences[other.number] = Difference(test.value, test.interval, test.p, margin, p)
+    return differences
+
+
+# ---- What makes runs not comparable, and what to know.
+
+
+def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> list[str]:
+    warnings = [
+        *_list_mismatches(recipes, "Other split", lambda run: run.split),
+        *_list_mismatches(
+            recipes,
+            "Other data (fingerprint of all images and masks)",
+            lambda run: run.metrics["data"]["fingerprint"],
+        ),
+    ]
+    if warnings:
+        way_out = " With data.split=random, data.split_seed draws them: give all runs the same."
+        warnings.append(
+            "Other validation images: the order of the runs and the choice of the best go by Dice of "
+            "different validation images, and part of a difference between them is that of the images."
+        )
+        warnings[-1] += way_out * _has_random_split(recipes)
+    warnings += _list_mismatches(
+        recipes,
+        "Other definition of the scores",
+        lambda run: " ".join(run.metrics["definitions"].get(name, "unknown") for name in ("dice", "test")),
+    )
+    if others := [recipe for recipe in recipes if recipe not in comparable]:
+        warnings.append(
+            f"Other test images: {_list_numbers(others)}. There is no paired difference for them, and their "
+            "numbers are not comparable with the others'."
+        )
+    images, comparisons = len(comparable[0].stems), len(comparable) - 1
+    if comparisons and images < least_images(comparisons, LEVEL):
+        warnings.append(_too_few_images(images, comparisons))
+    if biased := [r for r in recipes if any(run.monitor.startswith("test/") for run in r.runs)]:
+        warnings.append(
+            f"The test set was used for selection (monitor={biased[0].first.monitor}): "
+            f"{_list_numbers(biased)}. Their test numbers are too high by an unknown amount."
+        )
+    return warnings
+
+
+def _list_notes(
+    recipes: Sequence[Recipe], comparable: Sequence[Recipe], noise: tuple[float, int] | None
+) -> list[str]:
+    values: dict[str, Callable[[Run], Any]] = {
+        "Other resolution (validation Dice is at network resolution)": lambda run: run.image_size,
+        "Epochs trained": lambda run: run.metrics["epochs"],
+        "Chosen by": lambda run: run.monitor,
+        "Other device (minutes, memory and images/s are not comparable)": lambda run: run.metrics["device"],
+    }
+    notes = [line for what, value in values.items() for line in _list_mismatches(recipes, what, value)]
+    if noise is None:
+        notes.append(
+            "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell chance "
+            "of the images only. Another seed changes the result too; to know by how much, train one "
+            f"configuration or more with several: {train_command()} -m … seed=0,1,2"
+        )
+    else:
+        deviation, freedom = noise
+        pooled = _count(sum(len(recipe.seeds) > 1 for recipe in comparable), "configuration")
+        notes.append(
+            f"Seed noise: test Dice has a standard deviation of {deviation:.4f} between seeds, pooled over "
+            f"{pooled} with several ({_count(freedom, 'degree')} of freedom). Two single-seed runs may "
+            f"differ by {seed_margin(noise, 1, 1):.3f} for no other reason."
+        )
+        notes[-1] += " More seeds would tell it better: seed=0,1,2,3,4." * (freedom < 4)
+    return notes
+
+
+def _list_mismatches(recipes: Sequence[Recipe], what: str, value: Callable[[Run], Any]) -> list[str]:
+    """A line if runs differ in a value, with the recipes that have each value."""
+    groups: dict[str, list[Recipe]] = defaultdict(list)
+    for recipe in recipes:
+        for text in dict.fromkeys(str(value(run)) for run in recipe.runs):
+            groups[text].append(recipe)
+    shortened = {text: text if len(text) < 60 else f"{text[:59]}…" for text in groups}
+    values = "; ".join(f"{shortened[text]}: {_list_numbers(group)}" for text, group in groups.items())
+    return [f"{what}: {values}."] if len(groups) > 1 else []
+
+
+def _list_numbers(recipes: Sequence[Recipe]) -> str:
+    numbers = [f"#{recipe.number}" for recipe in recipes]
+    return ", ".join(numbers[:6]) + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")

@@ -1,0 +1,111 @@
+"""Example test images under several runs: the image, the truth, and the prediction of each run."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from polyp.commands.compare.comparison import Comparison
+from polyp.commands.compare.recipes import Recipe
+from polyp.data.pairs import read_image, read_mask
+from polyp.errors import InputError
+from polyp.inference.predictor import load_predictor
+from polyp.report.pictures import PREDICTION, TRUTH, contour
+from polyp.runs.data import load_run_data
+
+MAX_RECIPES = 8
+"""More predictions side by side would be too small to see."""
+
+VARIED, DISPUTED = 6, 4
+"""How many images are chosen for their variety, and for what the runs disagree on."""
+
+SIDE = 320
+"""The longer side of a picture, in pixels."""
+
+
+class Example(NamedTuple):
+    """A test image: its stem, a title with the reason for its choice, pictures (h, w, 3) with captions."""
+
+    stem: str
+    title: str
+    tiles: list[tuple[np.ndarray, str]]
+
+
+def choose_recipes(comparison: Comparison) -> list[Recipe]:
+    """The comparable recipes to show: the best by validation, and others spread over the ranking."""
+    recipes, half = comparison.comparable, MAX_RECIPES // 2
+    if len(recipes) <= MAX_RECIPES:
+        return recipes
+    spread = np.linspace(half, len(recipes) - 1, MAX_RECIPES - half).round().astype(int)
+    return [recipes[place] for place in (*range(half), *spread)]
+
+
+def choose_images(comparison: Comparison) -> dict[str, str]:
+    """The stems to show and why: spread over size and shape, then those whose Dice differs most."""
+    scores, stems = comparison.reference.first.scores, comparison.reference.stems
+    reasons = dict.fromkeys(_choose_varied(comparison.reference), "chosen for variety")
+    if "polyp_share" in scores:
+        reasons = {stem: f"polyp {scores['polyp_share'][stem]:.1%} of the image" for stem in reasons}
+    deviations = np.std([recipe.dice for recipe in comparison.comparable], axis=0)
+    for place in np.argsort(-deviations, kind="stable"):
+        if len(reasons) >= VARIED + DISPUTED or deviations[place] == 0:
+            break
+        reason = f"the runs disagree: Dice has a standard deviation of {deviations[place]:.2f}"
+        reasons.setdefault(stems[place], reason)
+    return reasons
+
+
+def _choose_varied(recipe: Recipe) -> list[str]:
+    """Stems far apart in what is known of the polyps, from the middle on (farthest point first)."""
+    traits = recipe.first.scores.reindex(recipe.stems, columns=["polyp_share", "irregularity", "polyps"])
+    ranks = traits.dropna(axis="columns").rank(method="first", pct=True)
+    if ranks.empty:
+        return recipe.stems[:VARIED]
+    chosen = [(ranks - 0.5).abs().sum(axis="columns").idxmin()]
+    while len(chosen) < min(VARIED, len(ranks)):
+        distances = [((ranks - ranks.loc[stem]) ** 2).sum(axis="columns") for stem in chosen]
+        chosen.append(ranks.index[np.argmax(np.min(distances, axis=0))])
+    return sorted(chosen, key=lambda stem: traits.loc[stem, ranks.columns[0]])
+
+
+def draw_examples(
+    comparison: Comparison, recipes: Sequence[Recipe], root: str | None = None
+) -> list[Example]:
+    """The pictures of the chosen images.
+
+    Args:
+        comparison: the runs.
+        recipes: those to show, see `choose_recipes`.
+        root: a folder with images/ and masks/, where the data are no longer where the runs found them.
+
+    Raises:
+        InputError: data or a checkpoint are no longer there, or no longer what they were.
+    """
+    run = comparison.reference.first
+    data = load_run_data(run.folder, run.config, root, needed=False)
+    pairs = {pair.stem: pair for pair in data.get_pairs("test")}
+    images, examples = {}, {}
+    for stem, reason in choose_images(comparison).items():
+        if stem not in pairs:
+            raise InputError(f"the image {stem} is no longer there")
+        image, mask = read_image(pairs[stem].image), read_mask(pairs[stem].mask)
+        if mask.sum() != run.scores["tp"][stem] + run.scores["fn"][stem]:
+            raise InputError(f"the mask of {stem} is no longer what the runs were tested on")
+        images[stem] = image, contour(image.copy(), mask, TRUTH)
+        tiles = [(_shrink(image), "image"), (_shrink(images[stem][1]), "truth")]
+        examples[stem] = Example(stem, f"{stem}: {reason}", tiles)
+    for recipe in recipes:
+        predictor = load_predictor([str(recipe.first.folder)])
+        seed = f", seed {recipe.first.seed}" * (len(recipe.seeds) > 1)
+        for stem, (image, truth) in images.items():
+            predicted = predictor.predict(image) >= predictor.threshold
+            caption = f"{recipe.title}{seed}: {recipe.first.scores['dice'][stem]:.2f}"
+            examples[stem].tiles.append((_shrink(contour(truth.copy(), predicted, PREDICTION)), caption))
+    return list(examples.values())
+
+
+def _shrink(picture: np.ndarray) -> np.ndarray:
+    scale = SIDE / max(picture.shape[:2])
+    size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,266 @@
+"""Runs, searched below folders and read, whatever version of polyp wrote them."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polyp import files
+from polyp.errors import InputError, describe_error, printable, train_command
+from polyp.report.tables import unescape_formula
+from polyp.runs import identity
+from polyp.runs.folder import RunFolder, check_metrics
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NOT_COMPARED = (*identity.NEUTRAL, "seed", "model.image_size")
+"""Keys that are no setting: seeds are runs of one configuration, and image_size is in data.image_size too."""
+
+SCORES = ("dice", "iou", "precision", "recall", "mae")
+"""The numbers per image that every version has written."""
+
+CONFIG_KEYS = {"seed": int, "monitor": str, "data": {"dataset": str}, "model": {"arch": str, "encoder": str}}
+"""What config.yaml has held since the first version, with the types."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run's folder and its content.
+
+    Attributes:
+        folder: the run's.
+        config: its configuration, as nested plain containers.
+        metrics: the content of metrics.json; empty if the run is not finished.
+        scores: per_image.csv as a DataFrame, indexed by the image's stem; None if the run is not finished.
+        damage: why the run is left out, in a line; empty if nothing is wrong with it.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    scores: "DataFrame" = None
+    damage: str = ""
+
+    @property
+    def name(self) -> str:
+        """The folder, relative to the current one if it lies below it."""
+        relative = os.path.relpath(self.folder)
+        return str(self.folder) if relative.startswith("..") else relative
+
+    @property
+    def seed(self) -> int:
+        """The seed of the training."""
+        return self.config["seed"]
+
+    @property
+    def split(self) -> str:
+        """The split; of a random one also the seed that it was drawn with."""
+        split = self.metrics["data"]["split"]
+        return f"random (seed {self.config['data']['split_seed']})" if split == "random" else split
+
+    @property
+    def image_size(self) -> str:
+        """Height and width that the network sees, as 352x352."""
+        return "x".join(map(str, self.metrics["data"]["image_size"]))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What may change the result: the configuration, with dotted keys, and the data's fingerprint."""
+        flat = dict(_format_leaf(key, value) for key, value in identity.flatten(self.config))
+        if flat.get("data.split") != "random":
+            flat.pop("data.split_seed", None)
+        flat["data.fingerprint"] = self.metrics["data"]["fingerprint"]
+        settings = {key: value for key, value in flat.items() if not identity.matches(key, NOT_COMPARED)}
+        return {key: value for key, value in settings.items() if value not in (None, {})}
+
+    @cached_property
+    def test_set(self) -> frozenset[tuple[str, float]]:
+        """The test images: stems, and how many pixels of each image are polyp."""
+        return frozenset((self.scores["tp"] + self.scores["fn"]).items())
+
+    @property
+    def monitor(self) -> str:
+        """The number by which the run chose its checkpoint."""
+        return self.metrics["best"]["monitor"]
+
+    @cached_property
+    def val(self) -> float:
+        """Dice on the validation images at network resolution, of the checkpoint that was tested.
+
+        Raises:
+            InputError: the checkpoint was chosen by another number, and the curves are gone.
+        """
+        best = self.metrics["best"]
+        if best["monitor"] == "val/dice":
+            return best["value"]
+        points = self.curves.get("val/dice", [])
+        if len(points) <= best["epoch"]:
+            reason = f"went by {printable(best['monitor'])} and its curves are gone: it has no val/dice"
+            raise InputError(f"{self.name} {reason}")
+        return points[best["epoch"]]
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """What is averaged over seeds, by the column's name in table.csv."""
+        metrics = self.metrics
+        images = metrics["epochs"] * metrics["data"]["images"]["train"]
+        return {
+            "val/dice": self.val,
+            "test/dice": metrics["test"]["dice"],
+            "peak_memory_mb": metrics["peak_memory_mb"],
+            "minutes": metrics["seconds"] / 60,
+            "images_per_second": images / metrics["seconds"],
+            "epochs": metrics["epochs"],
+        }
+
+    @cached_property
+    def gmacs(self) -> float | None:
+        """10^9 multiply-accumulates for an image; None for a network that this version cannot build."""
+        from polyp.model.cost import multiply_accumulates  # imports torch
+
+        try:
+            return multiply_accumulates(self.config["model"]) / 1e9
+        except InputError:
+            return None
+
+    @cached_property
+    def curves(self) -> dict[str, list[float]]:
+        """A number for each epoch by name (train/loss, val/dice, ...), from the TensorBoard files.
+
+        Of a damaged file the values before the damage are taken, as by TensorBoard.
+        """
+        from tensorboard.backend.event_processing import event_accumulator as events
+
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every run that was resumed
+        # Pictures would fill the memory: one of each is kept, and all scalars.
+        limits = dict.fromkeys(events.DEFAULT_SIZE_GUIDANCE, 1) | {events.SCALARS: 0}
+        accumulator = events.EventAccumulator(str(self.folder), size_guidance=limits)
+        try:
+            accumulator.Reload()
+        except OSError:  # the numbers can be compared without the curves
+            return {}
+        names = accumulator.Tags()[events.SCALARS]
+        return {name: [event.value for event in accumulator.Scalars(name)] for name in names}
+
+    @cached_property
+    def progress(self) -> str:
+        """How far an unfinished run is."""
+        log = RunFolder(self.folder).log_file
+        text = log.read_text(errors="replace") if log.is_file() else ""
+        if epochs := re.findall(r"^epoch (\d+) of (\S+)", text, re.M):
+            return "epoch {} of {}".format(*epochs[-1])
+        is_saved = RunFolder(self.folder).last_checkpoint.exists()
+        return "in its first epoch, saved" if is_saved else "no epoch finished"
+
+
+def _format_leaf(key: str, value: Any) -> tuple[str, Any]:
+    """A setting as it is compared: lists as text, files of weights without their folder."""
+    if isinstance(value, list):
+        if key.endswith(".transforms"):
+            return key.removesuffix(".transforms"), " ".join(map(_format_transform, value)) or "none"
+        return key, json.dumps(value, default=str)
+    if isinstance(value, str) and value.endswith((".safetensors", ".pt")):
+        return key, Path(value).name
+    return key, value
+
+
+def _format_transform(transform: Any) -> str:
+    if not isinstance(transform, Mapping):
+        return str(transform)
+    arguments = ",".join(f"{key}={value}" for key, value in transform.items() if key != "_target_")
+    return f"{str(transform.get('_target_', '?')).rpartition('.')[2]}({arguments})"
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """Every run at or below the folders, each once.
+
+    A damaged run below a folder is returned with its `damage`, so that the others can be compared.
+
+    Raises:
+        InputError: a folder is not there or cannot be read, or is itself a damaged run.
+    """
+    places: dict[Path, Path] = {}
+    unreadable: list[OSError] = []
+    for top in folders:
+        if not top.is_dir():
+            raise InputError(f"{top} is not a folder: give a run, a sweep or outputs/")
+        for folder, subfolders, content in os.walk(top, onerror=unreadable.append):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            is_run = {"metrics.json", "train.log"} & set(content) or RunFolder.CHECKPOINTS in subfolders
+            if "config.yaml" in content and is_run:
+                subfolders.clear()
+                places.setdefault(Path(folder).resolve(), Path(folder))
+    found = []
+    for error in unreadable:
+        reason = f"{error.filename} cannot be read ({describe_error(error)})"
+        if Path(error.filename) in folders:
+            raise InputError(f"{reason}: give a folder that can") from error
+        found.append(Run(Path(error.filename), {}, {}, damage=reason))
+    named = {top.resolve() for top in folders}
+    return found + [read_run(path) if place in named else _try_run(path) for place, path in places.items()]
+
+
+def _try_run(folder: Path) -> Run:
+    try:
+        run = read_run(folder)
+        if run.metrics:
+            run.val  # noqa: B018 - raises where the number that runs are ranked by is gone
+        return run
+    except InputError as error:
+        return Run(folder, {}, {}, damage=str(error))
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run.
+
+    Raises:
+        InputError: a file of it is missing or damaged; the message has the path.
+    """
+    config = RunFolder(folder).read_config()
+    with _report_damage(RunFolder(folder).config_file, "move the run elsewhere"):
+        check_metrics(config, CONFIG_KEYS)
+    if not (RunFolder(folder).metrics_file).exists():
+        return Run(folder, config, {})
+    metrics = RunFolder(folder).read_metrics()
+    way_out = f"train it again ({train_command()} {RunFolder(folder).resume_override}) or move it elsewhere"
+    with _report_damage(RunFolder(folder).metrics_file, way_out):
+        if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
+            raise ValueError("n, parameters or seconds is 0")
+    with _report_damage(RunFolder(folder).rows_file, f"delete metrics.json and {way_out}"):
+        return Run(folder, config, metrics, _read_scores(RunFolder(folder).rows_file, metrics["test"]["n"]))
+
+
+@contextmanager
+def _report_damage(file: Path, way_out: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise files.DamagedError(f"{file.parent} has no {file.name}: put it back, or {way_out}") from error
+    except (OSError, ValueError, KeyError) as error:
+        reason = describe_error(error)
+        raise files.DamagedError(f"{file} is damaged ({reason}): {way_out}") from error
+
+
+def _read_scores(file: Path, count: int) -> "DataFrame":
+    import pandas
+
+    # As text first: pandas' own parser of numbers may be off in the last digit.
+    scores = pandas.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+    scores["stem"] = scores["stem"].map(unescape_formula)
+    scores = scores.set_index("stem").astype(float)
+    if len(scores) != count or not scores.index.is_unique:
+        raise ValueError(f"{scores.index.nunique()} images instead of {count}")
+    if not np.isfinite(scores[["tp", "fp", "fn", *SCORES]]).all(axis=None):
+        raise ValueError("a score is missing or not finite")
+    if not scores["dice"].between(0, 1).all():
+        raise ValueError("a Dice is not between 0 and 1")
+    return scores

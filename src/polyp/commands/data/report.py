@@ -1,0 +1,217 @@
+"""What a survey looks like: a summary in the terminal, and a page with charts and pictures."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+
+from polyp.data.pairs import read_image, read_mask
+from polyp.data.traits import STRATA, group_by_stratum
+from polyp.report.html import Page
+from polyp.report.pictures import TRUTH, contour
+
+if TYPE_CHECKING:
+    from polyp.commands.data.survey import Image, Survey
+
+TITLE = "Data: "
+HEIGHT = 288  # pixels of a picture on the page
+PICTURES = 24  # on the contact sheet
+GROUPS = 40  # groups of near-duplicates with pictures; all are in the table
+MEMBERS = 8  # pictures of a group
+LINES = 10  # problems and groups that the terminal names
+
+
+def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None:
+    """Print a summary, and where the page and the suggested split are."""
+    console = Console(highlight=False, soft_wrap=True)
+    shares = np.array([image.traits["polyp_share"] for image in survey.images])
+    sizes = np.array([image.size for image in survey.images])
+    low, high = sizes.min(axis=0), sizes.max(axis=0)
+    count = _count(survey.images, "image")
+    console.print(f"[bold]{escape(survey.name)}[/]  {count}, {low[1]}x{low[0]} to {high[1]}x{high[0]}")
+    if survey.split:
+        console.print(f"  split      {escape(f'{survey.split_name}: {_count_subsets(survey.split)}')}")
+    console.print(
+        f"  polyps     median {np.median(shares):.1%} of the pixels, {shares.min():.1%} to {shares.max():.1%}"
+    )
+    for name, parts in group_by_stratum([image.traits for image in survey.images]).items():
+        console.print(f"  {name:<10} " + ", ".join(f"{len(rows)} {part}" for part, rows in parts.items()))
+    straddling = [_name_members(survey, group) for group in _straddling(survey)]
+    findings = {_count(survey.problems, "problem"): survey.problems, _describe_groups(survey): straddling}
+    for headline, lines in findings.items():
+        console.print(escape(headline), style="yellow" if lines else "green")
+        for line in lines[:LINES]:
+            console.print(f"  {escape(line)}")
+        if len(lines) > LINES:
+            console.print(f"  ... and {len(lines) - LINES} more: see the page")
+    console.print(f"{escape(_describe_suggestion(survey))}\n\n  the page   {escape(os.path.relpath(page))}")
+    if suggestion:
+        console.print(f"  the split  data.split={escape(os.path.relpath(suggestion))}")
+
+
+def build_page(survey: "Survey", suggestion: Path | None) -> Page:
+    """The page of a survey."""
+    page = Page(
+        f"{TITLE}{survey.name}",
+        f"{_count(survey.images, 'image')} and as many masks; {_count(survey.problems, 'problem')}. "
+        f"{_describe_groups(survey)}",
+    )
+    page.section("Problems", "" if survey.problems else "None: every image has a readable mask of its size.")
+    if survey.problems:
+        page.text("These files are left out here, and training refuses to start with them.", "warning")
+        page.table([{"problem": text} for text in survey.problems])
+    _add_sizes(page, survey.images)
+    page.section("Contact sheet", "From the smallest polyp to the largest, outlined in green.")
+    ranked = sorted(survey.images, key=lambda image: image.traits["polyp_share"])
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(PICTURES, len(ranked))).round().astype(int))
+    page.gallery([_draw(ranked[place], f"{ranked[place].traits['polyp_share']:.1%}") for place in places])
+    _add_groups(page, survey)
+    page.section("Split")
+    if survey.split:
+        page.text(f"In use: {survey.split_name}, {_count_subsets(survey.split)}.")
+    page.text(_describe_suggestion(survey))
+    if suggestion:
+        page.text(f"It is in {suggestion.name}, beside this page: train with data.split={suggestion}")
+        page.table(_split_rows(survey))
+    return page
+
+
+def _count(items: Sequence[Any], noun: str) -> str:
+    return f"{len(items)} {noun}" + "s" * (len(items) != 1)
+
+
+def _count_subsets(subsets: dict[str, list[str]]) -> str:
+    return ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
+
+
+def _subsets(survey: "Survey") -> dict[str, str]:
+    """The subset of each stem in the split in use."""
+    return {stem: name for name, stems in survey.split.items() for stem in stems}
+
+
+def _straddling(survey: "Survey") -> list[list["Image"]]:
+    """The groups that are in more than one subset of the split in use."""
+    subset = _subsets(survey)
+    groups = [images for images, _ in survey.groups]
+    return [group for group in groups if len({subset.get(i.pair.stem) for i in group} - {None}) > 1]
+
+
+def _name_members(survey: "Survey", group: Sequence["Image"]) -> str:
+    """The members of a group with their subsets."""
+    subset, stems = _subsets(survey), [image.pair.stem for image in group]
+    return ", ".join(f"{stem} ({subset.get(stem, 'unused')})" if subset else stem for stem in stems)
+
+
+def _describe_groups(survey: "Survey") -> str:
+    if not survey.groups:
+        return "No near-duplicates were found."
+    count = sum(len(images) for images, _ in survey.groups)
+    text = f"{_count(survey.groups, 'group')} of near-duplicates with {count} images"
+    if survey.split:
+        straddling = len(_straddling(survey))
+        text += f"; {straddling} of them straddle{'s' * (straddling == 1)} the subsets of split {survey.split_name}"
+    return text + "."
+
+
+def _describe_suggestion(survey: "Survey") -> str:
+    if not survey.suggestion:
+        return "No split is suggested: there are too few images, or too few that differ."
+    text = f"Suggested: {_count_subsets(survey.suggestion)}."
+    if survey.split_name in (None, "random"):
+        return f"{text} Near-duplicates stay together, and each subset has small and large polyps alike."
+    left_out = sum(map(len, survey.split.values())) - sum(map(len, survey.suggestion.values()))
+    moved = len(set(survey.suggestion["train"]) - set(survey.split["train"]))
+    return (
+        f"{text} The test set is as in split {survey.split_name}, so that numbers stay comparable. Left out of train "
+        f"and val as near-duplicates of test: {left_out}; moved from val to train: {moved}."
+    )
+
+
+def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
+    page.section("Sizes and polyps")
+    sizes = Counter(image.size for image in images)
+    common = ", ".join(f"{width}x{height} ({count})" for (height, width), count in sizes.most_common(5))
+    page.text(f"{len(sizes)} different sizes in pixels; the most frequent: {common}.")
+    of_images, of_polyps = (Figure(figsize=(6, 3.2), layout="constrained") for _ in range(2))
+    axes = of_images.subplots()
+    heights, widths = np.array([image.size for image in images]).T
+    axes.scatter(widths, heights, s=10, alpha=0.4, color="#0b6bcb", linewidths=0)
+    axes.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
+    shares = np.array([100 * image.traits["polyp_share"] for image in images])
+    axes = of_polyps.subplots()
+    axes.hist(shares, bins=30, range=(0, max(1.0, float(shares.max()))), color="#2f9e57")
+    for name in ("medium", "large"):
+        axes.axvline(STRATA["size"].bins[name] * 100, color="#59636e", linewidth=1, linestyle=":")
+    axes.set(xlabel="polyp, % of the image's pixels", ylabel="images", xlim=(0, None))
+    caption = (
+        f"The polyps' share of each image: median {np.median(shares):.1f} %, mean {shares.mean():.1f} %; dotted lines "
+        "separate small, medium and large."
+    )
+    page.charts([(of_images, "Width and height of each image.", None), (of_polyps, caption, None)])
+    rows = [
+        {"stratum": f"{name}: {part}", "values": f"{STRATA[name].trait} {STRATA[name].meanings[part]}"}
+        | {"images": len(members), "share": f"{len(members) / len(images):.0%}"}
+        for name, parts in group_by_stratum([image.traits for image in images]).items()
+        for part, members in parts.items()
+    ]
+    page.table(rows)
+    page.text(
+        "polyp_share: of the pixels. polyps: connected components, specks of JPEG masks aside. irregularity: of the "
+        "largest polyp's outline, 0 for a disc. The limits are the same for every data set.",
+        "faint",
+    )
+
+
+def _add_groups(page: Page, survey: "Survey") -> None:
+    page.section("Near-duplicates", _describe_groups(survey))
+    page.text(
+        "Linked where whole frames or fields of view correlate, or an encoder's features agree; links of links count "
+        "too. None of these knows one polyp from two sides: keep patients together where you know them.",
+        "faint",
+    )
+    subset, straddling = _subsets(survey), _straddling(survey)
+    if straddling:
+        page.text("The groups that straddle the split show in one subset what is in another.", "warning")
+    groups = sorted(survey.groups, key=lambda group: group[0] not in straddling)
+    rows = [
+        {
+            "group": str(number),
+            "straddles": "yes" * (images in straddling),
+            "images": _name_members(survey, images),
+        }
+        for number, (images, _) in enumerate(groups, 1)
+    ]
+    page.table(rows)
+    for number, (images, reasons) in enumerate(groups[:GROUPS], 1):
+        page.heading(f"Group {number}")
+        page.text(
+            "; ".join([reasons[0], *[f"and {len(reasons) - 1} more links"] * (len(reasons) > 1)]), "faint"
+        )
+        page.gallery([_draw(image, subset.get(image.pair.stem, "")) for image in images[:MEMBERS]])
+
+
+def _draw(image: "Image", caption: str) -> tuple[np.ndarray, str]:
+    """A small picture of an image with its polyps outlined, and a caption that begins with its stem."""
+    pixels, mask = read_image(image.pair.image), read_mask(image.pair.mask)
+    size = max(1, round(pixels.shape[1] * HEIGHT / pixels.shape[0])), HEIGHT
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    outlined = contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)
+    return outlined, f"{image.pair.stem}: {caption}" if caption else image.pair.stem
+
+
+def _split_rows(survey: "Survey") -> list[dict[str, Any]]:
+    """How many images of each bin of the polyps' size the suggested subsets have."""
+    traits = {image.pair.stem: image.traits for image in survey.images}
+    rows = []
+    for name, stems in survey.suggestion.items():
+        sizes = group_by_stratum([traits[stem] for stem in stems])["size"]
+        counts = {part: len(sizes.get(part, ())) for part in STRATA["size"].bins}
+        rows.append({"subset": name, "images": len(stems), **counts})
+    return rows

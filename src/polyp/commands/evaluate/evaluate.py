@@ -1,0 +1,185 @@
+"""`polyp evaluate`: score a trained model, or several together, on its test images or on any others."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from polyp import __version__, files
+from polyp.commands.evaluate.contamination import FITTED, TrainingData
+from polyp.commands.evaluate.options import Options
+from polyp.commands.evaluate.report import REPORT, print_metrics, print_sets, write_report
+from polyp.commands.evaluate.scoring import Image, control_risk, score_images, summarise_images
+from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
+from polyp.errors import InputError
+from polyp.inference.predictor import COMPARED, Predictor, load_predictor
+from polyp.metrics import literature
+from polyp.metrics.calibration import RiskControl
+from polyp.runs.folder import RunFolder, replace_folder
+from polyp.runs.model import Source
+
+log = logging.getLogger(__name__)
+
+EVALUATIONS = "evaluations"
+
+
+PACKAGES = ("torch", "segmentation-models-pytorch")
+"""Their versions are noted beside polyp's."""
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    """Score models, and leave the answer in the folder of the first one's run, under evaluations/.
+
+    Returns:
+        The content of each evaluation's metrics.json.
+
+    Raises:
+        InputError: anything that cannot work; before the network is used wherever that can be known.
+    """
+    options.check()
+    sources = [Source.of(name) for name in options.models]
+    if options.data is None and sources[0].config is None:
+        raise InputError(
+            f"{sources[0].file} is not in a run's folder: say with --data FOLDER what to score it on"
+        )
+    training = TrainingData(sources, options.root, options.archive, needed=options.data is None)
+    warnings: list[str] = []
+    if options.data is None:
+        test_sets = [_find_own_images(training, options.subset, warnings)]
+    else:
+        test_sets = find_test_sets(options.data, options.images, options.masks, options.normal)
+    folders = [_choose_folder(sources[0], test_set, options, len(test_sets)) for test_set in test_sets]
+    if lacking := literature.unavailable():
+        log.warning("%s", lacking)
+    predictor = load_predictor(options.models, options.compute, options.device, options.tta, options.scales)
+    for folder in folders:  # before the work, not after it
+        files.check_writable(folder)
+    control = None
+    if not options.normal and options.subset == "test":
+        control = _control_risk(predictor, training, options, warnings)
+
+    evaluations = []
+    for test_set, folder in zip(test_sets, folders, strict=True):
+        started = time.time()
+        images = score_images(predictor, test_set, options.threshold)
+        metrics = {
+            "models": [os.path.relpath(source.file) for source in sources],
+            "images": test_set.name,
+            "normal": test_set.normal,
+            "fingerprint": test_set.fingerprint,
+            "n": len(images),
+            "threshold": options.threshold,
+            "tta": {"flips": options.tta, "scales": list(options.scales)},
+            "computed": predictor.backend,
+            "deviation": 0.0,
+            **summarise_images(images, options.threshold, options.normal, control),
+            "training_images": options.data
+            and _describe_training_images(training, test_set, images, options),
+            "warnings": list(warnings),
+            "seconds": round(time.time() - started, 1),
+            "versions": {"polyp": __version__} | {name: version(name) for name in PACKAGES},
+        }
+        if not predictor.is_exact:
+            first = [test_set.read(pair)[0] for pair in test_set.pairs[:COMPARED]]
+            metrics["deviation"] = predictor.deviation(first)
+            metrics["warnings"].append(predictor.describe_deviation(first))
+        with replace_folder(folder, "polyp evaluate") as part:
+            RunFolder(part).write_rows([image.row for image in images])
+            write_report(metrics, images, test_set, predictor, part / REPORT)
+            RunFolder(part).write_metrics(metrics)
+        print_metrics(metrics, folder)
+        evaluations.append(metrics)
+    if len(evaluations) > 1:
+        print_sets(evaluations)
+    return evaluations
+
+
+def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -> TestSet:
+    """A subset of the first run's images, which no other model may have been trained on."""
+    first, *others = training.sources
+    test_set = subset_of(training.known[first.home], subset)
+    if subset != "test":
+        warnings.append(f"these are the run's {subset} images, which training has seen")
+    for other in others:
+        if training.of(other) is None:
+            warnings.append(f"it is not known what {other.file} was trained on: perhaps on these images")
+        elif subset == "test" and training.may_include(other, test_set, FITTED):
+            raise InputError(
+                f"{other.home} was trained on some of the {len(test_set.pairs)} test images of {first.home}: average "
+                "only runs of one split"
+            )
+    if (before := first.data_fingerprint) not in (None, test_set.fingerprint):
+        warnings.append(
+            f"the data have changed since training: fingerprint {test_set.fingerprint}, then {before}"
+        )
+    return test_set
+
+
+def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: int) -> Path:
+    prefix = "" if source.file == RunFolder(source.home).best_checkpoint else f"{source.file.stem}_"
+    name = prefix + options.folder_name(test_set.name)
+    if options.name is not None:
+        name = options.name if sets == 1 else f"{options.name}_{test_set.name}"
+    folder = source.home / EVALUATIONS / name
+    if (RunFolder(folder).metrics_file).exists() and not options.overwrite:
+        raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --name")
+    return folder
+
+
+def _control_risk(
+    predictor: Predictor, training: TrainingData, options: Options, warnings: list[str]
+) -> RiskControl | None:
+    """The threshold that the first run's validation images allow, if no other model was trained on them.
+
+    Where there is none, the reason is added to the warnings.
+    """
+    first, *others = training.sources
+    if (data := training.of(first)) is None:
+        reason = training.unknown[first.home if first.config else first.file]
+        warnings.append(f"no threshold is chosen on the validation images of {first.file}: {reason}")
+        return None
+    validation = subset_of(data, "val")
+    for other in others:
+        if training.may_include(other, validation, ["train"]):
+            warnings.append(
+                f"no threshold is chosen on the validation images of {first.home}: {other.home} may have been "
+                "trained on some of them"
+            )
+            return None
+    images = score_images(predictor, validation, options.threshold)
+    control = control_risk(images, options.missed, options.confidence)
+    if control is None:
+        warnings.append(
+            f"no threshold keeps the missed share of a polyp under {options.missed:g} with confidence "
+            f"{options.confidence:g}: {len(images)} validation images are too few or too hard"
+        )
+    return control
+
+
+def _describe_training_images(
+    training: TrainingData, test_set: TestSet, images: Sequence[Image], options: Options
+) -> dict[str, Any]:
+    """Which of the images of a folder a model was trained or validated on, and the numbers without them."""
+    training_images = training.find_images(test_set)
+    stems = {image["stem"] for image in training_images}
+    others = [image for image in images if image.pair.stem not in stems]
+    without = None
+    if stems and others:
+        numbers = summarise_images(others, options.threshold, options.normal)["numbers"]
+        without = {"n": len(others), "numbers": numbers}
+    return {
+        "checked": list(map(str, training.known)),
+        "unchecked": training.explain_unknown(test_set),
+        "found": len(stems),
+        "images": training_images,
+        "without": without,
+    }
+
+
+def evaluate(models: Sequence[str], options: Options) -> None:
+    """Score models as `run` does."""
+    run(replace(options, models=tuple(models)))

@@ -1,0 +1,88 @@
+"""The options of `polyp evaluate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional
+
+from polyp.commands.options import Archive, Compute, Device, Flag, Numbers, Root, option
+from polyp.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Score a trained model, or the average of several.
+
+    Leaves the numbers, a row for each image and a page with pictures in the run's folder, under evaluations/.
+    """
+
+    models: Annotated[Positional[tuple[str, ...]], option("RUN_OR_CHECKPOINT...")]
+    """Run folders, checkpoints or exported models; of several the probabilities are averaged."""
+    data: Annotated[str | None, option("FOLDER")] = None
+    """Score on this folder with images/ and masks/, or folders that have these (the run's test images)."""
+    images: Annotated[str, option("NAME")] = "images"
+    """Name of the folder of images in FOLDER."""
+    masks: Annotated[str, option("NAME")] = "masks"
+    """Name of the folder of masks in FOLDER."""
+    normal: Flag = False
+    """No image of FOLDER shows a polyp; there are no masks."""
+    subset: Literal["test", "val", "train"] = "test"
+    """Which of the run's own images."""
+    root: Root = None
+    archive: Archive = None
+    tta: Flag = False
+    """Average over the image and its flips."""
+    scales: Numbers = (1.0,)
+    """Average over these multiples of the network's resolution, such as 0.75,1,1.25."""
+    threshold: Annotated[float, option("P")] = 0.5
+    """A pixel is polyp from this probability on."""
+    missed: Annotated[float, option("SHARE")] = 0.1
+    """Share of a polyp's pixels that may be missed by the threshold that is chosen on validation images."""
+    confidence: Annotated[float, option("P")] = 0.95
+    """The probability with which that threshold keeps to --missed."""
+    device: Device = "auto"
+    compute: Compute = "exact"
+    name: Annotated[str | None, option("NAME")] = None
+    """Of the folder under evaluations/."""
+    overwrite: Flag = False
+    """Replace an evaluation of that name."""
+
+    def run(self) -> list[dict[str, Any]]:
+        """Score the models; the content of each evaluation's metrics.json."""
+        self.check()
+        from polyp.commands.evaluate.evaluate import run
+
+        return run(self)
+
+    def check(self) -> None:
+        """Raise InputError for a value that cannot be."""
+        if not self.models:
+            raise InputError("give at least one RUN_OR_CHECKPOINT")
+        for key in ("threshold", "missed", "confidence"):
+            if not 0 < (value := getattr(self, key)) < 1:
+                raise InputError(f"--{key} {value:g} must lie between 0 and 1")
+        if not all(0.25 <= scale <= 4 for scale in self.scales):
+            raise InputError(
+                f"--scales {','.join(map('{:g}'.format, self.scales))} must lie between 0.25 and 4"
+            )
+        if self.data is not None and self.subset != "test":
+            raise InputError(
+                f"--subset {self.subset} is of the run's own images, --data of others: leave one out"
+            )
+        if self.normal and self.data is None:
+            raise InputError("--normal needs --data FOLDER, the folder of normal frames")
+        if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
+            raise InputError(f"--name {self.name} must be a single folder's name")
+
+    def folder_name(self, test_set: str) -> str:
+        """The evaluation's folder: the test set, and the options that are not the default."""
+        parts = {
+            test_set: True,
+            "tta": self.tta,
+            f"scales-{'-'.join(map('{:g}'.format, self.scales))}": self.scales != (1.0,),
+            self.compute: self.compute != "exact",
+            f"threshold-{self.threshold:g}": self.threshold != 0.5,
+            f"ensemble-of-{len(self.models)}": len(self.models) > 1,
+        }
+        return "_".join(part for part, shown in parts.items() if shown)

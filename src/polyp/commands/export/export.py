@@ -1,0 +1,238 @@
+"""`polyp export`: a run's model as ONNX files, and how good and how fast they are beside the checkpoint."""
+
+import copy
+import json
+import os
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from polyp import __version__, files
+from polyp.commands.export import proof
+from polyp.commands.export.file import write_onnx
+from polyp.commands.export.integers import write_int8
+from polyp.commands.export.options import Options
+from polyp.data.pairs import Pair
+from polyp.errors import InputError, require
+from polyp.metrics.overlap import DEFINITIONS
+from polyp.model import device
+from polyp.model.onnx import OnnxModel
+from polyp.model.segmenter import PolypSegmenter
+from polyp.report.tables import Column, Table
+from polyp.runs.data import load_run_data
+from polyp.runs.folder import RunFolder, replace_folder
+from polyp.runs.model import Source, load_checkpoint
+
+RECORD = "export.json"
+
+
+FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_int8.onnx"}
+
+MAX_DICE_LOSS = 0.003
+"""Dice that a variant may lose against the module in float32 without a note."""
+
+MAX_DIFFERENCE = 1e-3
+"""The largest difference of a probability to the module's that a float32 model may have."""
+
+COMPARED, CALIBRATED = 16, 64
+"""Images that differences are measured on, and that set the ranges of 8-bit integers."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Write a run's model as ONNX, measure it, and put both in place; a failure leaves nothing behind.
+
+    Returns:
+        The content of export.json.
+
+    Raises:
+        InputError: anything that cannot work; before long work wherever that can be known.
+    """
+    require("onnx", "onnx", "onnxscript", "onnxruntime")
+    source = Source.of(options.model)
+    if source.config is None:
+        raise InputError(
+            f"{options.model} is not in a run's folder: the images to prove an export on are unknown"
+        )
+    folder = Path(options.out).expanduser() if options.out else RunFolder(source.home).exports
+    _check_free(folder, options.overwrite)
+    model = load_checkpoint(source).eval()
+    reference = copy.copy(model)  # shares the weights
+    reference.precision = "32-true"
+    data = load_run_data(source.home, source.config, options.root, options.archive)
+    metadata = _describe(source, model, data.inspection.fingerprint)
+    with replace_folder(folder, "polyp export") as part:
+        notes = _write_variants(part, reference, metadata, data.get_pairs("val"), options)
+        record = _measure(part, source, model, reference, data.get_pairs("val"), data.get_pairs("test"))
+        record |= {"fingerprint": metadata["fingerprint"], "data_fingerprint": metadata["data_fingerprint"]}
+        record["notes"] += notes
+        if source.data_fingerprint not in (None, data.inspection.fingerprint):
+            record["notes"].append("the data have changed since training")
+        files.write_json(part / RECORD, record)
+    _print_record(record, folder)
+    return record
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    files.check_writable(folder)
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / RECORD).is_file():
+            raise InputError(f"{folder} holds something else than an export: give another --out")
+        if not overwrite:
+            raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --out")
+
+
+def _describe(source: Source, model: PolypSegmenter, data_fingerprint: str) -> dict[str, str]:
+    """The metadata of all variants."""
+    run = RunFolder(source.home)
+    is_final = source.file == run.best_checkpoint and run.is_finished
+    return {
+        "classes": "polyp",
+        "threshold": str(model.hparams["threshold"]),
+        "image_size": json.dumps(model.image_size),
+        "arch": model.hparams["arch"],
+        "encoder": model.hparams["encoder"],
+        "metrics": json.dumps(run.read_metrics()["test"] if is_final else {}),
+        "config": json.dumps(source.config or {}),
+        "fingerprint": files.fingerprint(source.file),
+        "data_fingerprint": data_fingerprint,
+        "polyp": __version__,
+    }
+
+
+def _write_variants(
+    folder: Path,
+    model: PolypSegmenter,
+    metadata: dict[str, str],
+    validation: Sequence[Pair],
+    options: Options,
+) -> list[str]:
+    """Write the ONNX files; returns notes on them.
+
+    Raises:
+        InputError: the float32 file does not compute what the module does.
+    """
+    exact, integers = folder / FILES["float32"], folder / FILES["int8"]
+    write_onnx(model, exact, metadata | {"precision": "float32"})
+    predict = OnnxModel(exact).predict
+    differences = proof.differences(model.predict, {"": predict}, _spread(validation, COMPARED))[""]
+    if not all(difference <= MAX_DIFFERENCE for difference in differences.values()):  # nor NaN
+        raise InputError(
+            f"the ONNX model's probabilities differ from the module's by up to "
+            f"{max(differences.values()):.2g}, more than "
+            f"{MAX_DIFFERENCE:g}: model.arch={metadata['arch']} with "
+            f"model.encoder={metadata['encoder']} cannot be exported"
+        )
+    if options.fp16:
+        write_onnx(model, folder / FILES["float16"], metadata | {"precision": "float16"}, half=True)
+    if options.int8:
+        calibration = [pair.image for pair in _spread(validation, CALIBRATED)]
+        for with_encoder in (True, False):
+            write_int8(exact, integers, metadata | {"precision": "int8"}, calibration, with_encoder)
+            pair = {"float32": predict, "int8": OnnxModel(integers).predict}
+            scores = proof.score(pair, validation, float(metadata["threshold"]))
+            if scores["float32"]["dice"] - scores["int8"]["dice"] <= MAX_DICE_LOSS:
+                break
+        if not with_encoder:
+            return [f"int8 has its encoder in float32: else it loses more than {MAX_DICE_LOSS} on validation"]
+    return []
+
+
+def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """At most `count` pairs, evenly spaced."""
+    count = min(count, len(pairs))
+    return [pairs[place * len(pairs) // count] for place in range(count)]
+
+
+def _measure(
+    folder: Path,
+    source: Source,
+    model: PolypSegmenter,
+    reference: PolypSegmenter,
+    validation: Sequence[Pair],
+    test: Sequence[Pair],
+) -> dict[str, Any]:
+    """Dice, difference and speed of the module and of each file."""
+    models: dict[tuple[str, str], proof.Predict] = {
+        ("module", "float32"): reference.predict,
+        ("module", f"fast, {model.resolve_precision(fast=True)}"): partial(model.predict, fast=True),
+    }
+    if (precision := model.resolve_precision()) != "32-true":
+        models["module", f"exact, {precision}"] = model.predict
+    written = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
+    models |= {("onnx", name): OnnxModel(file).predict for name, file in written.items()}
+
+    others = {key: predict for key, predict in models.items() if key != ("module", "float32")}
+    differences = proof.differences(reference.predict, others, _spread(validation, COMPARED))
+    scores = proof.score(models, test, model.hparams["threshold"])
+    plain = scores["module", "float32"]
+    record: dict[str, Any] = {
+        "run": os.path.relpath(source.home),
+        "image_size": list(model.image_size),
+        "device": device.description("cpu"),
+        "n": len(test),
+        "compared": min(COMPARED, len(validation)),
+        "compared_at": [f"{scale:g}" for scale in proof.SIZES],
+        "definitions": {
+            "dice": f"of the test images, one by one: {DEFINITIONS['dice']}",
+            "dice_loss": "the Dice of the module in float32 less this one's",
+            "difference": "the largest of a probability to the module's in float32, by the images' size",
+            "latency_ms": "one image, from decoding its file to its mask",
+            "faster": "images/s over those of the module in float32",
+        },
+        "module": {},
+        "onnx": {},
+        "notes": [],
+        "versions": {"polyp": __version__}
+        | {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+    }
+    for (kind, name), score in scores.items():
+        row = score | {
+            "dice_loss": plain["dice"] - score["dice"],
+            "difference": differences.get((kind, name), {}),
+            "faster": round(score["images_per_second"] / plain["images_per_second"], 3),
+        }
+        if kind == "onnx":
+            row |= {"file": FILES[name], "bytes": written[name].stat().st_size}
+        if row["dice_loss"] > MAX_DICE_LOSS:
+            record["notes"].append(f"{kind} {name} loses {row['dice_loss']:.4f} of Dice on the test images")
+        record[kind][name] = row
+    return record
+
+
+COLUMNS = [
+    Column("name", label=""),
+    Column("dice", "Dice", ".4f"),
+    Column("dice_loss", "loss", "+.4f"),
+    Column(
+        "difference", format=lambda row: f"{max(row['difference'].values()):.1e}" if row["difference"] else ""
+    ),
+    Column("median ms", format=lambda row: f"{row['latency_ms']['median']:.1f}"),
+    Column("p95 ms", format=lambda row: f"{row['latency_ms']['p95']:.1f}"),
+    Column("images_per_second", "images/s", ".1f"),
+    Column("faster", format=lambda row: f"{row['faster']:.2f}x"),
+    Column("MB", format=lambda row: f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else ""),
+]
+
+
+def _print_record(record: dict[str, Any], folder: Path) -> None:
+    """Print the numbers of export.json, and where the files are."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"\n[bold]{escape(record['run'])}[/], {record['n']} test images, {escape(record['device'])}"
+    )
+    kinds = {"module": record["module"], "ONNX": record["onnx"]}
+    Table(
+        [{"name": f"{kind} {name}", **row} for kind in kinds for name, row in kinds[kind].items()], COLUMNS
+    ).print()
+    console.print(
+        f"  difference: the largest between probabilities and those of the module in float32, on "
+        f"{record['compared']} validation images at {', '.join(record['compared_at'])} times their size"
+    )
+    for note in record["notes"]:
+        console.print(f"[bold yellow]note[/] {escape(note)}")
+    console.print(f"  the models   {escape(os.path.relpath(folder))}")

@@ -1,0 +1,86 @@
+"""The ONNX file of a model."""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import Dim
+
+from polyp.commands.export.graph import Graph
+from polyp.errors import InputError, describe_error
+from polyp.model.segmenter import PolypSegmenter
+
+OPSET = 18
+"""The oldest that has all operations, so that old runtimes can run it."""
+
+EXAMPLE = (2, 96, 80, 3)
+"""An image batch to trace with; a size of 1 would be taken for a constant."""
+
+
+def write_onnx(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], half: bool = False) -> None:
+    """Write a model as ONNX.
+
+    Its input is `image` (batch, height, width, 3) uint8 RGB, its output `probability` (batch, height, width)
+    float32.
+
+    Args:
+        model: on the CPU.
+        file: the file to write.
+        metadata: all metadata of the file.
+        half: compute in float16, which is faster on GPUs; input and output keep their types.
+
+    Raises:
+        InputError: the network has an operation that ONNX cannot express for images of any size.
+    """
+    import onnx
+
+    try:
+        with silence():
+            program = torch.onnx.export(
+                Graph(model, half).eval(),
+                (torch.zeros(EXAMPLE, dtype=torch.uint8),),
+                input_names=["image"],
+                output_names=["probability"],
+                dynamic_shapes={"image": {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}},
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # each stage of the exporter has its own exceptions
+        raise InputError(
+            f"model.arch={model.hparams['arch']} with model.encoder={model.hparams['encoder']} cannot be "
+            f"exported ({describe_error(error.__cause__ or error)})"
+        ) from error
+    assert program is not None
+    proto = program.model_proto  # made at each access
+    set_metadata(proto, metadata)
+    onnx.save(proto, file)
+
+
+def set_metadata(proto: Any, metadata: Mapping[str, str]) -> None:
+    """Replace all metadata of an `onnx.ModelProto`, also what the exporter notes on nodes and values."""
+    import onnx
+
+    onnx.helper.set_model_props(proto, dict(metadata))
+    graph = proto.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Suppress what the exporter prints, logs and warns of: it is meant for its developers."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

@@ -1,0 +1,41 @@
+"""The options of `polyp export`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import Positional
+
+from polyp.commands.options import Archive, Flag, Root, option
+from polyp.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make a trained model an ONNX file that runs without polyp.
+
+    The file takes images of any size and returns probabilities. How good and how fast it is beside the
+    checkpoint is measured; both go to the run's folder, under export/.
+    """
+
+    model: Annotated[Positional[str], option("RUN")]
+    """A run's folder, or a checkpoint in it."""
+    onnx: Flag = False
+    """As ONNX, the one format that there is."""
+    fp16: Flag = False
+    """Also in float16, for GPUs."""
+    int8: Flag = False
+    """Also in 8-bit integers, for CPUs; the validation images set their ranges."""
+    out: Annotated[str | None, option("FOLDER")] = None
+    """Where to write (RUN/export)."""
+    root: Root = None
+    archive: Archive = None
+    overwrite: Flag = False
+    """Replace an export that is there."""
+
+    def run(self) -> dict[str, Any]:
+        """Export the model; the content of export.json."""
+        if not self.onnx:
+            raise InputError("give --onnx, the one format that there is")
+        from polyp.commands.export.export import run
+
+        return run(self)

@@ -1,0 +1,208 @@
+"""`polyp predict`: masks, overlays and polyps of new images, videos, and folders of these."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from polyp import files
+from polyp.commands.predict.inputs import Input, find_inputs
+from polyp.commands.predict.options import Options
+from polyp.commands.predict.results import Record, Results
+from polyp.commands.predict.video import open_video, predict_video
+from polyp.errors import InputError, printable, several
+from polyp.images import read_image
+from polyp.inference.predictor import BATCH, COMPARED, Predictor, load_predictor, predict_stream
+from polyp.runs.folder import RunFolder, lock_folder
+from polyp.runs.model import Source
+
+PREDICTIONS = "predictions"
+
+WORKERS = max(2, min(8, os.cpu_count() or 1))
+"""Threads that read and write images beside the network; more get in its way."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def run(options: Options) -> Path:
+    """Predict images and videos, and write what is found; what is finished already is left as it is.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        InputError: anything that cannot work, before the work; after it, what could not be read.
+    """
+    if options.threshold is not None and not 0 < options.threshold < 1:
+        raise InputError(f"--threshold {options.threshold:g} must lie between 0 and 1")
+    models = [options.model, *options.with_]
+    sources = [Source.of(model) for model in models]
+    root, inputs, problems = find_inputs(options.inputs)
+    folder = Path(options.out).expanduser() if options.out else _default_folder(sources, root, options)
+    _check_apart(folder, options.inputs, inputs)
+    predictor = load_predictor(models, options.compute, options.device, options.tta)
+    if not predictor.is_exact:
+        print(predictor.describe_deviation(list(islice(_read_samples(inputs), COMPARED))))
+    settings = {
+        "runs": [os.path.relpath(source.home) for source in sources],
+        "models": [files.fingerprint(source.file) for source in sources],
+        "backend": predictor.backend,
+        "threshold": predictor.threshold if options.threshold is None else options.threshold,
+        "tta": options.tta,
+    }
+    files.check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder, "polyp predict"):
+        results = Results(folder, settings, options, inputs)
+        try:
+            _predict_images([item for item in inputs if not item.is_video], predictor, results, problems)
+            for item in inputs:
+                if item.is_video:
+                    _predict_video(item, predictor, results, problems)
+        finally:
+            results.save()
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        headline = f"{len(problems)} problems with {_count(len(inputs), 'input')}; the others are done"
+        raise several(headline, problems)
+    return folder
+
+
+def _default_folder(sources: Sequence[Source], root: Path, options: Options) -> Path:
+    """Where predictions go by default: the same place for the same command."""
+    best = RunFolder(sources[0].home).best_checkpoint == sources[0].file
+    name = [sources[0].file.stem] * (not best) + [root.name or "images"] + ["tta"] * options.tta
+    name += [options.compute] * (options.compute != "exact")
+    name += [] if options.threshold is None else [f"threshold-{options.threshold:g}"]
+    name += [f"ensemble-of-{len(sources)}"] * (len(sources) > 1)
+    return sources[0].home / PREDICTIONS / "_".join(name)
+
+
+def _check_apart(folder: Path, names: Sequence[str], inputs: Sequence[Input]) -> None:
+    """Predictions are written neither among the user's images nor over them."""
+    out = folder.resolve()
+    for name in names:
+        if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
+            raise InputError(
+                f"the predictions would be written to {printable(folder)}, which is in {printable(name)}, a folder of "
+                "images: give an --out elsewhere"
+            )
+    for item in inputs:
+        if item.path.resolve().is_relative_to(out):
+            raise InputError(
+                f"{printable(item.path)} lies in {printable(folder)}, where predictions are written"
+            )
+
+
+def _read_samples(inputs: Sequence[Input]) -> Iterator[np.ndarray]:
+    """The images that can be read, and the first frames of the videos."""
+    for item in inputs:
+        with suppress(InputError):  # reported with the other problems
+            if item.is_video:
+                with open_video(item.path) as video:
+                    yield from (image for _, image in islice(video.frames, 1))
+            else:
+                yield read_image(item.path)
+
+
+def _predict_images(
+    images: Sequence[Input], predictor: Predictor, results: Results, problems: list[str]
+) -> None:
+    """Predict images, and say how many and how fast; reading and writing go on beside the network."""
+    missing = [item for item in images if str(item.path) not in results.records]
+    done = len(images) - len(missing)
+
+    def read(item: Input) -> tuple[Input, np.ndarray | InputError]:
+        try:
+            return item, read_image(item.path)
+        except InputError as error:
+            return item, error
+
+    def write(result: tuple[Input, np.ndarray, np.ndarray]) -> tuple[Input, Record]:
+        item, image, probability = result
+        return item, results.write_image(item, image, probability)
+
+    def readable(pool: Executor) -> Iterator[tuple[Input, np.ndarray]]:
+        for item, image in _map_ahead(pool, read, missing):
+            if isinstance(image, np.ndarray):
+                yield item, image
+            else:
+                problems.append(str(image))
+
+    started = time.perf_counter()
+    with (
+        ThreadPoolExecutor(WORKERS) as pool,
+        tqdm(total=len(images), initial=done, unit="image", leave=False, disable=None) as bar,
+    ):
+        for item, record in _map_ahead(pool, write, predict_stream(predictor, readable(pool))):
+            results.add(item, record)
+            bar.update()
+    seconds = time.perf_counter() - started
+    records = [results.records[str(item.path)] for item in images if str(item.path) in results.records]
+    if records:
+        parts = [
+            _count(len(records), "image"),
+            f"{sum(bool(record['polyps']) for record in records)} with polyps",
+        ]
+        parts += [f"{done} done before"] * (0 < done < len(records))
+        parts += [
+            f"{(len(records) - done) / seconds:.1f} images/s" if done < len(records) else "all done before"
+        ]
+        print(", ".join([*parts, f"in {printable(os.path.relpath(results.folder))}"]))
+
+
+def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """The function's results in order, computed by a thread pool up to `BATCH` items before they are needed."""
+    pending: deque[Future[B]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > BATCH:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _predict_video(item: Input, predictor: Predictor, results: Results, problems: list[str]) -> None:
+    """Predict a video unless that is done, and say what is in it."""
+    started = time.perf_counter()
+    table, drawing = results.folder / results.files(item)[0], results.folder / results.files(item)[-1]
+    speed = "done before"
+    if str(item.path) not in results.records:
+        try:
+            with tqdm(desc=printable(item.path.name), unit="frame", leave=False, disable=None) as bar:
+
+                def update(done: int, total: int) -> None:
+                    bar.total = total or None
+                    bar.update(done - bar.n)
+
+                summary = predict_video(
+                    item.path,
+                    predictor,
+                    results.settings["threshold"],
+                    table,
+                    drawing if drawing != table else None,
+                    progress=update,
+                )
+        except InputError as error:
+            problems.append(str(error))
+            return
+        results.add(item, {"video": item.relative, **vars(summary)})
+        speed = f"{summary.frames / (time.perf_counter() - started):.1f} frames/s"
+    record = results.records[str(item.path)]
+    problems += [record["problem"]] * bool(record["problem"])
+    where = printable(os.path.relpath(results.folder / record["files"][-1]))
+    print(f"{_count(record['frames'], 'frame')}, {record['with_polyps']} with polyps, {speed}, in {where}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

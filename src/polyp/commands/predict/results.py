@@ -1,0 +1,175 @@
+"""The folder of predictions: the files of each image and video, and the tables of all."""
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+
+from polyp import files
+from polyp.commands.predict.inputs import Input, name_outputs
+from polyp.commands.predict.options import Options
+from polyp.errors import InputError, printable
+from polyp.inference.polyps import Prediction
+from polyp.report import tables
+from polyp.report.pictures import overlay
+
+JSON, TABLE = "predictions.json", "polyps.csv"
+
+MASKS, OVERLAYS, PROBABILITIES, VIDEOS = FOLDERS = "masks", "overlays", "probabilities", "videos"
+
+DECISIVE = ("models", "threshold", "tta", "backend")
+"""Settings that all predictions of a folder have in common."""
+
+SAVE_SECONDS, SAVE_SHARE = 2.0, 0.05
+"""The tables are not written more often than this, nor for a larger share of the time."""
+
+COLUMNS = {
+    **dict.fromkeys(("left", "top", "width", "height", "pixels"), "d"),
+    **{"share": ".6f", "probability": ".4f", "x": ".1f", "y": ".1f"},
+}
+"""The columns of polyps.csv and their formats."""
+
+Record = dict[str, Any]
+"""What predictions.json says of an image or video."""
+
+
+class Results:
+    """A folder of predictions. predictions.json lists what is finished, and is enough to go on after a kill.
+
+    Args:
+        folder: new, empty, or of former predictions.
+        settings: of the predictions; see `DECISIVE`.
+        options: which files are written, and whether former predictions are replaced.
+        inputs: the images and videos to predict; what was written for others is kept.
+
+    Attributes:
+        records: by the path of the image or video, those that are finished.
+
+    Raises:
+        InputError: the folder holds something else, predictions with other settings, or of other files with the same
+            names.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], options: Options, inputs: Sequence[Input]
+    ) -> None:
+        self.folder, self.settings, self.options = folder, dict(settings), options
+        self.names = name_outputs(inputs)
+        self.records: dict[str, Record] = {}
+        self._load()
+        sources = {str(item.path) for item in inputs}
+        owners = {file: source for source, record in self.records.items() for file in record["files"]}
+        for item in inputs:
+            if (owner := owners.get(self.files(item)[0], str(item.path))) not in sources:
+                raise InputError(
+                    f"{printable(item.path)}: predictions named {printable(self.names[item])} are there, of "
+                    f"{printable(owner)}: give another --out"
+                )
+        for item in inputs:
+            if options.overwrite or not self._is_finished(item):
+                self._remove(str(item.path))
+        self.save()
+
+    def _load(self) -> None:
+        """Read the records of former predictions."""
+        file = self.folder / JSON
+        if not file.is_file():
+            if names := sorted(path.name for path in self.folder.iterdir() if not path.name.startswith(".")):
+                reason = f"holds {printable(names[0])}, and no predictions"
+                raise InputError(f"{printable(self.folder)} {reason}: give another --out")
+            return
+        try:
+            content = files.read_json(file)
+            self.records = {record["source"]: record for record in content["images"] + content["videos"]}
+            paths = [PurePosixPath(path) for record in self.records.values() for path in record["files"]]
+            if not all(path.parts[0] in FOLDERS and ".." not in path.parts for path in paths):
+                raise ValueError  # such a path is not deleted
+            former = {key: content[key] for key in DECISIVE}
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{printable(file)} is damaged: give another --out") from error
+        if changed := [key for key in DECISIVE if former[key] != self.settings[key]]:
+            if not self.options.overwrite:
+                key = changed[0]
+                what = (
+                    f"{key} {former[key]}, and not {self.settings[key]}"
+                    if key != "models"
+                    else "other models"
+                )
+                raise InputError(
+                    f"{printable(self.folder)} holds predictions made with {what}: give another --out, or "
+                    "--overwrite to replace them"
+                )
+            for source in list(self.records):
+                self._remove(source)
+
+    def _is_finished(self, item: Input) -> bool:
+        """Whether all files of an input are there, made from the file as it is now."""
+        record, names = self.records.get(str(item.path)), self.files(item)
+        return (
+            record is not None
+            and record["stamp"] == list(item.stamp)
+            and set(names) <= set(record["files"])
+            and all((self.folder / name).is_file() for name in names)
+        )
+
+    def _remove(self, source: str) -> None:
+        for name in self.records.pop(source, {"files": []})["files"]:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def files(self, item: Input) -> list[str]:
+        """The files to write for an input, relative to the folder."""
+        name = self.names[item]
+        if item.is_video:
+            return [f"{VIDEOS}/{name}.csv"] + [f"{VIDEOS}/{name}.webm"] * self.options.overlays
+        return (
+            [f"{MASKS}/{name}.png"]
+            + [f"{OVERLAYS}/{name}.jpg"] * self.options.overlays
+            + [f"{PROBABILITIES}/{name}.png"] * self.options.probabilities
+        )
+
+    def write_image(self, item: Input, image: np.ndarray, probability: np.ndarray) -> Record:
+        """Write the files of an image (H, W, 3) uint8 RGB with probabilities (H, W); returns its size and polyps."""
+        prediction = Prediction(probability, self.settings["threshold"])
+        for name in self.files(item):
+            if name.startswith(MASKS):
+                content = cv2.imencode(".png", prediction.mask.astype(np.uint8) * 255)[1]
+            elif name.startswith(OVERLAYS):
+                drawing = cv2.cvtColor(overlay(image, prediction.mask), cv2.COLOR_RGB2BGR)
+                content = cv2.imencode(".jpg", drawing, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+            else:
+                content = cv2.imencode(".png", np.rint(probability * 65535).astype(np.uint16))[1]
+            files.write_bytes(self.folder / name, content.tobytes())
+        height, width = probability.shape
+        polyps = [vars(polyp) for polyp in prediction.polyps]
+        return {"image": item.relative, "width": width, "height": height, "polyps": polyps}
+
+    def add(self, item: Input, record: Record) -> None:
+        """Note that an input is finished: all its files are in their places."""
+        about = {"source": str(item.path), "stamp": list(item.stamp), "name": self.names[item]}
+        self.records[str(item.path)] = record | about | {"files": self.files(item)}
+        if time.monotonic() > self._next_save:
+            self.save()
+
+    def save(self) -> None:
+        """Write the tables of everything that is finished."""
+        started = time.monotonic()
+        records = sorted(
+            self.records.values(), key=lambda record: str(record.get("image") or record["video"])
+        )
+        images = [record for record in records if "image" in record]
+        videos = [record for record in records if "video" in record]
+        content = {"polyp": version("polyp"), **self.settings, "images": images, "videos": videos}
+        files.write_json(self.folder / JSON, content, indent=1)
+        rows = [
+            {"image": record["image"], "polyp": number}
+            | {column: format(polyp[column], digits) for column, digits in COLUMNS.items()}
+            for record in images
+            for number, polyp in enumerate(record["polyps"], start=1)
+        ]
+        files.write_text(self.folder / TABLE, tables.to_csv(rows, ["image", "polyp", *COLUMNS]))
+        duration = time.monotonic() - started
+        self._next_save = started + max(SAVE_SECONDS, duration / SAVE_SHARE)

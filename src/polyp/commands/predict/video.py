@@ -1,0 +1,217 @@
+"""Videos: frames in, frames out, and the polyps in each frame."""
+
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from polyp.errors import InputError, describe_error, printable
+from polyp.files import atomic_write
+from polyp.inference.polyps import Prediction, mean_probability
+from polyp.inference.predictor import Predictor, predict_stream
+from polyp.report.pictures import overlay
+
+SUFFIXES = {
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".mts",
+    ".m2ts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+}
+"""File name endings that are taken for videos."""
+
+SAFE = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegvideo,mpegts,asf,flv,ogg",
+    "protocol_whitelist": "none",
+}
+"""FFmpeg's options for reading: other formats, such as playlists, open the files and addresses that they name."""
+
+VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"}
+"""Options for writing, with VP9, which every browser plays: of constant quality, and fast."""
+
+COLUMNS = ("frame", "seconds", "polyps", "share", "max_probability", "mean_probability", "boxes")
+"""Of a video's table; a box is its left, top, width and height in pixels."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that is being read.
+
+    Attributes:
+        rate: frames a second, the average if it varies; 25 for a video that claims less than 1 or more than 240.
+        count: frames that it says it has, 0 if it does not say.
+        tolerance: frames by which the count may be too large: half a second where it comes from the duration.
+        frames: the time of each frame in seconds, and its pixels (H, W, 3) uint8 RGB, upright whatever way the camera
+            was held.
+    """
+
+    rate: float
+    count: int
+    tolerance: int
+    frames: Iterator[tuple[float, np.ndarray]]
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[Video]:
+    """Open a video file.
+
+    Raises:
+        InputError: it is not there, or no video that can be read.
+    """
+    with ExitStack() as stack:
+        try:
+            # FFmpeg is given an open file, since it takes some names for addresses.
+            file = stack.enter_context(path.open("rb"))
+            container = cast(InputContainer, stack.enter_context(av.open(file, container_options=SAFE)))
+            stream = container.streams.video[0]
+        except (OSError, av.FFmpegError, IndexError) as error:
+            reason = describe_error(error)
+            raise InputError(
+                f"{printable(path)}: not a video that can be read, or damaged ({reason})"
+            ) from error
+        rate = float(stream.average_rate or 0)
+        rate = rate if 1 <= rate <= 240 else 25.0
+        estimate = round((container.duration or 0) / av.time_base * rate)
+        tolerance = 0 if stream.frames else max(1, round(rate / 2))
+        yield Video(rate, stream.frames or estimate, tolerance, _decode(container, rate))
+
+
+def _decode(container: InputContainer, rate: float) -> Iterator[tuple[float, np.ndarray]]:
+    """The frames; damaged ones are left out, and where the file itself is damaged it ends."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    start = float((stream.start_time or 0) * (stream.time_base or 0))
+    number = 0
+    with suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            with suppress(av.error.InvalidDataError):
+                for frame in packet.decode():
+                    image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                    seconds = number / rate if frame.time is None else frame.time - start
+                    yield seconds, np.ascontiguousarray(image)
+                    number += 1
+
+
+@contextmanager
+def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write a WebM video in one piece; if anything is raised, there is none.
+
+    Args:
+        path: of the file.
+        rate: frames a second.
+
+    Yields:
+        A function that adds a frame (H, W, 3) uint8 RGB.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with atomic_write(path) as part, part.open("wb") as file, av.open(file, "w", "webm") as container:
+        stream = container.add_stream("libvpx-vp9", Fraction(rate).limit_denominator(1001), VP9)
+        stream.pix_fmt = "yuv420p"
+
+        def write(image: np.ndarray) -> None:
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = image.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+
+        yield write
+        container.mux(stream.encode())
+
+
+@dataclass(frozen=True)
+class VideoSummary:
+    """What a video shows.
+
+    Attributes:
+        rate: frames a second.
+        frames, with_polyps: how many there are, and show a polyp.
+        problem: why there are fewer frames than the video says, in a line; blank if there are not.
+    """
+
+    rate: float
+    frames: int
+    with_polyps: int
+    problem: str
+
+
+def predict_video(
+    path: Path,
+    predictor: Predictor,
+    threshold: float,
+    table: Path,
+    drawing: Path | None = None,
+    max_frames: int | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> VideoSummary:
+    """Find the polyps in each frame of a video; a few frames are in memory at a time.
+
+    Of a video that breaks off, or whose frames change in size, the frames before that are kept.
+
+    Args:
+        path: of the video.
+        predictor: computes the probabilities.
+        threshold: a pixel is polyp from this probability on.
+        table: a CSV file to write, with a row for each frame.
+        drawing: a .webm file to write, the video with the polyps drawn on it: of the same size and frame rate, the
+            average one if it varies, without sound. None writes none.
+        max_frames: frames that are read; None for all.
+        progress: called with the number of frames that are done, and of all (0 if it is not known).
+
+    Raises:
+        InputError: no frame can be read, or a file cannot be written. No files are left then.
+    """
+    name, done, with_polyps, problem = printable(path), 0, 0, ""
+    with open_video(path) as video, ExitStack() as stack:
+        part = stack.enter_context(atomic_write(table))
+        rows = csv.writer(
+            stack.enter_context(part.open("w", newline="", encoding="utf-8")), lineterminator="\n"
+        )
+        rows.writerow(COLUMNS)
+        write = stack.enter_context(write_video(drawing, video.rate)) if drawing else None
+        shape = None
+        for seconds, image, probability in predict_stream(predictor, islice(video.frames, max_frames)):
+            if image.shape != (shape := shape or image.shape):
+                problem = f"{name}: its frames change in size after {done} frames, which are kept"
+                break
+            prediction = Prediction(probability, threshold)
+            rows.writerow(_describe_frame(done, seconds, prediction))
+            if write:
+                write(overlay(image, prediction.mask))
+            done, with_polyps = done + 1, with_polyps + bool(prediction.polyps)
+            progress(done, min(video.count, max_frames or video.count))
+        if not done:
+            raise InputError(f"{name}: no frame of it can be read")
+    if not problem and max_frames is None and done < video.count - video.tolerance:
+        problem = f"{name}: ends after {done} of {video.count} frames, which are kept"
+    return VideoSummary(video.rate, done, with_polyps, problem)
+
+
+def _describe_frame(number: int, seconds: float, prediction: Prediction) -> tuple[object, ...]:
+    """A row of `COLUMNS`."""
+    polyps = prediction.polyps
+    return (
+        number,
+        f"{seconds:.3f}",
+        len(polyps),
+        f"{sum(polyp.share for polyp in polyps):.6f}",
+        f"{prediction.probability.max():.4f}",
+        f"{mean_probability(polyps):.4f}" if polyps else "",
+        "; ".join(" ".join(map(str, polyp.box)) for polyp in polyps),
+    )
