@@ -12,8 +12,8 @@ from polyp.cli import COMMANDS, main
 
 OPTIONS = {
     "data": "--root --archive --images --masks --split --allow-empty --encoder --weights --seed --out",
-    "evaluate": "--data --images --masks --normal --subset --root --archive --tta --scales --threshold --missed "
-    "--confidence --device --compute --name --overwrite",
+    "evaluate": "--data --images --masks --normal --subset --root --archive --tta --scales --threshold "
+    "--missed --confidence --device --compute --name --overwrite",
     "compare": "--out --overwrite --card --root --no-pictures",
     "predict": "--with --out --threshold --probabilities --no-overlays --overwrite --tta --compute --device",
     "export": "--onnx --fp16 --int8 --out --root --archive --overwrite",
@@ -48,7 +48,7 @@ def test_every_command_is_listed_without_heavy_imports() -> None:
     code = (
         "import sys; from polyp.cli import main\n"
         "try: main(sys.argv[1:])\n"
-        "finally: print('HEAVY', {'torch', 'cv2', 'pandas', 'gradio', 'scipy', 'matplotlib'} & set(sys.modules))"
+        "finally: print('HEAVY', {'torch', 'cv2', 'pandas', 'gradio', 'scipy'} & set(sys.modules))"
     )
     for arguments in (["--help"], ["predict", "--help"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

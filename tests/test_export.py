@@ -1,4 +1,4 @@
-"""`polyp export`: the ONNX file answers as the module does, says what it is, and is proved before it is there."""
+"""`polyp export`: the ONNX files compute what the module does, and are measured before they are in place."""
 
 import copy
 import json
@@ -37,13 +37,13 @@ METADATA = {"threshold": "0.4", "image_size": "[64, 64]", "precision": "float32"
 
 
 def network(arch: str = "unet", encoder: str = "resnet18", **settings: Any) -> PolypSegmenter:
-    """With random weights, and statistics of normalisation that make its answers differ from pixel to pixel."""
+    """A model with random weights, whose normalisation makes its outputs differ from pixel to pixel."""
     torch.manual_seed(0)
-    given: dict[str, Any] = dict.fromkeys(
+    options: dict[str, Any] = dict.fromkeys(
         ("encoder_weights", "encoder_depth", "decoder_channels", "decoder_attention"), None
     )
-    given |= {"stages": 1, "image_size": 64, "loss": "dice_bce", "threshold": 0.4}
-    model = PolypSegmenter(arch, encoder, **given | settings)
+    options |= {"stages": 1, "image_size": 64, "loss": "dice_bce", "threshold": 0.4}
+    model = PolypSegmenter(arch, encoder, **options | settings)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
@@ -64,7 +64,7 @@ def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
     ]
 
 
-def away(model: PolypSegmenter, file: Path, images: list[torch.Tensor]) -> float:
+def largest_difference(model: PolypSegmenter, file: Path, images: list[torch.Tensor]) -> float:
     """The largest difference between the module's probabilities and the file's."""
     pairs = zip(model.predict(images), OnnxModel(file).predict(images), strict=True)
     return max((one - other).abs().max().item() for one, other in pairs)
@@ -74,14 +74,14 @@ def away(model: PolypSegmenter, file: Path, images: list[torch.Tensor]) -> float
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 97), (97, 50), (256, 320), (33, 160)])
-def test_images_are_resized_as_torch_does_it(size: tuple[int, int]) -> None:
+def test_exported_resize_equals_torchs(size: tuple[int, int]) -> None:
     for image in pictures((64, 64), (131, 97), (40, 333), (64, 50)):
         ours = resize_in_graph(image.permute(1, 2, 0)[None], size)[0]
         assert torch.equal(ours, resize(image, size).float())
 
 
-def test_weights_of_a_shrunken_line_by_hand() -> None:
-    # Four pixels to two: each is the mean of four around it with weights 1, 3, 3, 1, less what hangs over the edge.
+def test_exported_resize_has_the_weights_computed_by_hand() -> None:
+    # Four pixels to two: each is the mean of four with weights 1, 3, 3, 1, less what is over the edge.
     line = torch.tensor([10, 20, 30, 90], dtype=torch.uint8)
     seen = resize_in_graph(line.reshape(1, 1, 4, 1).repeat(1, 1, 1, 3), (1, 2))
     first, second = (3 * 10 + 3 * 20 + 30) / 7, (20 + 3 * 30 + 3 * 90) / 7
@@ -100,16 +100,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[PolypSegmenter, Pat
     return model, file
 
 
-def test_it_answers_as_the_module_at_any_size_and_batch(small: tuple[PolypSegmenter, Path]) -> None:
+def test_file_computes_what_the_module_does_at_any_size_and_batch(small: tuple[PolypSegmenter, Path]) -> None:
     model, file = small
     images = pictures((64, 64), (131, 97), (20, 333), (131, 97), (131, 97))
     expected = model.predict(images)
     assert all(one.std() > 0.01 for one in expected), "a constant answer proves nothing"
-    assert away(model, file, images) < 1e-4  # three of a size together
-    assert away(model, file, images[:1]) < 1e-4
+    assert largest_difference(model, file, images) < 1e-4  # three of a size together
+    assert largest_difference(model, file, images[:1]) < 1e-4
 
 
-def test_it_says_what_it_is(small: tuple[PolypSegmenter, Path]) -> None:
+def test_file_has_its_metadata_and_types(small: tuple[PolypSegmenter, Path]) -> None:
     model = OnnxModel(small[1])
     assert model.threshold == 0.4 and model.precision == "float32"
     assert model.metadata == METADATA
@@ -122,12 +122,12 @@ def test_it_says_what_it_is(small: tuple[PolypSegmenter, Path]) -> None:
     ]
 
 
-def test_it_has_one_scale(small: tuple[PolypSegmenter, Path]) -> None:
+def test_file_refuses_another_scale(small: tuple[PolypSegmenter, Path]) -> None:
     with pytest.raises(InputError, match="another scale"):
         OnnxModel(small[1]).predict(pictures((64, 64)), 0.5)
 
 
-def test_it_is_opened_as_checkpoints_are(small: tuple[PolypSegmenter, Path]) -> None:
+def test_file_is_loaded_as_checkpoints_are(small: tuple[PolypSegmenter, Path]) -> None:
     image = pictures((50, 60))[0]
     predictor = load_predictor([str(small[1])])
     assert predictor.backend == "onnx float32" and predictor.threshold == 0.4
@@ -136,7 +136,7 @@ def test_it_is_opened_as_checkpoints_are(small: tuple[PolypSegmenter, Path]) -> 
     )
 
 
-def test_other_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_path: Path) -> None:
+def test_other_onnx_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_path: Path) -> None:
     import onnx
 
     value = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1])
@@ -192,7 +192,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def said(*arguments: str) -> str:
+def refusal(*arguments: str) -> str:
     """The line that the command leaves with."""
     with pytest.raises(SystemExit) as error:
         main(["export", *arguments, "--onnx"])
@@ -202,15 +202,15 @@ def said(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_all_variants_of_a_run(
+def test_export_writes_and_measures_all_variants(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main(["export", str(run), "--onnx", "--fp16", "--int8"])
-    told = capfd.readouterr()
+    output = capfd.readouterr()
     assert (
-        "ONNX int8" in told.out
-        and "Warning" not in told.out + told.err
-        and "torch.onnx" not in told.out + told.err
+        "ONNX int8" in output.out
+        and "Warning" not in output.out + output.err
+        and "torch.onnx" not in output.out + output.err
     )
     folder = run / "export"
     assert {path.name for path in folder.iterdir()} == {
@@ -248,7 +248,7 @@ def test_all_variants_of_a_run(
     assert evaluated["computed"] == "onnx float32" and evaluated["deviation"] > 0
     assert evaluated["numbers"]["dice"]["value"] == pytest.approx(record["onnx"]["float32"]["dice"], abs=1e-6)
     before = (folder / "model.onnx").stat().st_mtime_ns
-    assert "is there already: replace it with --overwrite" in said(str(run))
+    assert "is there already: replace it with --overwrite" in refusal(str(run))
     assert (folder / "model.onnx").stat().st_mtime_ns == before
     kept = shutil.copy(folder / "model.onnx", tmp_path)
     monkeypatch.setattr(exporting, "write_onnx", lambda model, file, metadata: shutil.copy(kept, file))
@@ -256,7 +256,7 @@ def test_all_variants_of_a_run(
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
 
 
-def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_export_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(model: PolypSegmenter, file: Path, metadata: dict[str, str]) -> None:
         file.write_bytes(b"a model")
 
@@ -273,41 +273,43 @@ def test_what_differs_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     killed = run / ".part-export" / "new" / "model.onnx"  # what one leaves that was killed
     killed.parent.mkdir(parents=True)
     killed.touch()
-    assert "differ from the module's by up to" in said(str(run))
+    assert "differ from the module's by up to" in refusal(str(run))
     assert set(run.iterdir()) == before
 
     def full(model: PolypSegmenter, file: Path, metadata: dict[str, str]) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exporting, "write_onnx", full)
-    assert "export (No space left on device)" in said(str(run))
+    assert "export (No space left on device)" in refusal(str(run))
     assert set(run.iterdir()) == before
 
 
-def test_what_cannot_be_exported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "is not there" in said(str(tmp_path / "nothing"))
+def test_export_refuses_what_cannot_be_exported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "is not there" in refusal(str(tmp_path / "nothing"))
     elsewhere = shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "mine.ckpt")
-    assert "is not in a run's folder" in said(str(elsewhere))
+    assert "is not in a run's folder" in refusal(str(elsewhere))
     (run / "export").mkdir()
     (run / "export" / "notes.txt").write_text("mine")
-    assert "holds something else than an export" in said(str(run), "--overwrite")
+    assert "holds something else than an export" in refusal(str(run), "--overwrite")
     assert (run / "export" / "notes.txt").read_text() == "mine"
-    assert "cannot write to" in said(str(run), "--out", str(run / "config.yaml"))
+    assert "cannot write to" in refusal(str(run), "--out", str(run / "config.yaml"))
     (run / "export" / "notes.txt").unlink()
     RunFolder(run).best_checkpoint.unlink()
-    assert "has no checkpoints/best.ckpt" in said(str(run))
+    assert "best.ckpt does not exist" in refusal(str(run))
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
-    assert said(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
+    assert refusal(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
 
 
-def test_an_exported_model_is_no_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_refuses_an_exported_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "export").mkdir()
     (run / "export" / "model.onnx").touch()
     with pytest.raises(SystemExit, match="is an exported model"):
         main(["export", str(run / "export" / "model.onnx"), "--onnx", "--out", str(run / "again")])
 
 
-def test_the_rest_works_without_the_extra(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_load_without_the_extra(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert load_predictor([str(run)]).is_exact
@@ -325,13 +327,13 @@ WITH = {"dpt": "tu-vit_tiny_patch16_224"}  # which works with transformers of ti
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
-def test_every_architecture(arch: str, tmp_path: Path) -> None:
+def test_every_architecture_is_exported(arch: str, tmp_path: Path) -> None:
     size = 128 if arch == "pan" else 64  # whose pyramid has no pixels left of less
     model = network(arch, WITH.get(arch, "resnet18"), image_size=size)
     write_onnx(model, tmp_path / "model.onnx", METADATA)
     images = pictures((64, 64), (131, 97), (20, 333), (131, 97), (131, 97))
     assert min(one.std() for one in model.predict(images)) > 1e-3
-    assert away(model, tmp_path / "model.onnx", images) < 1e-3
+    assert largest_difference(model, tmp_path / "model.onnx", images) < 1e-3
 
 
 @pytest.mark.slow
@@ -343,14 +345,14 @@ def test_every_architecture(arch: str, tmp_path: Path) -> None:
         {"encoder": "tu-tf_efficientnet_lite0", "encoder_depth": 4, "decoder_attention": "scse"},
     ],
 )
-def test_other_networks(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_other_networks_are_exported(settings: dict[str, Any], tmp_path: Path) -> None:
     model = network(**settings)
     write_onnx(model, tmp_path / "model.onnx", METADATA)
     images = pictures((64, 64), (131, 97), (20, 333))
-    assert away(model, tmp_path / "model.onnx", images) < 1e-3
+    assert largest_difference(model, tmp_path / "model.onnx", images) < 1e-3
 
 
-def test_what_is_measured_on_the_cpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_of_measurements_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
     assert device.description() == "a GPU" and device.description("cpu").endswith("threads")

@@ -61,11 +61,13 @@ class Model:
         """Find the polyps of an image, or of several.
 
         Args:
-            images: an array (H, W, 3) uint8 RGB or the path of an image; or a list of these, which may differ in size.
+            images: an array (H, W, 3) uint8 RGB or the path of an image; or a list of these, which may differ
+                in size.
             threshold: of the mask, in 0-1; the model's own by default.
 
         Returns:
-            A prediction, or one for each image of a list: `probability` (H, W) float32 in 0-1, `mask` (H, W) bool, and
+            A prediction, or one for each image of a list: `probability` (H, W) float32 in 0-1, `mask` (H, W)
+            bool, and
             `polyps`, the largest first, each with its box, area, mean probability and centroid in pixels.
 
         Raises:
@@ -93,9 +95,11 @@ def load(
     """Load a trained model, or several, whose probabilities are then averaged.
 
     Args:
-        models: the path of a run's folder, a checkpoint, or an ONNX file that `polyp export` wrote; or a list of these.
+        models: the path of a run's folder, a checkpoint, or an ONNX file that `polyp export` wrote; or a list
+            of these.
         device: auto, cpu, cuda, cuda:1 or mps.
-        compute: exact, as the run was tested, or fast: images in batches, in the precision that the device gains from.
+        compute: exact, as the run was tested, or fast: images in batches, in the precision that the device
+            gains from.
         tta: also predict each image flipped, and average.
         scales: multiples of the network's resolution; the average over all is taken.
 
@@ -121,7 +125,8 @@ def evaluate(models: PathLike | Sequence[PathLike], **options: Any) -> dict[str,
     Raises:
         InputError: anything that cannot work.
 
-    >>> metrics = evaluate("outputs/runs/default/2026-11-23_10-00-00", name="mine")["test"]  # doctest: +ELLIPSIS
+    >>> run = "outputs/runs/default/2026-11-23_10-00-00"
+    >>> metrics = evaluate(run, name="mine")["test"]  # doctest: +ELLIPSIS
     <BLANKLINE>
     ...
     >>> sorted(metrics["numbers"]["dice"])
@@ -138,7 +143,8 @@ def compare(*folders: PathLike) -> Comparison:
         folders: runs, sweeps, or folders of these.
 
     Returns:
-        The configurations, the best by validation first, and how the test Dice of each differs from the best one's.
+        The configurations, the best by validation first, and how the test Dice of each differs from the best
+        one's.
 
     Raises:
         InputError: a folder is not there, or nothing in it can be compared.

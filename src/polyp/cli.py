@@ -1,4 +1,4 @@
-"""`polyp COMMAND`: the options of each command are the fields of the dataclass in its package's options.py."""
+"""`polyp COMMAND`: the options of a command are the fields of the dataclass in its package's options.py."""
 
 import io
 import os
@@ -34,7 +34,7 @@ class Train:
     """Hydra's overrides and flags, see polyp train --help."""
 
     def run(self) -> NoReturn:
-        """Go on as `python train.py`, which lies beside conf/: in a clone at its top, else in this package."""
+        """Become `python train.py`, which lies beside conf/: in a clone at its top, else in this package."""
         packaged = Path(__file__).parent / "script" / "train.py"
         script = packaged if packaged.is_file() else Path(__file__).parents[2] / "train.py"
         os.execv(sys.executable, [sys.executable, str(script), *self.overrides])
@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the command and its options; those of the process by default.
 
     Raises:
-        SystemExit: with one line and 2 for a wrong command or option, 1 for input that cannot work; 130 for Ctrl-C.
+        SystemExit: with one line and 2 for a wrong command or option, 1 for input that cannot work; 130 for
+            Ctrl-C.
     """
     name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or [""]
     try:

@@ -1,7 +1,7 @@
 """Types of command-line options: what several commands share, and how an option looks in the help.
 
-The options of a command are the fields of the dataclass `Options` in its package's options.py: name, type, default,
-and below it the help. These modules import nothing heavy, since `polyp --help` imports all of them.
+The options of a command are the fields of the dataclass `Options` in its package's options.py: name, type,
+default, and below it the help. These modules import nothing heavy, since `polyp --help` imports all of them.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 
 def option(metavar: str | None = None, help: str | None = None, name: str | None = None) -> Any:
-    """How an option looks in the help, for `Annotated`: a default that says nothing, such as None, is not shown."""
+    """How an option looks in the help, for `Annotated`; a default such as None or False is not shown."""
 
     def show_default(value: str) -> str:
         return "" if value in ("", "None", "False", "True") else f"(default: {value})"
@@ -49,8 +49,8 @@ Numbers = Annotated[
 Compute = Annotated[
     Literal["exact", "fast"],
     option(
-        help="exact: each image by itself, in the precision that the run was tested in; fast: several at once, in the "
-        "precision that the device gains from."
+        help="exact: each image by itself, in the precision that the run was tested in; fast: several at "
+        "once, in the precision that the device gains from."
     ),
 ]
 Device = Annotated[str, option("NAME", "auto, cpu, cuda, cuda:1 or mps.")]

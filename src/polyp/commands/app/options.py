@@ -12,8 +12,8 @@ from polyp.commands.options import Compute, Device, Flag, Root, option
 class Options:
     """Serve trained models as a page in the browser and an HTTP API.
 
-    Choose or upload an image in the browser and see the polyps, or send it over HTTP. Works without a network. For
-    research use, not for diagnosis.
+    Choose or upload an image in the browser and see the polyps, or send it over HTTP. Works without a
+    network. For research use, not for diagnosis.
     """
 
     runs: Annotated[Positional[tuple[str, ...]], option("RUN...")] = ()

@@ -12,7 +12,8 @@ from polyp.commands.options import Flag, option
 class Options:
     """Look at a data set before training.
 
-    Prints a summary and writes a page: sizes, polyps, image quality, near-duplicates, and a suggested split beside it.
+    Prints a summary and writes a page: sizes, polyps, image quality, near-duplicates, and a suggested split
+    beside it.
     """
 
     data: Annotated[Positional[str], option("FOLDER")] = "kvasir_seg"
@@ -26,7 +27,7 @@ class Options:
     masks: Annotated[str, option("NAME")] = "masks"
     """Name of the folder's subfolder of masks."""
     split: Annotated[str | None, option("SPLIT")] = None
-    """official, pranet, random or a CSV: which near-duplicates straddle it (the data set's published split)."""
+    """official, pranet, random or a CSV: which near-duplicates straddle it (the published split)."""
     allow_empty: Flag = False
     """A mask without a polyp is no problem."""
     encoder: Annotated[str | None, option("NAME")] = None

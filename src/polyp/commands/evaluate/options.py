@@ -20,7 +20,7 @@ class Options:
     models: Annotated[Positional[tuple[str, ...]], option("RUN_OR_CHECKPOINT...")]
     """Run folders, checkpoints or exported models; of several the probabilities are averaged."""
     data: Annotated[str | None, option("FOLDER")] = None
-    """Score on this folder with images/ and masks/, or with folders that have these (the run's test images)."""
+    """Score on this folder with images/ and masks/, or folders that have these (the run's test images)."""
     images: Annotated[str, option("NAME")] = "images"
     """Name of the folder of images in FOLDER."""
     masks: Annotated[str, option("NAME")] = "masks"
@@ -38,7 +38,7 @@ class Options:
     threshold: Annotated[float, option("P")] = 0.5
     """A pixel is polyp from this probability on."""
     missed: Annotated[float, option("SHARE")] = 0.1
-    """The share of a polyp's pixels that may be missed by the threshold that is chosen on validation images."""
+    """Share of a polyp's pixels that may be missed by the threshold that is chosen on validation images."""
     confidence: Annotated[float, option("P")] = 0.95
     """The probability with which that threshold keeps to --missed."""
     device: Device = "auto"

@@ -124,8 +124,8 @@ def _write_variants(
         raise InputError(
             f"the ONNX model's probabilities differ from the module's by up to "
             f"{max(differences.values()):.2g}, more than "
-            f"{MAX_DIFFERENCE:g}: model.arch={metadata['arch']} with model.encoder={metadata['encoder']} cannot be "
-            "exported"
+            f"{MAX_DIFFERENCE:g}: model.arch={metadata['arch']} with "
+            f"model.encoder={metadata['encoder']} cannot be exported"
         )
     if options.fp16:
         write_onnx(model, folder / FILES["float16"], metadata | {"precision": "float16"}, half=True)
@@ -230,8 +230,8 @@ def _print_record(record: dict[str, Any], folder: Path) -> None:
         [{"name": f"{kind} {name}", **row} for kind in kinds for name, row in kinds[kind].items()], COLUMNS
     ).print()
     console.print(
-        f"  difference: the largest between probabilities and those of the module in float32, on {record['compared']} "
-        f"validation images at {', '.join(record['compared_at'])} times their size"
+        f"  difference: the largest between probabilities and those of the module in float32, on "
+        f"{record['compared']} validation images at {', '.join(record['compared_at'])} times their size"
     )
     for note in record["notes"]:
         console.print(f"[bold yellow]note[/] {escape(note)}")

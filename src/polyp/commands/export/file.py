@@ -25,7 +25,8 @@ EXAMPLE = (2, 96, 80, 3)
 def write_onnx(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], half: bool = False) -> None:
     """Write a model as ONNX.
 
-    Its input is `image` (batch, height, width, 3) uint8 RGB, its output `probability` (batch, height, width) float32.
+    Its input is `image` (batch, height, width, 3) uint8 RGB, its output `probability` (batch, height, width)
+    float32.
 
     Args:
         model: on the CPU.
@@ -53,8 +54,8 @@ def write_onnx(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], h
             )
     except Exception as error:  # each stage of the exporter has its own exceptions
         raise InputError(
-            f"model.arch={model.hparams['arch']} with model.encoder={model.hparams['encoder']} cannot be exported "
-            f"({describe_error(error.__cause__ or error)})"
+            f"model.arch={model.hparams['arch']} with model.encoder={model.hparams['encoder']} cannot be "
+            f"exported ({describe_error(error.__cause__ or error)})"
         ) from error
     assert program is not None
     proto = program.model_proto  # made at each access

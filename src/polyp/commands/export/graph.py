@@ -50,8 +50,9 @@ class _Half(nn.Module):
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """`polyp.images.resize` of images (B, H, W, 3) uint8: (B, 3, *size) float32, whole numbers in 0-255.
 
-    ONNX has an operation of that name, but runtimes do not agree on it: ONNX Runtime's differs from torch's by up to
-    13 grey levels at an image's border. These are torch's 8-bit integers in matrix products, first along the rows.
+    ONNX has an operation of that name, but runtimes do not agree on it: ONNX Runtime's differs from torch's
+    by up to 13 grey levels at an image's border. These are torch's 8-bit integers in matrix products, first
+    along the rows.
     """
     height, width = image.shape[1:3]
     grey = image.permute(0, 1, 3, 2).float() - GREY  # (B, H, 3, W)
@@ -67,8 +68,8 @@ GREY = 128
 def _resize_lines(lines: Tensor, source: int, target: int) -> Tensor:
     """Resize lines of pixels less `GREY` from (..., source) to (..., target), rounded.
 
-    The weights are those of ATen/native/cpu/UpSampleKernel.cpp: a triangle as wide as a target pixel, at least two
-    source pixels, as whole numbers of as many bits as fit 16 with a sign.
+    The weights are those of ATen/native/cpu/UpSampleKernel.cpp: a triangle as wide as a target pixel, at
+    least two source pixels, as whole numbers of as many bits as fit 16 with a sign.
     """
     j, i = torch.arange(source)[:, None], torch.arange(target)[None]
     distance = ((2 * j + 1) * target - (2 * i + 1) * source).abs()  # times 2 * target, to be whole

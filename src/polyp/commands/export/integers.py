@@ -19,8 +19,8 @@ def write_int8(
 ) -> None:
     """Write the int8 variant of a model, with the ranges that its values have on some images.
 
-    Weights have a range for each channel, activations the mean of their ranges over the images. The first and the last
-    convolution, and all that comes before and after, keep float32.
+    Weights have a range for each channel, activations the mean of their ranges over the images. The first and
+    the last convolution, and all that comes before and after, keep float32.
 
     Args:
         file: the float32 model.
@@ -67,8 +67,8 @@ def write_int8(
 def _list_excluded(graph: Any, with_encoder: bool) -> list[str]:
     """The names of the nodes that keep float32.
 
-    These are the nodes up to the network's first convolution and from its last one on, products without weights
-    (attention), and, if so wanted, those with the encoder's weights.
+    These are the nodes up to the network's first convolution and from its last one on, products without
+    weights (attention), and, if so wanted, those with the encoder's weights.
     """
     first, *_, last = (node for node in graph.node if node.op_type == "Conv")
     weights = {weight.name for weight in graph.initializer}

@@ -13,8 +13,8 @@ from polyp.errors import InputError
 class Options:
     """Make a trained model an ONNX file that runs without polyp.
 
-    The file takes images of any size and returns probabilities. How good and how fast it is beside the checkpoint is
-    measured; both go to the run's folder, under export/.
+    The file takes images of any size and returns probabilities. How good and how fast it is beside the
+    checkpoint is measured; both go to the run's folder, under export/.
     """
 
     model: Annotated[Positional[str], option("RUN")]

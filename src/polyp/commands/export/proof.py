@@ -61,8 +61,8 @@ def score(
         threshold: of the predicted mask.
 
     Returns:
-        For each model `dice` (see `polyp.metrics.overlap.DEFINITIONS`, at the images' own size), `latency_ms`, the
-        median and 95 % from an image's file to its mask, and `images_per_second`.
+        For each model `dice` (see `polyp.metrics.overlap.DEFINITIONS`, at the images' own size),
+        `latency_ms`, the median and 95 % from an image's file to its mask, and `images_per_second`.
     """
     scores: dict[Name, list[float]] = {name: [] for name in models}
     seconds: dict[Name, list[float]] = {name: [] for name in models}

@@ -14,8 +14,8 @@ from polyp.errors import InputError
 class Options:
     """Find polyps in new images and videos.
 
-    Writes masks of their size, pictures with the polyps drawn on them, and tables. A command that was interrupted
-    continues where it was when it is given again.
+    Writes masks of their size, pictures with the polyps drawn on them, and tables. A command that was
+    interrupted continues where it was when it is given again.
     """
 
     model: Annotated[Positional[str], option("RUN")]
