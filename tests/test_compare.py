@@ -20,7 +20,7 @@ from polyp.commands.compare import charts, examples
 from polyp.commands.compare.comparison import compare
 from polyp.commands.compare.read_runs import find_runs
 from polyp.errors import InputError
-from polyp.runs import write_per_image
+from polyp.runs.folder import RunFolder
 
 IMAGES = np.random.default_rng(0).uniform(0.5, 0.9, 60)
 NOISE = np.random.default_rng(1).normal(0, 0.03, 60)
@@ -442,7 +442,7 @@ def test_compare_of_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pyte
     )
     shutil.rmtree(run / "checkpoints")
     comparison = compare(find_runs([outputs]))
-    with pytest.raises(InputError, match=r"has no checkpoints/best\.ckpt"):
+    with pytest.raises(InputError, match=r"checkpoints/best\.ckpt"):
         examples.draw_examples(comparison, comparison.recipes)
 
 
@@ -473,7 +473,7 @@ def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
     for name, loss in (("a", "+x"), ("b", "=cmd()")):
         run = plant(tmp_path / "runs" / name, IMAGES[:6], changed=[f"model.loss='{loss}'"])
         rows = [{"stem": stem} | row for stem, row in zip(stems, runs_rows(run), strict=True)]
-        write_per_image(run, rows)
+        RunFolder(run).write_rows(rows)
         with (run / "per_image.csv").open(newline="") as file:
             assert not any(row["stem"].startswith(("=", "+", "-", "@")) for row in csv.DictReader(file))
     found = find_runs([tmp_path / "runs"])
