@@ -1,1 +1,1 @@
-"""Trained models at work: from the images that people have to probabilities, masks and polyps of the same size."""
+"""Trained models: from images to probabilities, masks and polyps of the same size."""
