@@ -272,9 +272,10 @@ def test_predict_refuses_other_images_of_the_same_names(here: Path) -> None:
     shutil.copytree("images", "others")
     predict("first", "images", "--out", "out")
     before = contents("out")
-    assert re.search(r"others/\S+: predictions named \S+ are there, of \S+images/\S+: give another --out", error_of(
-        "first", "others", "--out", "out"
-    ))  # fmt: skip
+    message = error_of("first", "others", "--out", "out")
+    assert re.search(
+        r"others/\S+: predictions named \S+ are there, of \S+images/\S+: give another --out", message
+    )
     assert contents("out") == before
     predict("first", "images", "others", "--out", "both", "--no-overlays")  # together they have a folder each
     assert len(files("both/masks/images")) == len(files("both/masks/others")) == 20

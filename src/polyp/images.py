@@ -1,4 +1,4 @@
-"""Images and masks: read as a viewer shows them, resized, and taken apart into polyps; the one way for all commands."""
+"""Images and masks: read as a viewer shows them, resized, and divided into polyps."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,11 +24,12 @@ MAX_PIXELS = 2**26
 """More than an endoscope has by far; an image of so many takes 1 GB to read and 3 GB to predict."""
 
 SMALLEST, LARGEST = 32, 4096
-"""Sides in pixels that networks work at. Colonoscopes record 1920 x 1080; memory would not suffice far beyond."""
+"""Sides in pixels that networks work at. Colonoscopes record 1920 x 1080."""
 
 SPECK = 1e-4
-"""Share of the image below which a connected component is no polyp. Kvasir-SEG's masks have 143 specks of a pixel or
-three, which JPEG compression leaves, all below a tenth of this; the next larger component is ten times as large."""
+"""Share of the image below which a connected component is no polyp. Kvasir-SEG's masks have 143 specks of a
+pixel or three, which JPEG compression leaves, all below a tenth of this; the next larger component is ten
+times as large."""
 
 filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `_open` refuses such an image anyway
 filterwarnings("ignore", module=r"PIL\.")  # damaged metadata do not matter
@@ -71,7 +72,7 @@ def read_mask(path: Path) -> np.ndarray:
     """Read a mask as (H, W) uint8 in {0, 1}: polyp where the grey value is above 127.
 
     Raises:
-        InputError: as `read_image`; or not of 8 bits, or coded otherwise (0 and 1, say), which would look empty.
+        InputError: as `read_image`; or not of 8 bits, or with values up to 127 only (0 and 1, say).
     """
     with _open(path, name := printable(path), MAX_PIXELS) as image:
         if image.mode.startswith("I"):  # which of its values is white is anybody's guess
@@ -106,7 +107,9 @@ def _open(file: Path | BytesIO, name: str, max_pixels: int) -> Iterator[Image.Im
                 raise TooManyPixels(f"{name}: is {image.width}x{image.height}, {limit}")
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # MPO is a photograph with previews of itself
-                raise InputError(f"{name}: holds {frames} images: save each as a file of its own, or all as a video")
+                raise InputError(
+                    f"{name}: holds {frames} images: save each as a file of its own, or all as a video"
+                )
             if image.mode == "F":
                 raise InputError(f"{name}: has floating-point pixels: save it with 8 or 16 bits")
             image.load()
@@ -139,7 +142,8 @@ def square(image_size: int | Sequence[int]) -> tuple[int, int]:
     size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(size) != 2 or not all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in size):
         raise InputError(
-            f"data.image_size={image_size} must be one number or [height, width], each {SMALLEST} to {LARGEST} pixels"
+            f"data.image_size={image_size} must be one number or [height, width], "
+            f"each {SMALLEST} to {LARGEST} pixels"
         )
     return size
 
@@ -153,7 +157,7 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def components(mask: np.ndarray) -> tuple[int, np.ndarray]:
-    """The polyps of a mask: its connected components, touching corners included, without specks (see `SPECK`).
+    """The polyps of a mask: its connected components, touching corners included, without specks.
 
     Args:
         mask: (H, W), polyp where it is not 0.

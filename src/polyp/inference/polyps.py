@@ -92,5 +92,5 @@ def find(probability: np.ndarray, threshold: float) -> list[Polyp]:
 
 
 def mean_probability(polyps: Sequence[Polyp]) -> float:
-    """Over the pixels of all polyps; there is at least one."""
+    """The mean over the pixels of all polyps; there is at least one."""
     return sum(polyp.probability * polyp.pixels for polyp in polyps) / sum(polyp.pixels for polyp in polyps)

@@ -1,8 +1,8 @@
 """Probabilities of images: the one computation of test, evaluate, compare, predict and app.
 
-`exact` is the reference and the default: each image by itself, in the precision that the run was trained and tested in.
-All commands then give bit-equal probabilities for a run on a device, whatever other images they see. `fast` computes
-several images at once, in the precision that the device gains from.
+`exact` is the reference and the default: each image by itself, in the precision that the run was trained and
+tested in. All commands then give bit-equal probabilities for a run on a device, whatever other images they
+see. `fast` computes several images at once, in the precision that the device gains from.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +45,7 @@ class Predictor:
         device: where they compute.
         sources: where the models come from; empty for models that were not loaded.
         compute: exact or fast.
-        flips: also predict each image flipped left-right, up-down and both, and average (test-time augmentation).
+        flips: average over the image and its flips: left-right, up-down, both (test-time augmentation).
         scales: of the resolution that the networks work at; the average over all is taken.
     """
 
@@ -97,12 +97,11 @@ class Predictor:
 
     def spread(self, image: np.ndarray) -> np.ndarray:
         """The standard deviation (H, W) float32 in 0-0.5 of the probabilities between models and views."""
-        return (
-            torch.stack([probability for [probability] in self._views([image])]).std(0, correction=0).numpy()
-        )
+        views = torch.stack([probability for [probability] in self._views([image])])
+        return views.std(0, correction=0).numpy()
 
     def deviation(self, images: Sequence[np.ndarray]) -> float | None:
-        """The largest difference of a probability to the exact computation's, on the first `COMPARED` of some images.
+        """The largest difference of a probability to the exact computation's, on the first `COMPARED` images.
 
         Returns:
             None if it cannot be measured: the checkpoint that an ONNX file was made from is not beside it.
@@ -151,8 +150,8 @@ class Predictor:
                     if not (low >= 0 and high <= 1):  # also for NaN
                         name = self.sources[number].file if self.sources else "the model"
                         raise InputError(
-                            f"{name} gives probabilities from {low:.3g} to {high:.3g}, which must lie in 0 to 1: train "
-                            "it anew, in trainer.precision=32-true"
+                            f"{name} gives probabilities from {low:.3g} to {high:.3g}, which must lie in 0 "
+                            "to 1: train it anew, in trainer.precision=32-true"
                         )
                 yield probabilities
 

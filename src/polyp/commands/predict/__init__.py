@@ -1,1 +1,1 @@
-"""New images and videos: masks, overlays, probability maps, and tables of the polyps found."""
+"""New images and videos: masks, overlays, probability maps, and tables of the polyps."""

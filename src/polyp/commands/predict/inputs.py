@@ -40,7 +40,7 @@ def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
     """Find images and videos among files and below folders; hidden files are left out.
 
     Returns:
-        The folder that all have in common, the inputs, and a line for each file or folder that cannot be read.
+        The folder that all have in common, the inputs, and a line for each that cannot be read.
 
     Raises:
         InputError: a name is not there, is no file or folder, or there is nothing to predict.
@@ -69,7 +69,7 @@ def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
 
 
 def _walk(folder: Path, problems: list[str]) -> Iterator[Path]:
-    """Images and videos of a folder and its subfolders, sorted; a link to a folder above is not followed again."""
+    """Images and videos of a folder and its subfolders, sorted; each folder once, despite links."""
 
     def report(error: OSError) -> None:
         problems.append(f"{printable(error.filename)}: the folder cannot be read ({describe_error(error)})")
@@ -101,8 +101,8 @@ def _is_video(file: Path) -> bool:
 def name_outputs(inputs: Sequence[Input]) -> dict[Input, str]:
     """A name for what is written for each input; it depends on the inputs alone.
 
-    It is the relative path without the ending; with the ending where two inputs differ in nothing else, or in upper
-    and lower case; with a hash where that is not enough, or too long for a file's name.
+    It is the relative path without the ending; with the ending where two inputs differ in nothing else, or in
+    upper and lower case; with a hash where that is not enough, or too long for a file's name.
     """
     paths = {item: PurePosixPath(item.relative) for item in inputs}
     names = {item: path.with_suffix("").as_posix() for item, path in paths.items()}

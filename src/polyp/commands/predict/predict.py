@@ -16,7 +16,7 @@ from tqdm import tqdm
 from polyp import files
 from polyp.commands.predict.inputs import Input, find_inputs
 from polyp.commands.predict.options import Options
-from polyp.commands.predict.results import Record, Results
+from polyp.commands.predict.results import Results
 from polyp.commands.predict.video import open_video, predict_video
 from polyp.errors import InputError, printable, several
 from polyp.images import read_image
@@ -74,7 +74,7 @@ def run(options: Options) -> Path:
         raise InputError(problems[0])
     if problems:
         headline = f"{len(problems)} problems with {_count(len(inputs), 'input')}; the others are done"
-        raise several(headline, problems)
+        raise several(headline, sorted(problems))
     return folder
 
 
@@ -93,15 +93,12 @@ def _check_apart(folder: Path, names: Sequence[str], inputs: Sequence[Input]) ->
     out = folder.resolve()
     for name in names:
         if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
-            raise InputError(
-                f"the predictions would be written to {printable(folder)}, which is in {printable(name)}, a folder of "
-                "images: give an --out elsewhere"
-            )
+            where = f"{printable(folder)}, which is in {printable(name)}, a folder of images"
+            raise InputError(f"the predictions would be written to {where}: give an --out elsewhere")
     for item in inputs:
         if item.path.resolve().is_relative_to(out):
-            raise InputError(
-                f"{printable(item.path)} lies in {printable(folder)}, where predictions are written"
-            )
+            where = f"{printable(folder)}, where predictions are written"
+            raise InputError(f"{printable(item.path)} lies in {where}: give an --out elsewhere")
 
 
 def _read_samples(inputs: Sequence[Input]) -> Iterator[np.ndarray]:
@@ -115,36 +112,25 @@ def _read_samples(inputs: Sequence[Input]) -> Iterator[np.ndarray]:
                 yield read_image(item.path)
 
 
-def _predict_images(
-    images: Sequence[Input], predictor: Predictor, results: Results, problems: list[str]
-) -> None:
+def _predict_images(images: list[Input], predictor: Predictor, results: Results, problems: list[str]) -> None:
     """Predict images, and say how many and how fast; reading and writing go on beside the network."""
     missing = [item for item in images if str(item.path) not in results.records]
-    done = len(images) - len(missing)
+    done, started = len(images) - len(missing), time.perf_counter()
 
-    def read(item: Input) -> tuple[Input, np.ndarray | InputError]:
+    def read(item: Input) -> tuple[Input, np.ndarray | None]:
         try:
             return item, read_image(item.path)
         except InputError as error:
-            return item, error
+            problems.append(str(error))
+            return item, None
 
-    def write(result: tuple[Input, np.ndarray, np.ndarray]) -> tuple[Input, Record]:
-        item, image, probability = result
-        return item, results.write_image(item, image, probability)
-
-    def readable(pool: Executor) -> Iterator[tuple[Input, np.ndarray]]:
-        for item, image in _map_ahead(pool, read, missing):
-            if isinstance(image, np.ndarray):
-                yield item, image
-            else:
-                problems.append(str(image))
-
-    started = time.perf_counter()
     with (
         ThreadPoolExecutor(WORKERS) as pool,
         tqdm(total=len(images), initial=done, unit="image", leave=False, disable=None) as bar,
     ):
-        for item, record in _map_ahead(pool, write, predict_stream(predictor, readable(pool))):
+        arrays = ((item, image) for item, image in _map_ahead(pool, read, missing) if image is not None)
+        predictions = predict_stream(predictor, arrays)
+        for item, record in _map_ahead(pool, lambda result: results.write_image(*result), predictions):
             results.add(item, record)
             bar.update()
     seconds = time.perf_counter() - started
@@ -162,7 +148,7 @@ def _predict_images(
 
 
 def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """The function's results in order, computed by a thread pool up to `BATCH` items before they are needed."""
+    """The function's results in order, computed by a thread pool up to `BATCH` items ahead."""
     pending: deque[Future[B]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))
@@ -174,25 +160,18 @@ def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -
 
 def _predict_video(item: Input, predictor: Predictor, results: Results, problems: list[str]) -> None:
     """Predict a video unless that is done, and say what is in it."""
-    started = time.perf_counter()
-    table, drawing = results.folder / results.files(item)[0], results.folder / results.files(item)[-1]
-    speed = "done before"
+    speed, started = "done before", time.perf_counter()
     if str(item.path) not in results.records:
+        table, *drawings = (results.folder / name for name in results.files(item))
         try:
             with tqdm(desc=printable(item.path.name), unit="frame", leave=False, disable=None) as bar:
 
-                def update(done: int, total: int) -> None:
-                    bar.total = total or None
+                def update(done: int, total: int | None) -> None:
+                    bar.total = total
                     bar.update(done - bar.n)
 
-                summary = predict_video(
-                    item.path,
-                    predictor,
-                    results.settings["threshold"],
-                    table,
-                    drawing if drawing != table else None,
-                    progress=update,
-                )
+                threshold, drawing = results.settings["threshold"], drawings[0] if drawings else None
+                summary = predict_video(item.path, predictor, threshold, table, drawing, progress=update)
         except InputError as error:
             problems.append(str(error))
             return

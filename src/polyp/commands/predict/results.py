@@ -50,8 +50,8 @@ class Results:
         records: by the path of the image or video, those that are finished.
 
     Raises:
-        InputError: the folder holds something else, predictions with other settings, or of other files with the same
-            names.
+        InputError: the folder holds something else, predictions with other settings, or of other files with
+            the same names.
     """
 
     def __init__(
@@ -131,8 +131,12 @@ class Results:
             + [f"{PROBABILITIES}/{name}.png"] * self.options.probabilities
         )
 
-    def write_image(self, item: Input, image: np.ndarray, probability: np.ndarray) -> Record:
-        """Write the files of an image (H, W, 3) uint8 RGB with probabilities (H, W); returns its size and polyps."""
+    def write_image(self, item: Input, image: np.ndarray, probability: np.ndarray) -> tuple[Input, Record]:
+        """Write the files of an image (H, W, 3) uint8 RGB with probabilities (H, W).
+
+        Returns:
+            The arguments of `add`, which is not called here: several threads write images.
+        """
         prediction = Prediction(probability, self.settings["threshold"])
         for name in self.files(item):
             if name.startswith(MASKS):
@@ -145,7 +149,7 @@ class Results:
             files.write_bytes(self.folder / name, content.tobytes())
         height, width = probability.shape
         polyps = [vars(polyp) for polyp in prediction.polyps]
-        return {"image": item.relative, "width": width, "height": height, "polyps": polyps}
+        return item, {"image": item.relative, "width": width, "height": height, "polyps": polyps}
 
     def add(self, item: Input, record: Record) -> None:
         """Note that an input is finished: all its files are in their places."""

@@ -40,7 +40,7 @@ SAFE = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegvideo,mpegts,asf,flv,ogg",
     "protocol_whitelist": "none",
 }
-"""FFmpeg's options for reading: other formats, such as playlists, open the files and addresses that they name."""
+"""FFmpeg's options for reading: other formats, such as playlists, open files that they name."""
 
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"}
 """Options for writing, with VP9, which every browser plays: of constant quality, and fast."""
@@ -54,11 +54,11 @@ class Video:
     """A video that is being read.
 
     Attributes:
-        rate: frames a second, the average if it varies; 25 for a video that claims less than 1 or more than 240.
+        rate: frames a second, the average if it varies; 25 where that is below 1 or above 240.
         count: frames that it says it has, 0 if it does not say.
         tolerance: frames by which the count may be too large: half a second where it comes from the duration.
-        frames: the time of each frame in seconds, and its pixels (H, W, 3) uint8 RGB, upright whatever way the camera
-            was held.
+        frames: the time of each frame in seconds, and its pixels (H, W, 3) uint8 RGB, upright whatever way
+            the camera was held.
     """
 
     rate: float
@@ -158,7 +158,7 @@ def predict_video(
     table: Path,
     drawing: Path | None = None,
     max_frames: int | None = None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: Callable[[int, int | None], object] = lambda done, total: None,
 ) -> VideoSummary:
     """Find the polyps in each frame of a video; a few frames are in memory at a time.
 
@@ -169,10 +169,10 @@ def predict_video(
         predictor: computes the probabilities.
         threshold: a pixel is polyp from this probability on.
         table: a CSV file to write, with a row for each frame.
-        drawing: a .webm file to write, the video with the polyps drawn on it: of the same size and frame rate, the
-            average one if it varies, without sound. None writes none.
+        drawing: a .webm file to write, the video with the polyps drawn on it: of the same size and frame
+            rate, the average one if it varies, without sound. None writes none.
         max_frames: frames that are read; None for all.
-        progress: called with the number of frames that are done, and of all (0 if it is not known).
+        progress: called with the number of frames that are done, and of all (None if it is not known).
 
     Raises:
         InputError: no frame can be read, or a file cannot be written. No files are left then.
@@ -195,7 +195,7 @@ def predict_video(
             if write:
                 write(overlay(image, prediction.mask))
             done, with_polyps = done + 1, with_polyps + bool(prediction.polyps)
-            progress(done, min(video.count, max_frames or video.count))
+            progress(done, min(video.count, max_frames or video.count) or None)
         if not done:
             raise InputError(f"{name}: no frame of it can be read")
     if not problem and max_frames is None and done < video.count - video.tolerance:
