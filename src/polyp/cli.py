@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields
 from itertools import takewhile
 from pathlib import Path
@@ -77,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 _overview(name)
             elif name == "--print-completion":
                 shell = arguments[0] if arguments else ""
-                _overview("--tyro-print-completion", pick(name, shell, dict.fromkeys(SHELLS, shell)))
+                pick(name, shell, dict.fromkeys(SHELLS))
+                script = io.StringIO()
+                with redirect_stdout(script), suppress(SystemExit):
+                    _overview("--tyro-print-completion", shell)
+                # In bash, where nothing of polyp's fits, a file's name does.
+                print(script.getvalue().replace("complete -F", "complete -o default -F"), end="")
             elif name == "train":
                 Train(tuple(arguments)).run()
             elif name in COMMANDS:
