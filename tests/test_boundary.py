@@ -21,7 +21,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.combinations([m for m in MASKS if m != "empty"], 2)))
-def test_all_pairs_of_boundary_pixels_say_the_same(one: str, other: str) -> None:
+def test_scores_equal_those_of_all_pairs_of_boundary_pixels(one: str, other: str) -> None:
     distances = cdist(outline(MASKS[one]), outline(MASKS[other]))
     nearest = [distances.min(0), distances.min(1)]
     expected = {
@@ -52,7 +52,7 @@ def test_scores_equal_those_of_monai() -> None:
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_the_truth_itself_is_perfect_and_an_empty_mask_as_far_as_can_be(name: str) -> None:
+def test_truth_scores_best_and_empty_mask_worst(name: str) -> None:
     mask, empty = MASKS[name], MASKS["empty"]
     assert boundary_scores(mask, mask) == {"nsd": 1, "hd95": 0}
     if mask.any():

@@ -18,7 +18,7 @@ import torch
 
 from polyp.data import cache
 from polyp.data.cache import cache_folder, load_inspection, load_resized, resize_image, resize_mask
-from polyp.data.folder import Pair, find_pairs
+from polyp.data.pairs import Pair, find_pairs
 from polyp.errors import InputError
 
 SIZE = (24, 32)
@@ -28,7 +28,7 @@ import sys, time
 from pathlib import Path
 import cv2
 from polyp.data import cache
-from polyp.data.folder import find_pairs
+from polyp.data.pairs import find_pairs
 root, kept = map(Path, sys.argv[1:])
 pairs, problems = find_pairs(root, "images", "masks")
 decode, seen = cv2.imdecode, []
@@ -68,7 +68,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seen.append(path)
         return read(path)
 
-    for module in ("cache", "folder"):
+    for module in ("cache", "pairs"):
         monkeypatch.setattr(f"polyp.data.{module}.read_image", watched)
     return seen
 
@@ -156,7 +156,7 @@ def test_images_are_averaged_and_masks_are_not() -> None:
     assert mask.shape == (8, 16) and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
 
 
-def test_nothing_moves() -> None:
+def test_resizing_keeps_positions() -> None:
     square = np.zeros((60, 90), np.uint8)
     square[20:40, 30:60] = 1
     expected = np.zeros((30, 30), np.uint8)
@@ -167,7 +167,7 @@ def test_nothing_moves() -> None:
     assert (resize_image(image, (30, 30)) == image).all()
 
 
-def test_pixels_do_not_depend_on_how_the_tensor_lies() -> None:
+def test_resizing_does_not_depend_on_the_memory_layout() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     planar = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
     other = torch.nn.functional.interpolate(planar, SIZE, mode="bilinear", antialias=True, align_corners=False)
@@ -387,7 +387,7 @@ print(sorted(queue.get(timeout=30) for _ in range(4)))
     assert len(names(kept, "*-*")) == 2  # pixels and inspection
 
 
-def test_a_killed_build_leaves_nothing_that_counts(root: Path, kept: Path, decoded: list[Path]) -> None:
+def test_killed_build_leaves_no_valid_file(root: Path, kept: Path, decoded: list[Path]) -> None:
     script = """
 cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(600 if len(seen) > 60 else 0), decode(*arguments))[-1]
 cache.load_resized(pairs, problems, (24, 32), kept)
@@ -407,7 +407,7 @@ cache.load_resized(pairs, problems, (24, 32), kept)
     assert len(names(kept, "*-*")) == 2
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(root: Path, kept: Path) -> None:
+def test_full_disk_is_reported_and_leaves_no_file(root: Path, kept: Path) -> None:
     pairs, limits = pairs_of(root), resource.getrlimit(resource.RLIMIT_FSIZE)
     for make in (lambda: load_resized(pairs, [], SIZE, kept), lambda: load_inspection(pairs * 20, [], kept)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # Python ignores the signal: it is an OSError

@@ -14,7 +14,7 @@ from conftest import SMALL, Train
 from torch import Tensor
 
 from polyp.data.datamodule import PolypDataModule
-from polyp.data.folder import read_image, read_mask
+from polyp.data.pairs import read_image, read_mask
 from polyp.errors import InputError
 from polyp.model.segmenter import PolypSegmenter
 

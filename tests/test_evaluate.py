@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from polyp import runs
 from polyp.cli import main
-from polyp.data.folder import find_pairs, read_image, read_mask
+from polyp.data.pairs import find_pairs, read_image, read_mask
 from polyp.data.sources import Synthetic
 from polyp.evaluation.report import describe_control
 from polyp.images import components

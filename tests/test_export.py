@@ -17,7 +17,7 @@ from torch import nn
 
 from polyp import device, runs
 from polyp.cli import main
-from polyp.data.folder import read_image
+from polyp.data.pairs import read_image
 from polyp.errors import InputError
 from polyp.export import export as exporting
 from polyp.export import file as files

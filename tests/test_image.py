@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from polyp.data.folder import read_image
+from polyp.data.pairs import read_image
 from polyp.data.sources import Synthetic
 from polyp.errors import InputError
 from polyp.inference.image import FORMATS, decode, read

@@ -269,7 +269,7 @@ def test_an_archive_is_unpacked_whatever_its_folder(given: Given, files: Files, 
     assert data.prepare() == folder
 
 
-def test_a_published_sum_vouches_for_other_bytes(
+def test_archive_of_a_published_sum_may_hold_other_bytes(
     given: Given, files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = zip_of(files | {"images/frame00.jpg": jpeg(99)})

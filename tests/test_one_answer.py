@@ -17,7 +17,7 @@ from conftest import ROOT, SMALL, run_script
 
 from polyp.app.desk import Desk, Photo
 from polyp.cli import main
-from polyp.data.folder import read_image
+from polyp.data.pairs import read_image
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs import best_checkpoint, read_config

@@ -22,7 +22,7 @@ from planted import plant_model
 from test_image import encoded, mutated
 
 from polyp.cli import main
-from polyp.data.folder import read_image
+from polyp.data.pairs import read_image
 from polyp.data.sources import Synthetic
 from polyp.errors import InputError
 from polyp.inference import polyps

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from polyp.data.duplicates import find_links, group_images
-from polyp.data.folder import Inspection, find_pairs, inspect
+from polyp.data.pairs import Inspection, find_pairs, inspect
 from polyp.data.splits import SHIPPED, SUBSETS, draw_split, read_split, repair_split, split_stems
 from polyp.errors import InputError
 

@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from polyp import experiment
 from polyp.data.datamodule import PolypDataModule
-from polyp.data.folder import Pair
+from polyp.data.pairs import Pair
 from polyp.model.losses import build_loss
 
 EPOCHS = 2  # over which memory is measured

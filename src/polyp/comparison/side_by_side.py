@@ -9,7 +9,7 @@ import numpy as np
 from polyp.comparison.differences import Comparison
 from polyp.comparison.found import Run
 from polyp.comparison.recipes import Recipe
-from polyp.data.folder import Pair, read_image, read_mask
+from polyp.data.pairs import Pair, read_image, read_mask
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
 from polyp.report.pictures import PREDICTION, TRUTH, contour

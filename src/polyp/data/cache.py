@@ -19,7 +19,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from torch.nn.functional import interpolate
 
-from polyp.data.folder import Inspection, Pair, Visit, inspect, map_pairs, read_image, read_mask
+from polyp.data.pairs import Inspection, Pair, Visit, inspect, map_pairs, read_image, read_mask
 from polyp.errors import InputError, describe_error
 from polyp.files import WriteError, atomic_write
 from polyp.images import resize

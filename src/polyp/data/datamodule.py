@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from polyp.data.augment import Augmentation
 from polyp.data.cache import cache_folder, load_inspection, load_resized
 from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_lists
-from polyp.data.folder import Inspection, Pair, find_pairs
+from polyp.data.pairs import Inspection, Pair, find_pairs
 from polyp.data.sources import DATASETS
 from polyp.data.splits import check_stems, split_file, split_stems
 from polyp.errors import InputError, pick

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from polyp.data.augment import Augmentation
 from polyp.data.cache import resize_image, resize_mask
-from polyp.data.folder import Pair, read_image, read_mask
+from polyp.data.pairs import Pair, read_image, read_mask
 from polyp.errors import InputError
 
 

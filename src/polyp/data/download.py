@@ -89,14 +89,16 @@ def _complete_context(address: str) -> ssl.SSLContext:
     """
     from aia_chaser import AiaChaser
     from aia_chaser.exceptions import AiaChaserError
+    from aia_chaser.utils.http_utils import RetryConfig
     from cryptography.hazmat.primitives.serialization import Encoding
 
     host, port = urlsplit(address).hostname or "", urlsplit(address).port or 443
     context = ssl.create_default_context()
     # Python 3.13 sets this flag, with which every certificate would be an anchor.
     context.verify_flags &= ~ssl.VERIFY_X509_PARTIAL_CHAIN
+    chaser = AiaChaser(retry_config=RetryConfig(max_attempts=1))
     try:
-        chain = list(islice(AiaChaser().aia_chase(host, port), 8))  # a loop of issuers would never end
+        chain = list(islice(chaser.aia_chase(host, port), 8))  # a loop of issuers would never end
         context.load_verify_locations(cadata=b"".join(c.public_bytes(Encoding.DER) for c in chain[1:-1]))
     except (AiaChaserError, LookupError, ValueError) as error:
         raise OSError(f"its certificate cannot be verified: {describe_error(error)}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from polyp.data.duplicates import find_links, group_images
-from polyp.data.folder import Inspection
+from polyp.data.pairs import Inspection
 from polyp.errors import InputError, nearest
 from polyp.report.tables import unescape_formula
 

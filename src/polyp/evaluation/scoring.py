@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from polyp.data.folder import Pair
+from polyp.data.pairs import Pair
 from polyp.data.traits import group_by_stratum, measure_traits
 from polyp.evaluation.testsets import TestSet
 from polyp.inference.predictor import BATCH, Predictor

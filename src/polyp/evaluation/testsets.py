@@ -11,7 +11,7 @@ import numpy as np
 from polyp.data.cache import cache_folder, load_inspection
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.duplicates import field_thumbnail, thumbnail
-from polyp.data.folder import EXTENSIONS, Pair, find_pairs, map_pairs, read_image, read_mask
+from polyp.data.pairs import EXTENSIONS, Pair, find_pairs, map_pairs, read_image, read_mask
 from polyp.data.sources import Folder
 from polyp.errors import InputError, several
 

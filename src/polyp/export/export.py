@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polyp import device, files, runs
-from polyp.data.folder import Pair
+from polyp.data.pairs import Pair
 from polyp.errors import InputError, require
 from polyp.export import proof
 from polyp.export.file import write

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from polyp.data.folder import read_image
+from polyp.data.pairs import read_image
 from polyp.export.file import quiet, say
 
 IN_8_BITS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from polyp.data.folder import Pair, read_image, read_mask
+from polyp.data.pairs import Pair, read_image, read_mask
 from polyp.images import resize
 from polyp.metrics.overlap import image_scores
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
-from polyp.data.folder import read_image, read_mask
+from polyp.data.pairs import read_image, read_mask
 from polyp.data.traits import STRATA, group_by_stratum
 from polyp.report.html import Page
 from polyp.report.pictures import TRUTH, contour

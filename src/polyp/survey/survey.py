@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from polyp.data.duplicates import field_thumbnail, find_links, group_images, thumbnail
-from polyp.data.folder import Pair, find_pairs, map_pairs, read_pair
+from polyp.data.pairs import Pair, find_pairs, map_pairs, read_pair
 from polyp.data.sources import NAMED, find_source
 from polyp.data.splits import SUBSETS, draw_split, read_split, repair_split
 from polyp.data.traits import measure_traits

@@ -1,14 +1,16 @@
 """Finding, reading and checking the pairs of a data set."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from polyp.data.folder import find_pairs, inspect, read_image, read_mask
-from polyp.data.sources import Folder
+from polyp.data.pairs import find_pairs, inspect, read_image, read_mask
+from polyp.data.sources import DATASETS, Folder, Source
 from polyp.errors import InputError
+from polyp.runs.data import build_data
 
 
 def write(path: Path, pixels: np.ndarray) -> Path:
@@ -91,6 +93,31 @@ def test_images_cannot_be_their_own_masks(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         Folder(root=str(make(tmp_path)), masks="images").prepare()
     one_line(caught, "data.images and data.masks are the same folder")
+
+
+# Source
+
+
+@dataclass(frozen=True)
+class Colon(Source):
+    """A data set that polyp does not know."""
+
+    frames: int = 20
+    licence = "Ask the colon."
+
+    def prepare(self) -> Path:
+        return make(Path(str(self.root)), self.frames)
+
+
+def test_new_data_set_is_one_class_and_its_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS, "colon", Colon)
+    settings = {"dataset": "colon", "split": "random", "split_seed": 0, "image_size": 32, "batch_size": 4}
+    settings |= {"num_workers": 0, "cache": False, "allow_empty": False, "root": str(tmp_path), "frames": 20}
+    data = build_data(settings, {"transforms": []}, 0)
+    data.setup("fit")
+    assert data.describe()["images"] == {"train": 16, "val": 2, "test": 2}
+    with pytest.raises(InputError, match=r"data\.frame is unknown: did you mean frames"):
+        build_data(settings | {"frame": 3}, {"transforms": []}, 0)
 
 
 # find_pairs
