@@ -54,14 +54,14 @@ class Options:
     threshold: float = 0.5
     """a pixel is predicted to be polyp from this probability on"""
     missed: float = 0.1
-    """share of a polyp's pixels that may be missed, for the threshold that is chosen on the validation images"""
+    """share of a polyp's pixels that may be missed, for a threshold that is chosen on validation images"""
     confidence: float = 0.95
     """how sure that threshold must be"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
     compute: Literal["exact", "fast"] = "exact"
-    """exact: each image by itself, in the precision that the run was tested in; fast: several at once, in the precision
-    that the device gains from"""
+    """exact: each image by itself, in the precision that the run was tested in; fast: several at once, in the
+    precision that the device gains from"""
     name: str | None = None
     """name of the evaluation's folder, under evaluations/"""
     overwrite: bool = False
@@ -172,8 +172,8 @@ def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -
             warnings.append(f"it is not known what {other.file} was trained on: perhaps on these images")
         elif subset == "test" and training.may_include(other, test_set, FITTED):
             raise InputError(
-                f"{other.home} was trained on some of the {len(test_set.pairs)} test images of {first.home}: average "
-                "only runs of one split"
+                f"{other.home} was trained on some of the {len(test_set.pairs)} test images of {first.home}: "
+                "average only runs of one split"
             )
     if (before := first.data_fingerprint) not in (None, test_set.fingerprint):
         warnings.append(
@@ -209,8 +209,8 @@ def _control_risk(
     for other in others:
         if training.may_include(other, validation, ["train"]):
             warnings.append(
-                f"no threshold is chosen on the validation images of {first.home}: {other.home} may have been "
-                "trained on some of them"
+                f"no threshold is chosen on the validation images of {first.home}: {other.home} may have "
+                "been trained on some of them"
             )
             return None
     images = score_images(predictor, validation, options.threshold)

@@ -44,14 +44,18 @@ def restore_split(data: PolypDataModule, home: Path) -> None:
         data.recorded_split = subsets
     elif data.split == "random":
         raise InputError(
-            f"{home} has no {runs.SPLIT}: polyp 0.5 or earlier drew its random split, and this version would draw "
-            "another, in which training images are test images; train it anew, or evaluate it on other images "
-            "(polyp evaluate --data FOLDER)"
+            f"{home} has no {runs.SPLIT}: polyp 0.5 or earlier drew its random split, and this version would "
+            "draw another, in which training images are test images; train it anew, or evaluate it on other "
+            "images (polyp evaluate --data FOLDER)"
         )
 
 
 def load_run_data(
-    home: Path, config: Mapping[str, Any], root: str | None = None, archive: str | None = None, needed: bool = True
+    home: Path,
+    config: Mapping[str, Any],
+    root: str | None = None,
+    archive: str | None = None,
+    needed: bool = True,
 ) -> PolypDataModule:
     """The data of a run, found and split.
 
