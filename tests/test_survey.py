@@ -198,7 +198,7 @@ def test_nothing_usable(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_frames_that_kvasir_seg_has_twice(
     data_folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With and without the black border and the green box: in the official split one trains, the other tests."""
+    """With and without black border and green box; in the official split one trains, the other tests."""
     twice = {
         "cju1dfeupuzlw0835gnxip369": "cjyzul1qggwwj07216mhiv5sy",
         "cju2i6acqvo6l0799u20fift8": "cjz14qsk2wci60794un9ozwmw",

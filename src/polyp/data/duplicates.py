@@ -1,13 +1,16 @@
 """Images that show the same: neighbouring frames of a video, or one frame saved twice.
 
-Three comparisons, each with a threshold chosen by eye on Kvasir-SEG: of its 499,500 pairs of images the 35 that
-correlate most as frames, the 40 nearest by hash, the 56 nearest as fields of view and the 84 nearest by features.
+Three comparisons, each with a threshold chosen by eye on Kvasir-SEG: of its 499,500 pairs of images the 35
+that correlate most as frames, the 40 nearest by hash, the 56 nearest as fields of view and the 84 nearest by
+features.
 
-- frame: correlation of the whole images at 32x32. Above .99 there are four pairs, and all show the same; between .94
-  and .99 chance comes in, since all frames share the black corners. There a perceptual hash must agree (at most 6 of 64
-  bits differ): two pairs more, both right. The hash alone is of no use here: pairs of other polyps differ by 2 bits.
-- field: correlation of the fields of view, without black border, corners and the box of the lower left. Above .94 there
-  are 18 pairs, all right; 14 of them are one frame saved twice, with and without border. The next, .934, is wrong.
+- frame: correlation of the whole images at 32x32. Above .99 there are four pairs, and all show the same;
+  between .94 and .99 chance comes in, since all frames share the black corners. There a perceptual hash must
+  agree (at most 6 of 64 bits differ): two pairs more, both right. The hash alone is of no use here: pairs of
+  other polyps differ by 2 bits.
+- field: correlation of the fields of view, without black border, corners and the box of the lower left. Above
+  .94 there are 18 pairs, all right; 14 of them are one frame saved twice, with and without border. The next,
+  .934, is wrong.
 - cosine, where an encoder is given: of its pooled features. Above .935 all were right for mobilenet_v2.
 """
 
@@ -88,7 +91,7 @@ def find_links(
 
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
-    """(N, 64) bool of (N, 32, 32): which of the lowest 8x8 frequencies is above their median (Zauner, 2010)."""
+    """(N, 64) bool of (N, 32, 32): lowest 8x8 frequencies above their median (Zauner, 2010)."""
     low = np.array([cv2.dct(small.astype(np.float32))[:8, :8].ravel() for small in thumbnails]).reshape(
         -1, 64
     )

@@ -1,9 +1,10 @@
 """Which images train, which choose the best epoch, and which are only for the final number.
 
-A split is a CSV with the columns `stem,subset`. Two are shipped, both of Kvasir-SEG: `official` (the owners' 880/120)
-and `pranet` (the literature's 900/100). Their test sets are as published; validation (80 and 90 images) was drawn from
-the rest with a fixed seed, spread evenly over the polyps' sizes, and without images whose whole frame has a
-near-duplicate; `polyp data` also finds frames that are in the set twice, cut differently. `random` draws a split.
+A split is a CSV with the columns `stem,subset`. Two are shipped, both of Kvasir-SEG: `official` (the owners'
+880/120) and `pranet` (the literature's 900/100). Their test sets are as published; validation (80 and 90
+images) was drawn from the rest with a fixed seed, spread evenly over the polyps' sizes, and without images
+whose whole frame has a near-duplicate; `polyp data` also finds frames that are in the set twice, cut
+differently. `random` draws a split.
 """
 
 import csv
@@ -61,8 +62,8 @@ def split_stems(
         The stems of each of train, val and test; none is empty and no stem is in two.
 
     Raises:
-        InputError: the split is unknown, its file is malformed, it names images that are not there, or the data set is
-            too small or too much of one kind to be divided.
+        InputError: the split is unknown, its file is malformed, it names images that are not there, or the
+            data set is too small or too much of one kind to be divided.
     """
     if split != "random":
         return read_split(split, pairs_stems)
@@ -70,8 +71,8 @@ def split_stems(
     if subsets := draw_split(pairs_stems, groups, inspection.shares, seed):
         return subsets
     raise InputError(
-        f"data.split=random cannot divide {len(pairs_stems)} images in {groups.max() + 1} groups of near-duplicates, "
-        "which stay together, into 80/10/10: add images, or give data.split=FILE.csv"
+        f"data.split=random cannot divide {len(pairs_stems)} images in {groups.max() + 1} groups of "
+        "near-duplicates, which stay together, into 80/10/10: add images, or give data.split=FILE.csv"
     )
 
 
@@ -146,7 +147,7 @@ def draw_split(
     if len(stems) < BLOCK:
         return {}
     ranked = np.argsort(np.bincount(groups, weights=shares) / np.bincount(groups), kind="stable")
-    # From each ten groups of neighbouring size one is drawn for test and one for val; they fill in this order.
+    # From each ten groups of neighbouring size one is drawn for test and one for val, in this order.
     blocks = [
         np.random.default_rng([seed, start]).permutation(ranked[start : start + BLOCK])
         for start in range(0, len(ranked), BLOCK)
@@ -166,7 +167,8 @@ def draw_split(
 def repair_split(subsets: dict[str, list[str]], groups: Mapping[str, int]) -> dict[str, list[str]]:
     """A split without groups that straddle, and with the same test set, so that numbers stay comparable.
 
-    Images of train and val that show the same as one of test are left out; a group in both train and val goes to train.
+    Images of train and val that show the same as one of test are left out; a group in both train and val goes
+    to train.
 
     Args:
         subsets: as `split_stems` gives them.

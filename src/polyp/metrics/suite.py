@@ -1,7 +1,7 @@
-"""Every number about a network's predictions: `score` images one by one, `summarise` them, `definitions` of both.
+"""Every number about predictions: `score` images one by one, `summarise` them, `definitions` of both.
 
-A score keeps no pixels, but numbers and a few small arrays (14 kB an image), from which everything else follows, by any
-choice of images and at any of 256 thresholds.
+A score keeps no pixels, but numbers and a few small arrays (14 kB an image), from which everything else
+follows, by any choice of images and at any of 256 thresholds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from polyp.metrics.literature import CURVES, literature_scores
 from polyp.metrics.literature import DEFINITIONS as OF_LITERATURE
 
 MEANS = (*overlap.MEANS, "nsd", "hd95", "brier", "wfm", "sm", *(f"{name}_mean" for name in CURVES))
-"""These numbers of a row are summarised by their mean over images; the last five are of the literature's suite."""
+"""Numbers of a row that are summarised by their mean; the last five are of the literature's suite."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Scores:
     """What is known about the prediction of one image."""
 
     row: dict[str, float]
-    """One image's line of a table. Keys: tp, fp, fn; dice, iou, precision, recall, mae; nsd, hd95; brier; polyps_found,
-    polyps_missed, false_positives; and with the literature's suite wfm, sm, dice_mean, iou_mean, em_mean."""
+    """One image's line of a table. Keys: tp, fp, fn; dice, iou, precision, recall, mae; nsd, hd95; brier;
+    polyps_found, polyps_missed, false_positives; and with the literature's suite wfm, sm, dice_mean,
+    iou_mean, em_mean."""
     vectors: dict[str, np.ndarray]
-    """levels (2, 256) and reliability (3, BINS), see `calibration`; with the literature's suite dice_curve, iou_curve
-    and em_curve (256,), see `literature`."""
+    """levels (2, 256) and reliability (3, BINS), see `calibration`; with the literature's suite dice_curve,
+    iou_curve and em_curve (256,), see `literature`."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def score(
         literature: the literature's suite too; needs PySODMetrics, see `literature.unavailable`.
 
     Raises:
-        ValueError: as for `overlap.image_scores`: probabilities that are NaN or outside [0, 1], shapes that differ, a
-            truth with other values.
+        ValueError: as for `overlap.image_scores`: probabilities that are NaN or outside [0, 1], shapes that
+            differ, a truth with other values.
     """
     if probability.ndim != 2:
         raise ValueError(f"need one image (H, W), got {probability.shape}")
@@ -75,8 +76,8 @@ def score(
 def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
     """The numbers of `definitions` over images, each with its interval.
 
-    What these images cannot tell is left out: polyp_recall where there are no polyps, false_alarms where there are no
-    normal frames, the literature's suite where `score` left it out.
+    What these images cannot tell is left out: polyp_recall where there are no polyps, false_alarms where
+    there are no normal frames, the literature's suite where `score` left it out.
 
     Raises:
         ValueError: no images.
@@ -169,7 +170,7 @@ def _with_intervals(
     from_means: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
     counts: Mapping[str, int],
 ) -> dict[str, Number]:
-    """Numbers that follow from the means of columns (N, …), with intervals; those without a value are left out.
+    """Numbers that follow from the means of columns (N, …), with intervals; those that are NaN are left out.
 
     Args:
         columns: one value or array per image.

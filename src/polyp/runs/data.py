@@ -52,7 +52,11 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
 
 
 def load_run_data(
-    home: Path, config: Mapping[str, Any], root: str | None = None, archive: str | None = None, needed: bool = True
+    home: Path,
+    config: Mapping[str, Any],
+    root: str | None = None,
+    archive: str | None = None,
+    needed: bool = True,
 ) -> PolypDataModule:
     """The data of a run, found and split.
 

@@ -116,7 +116,8 @@ def _describe_groups(survey: "Survey") -> str:
     text = f"{_count(survey.groups, 'group')} of near-duplicates with {count} images"
     if survey.split:
         straddling = len(_straddling(survey))
-        text += f"; {straddling} of them straddle{'s' * (straddling == 1)} the subsets of split {survey.split_name}"
+        verb = "straddles" if straddling == 1 else "straddle"
+        text += f"; {straddling} of them {verb} the subsets of split {survey.split_name}"
     return text + "."
 
 
@@ -129,8 +130,8 @@ def _describe_suggestion(survey: "Survey") -> str:
     left_out = sum(map(len, survey.split.values())) - sum(map(len, survey.suggestion.values()))
     moved = len(set(survey.suggestion["train"]) - set(survey.split["train"]))
     return (
-        f"{text} The test set is as in split {survey.split_name}, so that numbers stay comparable. Left out of train "
-        f"and val as near-duplicates of test: {left_out}; moved from val to train: {moved}."
+        f"{text} The test set is as in split {survey.split_name}, so that numbers stay comparable. Left out "
+        f"of train and val as near-duplicates of test: {left_out}; moved from val to train: {moved}."
     )
 
 
@@ -151,8 +152,8 @@ def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
         axes.axvline(STRATA["size"].bins[name] * 100, color="#59636e", linewidth=1, linestyle=":")
     axes.set(xlabel="polyp, % of the image's pixels", ylabel="images", xlim=(0, None))
     caption = (
-        f"The polyps' share of each image: median {np.median(shares):.1f} %, mean {shares.mean():.1f} %; dotted lines "
-        "separate small, medium and large."
+        f"The polyps' share of each image: median {np.median(shares):.1f} %, mean {shares.mean():.1f} %; "
+        "dotted lines separate small, medium and large."
     )
     page.charts([(of_images, "Width and height of each image.", None), (of_polyps, caption, None)])
     rows = [
@@ -163,8 +164,8 @@ def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
     ]
     page.table(rows)
     page.text(
-        "polyp_share: of the pixels. polyps: connected components, specks of JPEG masks aside. irregularity: of the "
-        "largest polyp's outline, 0 for a disc. The limits are the same for every data set.",
+        "polyp_share: of the pixels. polyps: connected components, specks of JPEG masks aside. irregularity: "
+        "of the largest polyp's outline, 0 for a disc. The limits are the same for every data set.",
         "faint",
     )
 
@@ -172,8 +173,9 @@ def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
 def _add_groups(page: Page, survey: "Survey") -> None:
     page.section("Near-duplicates", _describe_groups(survey))
     page.text(
-        "Linked where whole frames or fields of view correlate, or an encoder's features agree; links of links count "
-        "too. None of these knows one polyp from two sides: keep patients together where you know them.",
+        "Linked where whole frames or fields of view correlate, or an encoder's features agree; links of "
+        "links count too. None of these knows one polyp from two sides: keep patients together where you "
+        "know them.",
         "faint",
     )
     subset, straddling = _subsets(survey), _straddling(survey)

@@ -73,8 +73,8 @@ def run(options: Options) -> None:
     """Look at a data set; print a summary, write a page and the suggested split beside it.
 
     Raises:
-        InputError: the data set is not there or has no pair that can be used, the split or the weights do not fit, or
-            the page cannot be written.
+        InputError: the data set is not there or has no pair that can be used, the split or the weights do not
+            fit, or the page cannot be written.
     """
     try:
         source = find_source(options.data, options.root, options.archive, options.images, options.masks)
@@ -120,18 +120,17 @@ def _look(
     texts = [text.removeprefix(root) for result in results if isinstance(result, list) for text in result]
     problems = sorted([*problems, *map(_name_options, texts)])
     if not images:
-        raise InputError(
-            f"{root}: none of its {len(pairs)} pairs can be used; the first problem: {problems[0]}"
-        )
+        raise InputError(f"{root}: none of its {len(pairs)} pairs can be used, the first: {problems[0]}")
     stems = [image.pair.stem for image in images]
     shares = np.array([image.traits["polyp_share"] for image in images], np.float32)
-    thumbnails, fields = (
-        np.stack([getattr(image, key) for image in images]) for key in ("thumbnail", "field")
-    )
-    features = np.array([image.features for image in images]) if encode else None
-    links = find_links(thumbnails, fields, features)
+    thumbnails = np.stack([image.thumbnail for image in images])
+    fields = np.stack([image.field for image in images])
+    links = find_links(thumbnails, fields, np.array([image.features for image in images]) if encode else None)
     numbers = group_images(len(images), links)
-    groups = [np.flatnonzero(numbers == number) for number in np.flatnonzero(np.bincount(numbers) > 1)]
+    groups = []
+    for number in np.flatnonzero(np.bincount(numbers) > 1):
+        rows = np.flatnonzero(numbers == number).tolist()
+        groups.append(([images[row] for row in rows], [link.why for link in links if link.first in rows]))
     if published:
         group_of = dict(zip(stems, numbers.tolist(), strict=True))
         subsets = {key: [stem for stem in members if stem in group_of] for key, members in published.items()}
@@ -141,22 +140,11 @@ def _look(
         suggestion = draw_split(stems, numbers, shares, options.seed)
         without_features = group_images(len(images), find_links(thumbnails, fields))  # as in training
         subsets = draw_split(stems, without_features, shares, options.seed) if split else {}
-    return Survey(
-        name,
-        images,
-        problems,
-        [
-            ([images[row] for row in rows], [link.why for link in links if link.first in rows])
-            for rows in groups
-        ],
-        split,
-        subsets,
-        suggestion,
-    )
+    return Survey(name, images, problems, groups, split, subsets, suggestion)
 
 
 def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
-    """From images (H, W, 3) uint8 to features (K,): the mean over all places of an encoder's deepest layer."""
+    """From images (H, W, 3) uint8 to features (K,), the means of an encoder's deepest layer."""
     if bool(encoder) != bool(weights):
         raise InputError(
             "--encoder NAME and --weights FILE go together: features of untrained weights tell nothing"
@@ -204,7 +192,7 @@ def _check_page(page: Path) -> None:
 
 
 def _write_split(subsets: dict[str, list[str]], page: Path) -> Path:
-    """Write a split as NAME_split.csv, or with a number where another split has that name: it may be in use."""
+    """Write NAME_split.csv, with a number if another split has that name, which may be in use."""
     rows = sorted((stem, name) for name in SUBSETS for stem in subsets[name])
     text = to_csv([{"stem": stem, "subset": name} for stem, name in rows], ("stem", "subset"))
     number, file = 1, page.with_name(f"{page.stem}_split.csv")

@@ -70,11 +70,12 @@ class TrainingData:
         return reasons
 
     def find_images(self, test_set: TestSet) -> list[dict[str, str]]:
-        """The images of a set that a model was trained or validated on, identical or nearly so, under any name.
+        """The images of a set that a model was fitted to, identical or nearly so, under any name.
 
         Returns:
-            A dict for each, in the order of stems: its stem, the run's folder as `model`, the `subset` that the model
-            was fitted to, the stem of the run's image as `like`, and `why`, see `polyp.data.duplicates`.
+            A dict for each, in the order of stems: its stem, the run's folder as `model`, the `subset` that
+            the model was fitted to, the stem of the run's image as `like`, and `why`, see
+            `polyp.data.duplicates`.
         """
         assert test_set.thumbnails is not None and test_set.fields is not None
         images = []

@@ -109,8 +109,8 @@ def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -
             warnings.append(f"it is not known what {other.file} was trained on: perhaps on these images")
         elif subset == "test" and training.may_include(other, test_set, FITTED):
             raise InputError(
-                f"{other.home} was trained on some of the {len(test_set.pairs)} test images of {first.home}: average "
-                "only runs of one split"
+                f"{other.home} was trained on some of the {len(test_set.pairs)} test images of {first.home}: "
+                "average only runs of one split"
             )
     if (before := first.data_fingerprint) not in (None, test_set.fingerprint):
         warnings.append(
@@ -146,8 +146,8 @@ def _control_risk(
     for other in others:
         if training.may_include(other, validation, ["train"]):
             warnings.append(
-                f"no threshold is chosen on the validation images of {first.home}: {other.home} may have been "
-                "trained on some of them"
+                f"no threshold is chosen on the validation images of {first.home}: {other.home} may have "
+                "been trained on some of them"
             )
             return None
     images = score_images(predictor, validation, options.threshold)

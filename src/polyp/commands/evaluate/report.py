@@ -104,15 +104,14 @@ def describe_control(control: Mapping[str, Any]) -> str:
         value, (low, high) = here["missed"]["value"], here["missed"]["interval"] or (0, 1)
         result = f", {value:.1%} here ({low:.1%} to {high:.1%})"
         if value > share:
-            result += (
-                "; the limit does not hold for these images" if low > share else "; above the limit by chance"
-            )
+            chance = "above the limit, perhaps by chance"
+            result += f"; {'the limit does not hold for these images' if low > share else chance}"
     return (
-        f"At threshold {control['threshold']:.3f} less than {share:.1%} of a polyp's pixels are missed on average, "
-        f"with confidence {control['confidence']:g} ({control['missed']:.1%} on the {control['images']} validation "
-        f"images{result}). Dice is then {_format(here['dice']['value'])}, precision "
-        f"{_format(here['precision']['value'])}. The checkpoint was chosen on the same validation images, so that "
-        "this is slightly optimistic."
+        f"At threshold {control['threshold']:.3f} less than {share:.1%} of a polyp's pixels are missed on "
+        f"average, with confidence {control['confidence']:g} ({control['missed']:.1%} on the "
+        f"{control['images']} validation images{result}). Dice is then {_format(here['dice']['value'])}, "
+        f"precision {_format(here['precision']['value'])}. The checkpoint was chosen on the same validation "
+        "images, so that this is slightly optimistic."
     )
 
 
@@ -135,8 +134,8 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
             rest = f"{_format(value)} ({_format_interval(interval)})" if interval else _format(value)
             rest = f"Without them: {name} {rest}, {without['n']} images."
         notes.append(
-            f"{len(stems)} of the {metrics['n']} images are among those that {', '.join(models)} was trained or "
-            f"validated on, identical or nearly so ({some}): the numbers are too good. {rest}"
+            f"{len(stems)} of the {metrics['n']} images are among those that {', '.join(models)} was trained "
+            f"or validated on, identical or nearly so ({some}): the numbers are too good. {rest}"
         )
     return notes
 

@@ -25,7 +25,8 @@ class TestSet:
         pairs: images and masks; normal frames have no masks, and their images stand twice.
         normal: no image has a polyp.
         fingerprint: of the data set that the images are from; None for normal frames.
-        thumbnails, fields: (N, 32, 32) uint8 of images from elsewhere than a run's data, see `polyp.data.duplicates`.
+        thumbnails, fields: (N, 32, 32) uint8 of images from elsewhere than a run's data, see
+            `polyp.data.duplicates`.
     """
 
     name: str
@@ -70,8 +71,8 @@ def find_test_sets(
         if not ((path / images).is_dir() and (path / masks).is_dir()):
             inside = ", ".join(sorted(f"'{sub.name}'" for sub in path.iterdir() if sub.is_dir())) or "none"
             raise InputError(
-                f"--data {path} needs the folders '{images}' and '{masks}', its folders are {inside}: say which with "
-                "--images and --masks, or with --normal that no image shows a polyp"
+                f"--data {path} needs the folders '{images}' and '{masks}', its folders are {inside}: say "
+                "which with --images and --masks, or with --normal that no image shows a polyp"
             )
     return [_with_masks(path, images, masks) for path in folders]
 
