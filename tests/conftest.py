@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # small networks gain nothing from more, and pytest -n runs several at once
+# small networks gain nothing from more, and pytest -n runs several at once
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # What makes a run take seconds: few small drawn images, a small network, one epoch.
 SMALL = (
@@ -63,7 +64,9 @@ def data_folder() -> Path:
 
 @pytest.fixture
 def moments() -> random.Random:
-    """Random moments of kills: the seed is printed with a test that fails, and POLYP_TEST_SEED=SEED repeats them."""
+    """Random moments of kills: the seed is printed with a test that fails, and POLYP_TEST_SEED=SEED repeats
+    them.
+    """
     seed = int(os.environ.get("POLYP_TEST_SEED", random.randrange(10**6)))
     print(f"POLYP_TEST_SEED={seed}")
     return random.Random(seed)
@@ -73,7 +76,9 @@ Train = Callable[..., Path]
 
 
 def run_script(*arguments: str) -> None:
-    """`python train.py ARGUMENTS` in this process, to spare the imports; a non-zero exit is raised as SystemExit."""
+    """`python train.py ARGUMENTS` in this process, to spare the imports; a non-zero exit is raised as
+    SystemExit.
+    """
     given, sys.argv = sys.argv, ["train.py", *arguments]
     try:
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
@@ -86,7 +91,9 @@ PROCESSES.set_forkserver_preload(["polyp.training.stages", "polyp.training.conso
 
 
 def start(*arguments: str, log: Path | None = None) -> BaseProcess:
-    """`python train.py ARGUMENTS` in a process of its own, which has imported what it needs and can be killed."""
+    """`python train.py ARGUMENTS` in a process of its own, which has imported what it needs and can be
+    killed.
+    """
     process = PROCESSES.Process(target=_script, args=(arguments, log, dict(os.environ)))
     process.start()
     return process
@@ -94,9 +101,12 @@ def start(*arguments: str, log: Path | None = None) -> BaseProcess:
 
 def _script(arguments: Sequence[str], log: Path | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the server of polyp.training.isolation blocks
-    multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's, not the fork server's
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a sweep starts the fork server with it blocked
+    # which the server of polyp.training.isolation blocks
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    # a loader's workers are this process's, not the fork server's
+    multiprocessing.set_start_method(None, force=True)
+    # a sweep starts the fork server with it blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with open(log or os.devnull, "a", buffering=1) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)

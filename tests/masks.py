@@ -33,7 +33,7 @@ def odd_masks() -> dict[str, np.ndarray]:
 
 
 def predictions(count: int = 12) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Probability float32 and truth uint8, (H, W), the same at each call: every odd mask, then random blobs."""
+    """Probability float32 and truth uint8, (H, W), the same at each call: odd masks, then random blobs."""
     random = np.random.default_rng(1)
     blobs = [gaussian_filter(random.random(SHAPE), 4) > 0.5 for _ in range(count)]
     for truth in [*odd_masks().values(), *blobs]:

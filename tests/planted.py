@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-DEFINITIONS = {name: f"what {name} is" for name in ("dice", "iou", "precision", "recall", "mae", "pooled_dice", "test")}
+DEFINITIONS = {
+    name: f"what {name} is" for name in ("dice", "iou", "precision", "recall", "mae", "pooled_dice", "test")
+}
 
 
 def plant(
@@ -64,7 +66,8 @@ def plant(
         writer.writerows(rows)
     mean = float(scores.mean())
     made: dict[str, Any] = {
-        "test": dict.fromkeys(("dice", "iou", "precision", "recall", "mae", "pooled_dice"), mean) | {"n": len(rows)},
+        "test": dict.fromkeys(("dice", "iou", "precision", "recall", "mae", "pooled_dice"), mean)
+        | {"n": len(rows)},
         "best": {"monitor": "val/dice", "value": val, "epoch": 1},
         "definitions": DEFINITIONS | {"best": "the monitored number"},
         "seed": seed,
@@ -128,7 +131,14 @@ def on_drawn_images(run: Path, count: int = 20, size: int = 48) -> Path:
     """The same run, as if its data were drawn images."""
     config = OmegaConf.load(run / "config.yaml")
     config.data = {
-        **{"dataset": "synthetic", "count": count, "size": size, "drawing_seed": 0, "split": "random", "root": None},
+        **{
+            "dataset": "synthetic",
+            "count": count,
+            "size": size,
+            "drawing_seed": 0,
+            "split": "random",
+            "root": None,
+        },
         **{"image_size": 64, "batch_size": 4, "num_workers": 0, "cache": True, "allow_empty": False},
     }
     OmegaConf.save(config, run / "config.yaml")

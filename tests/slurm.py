@@ -40,7 +40,9 @@ PartitionName=tests Nodes=ALL Default=YES
 def missing() -> str | None:
     """What keeps a cluster from being started here."""
     path = f"{os.environ['PATH']}:/usr/sbin"
-    programs = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name, path=path) is None]
+    programs = [
+        name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name, path=path) is None
+    ]
     if programs:
         return f"{', '.join(programs)} not installed: apt-get install slurm-wlm munge"
     return "only root can start Slurm" if os.geteuid() else None
@@ -79,7 +81,10 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def _daemon(command: list[str], said: Path, environment: dict[str, str]) -> Iterator[None]:
-    with open(said, "w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process:
+    with (
+        open(said, "w") as file,
+        subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process,
+    ):
         try:
             yield
         finally:
@@ -89,8 +94,12 @@ def _daemon(command: list[str], said: Path, environment: dict[str, str]) -> Iter
 def _wait_for_node(environment: dict[str, str], folder: Path) -> None:
     deadline = time.time() + 30
     while time.time() < deadline:
-        state = subprocess.run(["sinfo", "--noheader", "--format=%T"], env=environment, capture_output=True, text=True)
+        state = subprocess.run(
+            ["sinfo", "--noheader", "--format=%T"], env=environment, capture_output=True, text=True
+        )
         if state.stdout.strip() == "idle":
             return
         time.sleep(0.2)
-    raise RuntimeError("\n".join([state.stdout, state.stderr, *(log.read_text() for log in folder.glob("*.log"))]))
+    raise RuntimeError(
+        "\n".join([state.stdout, state.stderr, *(log.read_text() for log in folder.glob("*.log"))])
+    )

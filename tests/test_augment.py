@@ -1,4 +1,6 @@
-"""Augmentation: image and mask move together, masks stay masks, and a configuration runs nothing but transforms."""
+"""Augmentation: image and mask move together, masks stay masks, and a configuration runs nothing but
+transforms.
+"""
 
 from collections import Counter
 from collections.abc import Sequence

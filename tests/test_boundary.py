@@ -20,7 +20,9 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask & ~inner)
 
 
-@pytest.mark.parametrize(("one", "other"), list(itertools.combinations([m for m in MASKS if m != "empty"], 2)))
+@pytest.mark.parametrize(
+    ("one", "other"), list(itertools.combinations([m for m in MASKS if m != "empty"], 2))
+)
 def test_scores_equal_those_of_all_pairs_of_boundary_pixels(one: str, other: str) -> None:
     distances = cdist(outline(MASKS[one]), outline(MASKS[other]))
     nearest = [distances.min(0), distances.min(1)]
@@ -33,7 +35,8 @@ def test_scores_equal_those_of_all_pairs_of_boundary_pixels(one: str, other: str
     assert 0 <= expected["nsd"] <= 1 and 0 <= expected["hd95"] <= DIAGONAL
 
 
-@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")  # MONAI warns of a call of its own
+# MONAI warns of a call of its own
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")
 def test_scores_equal_those_of_monai() -> None:
     metrics = pytest.importorskip("monai.metrics")
     random = np.random.default_rng(0)
@@ -45,7 +48,9 @@ def test_scores_equal_those_of_monai() -> None:
             assert boundary_scores(prediction, truth) == pytest.approx(
                 {
                     "nsd": metrics.compute_surface_dice(*batch, [tolerance], include_background=True).item(),
-                    "hd95": metrics.compute_hausdorff_distance(*batch, percentile=95, include_background=True).item(),
+                    "hd95": metrics.compute_hausdorff_distance(
+                        *batch, percentile=95, include_background=True
+                    ).item(),
                 },
                 rel=1e-6,
             )

@@ -121,7 +121,9 @@ def test_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_users_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"data.cache=\S+/file/x cannot be written .* or data.cache=false") as caught:
+    with pytest.raises(
+        InputError, match=r"data.cache=\S+/file/x cannot be written .* or data.cache=false"
+    ) as caught:
         cache_folder(str(tmp_path / "file/x"))
     assert "\n" not in str(caught.value)
 
@@ -170,7 +172,9 @@ def test_resizing_keeps_positions() -> None:
 def test_resizing_does_not_depend_on_the_memory_layout() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     planar = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
-    other = torch.nn.functional.interpolate(planar, SIZE, mode="bilinear", antialias=True, align_corners=False)
+    other = torch.nn.functional.interpolate(
+        planar, SIZE, mode="bilinear", antialias=True, align_corners=False
+    )
     assert (other[0].permute(1, 2, 0).numpy() == resize_image(image, SIZE)).all()
 
 
@@ -280,7 +284,9 @@ def flip_a_bit(file: Path, place: int) -> None:
     file.write_bytes(content)
 
 
-def test_a_flipped_bit_is_noticed_wherever_it_is(root: Path, kept: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_bit_is_noticed_wherever_it_is(
+    root: Path, kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pixels = np.array(pixels_of(root, kept))
     look = load_inspection(pairs_of(root), [], kept)
     (file,) = kept.glob("*.npy")
@@ -331,7 +337,9 @@ def test_problems_of_all_files_are_reported_before_anything_is_kept(root: Path, 
     assert names(kept, "*-*") == []
 
 
-def test_without_a_cache_nothing_is_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_nothing_is_written(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     before = sorted(tmp_path.rglob("*"))
@@ -389,8 +397,8 @@ print(sorted(queue.get(timeout=30) for _ in range(4)))
 
 def test_killed_build_leaves_no_valid_file(root: Path, kept: Path, decoded: list[Path]) -> None:
     script = """
-cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(600 if len(seen) > 60 else 0), decode(*arguments))[-1]
-cache.load_resized(pairs, problems, (24, 32), kept)
+cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(600 if len(seen) > 60 else 0),
+decode(*arguments))[-1] cache.load_resized(pairs, problems, (24, 32), kept)
 """
     for n in range(6, 40):
         write_pair(root, f"frame{n}", n)
@@ -410,7 +418,8 @@ cache.load_resized(pairs, problems, (24, 32), kept)
 def test_full_disk_is_reported_and_leaves_no_file(root: Path, kept: Path) -> None:
     pairs, limits = pairs_of(root), resource.getrlimit(resource.RLIMIT_FSIZE)
     for make in (lambda: load_resized(pairs, [], SIZE, kept), lambda: load_inspection(pairs * 20, [], kept)):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # Python ignores the signal: it is an OSError
+        # Python ignores the signal: it is an OSError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         try:
             with pytest.raises(InputError) as caught:
                 make()

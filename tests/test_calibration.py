@@ -4,7 +4,14 @@ import torch
 from masks import predictions
 from torchmetrics.classification import BinaryCalibrationError
 
-from polyp.metrics.calibration import BINS, THRESHOLDS, calibration_error, histograms, missed_shares, risk_threshold
+from polyp.metrics.calibration import (
+    BINS,
+    THRESHOLDS,
+    calibration_error,
+    histograms,
+    missed_shares,
+    risk_threshold,
+)
 
 IMAGES = list(predictions())
 

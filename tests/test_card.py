@@ -48,7 +48,10 @@ def test_card_has_numbers_strata_and_limits(tmp_path: Path, card: Callable[..., 
     assert "| `optim.decoder_lr` | 1e-3 |" in text and "resume" not in text
 
 
-ATTACK = "<img src=x onerror=alert(1)> | [here](http://evil.org) http://evil.org &lt;b&gt; ```\n\n# head\n\n<script>"
+ATTACK = (
+    "<img src=x onerror=alert(1)> | [here](http://evil.org) http://evil.org &lt;b&gt; ```"
+    "\n\n# head\n\n<script>"
+)
 
 
 def test_card_escapes_values(tmp_path: Path, card: Callable[..., str]) -> None:

@@ -22,7 +22,9 @@ MODEL = {
 def test_a_convolution_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     class Network(nn.Sequential):
         def __init__(self, **settings: Any) -> None:
-            super().__init__(nn.Conv2d(3, 8, kernel_size=3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, kernel_size=1))
+            super().__init__(
+                nn.Conv2d(3, 8, kernel_size=3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, kernel_size=1)
+            )
 
     monkeypatch.setattr(cost, "PolypNetwork", Network)
     cost._counted.cache_clear()

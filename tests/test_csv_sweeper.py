@@ -1,4 +1,4 @@
-"""The rows of a CSV as the jobs of a sweep: which jobs, in which order, and how a malformed file is refused."""
+"""The rows of a CSV as the jobs of a sweep: which, in which order, and what is refused."""
 
 import itertools
 from pathlib import Path
@@ -24,7 +24,8 @@ from polyp.training.sweeps import job_label
 Jobs = list[tuple[list[str], str]]
 
 
-# Hydra's suites look for the log of a job where it ran; if not asked, Hydra warns that it will not change there.
+# Hydra's suites look for the log of a job where it ran; if not asked, Hydra warns that it will not change
+# there.
 CSV = ["hydra/sweeper=csv", "hydra.job.chdir=true"]
 
 
@@ -228,7 +229,8 @@ def test_file_is_found_in_working_directory_before_conf(workdir: Path) -> None:
     with pytest.raises(InputError) as error:
         jobs_of(named[0], "hydra.sweeper.path=none.csv")
     assert str(error.value) == (
-        f"hydra.sweeper.path=none.csv does not exist, looked for as {workdir}/none.csv and {ROOT}/conf/sweep/none.csv: "
+        f"hydra.sweeper.path=none.csv does not exist, looked for as {workdir}/none.csv and "
+        f"{ROOT}/conf/sweep/none.csv: "
         "give the path of a CSV"
     )
 

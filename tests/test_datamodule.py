@@ -1,4 +1,4 @@
-"""The data of a run: what a sample is, which samples a batch holds, and that nothing but the seed decides it."""
+"""The data of a run: samples and batches, which nothing but the seed decides."""
 
 import gc
 import multiprocessing
@@ -85,7 +85,9 @@ def test_samples_are_the_files(drawn: Path, cache: bool) -> None:
     resized = {}
     for loader in (dm.train_dataloader(), dm.val_dataloader()):
         for batch in loader:
-            for image, mask, stem, size in zip(*(batch[k] for k in ("image", "mask", "stem", "size")), strict=True):
+            for image, mask, stem, size in zip(
+                *(batch[k] for k in ("image", "mask", "stem", "size")), strict=True
+            ):
                 resized[stem] = (image, mask, tuple(size.tolist()))
     assert len(resized) == 15 + 2
     for stem, (image, mask, size) in resized.items():
@@ -94,7 +96,9 @@ def test_samples_are_the_files(drawn: Path, cache: bool) -> None:
         # Red stays red and up stays up; cv2's resizing is another, so near is near enough.
         near = cv2.resize(original[0], (64, 48), interpolation=cv2.INTER_AREA).astype(float)
         assert np.abs(image.permute(1, 2, 0).numpy() - near).mean() < 8
-        assert (mask.numpy() != cv2.resize(original[1], (64, 48), interpolation=cv2.INTER_NEAREST)).mean() < 0.03
+        assert (
+            mask.numpy() != cv2.resize(original[1], (64, 48), interpolation=cv2.INTER_NEAREST)
+        ).mean() < 0.03
         assert near[..., 0].mean() > near[..., 2].mean() + 8
 
 
@@ -103,7 +107,9 @@ def test_test_images_are_the_files_at_their_own_sizes(drawn: Path) -> None:
     root = dm.source.prepare()
     (batch,) = dm.test_dataloader()
     assert all(isinstance(values, list) and len(values) == 2 for values in batch.values())
-    for image, mask, stem, size in zip(*(batch[key] for key in ("image", "mask", "stem", "size")), strict=True):
+    for image, mask, stem, size in zip(
+        *(batch[key] for key in ("image", "mask", "stem", "size")), strict=True
+    ):
         assert image.dtype == mask.dtype == torch.uint8
         assert np.array_equal(image.permute(1, 2, 0).numpy(), read_image(root / "images" / f"{stem}.jpg"))
         assert np.array_equal(mask.numpy(), read_mask(root / "masks" / f"{stem}.png"))
@@ -125,7 +131,9 @@ def test_subsets_are_apart_and_complete(drawn: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "train", "val"), [(1, 16, 2), (3, 5, 1), (16, 1, 1)])
-def test_an_incomplete_last_batch_is_for_scores_only(drawn: Path, batch_size: int, train: int, val: int) -> None:
+def test_an_incomplete_last_batch_is_for_scores_only(
+    drawn: Path, batch_size: int, train: int, val: int
+) -> None:
     dm = ready(drawn, batch_size=batch_size)
     batches = train_batches(dm, 0)
     assert [len(batch["stem"]) for batch in batches] == [batch_size] * train
@@ -158,7 +166,9 @@ def test_the_random_split_has_its_own_seed(drawn: Path) -> None:
     assert first.subsets == again.subsets != other.subsets
     assert first.describe()["split_seed"] == 1 and other.describe()["split_seed"] == 2
     split = drawn / "split.csv"
-    split.write_text("\n".join(["stem,subset", *(f"{s},{k}" for k, stems in first.subsets.items() for s in stems)]))
+    split.write_text(
+        "\n".join(["stem,subset", *(f"{s},{k}" for k, stems in first.subsets.items() for s in stems)])
+    )
     assert "split_seed" not in ready(drawn, split=str(split), split_seed=1).describe()
 
 
@@ -274,7 +284,9 @@ def test_overfit_batches_trains_on_one_batch_also_when_resumed(train: Train, ste
     assert all(torch.equal(images, steps[0]) for images in steps)  # augmented alike, too
 
 
-def test_epochs_of_some_batches_go_on_with_the_next_epoch(train: Train, steps: list[Tensor], tmp_path: Path) -> None:
+def test_epochs_of_some_batches_go_on_with_the_next_epoch(
+    train: Train, steps: list[Tensor], tmp_path: Path
+) -> None:
     part = (*SMALL, "+trainer.limit_train_batches=2")
     train(*part, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/whole")
     whole = list(steps)
@@ -302,23 +314,35 @@ def clinic(root: Path, count: int = 12) -> Path:
 
 def test_a_folder_like_clinicdb(tmp_path: Path) -> None:
     root = clinic(tmp_path / "CVC ClinicDB")
-    with pytest.raises(InputError, match=r"'Ground Truth', 'Original': say which with data\.images= and data\.masks="):
+    with pytest.raises(
+        InputError, match=r"'Ground Truth', 'Original': say which with data\.images= and data\.masks="
+    ):
         ready(root, dataset="folder", batch_size=4)
     dm = ready(root, dataset="folder", images="Original", masks="Ground Truth", batch_size=4)
     assert [len(batch["stem"]) for batch in train_batches(dm, 0)] == [4, 4]
     (batch,) = dm.test_dataloader()
     assert [tuple(image.shape) for image in batch["image"]] == [(3, 60, 80)]
     assert batch["mask"][0].sum() > 100
-    assert sorted(os.listdir(root)) == ["Ground Truth", "Original"]  # nothing is written beside the user's data
+    # nothing is written beside the user's data
+    assert sorted(os.listdir(root)) == ["Ground Truth", "Original"]
 
 
 def test_an_empty_mask_is_a_mistake_unless_it_is_meant(tmp_path: Path) -> None:
     root = clinic(tmp_path)
     cv2.imwrite(str(root / "Ground Truth" / "3.tif"), np.zeros((60, 80), np.uint8))
-    settings: dict[str, Any] = {"dataset": "folder", "images": "Original", "masks": "Ground Truth", "batch_size": 4}
+    settings: dict[str, Any] = {
+        "dataset": "folder",
+        "images": "Original",
+        "masks": "Ground Truth",
+        "batch_size": 4,
+    }
     with pytest.raises(InputError, match=r"3\.tif: the mask is empty \(data\.allow_empty=true"):
         ready(root, **settings)
-    assert ready(root, **settings, allow_empty=True).describe()["images"] == {"train": 10, "val": 1, "test": 1}
+    assert ready(root, **settings, allow_empty=True).describe()["images"] == {
+        "train": 10,
+        "val": 1,
+        "test": 1,
+    }
 
 
 # What is refused
@@ -367,4 +391,6 @@ def test_dataset(tmp_path: Path) -> None:
 
 
 def test_augmentation(tmp_path: Path) -> None:
-    refusal(tmp_path, "augment.transforms", "albumentations.Flop", augment=[{"_target_": "albumentations.Flop"}])
+    refusal(
+        tmp_path, "augment.transforms", "albumentations.Flop", augment=[{"_target_": "albumentations.Flop"}]
+    )

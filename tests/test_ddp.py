@@ -1,4 +1,6 @@
-"""Several devices: two real processes on the CPU train as one would, leave one folder, and stop and go on together."""
+"""Several devices: two real processes on the CPU train as one would, leave one folder, and stop and go on
+together.
+"""
 
 import csv
 import json
@@ -21,8 +23,8 @@ from polyp.data.dataset import EpochSampler
 
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
-# A network without batch statistics, which are the one thing that two processes do not share on a CPU, and an optimiser
-# whose steps grow with the gradients: Adam's first steps would make much of the last digits.
+# A network without batch statistics, which are the one thing that two processes do not share on a CPU, and an
+# optimiser whose steps grow with the gradients: Adam's first steps would make much of the last digits.
 ALIKE = (
     *SMALL,
     "data.count=50",  # 40 / 5 / 5: neither the validation nor the test images divide by two
@@ -128,7 +130,9 @@ def test_the_curves_have_a_point_for_each_step(one_and_two: tuple[Path, Path]) -
 
 @pytest.mark.cluster
 def test_each_test_image_is_scored_once(one_and_two: tuple[Path, Path]) -> None:
-    tables = [list(csv.DictReader((folder / "per_image.csv").read_text().splitlines())) for folder in one_and_two]
+    tables = [
+        list(csv.DictReader((folder / "per_image.csv").read_text().splitlines())) for folder in one_and_two
+    ]
     stems = [[row["stem"] for row in rows] for rows in tables]
     assert stems[0] == stems[1] and len(set(stems[1])) == len(stems[1]) == 5
     assert read(one_and_two[1])["test"]["n"] == 5
@@ -158,15 +162,20 @@ def test_stopped_and_resumed_together(one_and_two: tuple[Path, Path], tmp_path: 
         else:
             os.killpg(process.pid, signal.SIGINT)
         said, errors = finish(process, code)
-        assert said.count(f"Stopped in epoch {epoch + 1} and saved. To continue: python train.py resume=") == 1
+        assert (
+            said.count(f"Stopped in epoch {epoch + 1} and saved. To continue: python train.py resume=") == 1
+        )
         assert "Traceback" not in errors
         stopped, written = torch.load(last, weights_only=True), last.stat().st_mtime_ns
-        assert 0 < stopped["global_step"] - 5 * epoch < 5  # inside the epoch: the rest is shared out as before
+        # inside the epoch: the rest is shared out as before
+        assert 0 < stopped["global_step"] - 5 * epoch < 5
         process = start(f"resume={run}")
     finish(process)
-    assert names(run) == sorted([*names(whole), *["events.out.tfevents"] * 2])  # a resumed run has a file for each part
+    # a resumed run has a file for each part
+    assert names(run) == sorted([*names(whole), *["events.out.tfevents"] * 2])
     uninterrupted = curves(whole)
-    for tag, points in curves(run).items():  # the mean loss is summed up in another order, the rest is the same
+    # the mean loss is summed up in another order, the rest is the same
+    for tag, points in curves(run).items():
         assert points == [(step, pytest.approx(value, abs=1e-6)) for step, value in uninterrupted[tag]], tag
     assert read(run)["test"] == read(whole)["test"]
     expected = weights(whole)
@@ -175,13 +184,17 @@ def test_stopped_and_resumed_together(one_and_two: tuple[Path, Path], tmp_path: 
 
 @pytest.mark.cluster
 def test_what_is_wrong_is_said_once_and_nobody_is_left(tmp_path: Path) -> None:
-    _, errors = finish(start(*SMALL, *TWO, "model.encoder=efficientnet-b0", f"hydra.run.dir={tmp_path / 'run'}"), 1)
+    _, errors = finish(
+        start(*SMALL, *TWO, "model.encoder=efficientnet-b0", f"hydra.run.dir={tmp_path / 'run'}"), 1
+    )
     (line,) = errors.splitlines()
     assert line.endswith("several devices must be told: trainer.strategy=ddp_find_unused_parameters_true")
 
 
 def test_a_job_of_a_sweep_has_one_device(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"trainer\.devices=2: a job of a sweep has one device\nNo job was started"):
+    with pytest.raises(
+        SystemExit, match=r"trainer\.devices=2: a job of a sweep has one device\nNo job was started"
+    ):
         run_script("-m", *SMALL, *TWO, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
 
 

@@ -47,7 +47,11 @@ def test_by_hand() -> None:
     prediction[10:20, 10:15] = True  # half of it, IoU .5: found
     prediction[50:60, 56:66] = True  # IoU 40 / 160: missed, and a false positive
     prediction[30:35, 80:85] = True  # a false positive
-    assert detection_scores(prediction, truth) == {"polyps_found": 1, "polyps_missed": 2, "false_positives": 2}
+    assert detection_scores(prediction, truth) == {
+        "polyps_found": 1,
+        "polyps_missed": 2,
+        "false_positives": 2,
+    }
 
 
 def test_a_prediction_that_joins_two_polyps_finds_the_larger_or_none() -> None:
@@ -63,4 +67,8 @@ def test_specks_are_neither_polyps_nor_false_positives() -> None:
     prediction = truth.copy()
     prediction[100:105, 100:105] = True  # 25 of 300,000 pixels
     assert components(truth)[0] == 1
-    assert detection_scores(prediction, truth) == {"polyps_found": 1, "polyps_missed": 0, "false_positives": 0}
+    assert detection_scores(prediction, truth) == {
+        "polyps_found": 1,
+        "polyps_missed": 0,
+        "false_positives": 0,
+    }

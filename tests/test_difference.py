@@ -15,8 +15,8 @@ def test_sign_flips_agree_with_the_exact_test() -> None:
     (test,) = sign_flip_tests(differences[:, None])
     assert test.p == pytest.approx(exact)
     assert test.value == pytest.approx(differences.mean())
-    # By hand: (1 + c) / 64 is below .05 for c = 0, 1, 2, so the third of the sorted means of subsets is the end: of the
-    # lowest -.05; then .025, of -.05 with either .1. From the top .4, .35, and .3 alone.
+    # By hand: (1 + c) / 64 is below .05 for c = 0, 1, 2, so the third of the sorted means of subsets is the
+    # end: of the lowest -.05; then .025, of -.05 with either .1. From the top .4, .35, and .3 alone.
     assert test.interval == pytest.approx((0.025, 0.3))
     three = sign_flip_tests(np.repeat(differences[:, None], 3, axis=1))
     assert [one.p for one in three] == pytest.approx([3 * exact] * 3)

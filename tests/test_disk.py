@@ -1,4 +1,6 @@
-"""A disk that is full: one line, nothing lost, no half-written file, and the command works once there is room."""
+"""A disk that is full: one line, nothing lost, no half-written file, and the command works once there is
+room.
+"""
 
 import json
 import os
@@ -23,7 +25,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 200 MB of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], capture_output=True
+    )
     if made.returncode:
         pytest.skip(f"no disk can be made here: {made.stderr.decode().strip()}")
     yield folder
@@ -82,7 +86,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(disk: Path, tmp_path: Path, c
         after = contents(disk)
         assert [name for name in after if ".part" in name] == []
         if command == "predict":  # an image that is finished before the disk is full is written anew
-            assert before.keys() <= after.keys() | {name for name in before if name.startswith("run/predictions")}
+            assert before.keys() <= after.keys() | {
+                name for name in before if name.startswith("run/predictions")
+            }
         elif command == "compare":  # pages are replaced one by one
             assert before.keys() == after.keys()
         else:
@@ -120,7 +126,10 @@ def test_training_on_a_full_disk_goes_on_once_there_is_room(disk: Path, left: in
     filler = fill(disk, left)
     full = train(*fresh)
     assert full.returncode == 1, full.stderr
-    assert "Traceback" not in full.stderr + full.stdout and "No space left on device" in full.stderr.splitlines()[-1]
+    assert (
+        "Traceback" not in full.stderr + full.stdout
+        and "No space left on device" in full.stderr.splitlines()[-1]
+    )
     assert [path for path in run.rglob("*") if ".part" in path.name] == []
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=600m", str(disk)], check=True)

@@ -1,4 +1,6 @@
-"""Encoders of all families: which architectures they build with, and that they train, load, predict and export."""
+"""Encoders of all families: which architectures they build with, and that they train, load, predict and
+export.
+"""
 
 import io
 import json
@@ -135,7 +137,9 @@ def test_encoders_with_an_image_size_of_their_own(arch: str, encoder: str) -> No
         ("unet", "tu-mvitv2_tiny"),
     ],
 )
-def test_an_encoder_of_each_family_trains_loads_predicts_and_exports(arch: str, encoder: str, tmp_path: Path) -> None:
+def test_an_encoder_of_each_family_trains_loads_predicts_and_exports(
+    arch: str, encoder: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     size = 64
     channels = [16, 16, 8, 8, 8] if arch == "unet" else None
@@ -153,7 +157,10 @@ def test_an_encoder_of_each_family_trains_loads_predicts_and_exports(arch: str, 
     loaded = PolypSegmenter(**saved["settings"]).eval()
     loaded.load_state_dict(saved["state"])
 
-    images = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8) for height, width in ((50, 70), (130, 90))]
+    images = [
+        torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        for height, width in ((50, 70), (130, 90))
+    ]
     probabilities = model.eval().predict(images)
     assert all(map(torch.equal, probabilities, loaded.predict(images)))
     file.write(loaded, tmp_path / "model.onnx", {})
@@ -215,7 +222,9 @@ for case in json.load(sys.stdin):
 
 def run(script: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", script, *arguments]
-    return subprocess.run(command, input=text, env=os.environ | AVX2, capture_output=True, text=True, timeout=500)
+    return subprocess.run(
+        command, input=text, env=os.environ | AVX2, capture_output=True, text=True, timeout=500
+    )
 
 
 @pytest.mark.slow
@@ -228,7 +237,12 @@ def test_networks_with_strided_1x1_convolutions_of_pixels_train_without_avx512(e
 @pytest.mark.slow
 def test_gradients_do_not_depend_on_the_memory_format() -> None:
     shapes = set()
-    for encoder, marks in [*RUNS.items(), ("mobileone_s0", "Y"), ("tu-repvgg_a0", "Y"), ("mobilenet_v2", "Y")]:
+    for encoder, marks in [
+        *RUNS.items(),
+        ("mobileone_s0", "Y"),
+        ("tu-repvgg_a0", "Y"),
+        ("mobilenet_v2", "Y"),
+    ]:
         if marks[0] == "Y":
             with without_memory():
                 network = PolypNetwork(**settings("unet", encoder))

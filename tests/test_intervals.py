@@ -11,7 +11,9 @@ def test_interval_agrees_with_scipy() -> None:
     values = np.random.default_rng(1).beta(8, 1, size=120)
     low, high = bootstrap_interval(values)
     reference = scipy.stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=2)
-    assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.1 * reference.standard_error)
+    assert (low, high) == pytest.approx(
+        tuple(reference.confidence_interval), abs=0.1 * reference.standard_error
+    )
     assert low < values.mean() < high
 
 
@@ -54,12 +56,16 @@ def test_a_ratio_of_means_agrees_with_scipy() -> None:
     reference = scipy.stats.bootstrap(
         (part, whole), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, method="percentile", rng=4
     )
-    assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.2 * reference.standard_error)
+    assert (low, high) == pytest.approx(
+        tuple(reference.confidence_interval), abs=0.2 * reference.standard_error
+    )
 
 
 def test_columns_share_their_draws_with_a_single_one() -> None:
     columns = np.random.default_rng(0).random((40, 3))
-    both = bootstrap_intervals(columns, lambda means: np.concatenate([means, means.max(1, keepdims=True)], axis=1))
+    both = bootstrap_intervals(
+        columns, lambda means: np.concatenate([means, means.max(1, keepdims=True)], axis=1)
+    )
     assert both.shape == (4, 2)
     assert both[1] == pytest.approx(bootstrap_interval(columns[:, 1]))
     assert (both[3] >= both[:3].max(0)).all()
@@ -70,7 +76,9 @@ def test_resamples_without_a_value_are_left_out() -> None:
     rare[0] = 1  # a third of the resamples lack the only image that counts
 
     def ratios(means: np.ndarray) -> np.ndarray:
-        return np.divide(means[:, :1], means[:, 1:], out=np.full((len(means), 1), np.nan), where=means[:, 1:] > 0)
+        return np.divide(
+            means[:, :1], means[:, 1:], out=np.full((len(means), 1), np.nan), where=means[:, 1:] > 0
+        )
 
     assert bootstrap_intervals(rare, ratios).tolist() == [[1, 1]]
     assert np.isnan(bootstrap_intervals(np.zeros((20, 2)), ratios)).all()

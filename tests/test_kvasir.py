@@ -77,7 +77,9 @@ def small_world(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         rows = csv.writer(file)
         rows.writerow(["stem", "width", "height", "image_sha", "mask_sha"])
         for stem in STEMS:
-            shas = (hashlib.sha256(files[f"{kind}/{stem}.jpg"]).hexdigest()[:12] for kind in ("images", "masks"))
+            shas = (
+                hashlib.sha256(files[f"{kind}/{stem}.jpg"]).hexdigest()[:12] for kind in ("images", "masks")
+            )
             rows.writerow([stem, 64, 48, *shas])
     monkeypatch.setattr(kvasir, "MANIFEST", manifest)
     monkeypatch.setattr(kvasir, "ADDRESSES", {})
@@ -94,7 +96,9 @@ def lay(folder: Path, files: Files) -> Path:
 
 
 def read(folder: Path) -> Files:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def refused(data: KvasirSeg, *parts: str) -> str:
@@ -112,7 +116,9 @@ def refused(data: KvasirSeg, *parts: str) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` by path. `cuts` are byte counts after which the next answers close, or stall if `stall` is set."""
+    """Serves `files` by path. `cuts` are byte counts after which the next answers close, or stall if `stall`
+    is set.
+    """
 
     daemon_threads = True
 
@@ -190,13 +196,17 @@ def test_a_users_folder_is_used_and_left_untouched(files: Files, tmp_path: Path,
     assert state() == before
 
 
-def test_repacked_files_are_used_with_a_warning(files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_repacked_files_are_used_with_a_warning(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lay(tmp_path / "mine", files | {"images/frame00.jpg": jpeg(99), "masks/frame03.jpg": jpeg(98)})
     assert KvasirSeg(root=str(tmp_path / "mine")).prepare() == tmp_path / "mine"
     assert "2 of 24 files differ" in caplog.text
 
 
-def test_the_owners_files_give_no_warning(files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_owners_files_give_no_warning(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     KvasirSeg(root=str(lay(tmp_path / "mine", files))).prepare()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -205,7 +215,11 @@ def test_missing_and_unknown_stems_are_named(files: Files, tmp_path: Path) -> No
     wrong = {name: data for name, data in files.items() if not name.startswith("images/frame0")}
     folder = lay(tmp_path / "mine", wrong | {"masks/other.jpg": b""})
     text = refused(
-        KvasirSeg(root=str(folder)), str(folder), "lacks 10 of", "images/frame04.jpg, ...", "data=folder data.root="
+        KvasirSeg(root=str(folder)),
+        str(folder),
+        "lacks 10 of",
+        "images/frame04.jpg, ...",
+        "data=folder data.root=",
     )
     assert "has 1 files" in text and "masks/other.jpg" in text and "frame05" not in text
 
@@ -230,7 +244,9 @@ def test_a_root_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
         refused(KvasirSeg(root=str(root)), str(root), "data.root=")
 
 
-def test_a_home_directory_is_understood(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_directory_is_understood(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     lay(tmp_path / "mine", files)
     (tmp_path / "my.zip").write_bytes(zip_of(files))
@@ -260,7 +276,9 @@ def nothing_unpacked(tmp_path: Path) -> bool:
 
 
 @pytest.mark.parametrize("top", ["Kvasir-SEG/", "segmented-images/", "", "some/where/"])
-def test_an_archive_is_unpacked_whatever_its_folder(given: Given, files: Files, tmp_path: Path, top: str) -> None:
+def test_an_archive_is_unpacked_whatever_its_folder(
+    given: Given, files: Files, tmp_path: Path, top: str
+) -> None:
     data = given(zip_of(files, top, extra=((f"__MACOSX/{top}images/._frame00.jpg", b"resource fork"),)))
     folder = data.prepare()
     assert folder == tmp_path / "root/Kvasir-SEG" and read(folder) == files
@@ -287,17 +305,26 @@ def bad_archives(files: Files, zipped: bytes) -> dict[str, tuple[bytes, str]]:
         "empty": (b"", "cut short"),
         "no zip": (b"<html>Sign in to continue</html>" * 100, "not a zip"),
         "flipped bit": (zipped[:5000] + bytes([zipped[5000] ^ 1]) + zipped[5001:], "damaged"),
-        "lacks a pair": (zip_of(lacking), "lacks 2 of Kvasir-SEG's 24 files (images/frame07.jpg, masks/frame07.jpg)"),
+        "lacks a pair": (
+            zip_of(lacking),
+            "lacks 2 of Kvasir-SEG's 24 files (images/frame07.jpg, masks/frame07.jpg)",
+        ),
         "other content": (zip_of(files | {"masks/frame02.jpg": jpeg(77)}), "masks/frame02.jpg"),
         "unknown": (
             zip_of(files | {"images/new.jpg": jpeg(5)}),
             "has 1 files that are not Kvasir-SEG's (images/new.jpg)",
         ),
         "escape": (zip_of(files, extra=(("../../escaped.jpg", b"x"),)), "leads outside (../../escaped.jpg)"),
-        "hidden escape": (zip_of(files, extra=(("Kvasir-SEG/images/../../../x.jpg", b"x"),)), "leads outside"),
+        "hidden escape": (
+            zip_of(files, extra=(("Kvasir-SEG/images/../../../x.jpg", b"x"),)),
+            "leads outside",
+        ),
         "backslashes": (zip_of(files, extra=(("..\\..\\escaped.jpg", b"x"),)), "leads outside"),
         "absolute": (zip_of(files, extra=(("/tmp/polyp-escaped.jpg", b"x"),)), "leads outside"),
-        "link": (zip_of(files, extra=((link, b"/etc/passwd"),)), "leads outside (Kvasir-SEG/images/link.jpg)"),
+        "link": (
+            zip_of(files, extra=((link, b"/etc/passwd"),)),
+            "leads outside (Kvasir-SEG/images/link.jpg)",
+        ),
     }
 
 
@@ -388,7 +415,9 @@ def test_two_processes_at_once_download_once(server: Server, files: Files, tmp_p
     assert len(server.requests) == 1 and read(tmp_path / "root/Kvasir-SEG") == files
 
 
-def test_killed_download_is_started_again(server: Server, files: Files, zipped: bytes, tmp_path: Path) -> None:
+def test_killed_download_is_started_again(
+    server: Server, files: Files, zipped: bytes, tmp_path: Path
+) -> None:
     server.cuts, server.stall = [len(zipped) // 2], threading.Event()
     root = tmp_path / "root"
     with process(root, server.base + NAME) as killed:
@@ -410,7 +439,9 @@ def test_a_full_disk_names_the_folder(server: Server, zipped: bytes, tmp_path: P
     with process(tmp_path / "root", server.base + NAME, archive, limit=1000) as limited:
         _, error = limited.communicate(timeout=30)
     last = error.strip().splitlines()[-1]
-    assert last.startswith("polyp.errors.InputError") and str(tmp_path / "root") in last and "data.root=" in last
+    assert (
+        last.startswith("polyp.errors.InputError") and str(tmp_path / "root") in last and "data.root=" in last
+    )
     assert not (tmp_path / "root/.unpacking").exists() and not (tmp_path / "root/Kvasir-SEG").exists()
 
 
@@ -424,7 +455,8 @@ def test_download_with_progress(
     assert folder == tmp_path / "cache/polyp/kvasir-seg/Kvasir-SEG" and read(folder) == files
     shown = capsys.readouterr().err
     assert "kvasir-seg.zip" in shown and "100%" in shown and "B/s" in shown
-    assert {p.name for p in folder.parent.iterdir()} == {".lock", "Kvasir-SEG"}  # the archive has done its service
+    # the archive has done its service
+    assert {p.name for p in folder.parent.iterdir()} == {".lock", "Kvasir-SEG"}
     assert KvasirSeg().prepare() == folder and len(server.requests) == 1
 
 
@@ -439,14 +471,18 @@ def test_interrupted_download_leaves_nothing_and_can_be_repeated(
     server: Server, files: Files, zipped: bytes, tmp_path: Path, sized: bool
 ) -> None:
     server.cuts, server.sized = [30_000], sized
-    reason = f"closed at 30000 of {len(zipped)} bytes" if sized else f"what {server.base}{NAME} sent is cut short"
+    reason = (
+        f"closed at 30000 of {len(zipped)} bytes" if sized else f"what {server.base}{NAME} sent is cut short"
+    )
     root = tmp_path / "root"
     refused(KvasirSeg(root=str(root)), reason, f"{server.base}{NAME} in a browser", "data.archive=")
     assert [path.name for path in root.iterdir()] == [".lock"]
     assert read(KvasirSeg(root=str(root)).prepare()) == files
 
 
-def test_archive_left_by_a_killed_process_is_used(server: Server, files: Files, zipped: bytes, tmp_path: Path) -> None:
+def test_archive_left_by_a_killed_process_is_used(
+    server: Server, files: Files, zipped: bytes, tmp_path: Path
+) -> None:
     (tmp_path / "root/.download").mkdir(parents=True)
     (tmp_path / "root/.download/kvasir-seg.zip").write_bytes(zipped)
     assert read(KvasirSeg(root=str(tmp_path / "root")).prepare()) == files and not server.requests
@@ -526,9 +562,13 @@ class Authority:
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca, None), critical=True)
-            .add_extension(x509.KeyUsage(True, False, False, False, False, ca, ca, False, False), critical=True)
+            .add_extension(
+                x509.KeyUsage(True, False, False, False, False, ca, ca, False, False), critical=True
+            )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False
+            )
         )
         if host:
             name = x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
@@ -548,12 +588,16 @@ class Authority:
 
 
 class Chain:
-    """Root > intermediate > server on 127.0.0.1, which sends but its own certificate; that names the next address."""
+    """Root > intermediate > server on 127.0.0.1, which sends but its own certificate; that names the next
+    address.
+    """
 
     def __init__(self, shop: Server, host: str = "127.0.0.1", intermediate_is_ca: bool = True) -> None:
         self.shop = shop
         self.root = Authority("root")
-        self.intermediate = Authority("intermediate", self.root, intermediate_is_ca, aia=f"{shop.base}/root.cer")
+        self.intermediate = Authority(
+            "intermediate", self.root, intermediate_is_ca, aia=f"{shop.base}/root.cer"
+        )
         self.leaf = Authority("server", self.intermediate, False, host, aia=f"{shop.base}/intermediate.cer")
         shop.files = {"/root.cer": self.root.der(), "/intermediate.cer": self.intermediate.der()}
 
@@ -579,7 +623,9 @@ def https(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "roots.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "no-more-roots"))
     key = chain.leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (tmp_path / "server.pem").write_bytes(key + chain.leaf.pem() + (chain.intermediate.pem() if whole else b""))
+    (tmp_path / "server.pem").write_bytes(
+        key + chain.leaf.pem() + (chain.intermediate.pem() if whole else b"")
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem")
     with serving({NAME: zipped}, context) as server:
@@ -606,12 +652,15 @@ def test_a_whole_chain_needs_no_fetching(
 
 
 @pytest.mark.parametrize(
-    "case", ["untrusted root", "namesake root", "other host", "no CA", "not to be had", "no certificate", "loop"]
+    "case",
+    ["untrusted root", "namesake root", "other host", "no CA", "not to be had", "no certificate", "loop"],
 )
 def test_verification_is_never_off(
     shop: Server, zipped: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    chain = Chain(shop, "example.org" if case == "other host" else "127.0.0.1", intermediate_is_ca=case != "no CA")
+    chain = Chain(
+        shop, "example.org" if case == "other host" else "127.0.0.1", intermediate_is_ca=case != "no CA"
+    )
     trusted = chain.root
     if case == "untrusted root":
         trusted = Authority("another root")

@@ -49,7 +49,9 @@ def test_units_import_lower_levels_only() -> None:
 
 
 def test_every_unit_has_a_level_and_packages_say_what_they_hold() -> None:
-    units = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    units = {
+        path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     assert units - {"__init__"} == LEVEL.keys()
     for package in (path for path in SOURCE.iterdir() if (path / "__init__.py").exists()):
         docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""

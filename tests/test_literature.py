@@ -9,7 +9,9 @@ from masks import disc, odd_masks, predictions
 from polyp.metrics import literature
 from polyp.metrics.literature import literature_scores
 
-extra = pytest.mark.skipif(literature.unavailable() is not None, reason="needs pip install -e '.[literature]'")
+extra = pytest.mark.skipif(
+    literature.unavailable() is not None, reason="needs pip install -e '.[literature]'"
+)
 
 
 def as_the_field_does(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
@@ -34,14 +36,17 @@ def as_the_field_does(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
 def ours(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     numbers, vectors = zip(*(literature_scores(p, t == 1) for p, t in images), strict=True)
     means = {name: float(np.mean([each[name] for each in numbers])) for name in numbers[0]}
-    curves = {name: np.mean([each[f"{name}_curve"] for each in vectors], axis=0) for name in literature.CURVES}
+    curves = {
+        name: np.mean([each[f"{name}_curve"] for each in vectors], axis=0) for name in literature.CURVES
+    }
     return means | {f"{name}_max": curve.max() for name, curve in curves.items()}
 
 
 @extra
 def test_equal_to_the_library_over_all_images_together() -> None:
     every = dict(zip([*odd_masks(), *range(12)], predictions(), strict=True))
-    images = [every[name] for name in every if name not in ("corner pixel", "last column")]  # of these it makes NaN
+    # of these it makes NaN
+    images = [every[name] for name in every if name not in ("corner pixel", "last column")]
     assert ours(images) == pytest.approx(as_the_field_does(images), abs=1e-6)
     assert ours(images).keys() == literature.DEFINITIONS.keys()
 
@@ -85,14 +90,17 @@ def test_every_mask_has_finite_scores_and_the_truth_itself_the_best() -> None:
         numbers, vectors = literature_scores(mask.astype(np.float32), mask)
         assert all(np.isfinite(value).all() for value in (*numbers.values(), *vectors.values())), name
         if name not in ("empty", "full", "one pixel", "corner pixel", "last column"):
-            assert numbers == pytest.approx({"wfm": 1, "sm": 1, "em_mean": 1, "dice_mean": 1, "iou_mean": 1}, abs=0.01)
+            assert numbers == pytest.approx(
+                {"wfm": 1, "sm": 1, "em_mean": 1, "dice_mean": 1, "iou_mean": 1}, abs=0.01
+            )
 
 
 @extra
 def test_a_correct_mask_that_is_eroded_gets_worse() -> None:
     truth = disc(60, 80, 40, (120, 160))
     numbers = [
-        literature_scores(disc(60, 80, radius, (120, 160)).astype(np.float32), truth)[0] for radius in (40, 36, 30)
+        literature_scores(disc(60, 80, radius, (120, 160)).astype(np.float32), truth)[0]
+        for radius in (40, 36, 30)
     ]
     for name in numbers[0]:
         values = [each[name] for each in numbers]

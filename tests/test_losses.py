@@ -24,7 +24,9 @@ def disc(size: int = 64, radius: float = 12) -> Tensor:
 
 
 def structure_by_hand(logits: Tensor, truth: Tensor, weighted: bool = True) -> tuple[float, float]:
-    """The two terms for one image, pixel by pixel; not `weighted`: the first as in the code that was published."""
+    """The two terms for one image, pixel by pixel; not `weighted`: the first as in the code that was
+    published.
+    """
     x, t = logits[0, 0].double().numpy(), truth[0, 0].double().numpy()
     weight = np.empty_like(t)
     for i, j in np.ndindex(t.shape):
@@ -42,7 +44,8 @@ def hand_values() -> dict[str, float]:
     bce = sum(-math.log(q) for q in own) / 4
     dice = 1 - 2 * (P[0] + P[2]) / (sum(P) + 2)
     missed, invented = (1 - P[0]) + (1 - P[2]), P[1] + P[3]
-    # The window covers the whole square: m = 1/2 and w = 1 + 5/2 everywhere, which leaves the first term as it is.
+    # The window covers the whole square: m = 1/2 and w = 1 + 5/2 everywhere, which leaves the first term as
+    # it is.
     w = 3.5
     iou = 1 - (1 + w * (P[0] + P[2])) / (1 + w * (2 + P[1] + P[3]))
     return {
@@ -57,7 +60,9 @@ def hand_values() -> dict[str, float]:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_by_hand(name: str) -> None:
-    assert build_loss(name)(square(LOGITS), square(TRUTH)).item() == pytest.approx(hand_values()[name], rel=1e-5)
+    assert build_loss(name)(square(LOGITS), square(TRUTH)).item() == pytest.approx(
+        hand_values()[name], rel=1e-5
+    )
 
 
 def test_structure_by_hand_where_the_window_is_smaller_than_the_image() -> None:
@@ -86,7 +91,9 @@ def test_structure_weighs_boundary_errors_where_the_published_code_does_not() ->
 
 def test_structure_sees_no_boundary_in_a_full_mask() -> None:
     logits, truth = torch.zeros(1, 1, 40, 40), torch.ones(1, 1, 40, 40)
-    assert build_loss("structure")(logits, truth).item() == pytest.approx(math.log(2) + 1 - 801 / 1601, rel=1e-5)
+    assert build_loss("structure")(logits, truth).item() == pytest.approx(
+        math.log(2) + 1 - 801 / 1601, rel=1e-5
+    )
 
 
 def test_structure_is_a_mean_over_images_and_dice_pools() -> None:
@@ -123,7 +130,8 @@ def test_gradients_are_finite(name: str, empty: bool, scale: float) -> None:
     if empty and name in ("dice", "tversky"):
         assert loss == 0 and not logits.grad.any()  # as their docstrings say
     elif scale == 1:
-        assert (logits.grad[truth == 0] > 0).all()  # every false alarm is pushed down, also in the image without polyp
+        # every false alarm is pushed down, also in the image without polyp
+        assert (logits.grad[truth == 0] > 0).all()
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -139,7 +147,9 @@ def test_bfloat16_logits_are_summed_in_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("shapes", [((2, 2, 8, 8), (2, 2, 8, 8)), ((2, 1, 8, 8), (2, 8, 8)), ((2, 8, 8), (2, 8, 8))])
+@pytest.mark.parametrize(
+    "shapes", [((2, 2, 8, 8), (2, 2, 8, 8)), ((2, 1, 8, 8), (2, 8, 8)), ((2, 8, 8), (2, 8, 8))]
+)
 def test_only_one_channel(name: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match=r"need logits and target \(B, 1, H, W\)"):
         build_loss(name)(torch.zeros(shapes[0]), torch.zeros(shapes[1]))

@@ -77,7 +77,9 @@ def test_any_depth_gives_logits_of_the_images_size(arch: str, depth: int) -> Non
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_every_architecture_with_an_encoder_that_people_use(arch: str) -> None:
     size = (128, 128) if arch == "pan" else (64, 64)
-    out = logits(network(arch=arch, encoder=VIT if arch == "dpt" else "mobilenet_v2", image_size=size), *size)[0]
+    out = logits(
+        network(arch=arch, encoder=VIT if arch == "dpt" else "mobilenet_v2", image_size=size), *size
+    )[0]
     assert out.shape == (2, 1, *size) and out.isfinite().all()
 
 
@@ -167,7 +169,8 @@ def test_the_second_stage_sees_what_the_first_lets_through() -> None:
     net = network(stages=2)
     net(torch.rand(2, 3, 64, 64))[1].square().mean().backward()
     assert any(
-        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.stages[0].parameters()
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in net.stages[0].parameters()
     )
     seen: list[Tensor] = []
     net.stages[1].register_forward_pre_hook(lambda module, args: seen.append(args[0] * net.std + net.mean))
@@ -230,7 +233,8 @@ def test_stages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "depth", "channels"), [("unet", None, [64, 32, 16]), ("manet", 4, [64, 32, 16, 8, 8]), ("unet", 3, 64)]
+    ("arch", "depth", "channels"),
+    [("unet", None, [64, 32, 16]), ("manet", 4, [64, 32, 16, 8, 8]), ("unet", 3, 64)],
 )
 def test_channels_of_the_wrong_length(arch: str, depth: int | None, channels: Any) -> None:
     text = refusal(
@@ -252,18 +256,28 @@ def test_channels_that_are_no_numbers_of_channels(channels: list[Any]) -> None:
 
 @pytest.mark.parametrize("arch", ["linknet", "fpn", "pspnet", "segformer"])
 def test_channels_where_there_are_none(arch: str) -> None:
-    refusal("model.decoder_channels=64", f"model.arch={arch}", "leave it null", arch=arch, decoder_channels=64)
+    refusal(
+        "model.decoder_channels=64", f"model.arch={arch}", "leave it null", arch=arch, decoder_channels=64
+    )
 
 
 @pytest.mark.parametrize("arch", ["deeplabv3", "upernet"])
 def test_one_number_of_channels(arch: str) -> None:
     channels = [64, 32, 16, 8, 8]
-    refusal(f"model.decoder_channels={channels}", "single number", f"={arch}", arch=arch, decoder_channels=channels)
+    refusal(
+        f"model.decoder_channels={channels}",
+        "single number",
+        f"={arch}",
+        arch=arch,
+        decoder_channels=channels,
+    )
 
 
 @pytest.mark.parametrize("arch", ["linknet", "deeplabv3"])
 def test_attention_where_there_is_none(arch: str) -> None:
-    text = refusal("model.decoder_attention=scse", f"model.arch={arch}", "null", arch=arch, decoder_attention="scse")
+    text = refusal(
+        "model.decoder_attention=scse", f"model.arch={arch}", "null", arch=arch, decoder_attention="scse"
+    )
     for able in re.findall(r"\w+", text.rpartition("choose model.arch=")[2].replace(" or ", " ")):
         network(arch=able, decoder_attention="scse")
 
@@ -277,7 +291,12 @@ def test_attention_misspelled() -> None:
     [
         ({"arch": "unetplusplus", "encoder": "mit_b0"}, "mit_b0"),
         (
-            {"arch": "unetplusplus", "encoder": "mit_b0", "encoder_depth": 3, "decoder_channels": [32, 16, 8]},
+            {
+                "arch": "unetplusplus",
+                "encoder": "mit_b0",
+                "encoder_depth": 3,
+                "decoder_channels": [32, 16, 8],
+            },
             "model.encoder=mit_b0",
         ),
         ({"arch": "dpt", "encoder": "mobilenet_v2"}, "tu-"),
@@ -350,7 +369,9 @@ def test_settings_of_a_damaged_or_hostile_checkpoint(key: str, value: Any) -> No
 def test_a_refusal_is_quick() -> None:
     refusal("tu-swin_tiny", arch="pan", encoder="tu-swin_tiny_patch4_window7_224")  # imports
     start = time.process_time()
-    refusal("tu-swin_tiny", arch="deeplabv3", encoder="tu-swin_tiny_patch4_window7_224", image_size=(352, 352))
+    refusal(
+        "tu-swin_tiny", arch="deeplabv3", encoder="tu-swin_tiny_patch4_window7_224", image_size=(352, 352)
+    )
     assert time.process_time() - start < 3
 
 

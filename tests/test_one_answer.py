@@ -1,4 +1,6 @@
-"""One run, one device, one answer: test, evaluate, predict and app give the same bits, whatever else they see."""
+"""One run, one device, one answer: test, evaluate, predict and app give the same bits, whatever else they
+see.
+"""
 
 import csv
 import json
@@ -32,7 +34,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         for precision in PRECISIONS:
-            run_script(*SMALL, "data.count=40", f"trainer.precision={precision}", f"hydra.run.dir={folder / precision}")
+            run_script(
+                *SMALL,
+                "data.count=40",
+                f"trainer.precision={precision}",
+                f"hydra.run.dir={folder / precision}",
+            )
     return {precision: folder / precision for precision in PRECISIONS}
 
 
@@ -68,7 +75,9 @@ def test_every_command_gives_the_bits_of_the_test(
 
     main(["predict", str(run), *map(str, images), "--out", str(tmp_path / "out"), "--probabilities"])
     for path, probability in zip(images, expected, strict=True):
-        written = cv2.imread(str(tmp_path / "out" / "probabilities" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+        written = cv2.imread(
+            str(tmp_path / "out" / "probabilities" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED
+        )
         assert np.array_equal(written, np.rint(probability * 65535).astype(np.uint16))
 
     desk = Desk({"it": str(run)})
@@ -80,7 +89,9 @@ def test_every_command_gives_the_bits_of_the_test(
 
     shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "copied.ckpt")
     copied = load_predictor([str(tmp_path / "copied.ckpt")])
-    assert all(np.array_equal(copied.predict(read_image(path)), p) for path, p in zip(images, expected, strict=True))
+    assert all(
+        np.array_equal(copied.predict(read_image(path)), p) for path, p in zip(images, expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -140,10 +151,23 @@ def test_what_is_fast_says_so_and_how_far_it_is_away(
 def test_interrupted_predictions_flip_no_mask_on_older_cpus(runs: dict[str, Path], tmp_path: Path) -> None:
     run = runs["32-true"]
     images = [str(path) for path in test_images(run)]
-    older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": str(ROOT / "src")}
+    older = os.environ | {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
     for out, calls in {"whole": [images], "parts": [images[:1], images]}.items():
         for given in calls:
-            command = [sys.executable, "-m", "polyp.cli", "predict", str(run), *given, "--out", str(tmp_path / out)]
+            command = [
+                sys.executable,
+                "-m",
+                "polyp.cli",
+                "predict",
+                str(run),
+                *given,
+                "--out",
+                str(tmp_path / out),
+            ]
             subprocess.run([*command, "--probabilities"], env=older, check=True, capture_output=True)
     for kind in ("masks", "probabilities"):
         for file in (tmp_path / "whole" / kind).iterdir():

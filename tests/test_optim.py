@@ -56,7 +56,9 @@ def test_cosine() -> None:
 
 def test_poly() -> None:
     seen = rates(20, 21, schedule="poly", warmup=0)
-    assert [seen[step][1] for step in (0, 5, 10, 19, 20)] == pytest.approx([1, 0.75**0.9, 0.5**0.9, 0.05**0.9, 0])
+    assert [seen[step][1] for step in (0, 5, 10, 19, 20)] == pytest.approx(
+        [1, 0.75**0.9, 0.5**0.9, 0.05**0.9, 0]
+    )
 
 
 def test_constant() -> None:
@@ -70,11 +72,14 @@ def test_a_run_too_short_for_its_warm_up_still_learns() -> None:
 
 
 def test_plateau() -> None:
-    built: Any = Optim(**VALID | {"schedule": "plateau", "warmup": 0}).build(weights(), weights(), 100, "val/dice")
+    built: Any = Optim(**VALID | {"schedule": "plateau", "warmup": 0}).build(
+        weights(), weights(), 100, "val/dice"
+    )
     scheduler = built["lr_scheduler"].pop("scheduler")
     assert built["lr_scheduler"] == {"interval": "epoch", "monitor": "val/dice"}
     seen = []
-    for dice in [0.5, 0.6, 0.6, 0.5, 0.4, 0.6, 0.7]:  # best in the second epoch; the fourth one without progress halves
+    # best in the second epoch; the fourth one without progress halves
+    for dice in [0.5, 0.6, 0.6, 0.5, 0.4, 0.6, 0.7]:
         scheduler.step(dice)
         seen.append(built["optimizer"].param_groups[1]["lr"])
     assert seen == [1, 1, 1, 1, 1, 0.5, 0.5]
@@ -237,7 +242,8 @@ def test_an_encoder_at_rate_0_stays_as_it_was_pretrained(train: Train, tmp_path:
         for name, value in encoder.state_dict().items()
     }
     torch.save(pretrained, tmp_path / "weights.pt")
-    run = train(*SMALL, f"model.encoder_weights={tmp_path}/weights.pt", "optim.encoder_lr=0") / "run"  # with an average
+    # with an average
+    run = train(*SMALL, f"model.encoder_weights={tmp_path}/weights.pt", "optim.encoder_lr=0") / "run"
 
     def check() -> None:
         for kept in ("best", "last"):

@@ -58,7 +58,8 @@ def test_empty_masks(prediction: Tensor, truth: Tensor, expected: float) -> None
 def test_another_threshold() -> None:
     probability, truth = torch.tensor([[0.3, 0.6, 0.9]]), torch.tensor([[0, 1, 1]])
     counts = [
-        tuple(image_scores(probability, truth, t)[name].item() for name in ("tp", "fp", "fn")) for t in (0.2, 0.7)
+        tuple(image_scores(probability, truth, t)[name].item() for name in ("tp", "fp", "fn"))
+        for t in (0.2, 0.7)
     ]
     assert counts == [(2, 1, 0), (1, 0, 1)]
 
@@ -112,7 +113,11 @@ def test_laws() -> None:
         (torch.tensor([[0.5, math.nan]]), torch.ones(1, 2), r"in \[0, 1\]"),
         (torch.tensor([[0.5, math.inf]]), torch.ones(1, 2), r"in \[0, 1\]"),
         (torch.tensor([[0.5, 1.01]]), torch.ones(1, 2), r"in \[0, 1\]"),
-        (torch.ones(1, 2), torch.tensor([[0, 255]], dtype=torch.uint8), "0 or 1, got 0 to 255: is this a grey image"),
+        (
+            torch.ones(1, 2),
+            torch.tensor([[0, 255]], dtype=torch.uint8),
+            "0 or 1, got 0 to 255: is this a grey image",
+        ),
         (torch.ones(1, 2), torch.tensor([[0.0, 0.5]]), "0 or 1"),
         (torch.ones(1, 2), torch.tensor([[0.0, math.nan]]), "0 or 1"),
         (torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2), "floating-point"),
@@ -121,7 +126,9 @@ def test_laws() -> None:
         (torch.ones(0, 4, 4), torch.ones(0, 4, 4), "no pixels"),
     ],
 )
-def test_what_is_no_probability_or_no_mask_is_refused(probability: Tensor, truth: Tensor, message: str) -> None:
+def test_what_is_no_probability_or_no_mask_is_refused(
+    probability: Tensor, truth: Tensor, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         image_scores(probability, truth)
 
@@ -194,9 +201,9 @@ def test_mistake_an_empty_second_channel() -> None:
 
     # Flattened into one long image, the second channel's pixels are "right" and the error shrinks by half.
     wrong = polyp().flip(-1)
-    assert scores(diluted(wrong).reshape(1, 80, 50), diluted(polyp()).reshape(1, 80, 50))["mae"] == pytest.approx(
-        scores(wrong, polyp())["mae"] / 2
-    )
+    assert scores(diluted(wrong).reshape(1, 80, 50), diluted(polyp()).reshape(1, 80, 50))[
+        "mae"
+    ] == pytest.approx(scores(wrong, polyp())["mae"] / 2)
     with pytest.raises(ValueError, match="one channel"):
         image_scores(diluted(polyp()), diluted(polyp()))
     with pytest.raises(ValueError, match="same shape"):

@@ -30,7 +30,9 @@ def disc(height: int = 40, width: int = 50, white: int = 255) -> np.ndarray:
     return mask
 
 
-def make(root: Path, count: int = 3, images: str = "images", masks: str = "masks", suffix: str = ".png") -> Path:
+def make(
+    root: Path, count: int = 3, images: str = "images", masks: str = "masks", suffix: str = ".png"
+) -> Path:
     for n in range(count):
         write(root / images / f"frame{n}{suffix}", picture(seed=n))
         write(root / masks / f"frame{n}{suffix}", disc())
@@ -109,7 +111,9 @@ class Colon(Source):
         return make(Path(str(self.root)), self.frames)
 
 
-def test_new_data_set_is_one_class_and_its_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_data_set_is_one_class_and_its_registration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(DATASETS, "colon", Colon)
     settings = {"dataset": "colon", "split": "random", "split_seed": 0, "image_size": 32, "batch_size": 4}
     settings |= {"num_workers": 0, "cache": False, "allow_empty": False, "root": str(tmp_path), "frames": 20}
@@ -168,7 +172,8 @@ def test_mask_is_polyp_above_127(tmp_path: Path) -> None:
 
 def test_orientation_tag_is_followed(tmp_path: Path) -> None:
     data = cv2.imencode(".jpg", picture(16, 32))[1].tobytes()
-    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: turned by a right angle
+    # orientation 6: turned by a right angle
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     (tmp_path / "a.jpg").write_bytes(
         data[:2] + b"\xff\xe1" + (8 + len(tiff)).to_bytes(2) + b"Exif\0\0" + tiff + data[2:]
     )

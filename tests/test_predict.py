@@ -247,7 +247,8 @@ def test_names_are_distinct_and_predictable(here: Path) -> None:
 
 HOSTILE = [
     b"two\nlines.png", b"-rf.png", b"a..png", b"'quotes\".png", b"=cmd()|' '!A0.png", b"+1.png", b"@sum.png",
-    "Größe ☃.png".encode(), b"%s%d%n.png", b"\\..\\x.png", b"a,b;c.png", b"\xff\xfe.png", b"x" * 251 + b".png",
+    "Größe ☃.png".encode(), b"%s%d%n.png", b"\\..\\x.png",
+    b"a,b;c.png", b"\xff\xfe.png", b"x" * 251 + b".png",
     b" .png", b"$(touch owned).png", b"\x1b[31mred.png",
 ]  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""A run that is interrupted, however, ends with the numbers that it would have had; and what cannot go on says so."""
+"""A run that is interrupted, however, ends with the numbers that it would have had; and what cannot go on
+says so.
+"""
 
 import json
 import multiprocessing
@@ -33,7 +35,11 @@ def read(folder: Path) -> dict[str, Any]:
 
 def numbers(folder: Path) -> dict[str, Any]:
     """What metrics.json says of the result, not of the machine's trouble with it."""
-    return {name: value for name, value in read(folder).items() if name not in ("seconds", "peak_memory_mb", "latency_ms")}
+    return {
+        name: value
+        for name, value in read(folder).items()
+        if name not in ("seconds", "peak_memory_mb", "latency_ms")
+    }
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -45,7 +51,9 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 def curves(folder: Path) -> dict[str, Any]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
-    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    scalars = {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
     return scalars | {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
 
 
@@ -81,7 +89,9 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("workers", [0, *(pytest.param(workers, marks=pytest.mark.slow) for workers in (1, 2))])
+@pytest.mark.parametrize(
+    "workers", [0, *(pytest.param(workers, marks=pytest.mark.slow) for workers in (1, 2))]
+)
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     workers: int,
     whole: tuple[Path, float],
@@ -98,7 +108,11 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
             number += 1
             run = tmp_path / str(number)
         process = start(
-            *LONGER, f"data.num_workers={workers}", f"hydra.run.dir={run}", "resume=auto", log=tmp_path / "said"
+            *LONGER,
+            f"data.num_workers={workers}",
+            f"hydra.run.dir={run}",
+            "resume=auto",
+            log=tmp_path / "said",
         )
         if kills and kill(process, kills[0], tmp_path, run, moments.uniform(0, seconds)):
             kills.pop(0)
@@ -108,14 +122,18 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
 
 
 def kill(process: Any, moment: str, folder: Path, run: Path, seconds: float) -> bool:
-    """Kill a process after so many seconds, or while it writes the checkpoint or the cache; whether it was alive."""
+    """Kill a process after so many seconds, or while it writes the checkpoint or the cache; whether it was
+    alive.
+    """
     deadline = time.time() + seconds
     patterns = {"resized": "cache/polyp/resized/.part-*.npy"}
     while process.is_alive():
         if moment == "random" and time.time() > deadline:
             process.kill()
             return True
-        if moment != "random" and any(folder.glob(patterns.get(moment, f"{run.name}/checkpoints/.part-{moment}"))):
+        if moment != "random" and any(
+            folder.glob(patterns.get(moment, f"{run.name}/checkpoints/.part-{moment}"))
+        ):
             process.kill()
             process.join()
             return process.exitcode == -signal.SIGKILL
@@ -128,7 +146,8 @@ def stopped(
     """A run that gets a signal before it takes the given step of the given epoch."""
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # as in conftest
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a sweep starts the fork server with it blocked
+    # a sweep starts the fork server with it blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     seed = callbacks.StepSeed.on_train_batch_start
 
     def on_train_batch_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
@@ -156,7 +175,8 @@ def stop(at: tuple[int, int], number: int, *arguments: str, log: Path) -> int:
     [
         (signal.SIGTERM, (1, 1), []),
         pytest.param(signal.SIGINT, (0, 2), ["data.num_workers=2"], marks=pytest.mark.slow),
-        (signal.SIGTERM, (1, 3), ["optim.schedule=plateau", "optim.warmup=0", "patience=2"]),  # the last of its epoch
+        # the last of its epoch
+        (signal.SIGTERM, (1, 3), ["optim.schedule=plateau", "optim.warmup=0", "patience=2"]),
         # Two batches make a step; and the encoder drops paths at random.
         pytest.param(
             signal.SIGTERM,
@@ -282,7 +302,10 @@ def test_a_damaged_best_checkpoint_is_made_anew(unfinished: Path, damage: str) -
         best.with_name("previous.ckpt").write_bytes(best.read_bytes())
     best.write_bytes(b"no checkpoint") if damage == "cut" else best.unlink()
     run_script(f"resume={unfinished}")
-    assert numbers(unfinished)["test"] == json.loads((unfinished.parents[3] / "metrics.json").read_text())["test"]
+    assert (
+        numbers(unfinished)["test"]
+        == json.loads((unfinished.parents[3] / "metrics.json").read_text())["test"]
+    )
     assert_equal_weights(best, unfinished / "best")
 
 
@@ -318,7 +341,9 @@ DAMAGES = {"empty": b"", "cut": None, "zeros": bytes(200), "another": b'{"test":
 def test_damaged_numbers_are_made_anew(unfinished: Path, damage: str) -> None:
     before = json.loads((unfinished.parents[3] / "metrics.json").read_text())
     content = DAMAGES[damage]
-    (unfinished / "metrics.json").write_bytes(json.dumps(before).encode()[:90] if content is None else content)
+    (unfinished / "metrics.json").write_bytes(
+        json.dumps(before).encode()[:90] if content is None else content
+    )
     for events in unfinished.glob("events.*"):  # and the curves: they are not read
         events.write_bytes(events.read_bytes()[:-40] + bytes(40))
     with pytest.raises(files.DamagedError, match=r"metrics\.json"):
@@ -392,7 +417,12 @@ def test_other_images_behind_the_same_names_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        *("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1", "trainer.max_epochs=3", "patience=3"),
+        *(
+            "trainer.precision=bf16-mixed",
+            "trainer.gradient_clip_val=0.1",
+            "trainer.max_epochs=3",
+            "patience=3",
+        ),
         *(
             "+trainer.limit_train_batches=2",
             "data.image_size=96",
@@ -411,7 +441,12 @@ def test_auto_continues_only_the_same_experiment(override: str, unfinished: Path
 
 
 def test_what_cannot_change_a_result_may_differ(unfinished: Path, tmp_path: Path) -> None:
-    neutral = ["data.num_workers=1", f"data.cache={tmp_path / 'pixels'}", "trainer.log_every_n_steps=1", "name=other"]
+    neutral = [
+        "data.num_workers=1",
+        f"data.cache={tmp_path / 'pixels'}",
+        "trainer.log_every_n_steps=1",
+        "name=other",
+    ]
     run_script(*SMALL, "trainer.max_epochs=2", *neutral, "resume=auto", f"hydra.run.dir={unfinished}")
     assert numbers(unfinished)["test"] == json.loads((tmp_path / "metrics.json").read_text())["test"]
 
@@ -423,7 +458,9 @@ def test_the_configuration_says_what_was_changed_and_when(unfinished: Path, caps
     assert (config["trainer"]["max_epochs"], config["patience"]) == (4, 5)
     changes = [(change["key"], change["before"], change["now"]) for change in config["changes"]]
     assert changes == [("trainer.max_epochs", 2, 3), ("patience", None, 5), ("trainer.max_epochs", 3, 4)]
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00", change["when"]) for change in config["changes"])
+    assert all(
+        re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00", change["when"]) for change in config["changes"]
+    )
     command = (*SMALL, "trainer.max_epochs=4", "patience=5", "resume=auto", f"hydra.run.dir={unfinished}")
     run_script(*command)  # the same experiment as one that had these values from its start
     for arguments in (["evaluate"], ["compare", "--card"]):
@@ -446,7 +483,9 @@ def test_nothing_of_a_stored_configuration_is_resolved(
     run_script(f"resume={unfinished}", "trainer.max_epochs=3")
     said = capfd.readouterr()
     assert "s3cr3t" not in said.out + said.err
-    assert all(b"s3cr3t" not in content and "s3cr3t" not in name for name, content in snapshot(unfinished).items())
+    assert all(
+        b"s3cr3t" not in content and "s3cr3t" not in name for name, content in snapshot(unfinished).items()
+    )
     assert RunFolder(unfinished).read_config()["name"] == "${oc.env:SECRET}"
 
 
@@ -475,7 +514,9 @@ def test_a_moved_run_keeps_its_best_score(unfinished: Path, tmp_path: Path) -> N
     assert read(tmp_path / "elsewhere")["best"] == json.loads((tmp_path / "metrics.json").read_text())["best"]
 
 
-def test_more_epochs_say_what_they_do_to_the_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_epochs_say_what_they_do_to_the_schedule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     run_script(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={run}")
     before = (run / "metrics.json").read_bytes()
@@ -489,7 +530,8 @@ def test_more_epochs_say_what_they_do_to_the_schedule(tmp_path: Path, capsys: py
     said = " ".join(capsys.readouterr().out.split())
     assert "continues after epoch 2 of 4" in said
     assert re.search(
-        r"stretches the cosine schedule: the learning rates continue at 5\d% of their peak instead of 0%", said
+        r"stretches the cosine schedule: the learning rates continue at 5\d% of their peak instead of 0%",
+        said,
     )
     assert read(run)["epochs"] == 4
     assert (run / "metrics_after_2_epochs.json").read_bytes() == before
@@ -513,7 +555,9 @@ def test_auto_finishes_what_is_unfinished_and_starts_anew_otherwise(
 
 def test_auto_in_a_given_folder(unfinished: Path, capfd: Any) -> None:
     command = (*SMALL, "trainer.max_epochs=2", "resume=auto", f"hydra.run.dir={unfinished}")
-    with pytest.raises(SystemExit, match=r"was started with model.loss=dice_bce, now dice: give the original command"):
+    with pytest.raises(
+        SystemExit, match=r"was started with model.loss=dice_bce, now dice: give the original command"
+    ):
         run_script(*command, "model.loss=dice")
     run_script(*command)
     before = (unfinished / "metrics.json").stat().st_mtime_ns
@@ -527,7 +571,9 @@ def test_a_folder_of_a_newer_version(unfinished: Path) -> None:
     config = unfinished / "config.yaml"
     config.write_text(re.sub("^polyp: .*", "polyp: 99.0.0", config.read_text()))
     for arguments in ([f"resume={unfinished}"], [*SMALL, "resume=auto", f"hydra.run.dir={unfinished}"]):
-        with pytest.raises(SystemExit, match=r"was made by polyp 99.0.0, newer than this .*: update polyp first"):
+        with pytest.raises(
+            SystemExit, match=r"was made by polyp 99.0.0, newer than this .*: update polyp first"
+        ):
             run_script(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""The Lightning module: what it scores, predicts and keeps, and the three mistakes that must not pass unseen."""
+"""The Lightning module: what it scores, predicts and keeps, and three mistakes that must be caught."""
 
 import sys
 import warnings
@@ -56,7 +56,9 @@ def segmenter(**changes: Any) -> PolypSegmenter:
 
 
 def box(top: int, bottom: int, left: int, right: int, height: int = 4, width: int = 4) -> np.ndarray:
-    """A mask of 16 x 16 cells, each of so many pixels; at 64 x 64 a cell has 4 x 4, so nothing is lost in resizing."""
+    """A mask of 16 x 16 cells, each of so many pixels; at 64 x 64 a cell has 4 x 4, so nothing is lost in
+    resizing.
+    """
     cells = np.zeros((16, 16), np.uint8)
     cells[top:bottom, left:right] = 1
     return np.kron(cells, np.ones((height, width), np.uint8))
@@ -66,7 +68,9 @@ TRUTHS = [box(2, 10, 3, 9), box(0, 8, 0, 8, 8, 8), box(5, 6, 9, 12, 6, 8), box(1
 PREDICTIONS = [box(2, 10, 3, 9), box(0, 8, 4, 12, 8, 8), box(4, 8, 8, 12, 6, 8), box(0, 1, 0, 16, 8, 4)]
 
 
-def data(root: Path, pairs: list[Pair], batch_size: int = 2, eval_batch_size: int | None = None) -> PolypDataModule:
+def data(
+    root: Path, pairs: list[Pair], batch_size: int = 2, eval_batch_size: int | None = None
+) -> PolypDataModule:
     """The same pairs, as (prediction, truth), for validation and test, and four others for training."""
     lines = ["stem,subset"]
     boxes = [(box(n, n + 6, 2, 9), box(n, n + 6, 2, 9)) for n in range(4)]
@@ -74,7 +78,9 @@ def data(root: Path, pairs: list[Pair], batch_size: int = 2, eval_batch_size: in
         for number, (predicted, truth) in enumerate(some):
             stem = f"{subset}{number}"
             lines.append(f"{stem},{subset}")
-            blue_green_red = np.stack([np.zeros_like(predicted), np.full_like(predicted, number), predicted * 255], -1)
+            blue_green_red = np.stack(
+                [np.zeros_like(predicted), np.full_like(predicted, number), predicted * 255], -1
+            )
             for folder, pixels in (("images", blue_green_red), ("masks", truth * 255)):
                 (root / folder).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(root / folder / f"{stem}.png"), pixels)
@@ -126,7 +132,9 @@ def bare_trainer(*callbacks: pl.Callback) -> pl.Trainer:
 def scores(module: PolypSegmenter, dm: PolypDataModule) -> dict[str, float]:
     """All that validation and test log."""
     trainer = bare_trainer()
-    return dict(trainer.validate(module, dm, verbose=False)[0]) | dict(trainer.test(module, dm, verbose=False)[0])
+    return dict(trainer.validate(module, dm, verbose=False)[0]) | dict(
+        trainer.test(module, dm, verbose=False)[0]
+    )
 
 
 def by_hand(pairs: list[Pair]) -> dict[str, float]:
@@ -155,12 +163,16 @@ def test_scores_are_those_counted_by_hand(tmp_path: Path, batch_size: int) -> No
     for name in ("dice", "iou", "precision", "recall"):
         assert found[f"val/{name}"] == pytest.approx(expected[name], abs=1e-6), name
         assert found[f"test/{name}"] == pytest.approx(expected[name], abs=1e-6), name
-    # At original resolution a large image brings more pixels to the pool; at network resolution all are equal.
-    small = [(cv2.resize(p, (64, 64), interpolation=0), cv2.resize(t, (64, 64), interpolation=0)) for p, t in pairs]
+    # At original resolution a large image brings more pixels to the pool; at network resolution all are
+    # equal.
+    small = [
+        (cv2.resize(p, (64, 64), interpolation=0), cv2.resize(t, (64, 64), interpolation=0)) for p, t in pairs
+    ]
     assert found["test/pooled_dice"] == pytest.approx(expected["pooled_dice"], abs=1e-6)
     assert found["val/pooled_dice"] == pytest.approx(by_hand(small)["pooled_dice"], abs=1e-6)
     assert found["val/mae"] == pytest.approx(by_hand(small)["mae"], abs=1e-6)
-    assert found["test/mae"] == pytest.approx(expected["mae"], abs=0.02)  # logits are smooth between two pixels
+    # logits are smooth between two pixels
+    assert found["test/mae"] == pytest.approx(expected["mae"], abs=0.02)
     assert abs(expected["pooled_dice"] - by_hand(small)["pooled_dice"]) > 0.01  # the cases can tell
 
 
@@ -179,7 +191,9 @@ def test_the_truth_scores_one_and_costs_nothing(tmp_path: Path) -> None:
 
 def test_empty_masks_score_one_where_nothing_is_found_and_zero_where_something_is(tmp_path: Path) -> None:
     nothing = box(0, 0, 0, 0)
-    found = scores(knowing(), data(tmp_path, [(nothing, nothing), (TRUTHS[0], nothing), (nothing, TRUTHS[0])]))
+    found = scores(
+        knowing(), data(tmp_path, [(nothing, nothing), (TRUTHS[0], nothing), (nothing, TRUTHS[0])])
+    )
     assert found["val/dice"] == found["test/dice"] == pytest.approx(1 / 3)
 
 
@@ -246,14 +260,18 @@ def test_the_answer_is_one_sigmoid_of_the_last_stage_and_the_loss_is_of_all(tmp_
     assert torch.allclose(tested["probability"][0], expected)
     # A wrong first stage costs 20 and a Dice of 0; a right second one, unsure as it is, little.
     target = torch.tensor(truth)[None, None]
-    first, second = (module.loss(sign * torch.where(target > 0, 20.0, -20.0), target).item() for sign in (-1, 0.1))
+    first, second = (
+        module.loss(sign * torch.where(target > 0, 20.0, -20.0), target).item() for sign in (-1, 0.1)
+    )
     assert first == pytest.approx(21, abs=0.01) and second < 0.5
     assert float(validated["loss"]) == pytest.approx((first + second) / 2)
 
 
 def test_each_test_image_has_its_row(tmp_path: Path) -> None:
     kept = Outputs()
-    bare_trainer(kept).test(knowing(), data(tmp_path, list(zip(PREDICTIONS, TRUTHS, strict=True))), verbose=False)
+    bare_trainer(kept).test(
+        knowing(), data(tmp_path, list(zip(PREDICTIONS, TRUTHS, strict=True))), verbose=False
+    )
     rows = [row for batch in kept.seen for row in batch["rows"]]
     for row, predicted, truth in zip(rows, PREDICTIONS, TRUTHS, strict=True):
         expected = by_hand([(predicted, truth)])
@@ -280,7 +298,9 @@ def test_predictions_have_the_size_of_their_image() -> None:
 
 
 def test_a_prediction_does_not_depend_on_its_company() -> None:
-    """Nor on whether somebody thought of eval(): batch normalisation would make it depend, and remember the batch."""
+    """Nor on whether somebody thought of eval(): batch normalisation would make it depend, and remember the
+    batch.
+    """
     module = segmenter()
     several = images((64, 64), (100, 37), (33, 250))
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -334,7 +354,9 @@ def test_a_checkpoint_gives_the_same_network_back(tmp_path: Path, stages: int) -
     content = torch.load(tmp_path / "one.ckpt", weights_only=True)
     assert plain(dict(content["hyper_parameters"]))
     assert content["hyper_parameters"] == MODEL | {"stages": stages, "optim": OPTIM}
-    again = PolypSegmenter.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, encoder_weights=None)
+    again = PolypSegmenter.load_from_checkpoint(
+        tmp_path / "one.ckpt", weights_only=True, encoder_weights=None
+    )
     several = images((64, 64), (50, 99))
     for one, other in zip(module.eval().predict(several), again.eval().predict(several), strict=True):
         assert torch.equal(one, other)
@@ -342,12 +364,16 @@ def test_a_checkpoint_gives_the_same_network_back(tmp_path: Path, stages: int) -
 
 def test_a_checkpoint_needs_no_weights_file(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
-    torch.save(segmenter(encoder_depth=5, decoder_channels=None).network.stages[0].encoder.state_dict(), weights)
+    torch.save(
+        segmenter(encoder_depth=5, decoder_channels=None).network.stages[0].encoder.state_dict(), weights
+    )
     module = segmenter(encoder_weights=str(weights))
     trainer = fit(tmp_path / "run", module, data(tmp_path, [(TRUTHS[0], TRUTHS[0])]))
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     weights.unlink()
-    again = PolypSegmenter.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, encoder_weights=None)
+    again = PolypSegmenter.load_from_checkpoint(
+        tmp_path / "one.ckpt", weights_only=True, encoder_weights=None
+    )
     several = images((64, 64))
     assert torch.equal(again.eval().predict(several)[0], module.eval().predict(several)[0])
 
@@ -361,7 +387,9 @@ class Each(pl.Callback):
     def __init__(self, what: Callable[[PolypSegmenter, int], None]) -> None:
         self.what = what
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.what(pl_module, batch_idx)
 
 
@@ -380,7 +408,9 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, after: int, stage
 
 
 def test_a_loss_that_is_no_number_is_not_saved(tmp_path: Path) -> None:
-    """As when the user or the machine stops the run in the middle of an epoch, between two looks at the losses."""
+    """As when the user or the machine stops the run in the middle of an epoch, between two looks at the
+    losses.
+    """
     kept: list[pl.Trainer] = []
 
     def poison_and_save(module: PolypSegmenter, batch: int) -> None:
@@ -408,7 +438,8 @@ class Waits(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         caller = sys._getframe(1)
-        if func in self.FUNCTIONS and caller.f_code.co_name != "_get_value":  # an optimiser's step, which is on the CPU
+        # an optimiser's step, which is on the CPU
+        if func in self.FUNCTIONS and caller.f_code.co_name != "_get_value":
             self.found.append(f"{func.__name__} in {caller.f_code.co_filename}:{caller.f_lineno}")
         return func(*args, **kwargs or {})
 
@@ -459,13 +490,19 @@ def test_cuda_agrees_that_a_training_step_does_not_wait(tmp_path: Path) -> None:
 
 
 def test_learning_rates_arrive(tmp_path: Path) -> None:
-    module = segmenter(optim=OPTIM | {"encoder_lr": 0.0, "decoder_lr": 0.05, "warmup": 0.0, "schedule": "constant"})
+    module = segmenter(
+        optim=OPTIM | {"encoder_lr": 0.0, "decoder_lr": 0.05, "warmup": 0.0, "schedule": "constant"}
+    )
     before = {name: value.clone() for name, value in module.network.named_parameters()}
     trainer = fit(tmp_path / "run", module, data(tmp_path, [(TRUTHS[0], TRUTHS[0])]))
     groups = {group["name"]: group for group in trainer.optimizers[0].param_groups}
     assert {name: group["lr"] for name, group in groups.items()} == {"encoder": 0.0, "decoder": 0.05}
-    assert {id(p) for group in groups.values() for p in group["params"]} == {id(p) for p in module.parameters()}
-    moved = {name for name, value in module.network.named_parameters() if not torch.equal(value, before[name])}
+    assert {id(p) for group in groups.values() for p in group["params"]} == {
+        id(p) for p in module.parameters()
+    }
+    moved = {
+        name for name, value in module.network.named_parameters() if not torch.equal(value, before[name])
+    }
     assert moved and not any(".encoder." in name for name in moved)
     assert sum(value.numel() for name, value in before.items() if name in moved) > 100
 
@@ -478,7 +515,9 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
 
     dm = data(tmp_path, list(zip(PREDICTIONS, TRUTHS, strict=True)))
     run = tmp_path / "run"
-    trainer = fit(run, segmenter(optim=OPTIM | {"ema_decay": decay}), dm, Each(remember), ema_decay=decay, max_epochs=1)
+    trainer = fit(
+        run, segmenter(optim=OPTIM | {"ema_decay": decay}), dm, Each(remember), ema_decay=decay, max_epochs=1
+    )
     assert len(seen) == 2
     average = {name: decay * seen[0][name] + (1 - decay) * seen[1][name] for name in seen[0]}
     kept = torch.load(RunFolder(run).best_checkpoint, weights_only=True)
@@ -491,17 +530,24 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
     assert any(not torch.allclose(value, seen[-1][name], atol=1e-4) for name, value in average.items())
 
     validated = float(trainer.callback_metrics["val/loss"])
-    assert bare_trainer().validate(model, dm, verbose=False)[0]["val/loss"] == pytest.approx(validated, rel=1e-5)
+    assert bare_trainer().validate(model, dm, verbose=False)[0]["val/loss"] == pytest.approx(
+        validated, rel=1e-5
+    )
 
     tested = trainer.test(model, dm, verbose=False)[0]["test/mae"]
     last = load_checkpoint(Source.of(str(RunFolder(run).best_checkpoint)))
     last.load_state_dict(kept["current_model_state"])
     errors = []
     for one in (model, last):
-        pairs = [(cv2.imread(str(path))[..., ::-1], int(path.stem[-1])) for path in (tmp_path / "images").glob("test*")]
+        pairs = [
+            (cv2.imread(str(path))[..., ::-1], int(path.stem[-1]))
+            for path in (tmp_path / "images").glob("test*")
+        ]
         pictures = [torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1) for image, _ in pairs]
         found = one.eval().predict(pictures)
-        errors.append(np.mean([np.abs(p.numpy() - TRUTHS[n]).mean() for p, (_, n) in zip(found, pairs, strict=True)]))
+        errors.append(
+            np.mean([np.abs(p.numpy() - TRUTHS[n]).mean() for p, (_, n) in zip(found, pairs, strict=True)])
+        )
     assert tested == pytest.approx(errors[0], abs=1e-5)
     assert tested != pytest.approx(errors[1], abs=1e-4)
 

@@ -1,4 +1,6 @@
-"""Sweeps as a user has them: killed and resumed, changed, started twice, with jobs that fail, and their table."""
+"""Sweeps as a user has them: killed and resumed, changed, started twice, with jobs that fail, and their
+table.
+"""
 
 import csv
 import json
@@ -150,7 +152,7 @@ def test_resume_is_expanded_to_the_command_of_the_sweep(partial: Path) -> None:
     [
         (
             "0,5,2",
-            r"was started with other jobs: number 1 was .*seed=1 and is .*seed=5 now; give the original command",
+            r"started with other jobs: number 1 was .*seed=1 and is .*seed=5 now; give the original command",
         ),
         ("0,1", r"number 2 was .*seed=2 and is not there now"),
     ],

@@ -66,7 +66,9 @@ def test_a_polyp_is_where_the_mask_says() -> None:
     across, elsewhere = [], []
     for seed in range(20):
         image, mask = draw(seed, 96, 96)
-        steps = cv2.morphologyEx(cv2.GaussianBlur(image, (3, 3), 0), cv2.MORPH_GRADIENT, np.ones((3, 3))).max(2)
+        steps = cv2.morphologyEx(cv2.GaussianBlur(image, (3, 3), 0), cv2.MORPH_GRADIENT, np.ones((3, 3))).max(
+            2
+        )
         outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
         seen = cv2.erode((image.max(2) > 20).astype(np.uint8), np.ones((9, 9))) > 0
         across.append(steps[outline & seen].mean())
@@ -97,7 +99,9 @@ def test_the_cache_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.Mon
     assert Synthetic(**SMALL).prepare().parent == tmp_path / "polyp" / "synthetic"
 
 
-def test_what_a_killed_process_left_is_not_taken_for_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_process_left_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -113,7 +117,9 @@ def test_what_a_killed_process_left_is_not_taken_for_whole(tmp_path: Path, monke
 
 
 def test_two_processes_end_with_one_set(tmp_path: Path) -> None:
-    code = "import sys; from polyp.data.sources import Synthetic; print(Synthetic(sys.argv[1], 30, 32).prepare())"
+    code = (
+        "import sys; from polyp.data.sources import Synthetic as S; print(S(sys.argv[1], 30, 32).prepare())"
+    )
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=60)[0].strip() for process in processes]
@@ -123,7 +129,9 @@ def test_two_processes_end_with_one_set(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [Path(said[0])]
 
 
-def test_the_slower_of_two_keeps_the_set_of_the_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slower_of_two_keeps_the_set_of_the_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     late, draw_dataset = Synthetic(root=str(tmp_path), **SMALL), sources.draw_dataset
 
     def overtaken(*arguments: Any) -> None:

@@ -1,4 +1,6 @@
-"""train.py as a user calls it: what a run leaves behind, sweeps, resuming, and what is said when it cannot work."""
+"""train.py as a user calls it: what a run leaves behind, sweeps, resuming, and what is said when it cannot
+work.
+"""
 
 import csv
 import json
@@ -54,7 +56,6 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
         "checkpoints",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
-        "split.json",
         "metrics.json",
         "per_image.csv",
         "pictures",
@@ -165,7 +166,9 @@ def test_the_same_seed_gives_the_same_run(finished: Path, train: Train) -> None:
     assert read(outputs / "run")["test"] == read(finished)["test"]
 
 
-def test_a_finished_run_is_not_resumed(finished: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_resumed(
+    finished: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.*") if ".hydra" not in path.parts}
     with pytest.raises(SystemExit, match="is finished"):
         train(f"resume='{finished}'")
@@ -216,7 +219,9 @@ def test_a_run_is_not_overwritten(finished: Path, train: Train) -> None:
 
 
 def test_a_sweep_makes_a_folder_per_job_with_a_short_label(train: Train) -> None:
-    outputs = train("-m", *SMALL, "model.encoder=mobilenet_v2,resnet18", "seed=0,1", "+trainer.limit_train_batches=1")
+    outputs = train(
+        "-m", *SMALL, "model.encoder=mobilenet_v2,resnet18", "seed=0,1", "+trainer.limit_train_batches=1"
+    )
     jobs = sorted(path.name for path in (outputs / "sweep").iterdir() if path.is_dir())
     assert jobs == [
         "0_encoder-mobilenet_v2_seed-0",
@@ -231,7 +236,9 @@ def test_a_sweep_makes_a_folder_per_job_with_a_short_label(train: Train) -> None
 def test_no_place_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("outputs").write_text("a file where the folder should be")
-    with pytest.raises(SystemExit, match=r"cannot make the folder outputs/runs/default.* hydra.run.dir=FOLDER"):
+    with pytest.raises(
+        SystemExit, match=r"cannot make the folder outputs/runs/default.* hydra.run.dir=FOLDER"
+    ):
         run_script(*SMALL)
 
 
@@ -262,7 +269,9 @@ def test_two_runs_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -
 
     wanted = str(tmp_path / "runs" / "2026-01-01_00-00-00")
     code = f"from polyp.runs.resume import make_folder; print(make_folder({wanted!r}))"
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
     folders = {process.communicate()[0].strip() for process in started}
     assert folders == {wanted, *(f"{wanted}_{number}" for number in (2, 3, 4))}
     assert make_folder(wanted) == make_folder(wanted) == f"{wanted}_5"
@@ -288,7 +297,10 @@ def one_line(error: pytest.ExceptionInfo[SystemExit]) -> str:
         (["model.arch=unett"], "model.arch=unett is unknown: did you mean unet"),
         (["model.encoder=resnet35"], "model.encoder=resnet35 is unknown: did you mean resnet"),
         (["model.loss=dise"], "model.loss=dise is unknown: did you mean dice"),
-        (["model.encoder_weights=nowhere.safetensors"], "model.encoder_weights=nowhere.safetensors is not there"),
+        (
+            ["model.encoder_weights=nowhere.safetensors"],
+            "model.encoder_weights=nowhere.safetensors is not there",
+        ),
         (["model.decoder_channels=[8,8]"], "must be a list of 5 numbers"),
         (["model.encoder_depth=2", "model.decoder_channels=null"], "choose 3, 4 or 5"),
         (["optim.optimizer=adamm"], "optim.optimizer=adamm is unknown: did you mean adam"),
@@ -330,8 +342,16 @@ def test_bad_input_gets_one_clear_line(train: Train, overrides: list[str], said:
     assert said in one_line(error)
 
 
-def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(train: Train, tmp_path: Path) -> None:
-    wrong = ["trainer.precision=fp16", "model.arch=unett", "optim.decoder_lr=a", "+data.foo=1", "monitor=loss"]
+def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(
+    train: Train, tmp_path: Path
+) -> None:
+    wrong = [
+        "trainer.precision=fp16",
+        "model.arch=unett",
+        "optim.decoder_lr=a",
+        "+data.foo=1",
+        "monitor=loss",
+    ]
     with pytest.raises(SystemExit) as error:
         train(*SMALL, *wrong, "model.encoder_weights=imagenet")
     assert len(str(error.value).splitlines()) == 1 + len(wrong)
@@ -339,13 +359,17 @@ def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(train
         assert word.lstrip("+").partition("=")[0] in str(error.value)
     for arguments, keys in {
         ("data=folder",): ["data.root"],
-        ("data=folder", "data.root=/nope", "data.split=nowhere.csv"): ["data.root=/nope", "data.split=nowhere.csv"],
+        ("data=folder", "data.root=/nope", "data.split=nowhere.csv"): [
+            "data.root=/nope",
+            "data.split=nowhere.csv",
+        ],
         ("data=kvasir_seg", "data.archive=/nope.zip", "seed=-1"): ["data.archive=/nope.zip", "seed=-1"],
     }.items():
         with pytest.raises(SystemExit) as error:
             train(*arguments)
         assert all(key in str(error.value) for key in keys)
-    assert not list((tmp_path / "outputs").iterdir())  # a folder in which nothing has begun is not left behind
+    # a folder in which nothing has begun is not left behind
+    assert not list((tmp_path / "outputs").iterdir())
 
 
 @pytest.mark.parametrize("name", ["Dữ liệu", "a=b", "it's", "(new) data", 'a "b" $c', "a#b,c"])
@@ -455,7 +479,8 @@ def test_a_signal_ends_a_run_at_any_moment(number: signal.Signals, after: str, t
 def test_a_full_disk_while_saving_a_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
     limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)); "  # no file may grow beyond 4 MB
+    # no file may grow beyond 4 MB
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)); "
     limit += f"sys.path.insert(0, '.'); sys.argv = ['train.py', *{list(SMALL)}, 'hydra.run.dir={run}']; "
     limit += "runpy.run_path('train.py', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", limit], cwd=ROOT, capture_output=True, text=True)
@@ -469,7 +494,13 @@ def test_a_full_disk_while_saving_a_checkpoint(tmp_path: Path) -> None:
     "overrides",
     [
         ["optim.optimizer=sgd", "optim.schedule=poly", "model.loss=structure", "monitor=val/iou"],
-        ["optim.schedule=plateau", "optim.warmup=0", "optim.ema_decay=null", "data.cache=false", "augment=none"],
+        [
+            "optim.schedule=plateau",
+            "optim.warmup=0",
+            "optim.ema_decay=null",
+            "data.cache=false",
+            "augment=none",
+        ],
         ["model.stages=2", "model.loss=tversky", "augment=strong", "data.image_size=[64,96]"],
         ["model.arch=segformer", "model.decoder_channels=null", "model.encoder=mit_b0", "model.loss=focal"],
     ],

@@ -1,4 +1,6 @@
-"""Encoder weights from files and from the hub: all of them, of the right encoder, without running anybody's code."""
+"""Encoder weights from files and from the hub: all of them, of the right encoder, without running anybody's
+code.
+"""
 
 import os
 import pickle
@@ -21,7 +23,9 @@ from polyp.model.network import PolypNetwork
 TINY = "tu-test_resnet"  # 0.5 M parameters
 
 
-def network(weights: Path | str | None, encoder: str = TINY, depth: int | None = None, **changes: Any) -> PolypNetwork:
+def network(
+    weights: Path | str | None, encoder: str = TINY, depth: int | None = None, **changes: Any
+) -> PolypNetwork:
     settings: dict[str, Any] = {
         "decoder_channels": None,
         "decoder_attention": None,
@@ -36,7 +40,10 @@ def encoder_state(encoder: str = TINY) -> dict[str, Tensor]:
     """Weights such as somebody has trained them: none has its initial value."""
     torch.manual_seed(1)
     state = smp.encoders.get_encoder(encoder, weights=None).state_dict()
-    return {name: torch.rand_like(value) if value.is_floating_point() else value + 7 for name, value in state.items()}
+    return {
+        name: torch.rand_like(value) if value.is_floating_point() else value + 7
+        for name, value in state.items()
+    }
 
 
 def save(path: Path, state: Any) -> Path:
@@ -177,7 +184,9 @@ def test_an_empty_name_is_no_file() -> None:
 
 def test_timm_has_no_weights_for_every_encoder() -> None:
     assert not timm.is_model_pretrained("efficientnet_b6")
-    refusal("imagenet", "model.encoder=tu-efficientnet_b6", "no weights", "null", encoder="tu-efficientnet_b6")
+    refusal(
+        "imagenet", "model.encoder=tu-efficientnet_b6", "no weights", "null", encoder="tu-efficientnet_b6"
+    )
 
 
 HUB = """
@@ -204,11 +213,19 @@ def test_without_a_network_it_says_so_in_seconds(tmp_path: Path) -> None:
         calls = {closed: ["mobilenet_v2", "tu-resnet18"], silent.getsockname()[1]: ["mobilenet_v2"]}
         processes = []
         for port, encoders in calls.items():
-            hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-            known = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))}
+            hub = {
+                "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+                "HF_HOME": str(tmp_path),
+                "OMP_NUM_THREADS": "1",
+            }
+            known = {
+                key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))
+            }
             command = [sys.executable, "-c", HUB, *encoders]
             processes.append(
-                subprocess.Popen(command, env=known | hub, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    command, env=known | hub, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
             )
         try:
             answers = [process.communicate(timeout=60) for process in processes]
@@ -236,7 +253,9 @@ def test_without_a_network_it_says_so_in_seconds(tmp_path: Path) -> None:
         ("tu-tf_efficientnet_lite0", [0.5] * 3, [0.5] * 3),
     ],
 )
-def test_real_weights_load_at_any_depth(encoder: str, mean: list[float], std: list[float], data_folder: Path) -> None:
+def test_real_weights_load_at_any_depth(
+    encoder: str, mean: list[float], std: list[float], data_folder: Path
+) -> None:
     path = data_folder / "weights" / f"{encoder}.safetensors"
     outputs = []
     for depth in (3, 4, 5):
@@ -244,7 +263,11 @@ def test_real_weights_load_at_any_depth(encoder: str, mean: list[float], std: li
         assert net.mean.flatten().tolist() == pytest.approx(mean)
         assert net.std.flatten().tolist() == pytest.approx(std)
         assert sum(value.numel() for value in loaded(net)[0].values()) > 1e4
-        features = net.stages[0].get_submodule("encoder").eval()(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64))
+        features = (
+            net.stages[0]
+            .get_submodule("encoder")
+            .eval()(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64))
+        )
         outputs.append(features[3])
     # A depth less does not change the layers before it.
     assert all(torch.allclose(outputs[0], other, atol=1e-5) for other in outputs[1:])

@@ -39,8 +39,8 @@ class CsvSweeper(BasicSweeper):
     """Runs each row of a CSV, and each with every combination of what the command line sweeps.
 
     Args:
-        path: the CSV, in the working directory or else in the folder `sweep` of the configuration. Without one the
-            jobs are those of Hydra's basic sweeper.
+        path: the CSV, in the working directory or else in the folder `sweep` of the configuration. Without
+            one the jobs are those of Hydra's basic sweeper.
         max_batch_size: as many jobs go to the launcher at once; null: all.
         params: overrides of all jobs, which may be sweeps, as if they stood on the command line.
     """
@@ -56,16 +56,16 @@ class CsvSweeper(BasicSweeper):
         """The jobs of a sweep.
 
         Args:
-            config: the whole configuration, as Hydra has composed it for a sweep; with Hydra's basic sweeper the
-                jobs are those of the command line.
+            config: the whole configuration, as Hydra has composed it for a sweep; with Hydra's basic sweeper
+                the jobs are those of the command line.
 
         Returns:
-            For each job its overrides, the row's after the command line's, and where it comes from: `row 3 of my.csv
-            (line 5)`.
+            For each job its overrides, the row's after the command line's, and where it comes from: `row 3 of
+            my.csv (line 5)`.
 
         Raises:
-            InputError: the CSV is not there or is malformed, has a column that is no key of the configuration or is
-                given on the command line too, or a cell that is not one value.
+            InputError: the CSV is not there or is malformed, has a column that is no key of the configuration
+                or is given on the command line too, or a cell that is not one value.
         """
         sweeper = config.hydra.sweeper
         params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]

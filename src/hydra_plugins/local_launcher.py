@@ -47,7 +47,8 @@ class LocalLauncher(Launcher):
 
         Raises:
             InputError: `n_jobs` is not a positive number.
-            SystemExit: Ctrl-C or SIGTERM came: the running jobs have saved and ended, the next ones are not started.
+            SystemExit: Ctrl-C or SIGTERM came: the running jobs have saved and ended, the next ones are not
+                started.
         """
         from polyp.errors import InputError
         from polyp.runs.folder import RunFolder
@@ -98,7 +99,8 @@ def _run_job(callbacks: Any, config: DictConfig, module: str, task: str, n_jobs:
         torch.set_num_threads(max(torch.get_num_threads() // n_jobs, 1))
     setup_globals()
     loader: Any = None  # the configuration is composed
-    # The script is __main__ here too (multiprocessing sees to that). Decorated, the function takes a configuration.
+    # The script is __main__ here too (multiprocessing sees to that). Decorated, the function takes a
+    # configuration.
     function = getattr(importlib.import_module(module), task)
     job = run_job(
         task_function=function,

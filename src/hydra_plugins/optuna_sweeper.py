@@ -40,15 +40,18 @@ MAX_CHECKED_JOBS = 64
 class OptunaSweeper(Sweeper):
     """A search by TPE. Trial N is job N; its results are in its folder, the study in the sweep's.
 
-    Resuming asks for nothing twice: trials that have finished are skipped, the others are run with their parameters.
-    What is drawn for a trial depends on the seed, its number and the trials before it, not on interruptions.
+    Resuming asks for nothing twice: trials that have finished are skipped, the others are run with their
+    parameters. What is drawn for a trial depends on the seed, its number and the trials before it, not on
+    interruptions.
 
     Args:
         n_trials: in all, those before an interruption included.
         n_jobs: trials that are drawn, and given to the launcher, at once.
         seed: of the draws.
-        objectives: the monitored validation number, which is maximised, and any of `COSTS`, which are minimised.
-        prune_after_trials, prune_after_epochs: see `polyp.training.search.Pruning`; None for trials prunes nothing.
+        objectives: the monitored validation number, which is maximised, and any of `COSTS`, which are
+            minimised.
+        prune_after_trials, prune_after_epochs: see `polyp.training.search.Pruning`; None for trials prunes
+            nothing.
         params: the search space and overrides of all trials; those on the command line come after.
     """
 
@@ -97,7 +100,8 @@ class OptunaSweeper(Sweeper):
         return [(job, "which stands for trials like it") for job in jobs]
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the trials that have not finished. One that fails stays open: resuming the search tries it again.
+        """Run the trials that have not finished. One that fails stays open: resuming the search tries it
+        again.
 
         Raises:
             InputError: the search space cannot be used, or the study is damaged or has other objectives.
@@ -145,13 +149,15 @@ class OptunaSweeper(Sweeper):
             )
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"{file} is damaged ({describe_error(error)}): delete it; the search then draws the same trials "
+                f"{file} is damaged ({describe_error(error)}): delete it; the search then draws the same "
+                "trials "
                 "again, and takes the results of those that have finished from their folders"
             ) from error
         objectives = study.user_attrs.get("objectives", self.objectives)
         if objectives != self.objectives:
             raise InputError(
-                f"{folder} was started with hydra.sweeper.objectives=[{','.join(objectives)}]: give these, or "
+                f"{folder} was started with hydra.sweeper.objectives=[{','.join(objectives)}]: give these, "
+                "or "
                 "another folder with hydra.sweep.dir=FOLDER"
             )
         study.set_user_attr("objectives", self.objectives)
@@ -200,8 +206,8 @@ def _assignments(params: Mapping[str, str] | None) -> list[str]:
 def distribution(override: Override) -> "BaseDistribution":
     """The distribution of a search that an override describes.
 
-    `interval(low,high)` is continuous, `tag(log,...)` makes it logarithmic and `int(...)` one of whole numbers;
-    `range(start,stop,step)` has the values that it has in any sweep; all others are choices.
+    `interval(low,high)` is continuous, `tag(log,...)` makes it logarithmic and `int(...)` one of whole
+    numbers; `range(start,stop,step)` has the values that it has in any sweep; all others are choices.
 
     Raises:
         InputError: it has no values.
@@ -227,11 +233,12 @@ def distribution(override: Override) -> "BaseDistribution":
 def representative_jobs(arguments: Sequence[str]) -> list[list[str]]:
     """Jobs that represent all jobs of a search.
 
-    All combinations of the choices, or each choice at least once where that would be more than `MAX_CHECKED_JOBS`; of
-    an interval, its lower end.
+    All combinations of the choices, or each choice at least once where that would be more than
+    `MAX_CHECKED_JOBS`; of an interval, its lower end.
 
     Args:
-        arguments: overrides, KEY=VALUE, some of which are sweeps; of a key that is given twice, the last counts.
+        arguments: overrides, KEY=VALUE, some of which are sweeps; of a key that is given twice, the last
+            counts.
     """
     options = {key: _options(override) for key, override in parse_overrides(arguments).items()}
     if math.prod(map(len, options.values())) <= MAX_CHECKED_JOBS:

@@ -1,6 +1,7 @@
 """polyp: train, sweep and compare polyp segmentation networks.
 
-In Python: `polyp.load`, `polyp.evaluate` and `polyp.compare`, see `polyp.api`, which is imported when it is used.
+In Python: `polyp.load`, `polyp.evaluate` and `polyp.compare`, see `polyp.api`, which is imported when it is
+used.
 """
 
 from typing import TYPE_CHECKING, Any

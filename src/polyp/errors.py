@@ -17,18 +17,23 @@ SPELT_OUT = 50  # problems that one message has a line for
 
 
 class InputError(CompactHydraException, ValueError):
-    """Something the user gave cannot work. The message is theirs: it names the file, key or value and the way out.
+    """Something the user gave cannot work. The message is theirs: it names the file, key or value and the way
+    out.
 
     Hydra prints this kind of exception without a traceback.
     """
 
 
 def nearest(value: str, choices: Iterable[str], n: int = 3) -> str:
-    """The choices most like `value`, as the end of a message: "did you mean a, b?"; all of them if none is like it."""
+    """The choices most like `value`, as the end of a message: "did you mean a, b?"; all of them if none is
+    like it.
+    """
     choices = sorted(choices)
     close = get_close_matches(str(value), choices, n=n, cutoff=0.5)
     more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
-    return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices[:LISTED])}{more}"
+    return (
+        f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices[:LISTED])}{more}"
+    )
 
 
 def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
@@ -50,7 +55,8 @@ def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
 def describe_error(error: BaseException, limit: int = 150) -> str:
     """The reason of an exception in one line of at most `limit` characters.
 
-    The system's own words for an OSError ("No space left on device"), else the exception's text, else its class.
+    The system's own words for an OSError ("No space left on device"), else the exception's text, else its
+    class.
     """
     text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
     line = " ".join(printable(word) for word in str(text).split())
@@ -58,7 +64,7 @@ def describe_error(error: BaseException, limit: int = 150) -> str:
 
 
 def several(headline: str, problems: Sequence[str]) -> InputError:
-    """What is wrong with several files: a headline with their count, then a line for each of the first ones."""
+    """An error about several files: a headline with their count, then a line for each of the first."""
     more = [f"... and {len(problems) - SPELT_OUT} more"] * (len(problems) > SPELT_OUT)
     return InputError("\n  ".join([headline, *problems[:SPELT_OUT], *more]))
 
@@ -101,5 +107,5 @@ def shell_word(text: str) -> str:
 
 
 def printable(name: Any) -> str:
-    """A file's name as one line of a message: line breaks, control characters and broken bytes are escaped."""
+    """A file's name as one line: line breaks, control characters and broken bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))

@@ -48,10 +48,11 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def catch_disk_errors(way_out: str) -> Iterator[None]:
-    """Turn an error of the disk into a WriteError, wherever it was met: in a library, or in a library's thread.
+    """Turn an error of the disk into a WriteError, wherever it was met: in a library, or in a library's
+    thread.
 
-    Libraries wrap such errors in their own; TensorBoard's writer raises them in its thread as well, where they would
-    be printed with a traceback.
+    Libraries wrap such errors in their own; TensorBoard's writer raises them in its thread as well, where
+    they would be printed with a traceback.
 
     Args:
         way_out: what to do, the end of the message.
@@ -92,8 +93,9 @@ def find_disk_error(error: BaseException | None) -> OSError | None:
 def atomic_write(file: Path) -> Iterator[Path]:
     """Write a file in one piece: yields a temporary path in the same folder, which becomes `file` at the end.
 
-    The content is on the disk (fsync) before the file has its name. If anything is raised, `file` stays as it was and
-    the temporary file is removed. The temporary name keeps the suffix, by which some libraries choose a format.
+    The content is on the disk (fsync) before the file has its name. If anything is raised, `file` stays as it
+    was and the temporary file is removed. The temporary name keeps the suffix, by which some libraries choose
+    a format.
 
     Args:
         file: the file to create or replace; its folder is made if it is missing.
@@ -149,7 +151,8 @@ def read_json(file: Path) -> Any:
 
 
 def read_yaml(file: Path) -> Any:
-    """The content of a YAML file as plain dicts, lists and values; interpolations such as ${oc.env:HOME} stay text.
+    """The content of a YAML file as plain dicts, lists and values; interpolations such as ${oc.env:HOME} stay
+    text.
 
     Raises:
         DamagedError: the file cannot be read, is empty, cut short, or holds no keys and no list.

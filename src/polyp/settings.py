@@ -15,7 +15,8 @@ NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or
 def check_keys(
     section: str, keys: Mapping[Any, Any], *functions: Callable[..., Any], exclude: Sequence[str] = ()
 ) -> None:
-    """Compare a section of the configuration with the arguments of what is made from it: their names and types.
+    """Compare a section of the configuration with the arguments of what is made from it: their names and
+    types.
 
     Args:
         section: its name, for the message.
@@ -24,7 +25,8 @@ def check_keys(
         exclude: arguments that do not come from the section.
 
     Raises:
-        InputError: an argument is unknown, missing or of another type; all of them, with the nearest that are known.
+        InputError: an argument is unknown, missing or of another type; all of them, with the nearest that are
+            known.
     """
     arguments: dict[str, inspect.Parameter] = {}
     types_of: dict[str, Any] = {}
@@ -104,7 +106,11 @@ def _fits(value: Any, expected: Any) -> bool:
 
 def _choices(expected: Any) -> list[Any]:
     parts = get_args(expected)
-    return list(parts) if get_origin(expected) is Literal else [choice for part in parts for choice in _choices(part)]
+    return (
+        list(parts)
+        if get_origin(expected) is Literal
+        else [choice for part in parts for choice in _choices(part)]
+    )
 
 
 def _describe(expected: Any) -> str:

@@ -23,7 +23,9 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 
 
 def peak_memory() -> float:
-    """MB that this process has had resident at most; mapped files, such as the cache of resized images, count."""
+    """MB that this process has had resident at most; mapped files, such as the cache of resized images,
+    count.
+    """
     status = Path("/proc/self/status")
     if status.exists():  # a process inherits the other measure from the one that started it
         return next(int(line.split()[1]) / 1024 for line in status.open() if line.startswith("VmHWM"))
@@ -41,10 +43,17 @@ def fresh(script: str, *arguments: object) -> Any:
 
 def table(rows: Iterable[Sequence[object]]) -> None:
     """Print rows in columns, the first to the left and numbers to the right."""
-    cells = [[f"{cell:.3g}" if isinstance(cell, float) and cell < 100 else _text(cell) for cell in row] for row in rows]
+    cells = [
+        [f"{cell:.3g}" if isinstance(cell, float) and cell < 100 else _text(cell) for cell in row]
+        for row in rows
+    ]
     first, *rest = (max(map(len, column)) for column in zip(*cells, strict=True))
     for row in cells:
-        print(row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], rest, strict=True)), sep="   ")
+        print(
+            row[0].ljust(first),
+            *(cell.rjust(width) for cell, width in zip(row[1:], rest, strict=True)),
+            sep="   ",
+        )
     print(flush=True)
 
 

@@ -1,8 +1,8 @@
 """Time and memory of all metrics, on the masks of Kvasir-SEG: python tests/benchmarks/metrics.py FOLDER
 
-FOLDER holds the masks. Predictions are the masks, shifted and blurred, made before the clock starts. What is timed
-reads them from files as they are, a millisecond an image, scores them in 2 threads, and makes the summary. A process
-of its own for each number of images; CPU seconds are those of all its threads.
+FOLDER holds the masks. Predictions are the masks, shifted and blurred, made before the clock starts. What is
+timed reads them from files as they are, a millisecond an image, scores them in 2 threads, and makes the
+summary. A process of its own for each number of images; CPU seconds are those of all its threads.
 """
 
 import json
@@ -65,7 +65,9 @@ def main(masks: Path) -> None:
     files = sorted(masks.glob("*.jpg"))[: max(COUNTS)]
     with tempfile.TemporaryDirectory() as folder:
         prepare(files, Path(folder))
-        rows: list[tuple[object, ...]] = [("images", "score s", "summary s", "CPU s", "CPU ms/image", "peak MB")]
+        rows: list[tuple[object, ...]] = [
+            ("images", "score s", "summary s", "CPU s", "CPU ms/image", "peak MB")
+        ]
         for count in COUNTS:
             found = fresh(__file__, "--count", count, folder)
             each = 1000 * found["cpu"] / count

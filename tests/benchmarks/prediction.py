@@ -1,7 +1,7 @@
 """Images/s of a trained run's ways to predict: python tests/benchmarks/prediction.py RUN FOLDER_OF_IMAGES.
 
-All take turns in one process, on images in memory, in batches of 8 and one by one. The yardstick is the network as smp
-makes it: float32, tensors in their default layout. Exported models are taken from RUN/export.
+All take turns in one process, on images in memory, in batches of 8 and one by one. The yardstick is the
+network as smp makes it: float32, tensors in their default layout. Exported models are taken from RUN/export.
 """
 
 import statistics
@@ -69,8 +69,10 @@ def main(run: Path, folder: Path) -> None:
                 seconds[name].append((time.perf_counter() - started) / len(images))
         speed = {name: 1 / statistics.median(values) for name, values in seconds.items()}
         reference = speed["plain float32 module"]
-        table([("batch of 8" if batch == 8 else "one by one", "images/s", "ratio")]
-              + [(name, f"{value:.1f}", f"{value / reference:.2f}") for name, value in speed.items()])  # fmt: skip
+        table(
+            [("batch of 8" if batch == 8 else "one by one", "images/s", "ratio")]
+            + [(name, f"{value:.1f}", f"{value / reference:.2f}") for name, value in speed.items()]
+        )
 
 
 if __name__ == "__main__":

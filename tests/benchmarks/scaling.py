@@ -1,9 +1,10 @@
-"""Time per image and memory, from a small set to 16 times as many: python tests/benchmarks/scaling.py [KEY=VALUE]…
+"""Time per image and memory, from a small set to 16 times as many: python tests/benchmarks/scaling.py
+[KEY=VALUE]…
 
-Drawn images, 64 pixels, a small network; a process of its own for each size. An epoch is everything between its start
-and the next one's: training, validation, checkpoints. The first, in which everything warms up, is left out. Memory
-counts the resized images that the system maps from the cache's file, whose size stands beside it: it may drop them.
-KEY=VALUE is for train.py.
+Drawn images, 64 pixels, a small network; a process of its own for each size. An epoch is everything between
+its start and the next one's: training, validation, checkpoints. The first, in which everything warms up, is
+left out. Memory counts the resized images that the system maps from the cache's file, whose size stands
+beside it: it may drop them. KEY=VALUE is for train.py.
 """
 
 import json
@@ -65,7 +66,9 @@ def main(overrides: list[str]) -> None:
     for count, found in zip(COUNTS, results, strict=True):
         each, least = (1000 * one["seconds"] / one["images"] for one in (found, first))
         more = f"{found['peak'] - first['peak']:+.0f}"
-        rows.append((count, found["images"], found["seconds"], each, each / least, found["peak"], more, found["map"]))
+        rows.append(
+            (count, found["images"], found["seconds"], each, each / least, found["peak"], more, found["map"])
+        )
     table(rows)
 
 

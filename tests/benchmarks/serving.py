@@ -1,7 +1,8 @@
 """What serving costs: python tests/benchmarks/serving.py RUN [--root FOLDER]
 
-The median latency of the app for one image at a time, by plain HTTP and by Gradio's client, as a multiple of what
-decoding, predicting and the mask take in one process; then images a second and memory with 20 clients at once.
+The median latency of the app for one image at a time, by plain HTTP and by Gradio's client, as a multiple of
+what decoding, predicting and the mask take in one process; then images a second and memory with 20 clients at
+once.
 """
 
 import argparse
@@ -73,7 +74,8 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in ways}
         for first in range(0, len(paths), ROUND):  # in turns, so that all meet the same machine
             for name, way in ways.items():
-                way(first)  # this process's threads spin for a while after their work, and take the server's cores
+                # this process's threads spin for a while after their work, and take the server's cores
+                way(first)
                 for number in range(first, min(first + ROUND, len(paths))):
                     started = time.perf_counter()
                     way(number)
@@ -91,7 +93,9 @@ def main() -> None:
             list(visitors.map(plain, (contents * 200)[:200]))
             rate = 200 / (time.perf_counter() - started)
         grown = memory(app.pid) - before
-        print(f"20 clients: {rate:.1f} images/s; memory {before:.0f} MB, {grown:+.0f} MB after 200 more images")
+        print(
+            f"20 clients: {rate:.1f} images/s; memory {before:.0f} MB, {grown:+.0f} MB after 200 more images"
+        )
         app.terminate()
 
 

@@ -1,9 +1,12 @@
-"""What it costs to start: python tests/benchmarks/startup.py [cfg] [train] [KEY=VALUE ...]; without a name, all.
+"""What it costs to start: python tests/benchmarks/startup.py [cfg] [train] [KEY=VALUE ...]; without a name,
+all.
 
 cfg     `python train.py --cfg job` as a multiple of an empty Hydra app.
-train   seconds from the command to the first training step with a warm cache, alone and for each job of a sweep from
-        the end of the one before, and what they go to; beside the imports alone, which no script of ours can undercut.
-        UNet++ with mobilenet_v2 at 256 pixels without pretrained weights. KEY=VALUE is for train.py.
+train   seconds from the command to the first training step with a warm cache, alone and for each job of a
+sweep from
+        the end of the one before, and what they go to; beside the imports alone, which no script of ours can
+        undercut. UNet++ with mobilenet_v2 at 256 pixels without pretrained weights. KEY=VALUE is for
+        train.py.
 """
 
 import functools
@@ -47,7 +50,9 @@ class Stamps(Callback):
             lines.write(json.dumps([self.job, part, time.time()]) + "\n")
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        """Comes after the check of the jobs, which is a callback too; the imports are those of the fork server."""
+        """Comes after the check of the jobs, which is a callback too; the imports are those of the fork
+        server.
+        """
         self.stamp("imports and check of all jobs")
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
@@ -94,7 +99,9 @@ def configuration() -> None:
         empty.write_text(EMPTY)
         (Path(folder) / "empty.yaml").write_text("nothing: null\n")
         # The first two warm the disk.
-        pairs = [[seconds(script, "--cfg", "job") for script in (ROOT / "train.py", empty)] for _ in range(12)][2:]
+        pairs = [
+            [seconds(script, "--cfg", "job") for script in (ROOT / "train.py", empty)] for _ in range(12)
+        ][2:]
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(f"train.py --cfg job {ours:.3f} s, an empty Hydra app {theirs:.3f} s, ratio {ours / theirs:.2f}\n")
 
@@ -105,7 +112,12 @@ def jobs(folder: str, *arguments: str) -> list[dict[str, float]]:
     file.unlink(missing_ok=True)
     started = time.time()
     seconds(
-        *(ROOT / "train.py", *arguments, f"hydra.run.dir={folder}/run-{started}", f"hydra.sweep.dir={folder}/sweep"),
+        *(
+            ROOT / "train.py",
+            *arguments,
+            f"hydra.run.dir={folder}/run-{started}",
+            f"hydra.sweep.dir={folder}/sweep",
+        ),
         *("+hydra.callbacks.stamps._target_=startup.Stamps", f"+hydra.callbacks.stamps.file={file}"),
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
@@ -123,7 +135,12 @@ def jobs(folder: str, *arguments: str) -> list[dict[str, float]]:
 def first_step(*overrides: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["data=synthetic", "data.count=40", f"data.root={folder}", f"data.cache={folder}"]
-        arguments += ["data.image_size=256", "data.batch_size=8", "model.encoder_weights=null", "trainer.max_epochs=1"]
+        arguments += [
+            "data.image_size=256",
+            "data.batch_size=8",
+            "model.encoder_weights=null",
+            "trainer.max_epochs=1",
+        ]
         arguments += overrides
         jobs(folder, *arguments)  # fills the cache
         imports = statistics.median(seconds("-c", IMPORTS) for _ in range(3))
@@ -137,7 +154,10 @@ def first_step(*overrides: str) -> None:
             ("seconds", "alone", *(f"job {number}" for number in range(len(sweep)))),
             *((name, *(f"{parts.get(name, 0):.2f}" for parts in columns)) for name in names),
             ("together", *(f"{sum(parts.values()):.2f}" for parts in columns)),
-            ("as a multiple of the imports alone", *(f"{sum(parts.values()) / imports:.2f}" for parts in columns)),
+            (
+                "as a multiple of the imports alone",
+                *(f"{sum(parts.values()) / imports:.2f}" for parts in columns),
+            ),
         ]
     )
     print(f"The imports alone take {imports:.2f} s. Wanted: 12 s alone, 3 s for job 1 and later.")

@@ -1,6 +1,7 @@
 """How fast train.py trains, beside the barest loop and beside the loop that people write.
 
-python tests/benchmarks/training.py [--size 256] [--batch 8] [--steps 6] [--rounds 5] [--images 160] [KEY=VALUE ...]
+python tests/benchmarks/training.py [--size 256] [--batch 8] [--steps 6] [--rounds 5] [--images 160]
+[KEY=VALUE ...]
 
 On the CPU, with drawn images of about Kvasir-SEG's sizes; KEY=VALUE is for train.py, such as model.arch=unet.
 
@@ -8,9 +9,9 @@ ours    what train.py does: cache, augmentation, scores, TensorBoard, average of
 bare    the same network, loss, optimiser and precision on batches that lie in memory, and nothing else.
 plain   float32, JPEG and PNG decoded, resized and augmented anew in each epoch, in a loop of PyTorch alone.
 
-The three take turns in one process: whenever train.py's own trainer has made `--steps` steps, it stands still for as
-many of each of the others. The first step of each turn is left out, and so is a first round before the `--rounds`.
-Memory is that of fresh processes, one for each, over two epochs.
+The three take turns in one process: whenever train.py's own trainer has made `--steps` steps, it stands still
+for as many of each of the others. The first step of each turn is left out, and so is a first round before the
+`--rounds`. Memory is that of fresh processes, one for each, over two epochs.
 """
 
 import argparse
@@ -107,7 +108,8 @@ class Turns(pl.Callback):
         self.steps = steps
         self.rounds = rounds
         self.others = others
-        self.seconds: dict[str, list[list[float]]] = {name: [] for name in ("ours", *others)}  # by turn and step
+        # by turn and step
+        self.seconds: dict[str, list[list[float]]] = {name: [] for name in ("ours", *others)}
         self.turn: list[float] = []
         self.between: list[float] = []  # epochs: validation and checkpoints
 
@@ -133,7 +135,9 @@ class Turns(pl.Callback):
             self.between.append(now - self.before)
         self.before = now
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Take the time; at the end of a turn hand over."""
         self.turn.append(time.perf_counter() - self.before)
         if len(self.turn) == self.steps:
@@ -171,7 +175,8 @@ def parts(durations: Mapping[str, list[float]], seconds: float) -> dict[str, flo
         "loss": total("loss"),
         "scores and log": total("Strategy.training_step") - total("forward", "loss"),
         "backward": total("Strategy.backward"),
-        "optimiser, clipping": total(".optimizer_step") - total("Strategy.training_step", "Strategy.backward"),
+        "optimiser, clipping": total(".optimizer_step")
+        - total("Strategy.training_step", "Strategy.backward"),
         "callbacks": callbacks,
     }
     shares = {name: share / seconds for name, share in shares.items()}
@@ -182,7 +187,11 @@ def configured(options: argparse.Namespace, folder: str, epochs: int) -> DictCon
     """train.py's configuration, with all that it writes in `folder`."""
     data = {"root": folder, "cache": folder, "count": options.images, "size": 512}
     data |= {"image_size": options.size, "batch_size": options.batch}
-    ours = ["data=synthetic", *(f"data.{key}={value}" for key, value in data.items()), "model.encoder_weights=null"]
+    ours = [
+        "data=synthetic",
+        *(f"data.{key}={value}" for key, value in data.items()),
+        "model.encoder_weights=null",
+    ]
     return composed([*ours, "trainer.accelerator=cpu", f"trainer.max_epochs={epochs}", *options.overrides])
 
 
@@ -202,7 +211,9 @@ def memory(options: argparse.Namespace, folder: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("size", 256), ("batch", 8), ("steps", 6), ("rounds", 5), ("images", 160)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("overrides", nargs="*")
@@ -219,7 +230,9 @@ def main() -> None:
         data.setup("fit")
         trainer.profiler = profiler = SimpleProfiler()
         profiler.describe = lambda: None  # type: ignore[method-assign]  # its own long table
-        turns = Turns(options.steps, options.rounds, {name: steps(cfg, data) for name, steps in OTHERS.items()})
+        turns = Turns(
+            options.steps, options.rounds, {name: steps(cfg, data) for name, steps in OTHERS.items()}
+        )
         trainer.callbacks.append(turns)  # type: ignore[attr-defined]
         trainer.fit(model, data)
 
@@ -229,7 +242,10 @@ def main() -> None:
 
     ours, epoch = turns.median("ours"), len(data.train_dataloader())
     threads = torch.get_num_threads()
-    print(f"\n{cfg.model.arch}, {cfg.model.encoder}, {options.size} px, {trainer.precision}, {threads} threads\n")
+    print(
+        f"\n{cfg.model.arch}, {cfg.model.encoder}, {options.size} px, {trainer.precision}, {threads} "
+        "threads\n"
+    )
     rows = [("", "images/s", "ours / it", "wanted", "peak MB", "ours - its")]
     for name, least in (("ours", ""), ("bare", ">= 0.95"), ("plain", ">= 2.2")):
         ratio, more = turns.median(name) / ours, peaks["ours"] - peaks[name]
@@ -239,7 +255,10 @@ def main() -> None:
     table([("train.py's step", "share"), *((name, f"{share:.1%}") for name, share in shares.items())])
     between = statistics.median(turns.between)
     share = between / (between + epoch * ours)
-    print(f"Between epochs of {epoch} steps, validation and checkpoints take {between:.2f} s, {share:.0%} of the time")
+    print(
+        f"Between epochs of {epoch} steps, validation and checkpoints take {between:.2f} s, {share:.0%} of "
+        "the time"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The commands of `polyp`, a package for each: its options in options.py, its pages and tables beside what it does.
+"""The commands of `polyp`, a package for each: its options in options.py, its pages and tables beside what it
+does.
 
 May import training, inference, runs, report, model, data, metrics and the modules at the top.
 """

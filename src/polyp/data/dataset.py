@@ -100,8 +100,8 @@ class PolypDataset(Dataset[Sample]):
 class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    Several processes take its batches in turn: in each step they take together what one process would take in as
-    many steps. All have the same number of whole batches; the remainder is left out.
+    Several processes take its batches in turn: in each step they take together what one process would take in
+    as many steps. All have the same number of whole batches; the remainder is left out.
 
     It is a SequentialSampler because Lightning replaces any other where `trainer.overfit_batches` is set.
     """

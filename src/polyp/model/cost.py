@@ -16,14 +16,23 @@ from polyp.model.segmenter import PolypSegmenter
 
 
 def multiply_accumulates(model: Mapping[str, Any]) -> int:
-    """Multiply-accumulates of convolutions, matrix products and attention for one image at the network's size.
+    """Multiply-accumulates of convolutions, matrix products and attention for one image at the network's
+    size.
 
     Normalisation, activations and resizing are left out, as is usual in the literature.
 
     Args:
         model: the section `model` of a run's configuration; weights are not needed.
     """
-    keys = ("arch", "encoder", "encoder_depth", "decoder_channels", "decoder_attention", "stages", "image_size")
+    keys = (
+        "arch",
+        "encoder",
+        "encoder_depth",
+        "decoder_channels",
+        "decoder_attention",
+        "stages",
+        "image_size",
+    )
     return _counted(json.dumps({key: model.get(key) for key in keys}))
 
 

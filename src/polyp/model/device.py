@@ -23,7 +23,16 @@ HALF = {
 }
 """What the operations that gain from it are computed in, by Lightning's name of the precision."""
 
-PRECISIONS = ("auto", *HALF, "32", "32-true", "64", "64-true", "transformer-engine", "transformer-engine-float16")
+PRECISIONS = (
+    "auto",
+    *HALF,
+    "32",
+    "32-true",
+    "64",
+    "64-true",
+    "transformer-engine",
+    "transformer-engine-float16",
+)
 """The names of precisions: Lightning's, and auto."""
 
 
@@ -76,11 +85,14 @@ def inference(target: torch.device, name: str) -> Iterator[None]:
         yield
 
 
-def infer_singly(function: Callable[[T], Result], images: Sequence[T], target: torch.device, name: str) -> list[Result]:
-    """Apply a function to images such that each result has the same bits whatever the number of images and of threads.
+def infer_singly(
+    function: Callable[[T], Result], images: Sequence[T], target: torch.device, name: str
+) -> list[Result]:
+    """Apply a function to images such that each result has the same bits whatever the number of images and of
+    threads.
 
-    On the CPU each image is computed by one thread, and as many images at once as torch has threads: how a layer is
-    divided among threads changes its rounding, in bf16 visibly.
+    On the CPU each image is computed by one thread, and as many images at once as torch has threads: how a
+    layer is divided among threads changes its rounding, in bf16 visibly.
 
     Args:
         function: of an image; it is called in threads without gradients.
@@ -98,7 +110,9 @@ def infer_singly(function: Callable[[T], Result], images: Sequence[T], target: t
         return [infer(image) for image in images]
     threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(min(threads, len(images)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            min(threads, len(images)), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             return list(pool.map(infer, images))
     finally:
         torch.set_num_threads(threads)  # new threads would begin with 1, too
@@ -121,7 +135,8 @@ def forget_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
-        with suppress(OSError):  # not on Linux, or a /proc that cannot be written: it is then that of all jobs so far
+        # not on Linux, or a /proc that cannot be written: it is then that of all jobs so far
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -131,7 +146,11 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.exists():  # a process inherits the other measure from the one that started it
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return next(
+            int(line.split()[1]) * 1024
+            for line in status.read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -1,7 +1,7 @@
 """What the network is trained to make small, by name: `build_loss("dice_bce")(logits, target)`.
 
-Below, p = sigmoid(logit) is a pixel's probability and t in {0, 1} its truth. Every formula takes logits, never
-probabilities. "Pooled" means that the sums run over all pixels of the batch together.
+Below, p = sigmoid(logit) is a pixel's probability and t in {0, 1} its truth. Every formula takes logits,
+never probabilities. "Pooled" means that the sums run over all pixels of the batch together.
 """
 
 from collections.abc import Callable
@@ -22,19 +22,22 @@ def bce(logits: Tensor, target: Tensor) -> Tensor:
 def dice(logits: Tensor, target: Tensor) -> Tensor:
     """Soft Dice, pooled: 1 - 2 Σpt / (Σp + Σt) (Milletari et al., V-Net, 3DV 2016, without the squares).
 
-    No smoothing: an inverted mask costs 1, a perfect one 0. False alarms on an empty mask cost as long as another image
-    of the batch has a polyp; where the whole batch is empty, loss and gradient are 0.
+    No smoothing: an inverted mask costs 1, a perfect one 0. False alarms on an empty mask cost as long as
+    another image of the batch has a polyp; where the whole batch is empty, loss and gradient are 0.
     """
     return DiceLoss("binary")(logits, target)
 
 
 def dice_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice plus binary cross-entropy, both with weight 1. A batch of empty masks is left to the cross-entropy."""
+    """Soft Dice plus binary cross-entropy, both with weight 1. A batch of empty masks is left to the
+    cross-entropy.
+    """
     return dice(logits, target) + bce(logits, target)
 
 
 def focal(logits: Tensor, target: Tensor) -> Tensor:
-    """Focal loss: mean of -(1 - q)² log q with q = p where t = 1, else 1 - p (Lin et al., ICCV 2017, equation 4).
+    """Focal loss: mean of -(1 - q)² log q with q = p where t = 1, else 1 - p (Lin et al., ICCV 2017, equation
+    4).
 
     γ = 2 as in the paper, without its class weight α. An empty mask counts like any other.
     """
@@ -44,22 +47,24 @@ def focal(logits: Tensor, target: Tensor) -> Tensor:
 def tversky(logits: Tensor, target: Tensor) -> Tensor:
     """Tversky loss, pooled: 1 - TP / (TP + 0.3 FP + 0.7 FN) with TP = Σpt, FP = Σp(1 - t), FN = Σ(1 - p)t.
 
-    Missing a pixel costs more than inventing one (Salehi et al., MLMI 2017; their best weights). A batch of empty masks
-    costs 0, as with `dice`.
+    Missing a pixel costs more than inventing one (Salehi et al., MLMI 2017; their best weights). A batch of
+    empty masks costs 0, as with `dice`.
     """
     return TverskyLoss("binary", alpha=0.3, beta=0.7)(logits, target)
 
 
 def structure(logits: Tensor, target: Tensor) -> Tensor:
-    """Boundary-weighted cross-entropy plus boundary-weighted IoU (Wei et al., F3Net, AAAI 2020; the loss of PraNet).
+    """Boundary-weighted cross-entropy plus boundary-weighted IoU (Wei et al., F3Net, AAAI 2020; the loss of
+    PraNet).
 
     With w = 1 + 5 |m - t|, where m is the mean of t in the 31 × 31 pixels around a pixel, per image:
         Σ w·bce / Σ w   +   1 - (1 + Σ w·p·t) / (1 + Σ w·(p + t - p·t))
 
-    The weights count per pixel, as in the paper. In the code published with it they cancel out of the first term: its
-    `reduce="none"` makes the cross-entropy a single number before it is weighted. As in the paper, m is a mean over the
-    image's own pixels; that code pads with zeros, which draws a boundary where the frame cuts a polyp. As in the code,
-    the first term is divided by Σ w and the second has the + 1: the paper's formulas divide by 0 on an empty mask.
+    The weights count per pixel, as in the paper. In the code published with it they cancel out of the first
+    term: its `reduce="none"` makes the cross-entropy a single number before it is weighted. As in the paper,
+    m is a mean over the image's own pixels; that code pads with zeros, which draws a boundary where the frame
+    cuts a polyp. As in the code, the first term is divided by Σ w and the second has the + 1: the paper's
+    formulas divide by 0 on an empty mask.
 
     An empty mask has w = 1 and leaves the plain cross-entropy plus 1 - 1 / (1 + Σ p): false alarms cost.
     """
@@ -96,14 +101,16 @@ class Loss(nn.Module):
         """Score a batch.
 
         Args:
-            logits: (B, 1, H, W), any floating type; sums over pixels need more digits than autocast's bfloat16 has.
+            logits: (B, 1, H, W), any floating type; sums over pixels need more digits than autocast's
+                bfloat16 has.
             target: (B, 1, H, W), values 0 and 1, any type.
 
         Returns:
             A float32 scalar >= 0.
 
         Raises:
-            ValueError: the shapes differ or have more than one channel, which smp's losses would score along unseen.
+            ValueError: the shapes differ or have more than one channel, which smp's losses would score along
+                unseen.
         """
         if logits.shape != target.shape or logits.ndim != 4 or logits.shape[1] != 1:
             raise ValueError(

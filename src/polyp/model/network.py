@@ -1,4 +1,6 @@
-"""The network: any architecture and encoder of segmentation-models-pytorch, from pixels to logits of the same size."""
+"""The network: any architecture and encoder of segmentation-models-pytorch, from pixels to logits of the same
+size.
+"""
 
 import inspect
 import math
@@ -48,14 +50,17 @@ class DecoderOptions(NamedTuple):
 
 
 class PolypNetwork(nn.Module):
-    """One or two encoder-decoders with everything around them that inference needs: normalisation, padding, cropping.
+    """One or two encoder-decoders with everything around them that inference needs: normalisation, padding,
+    cropping.
 
-    Two stages are DoubleU-Net's scheme (Jha et al., CBMS 2020): the second network sees the image multiplied by the
-    first one's mask, and the loss supervises both.
+    Two stages are DoubleU-Net's scheme (Jha et al., CBMS 2020): the second network sees the image multiplied
+    by the first one's mask, and the loss supervises both.
 
     Args:
-        arch, encoder, encoder_weights, encoder_depth, decoder_channels, decoder_attention, stages: as in conf/model.
-        image_size: height and width in pixels that the network will be used at; the combination is tried at this size.
+        arch, encoder, encoder_weights, encoder_depth, decoder_channels, decoder_attention, stages: as in
+            conf/model.
+        image_size: height and width in pixels that the network will be used at; the combination is tried at
+            this size.
 
     Raises:
         InputError: a name is unknown or the combination cannot work; in one line, with the nearest that can.
@@ -80,7 +85,9 @@ class PolypNetwork(nn.Module):
         pick("model.arch", arch, ARCHITECTURES)
         check_encoder_name(encoder)
         if type(stages) is not int or stages not in (1, 2):
-            raise InputError(f"model.stages={stages} is not possible: choose 1, or 2 for two stacked networks")
+            raise InputError(
+                f"model.stages={stages} is not possible: choose 1, or 2 for two stacked networks"
+            )
         options = DecoderOptions(encoder_depth, decoder_channels, decoder_attention)
         settings = _find_settings(arch, encoder, options, stages, _padded(image_size))
         self.recipe = arch, encoder, settings
@@ -138,7 +145,7 @@ class PolypNetwork(nn.Module):
             return False
 
     def trains_on_single_images(self, image_size: Size) -> bool:
-        """Whether a batch of one image has more than one value per channel wherever batches are normalised."""
+        """Whether a batch of one image has more than one value per channel at each batch normalisation."""
         with without_memory():
             network = _create(*self.recipe).train()
             if self.encoder_frozen:
@@ -197,7 +204,9 @@ def _decoder_settings(arch: str, options: DecoderOptions) -> dict[str, Any]:
     if not all(type(number) is int and 0 < number <= 2**14 for number in numbers):
         raise InputError(f"model.decoder_channels={channels} must be whole numbers from 1 to {2**14}")
     if channels is not None and "decoder_channels" not in accepted:
-        raise InputError(f"model.decoder_channels={channels} has no meaning for model.arch={arch}: leave it null")
+        raise InputError(
+            f"model.decoder_channels={channels} has no meaning for model.arch={arch}: leave it null"
+        )
     if "decoder_channels" in accepted and isinstance(accepted["decoder_channels"].default, tuple):
         channels = DECODER_CHANNELS[-depth:] if channels is None else channels
         if isinstance(channels, int) or len(channels) != depth:
@@ -206,12 +215,16 @@ def _decoder_settings(arch: str, options: DecoderOptions) -> dict[str, Any]:
                 f"model.encoder_depth={depth}, such as {list(DECODER_CHANNELS[-depth:])}; null derives it"
             )
     elif channels is not None and not isinstance(channels, int):
-        raise InputError(f"model.decoder_channels={list(channels)} must be a single number for model.arch={arch}")
+        raise InputError(
+            f"model.decoder_channels={list(channels)} must be a single number for model.arch={arch}"
+        )
     if channels is not None:
         settings["decoder_channels"] = channels
     if attention is not None:
         if "decoder_attention_type" not in accepted:
-            able = [name for name, cls in ARCHITECTURES.items() if "decoder_attention_type" in _arguments(cls)]
+            able = [
+                name for name, cls in ARCHITECTURES.items() if "decoder_attention_type" in _arguments(cls)
+            ]
             raise InputError(
                 f"model.decoder_attention={attention} has no meaning for model.arch={arch}: leave it null, "
                 f"or choose model.arch={' or '.join(able)}"
@@ -224,7 +237,9 @@ def _arguments(cls: type) -> list[str]:
     return list(inspect.signature(cls.__init__).parameters)  # type: ignore[misc]
 
 
-def _find_settings(arch: str, encoder: str, options: DecoderOptions, stages: int, size: Size) -> dict[str, Any]:
+def _find_settings(
+    arch: str, encoder: str, options: DecoderOptions, stages: int, size: Size
+) -> dict[str, Any]:
     """The keyword arguments for smp with which the network works at `size`, found on networks without memory.
 
     Raises:
@@ -234,16 +249,21 @@ def _find_settings(arch: str, encoder: str, options: DecoderOptions, stages: int
     try:
         settings, needed = _fit(arch, encoder, settings, size)
     except _UnfitError as error:
-        choices = _alternatives(arch, encoder, options, size, [] if error.at_any_size else _usual_sizes(encoder, size))
+        choices = _alternatives(
+            arch, encoder, options, size, [] if error.at_any_size else _usual_sizes(encoder, size)
+        )
         raise InputError(
             f"model.arch={arch} does not work with model.encoder={encoder} and model.encoder_depth="
-            f"{settings['encoder_depth']} at {size[0]}x{size[1]}: {describe_error(error.__cause__ or error)}; "
+            f"{settings['encoder_depth']} at {size[0]}x{size[1]}: "
+            f"{describe_error(error.__cause__ or error)}; "
             f"choose {' or '.join(choices) or 'another model.arch and model.encoder'}"
         ) from error
     if stages * needed > device.memory() / 2 and torch.get_default_device().type != "meta":
         raise InputError(
-            f"model.arch={arch} with model.encoder={encoder} and model.decoder_channels={options.decoder_channels} at "
-            f"{size[0]}x{size[1]} needs {stages * needed / 2**30:.0f} GiB for its weights alone, more than half of "
+            f"model.arch={arch} with model.encoder={encoder} and "
+            f"model.decoder_channels={options.decoder_channels} at "
+            f"{size[0]}x{size[1]} needs {stages * needed / 2**30:.0f} GiB for its weights alone, more than "
+            "half of "
             f"this machine's {device.memory() / 2**30:.0f} GiB of memory: choose a smaller one"
         )
     return settings
@@ -276,7 +296,8 @@ def _fit(arch: str, encoder: str, settings: dict[str, Any], size: Size) -> tuple
     candidates: list[dict[str, Any]] = [{}]
     if encoder.startswith("tu-"):
         accepted = _size_arguments(encoder.removeprefix("tu-"))
-        # A transformer that adapts itself to each image keeps the shapes of its pretrained weights and takes any size.
+        # A transformer that adapts itself to each image keeps the shapes of its pretrained weights and takes
+        # any size.
         candidates = [{"dynamic_img_size": True}] * ("dynamic_img_size" in accepted) + candidates
         candidates += [{"img_size": size}] * ("img_size" in accepted)
     errors = []
@@ -285,7 +306,8 @@ def _fit(arch: str, encoder: str, settings: dict[str, Any], size: Size) -> tuple
             return _trial(arch, encoder, settings | candidate, size)
         except _UnfitError:
             raise
-        except Exception as error:  # smp, timm and torch raise errors of any class for a size that does not fit
+        # smp, timm and torch raise errors of any class for a size that does not fit
+        except Exception as error:
             errors.append(error)
     raise _UnfitError(at_any_size=False) from errors[0]
 
@@ -303,7 +325,8 @@ def _trial(arch: str, encoder: str, settings: dict[str, Any], size: Size) -> tup
 
 
 def _run(arch: str, encoder: str, settings: dict[str, Any], size: Size) -> tuple[Size, int]:
-    """Send an image without memory through a network without memory: the size of the answer, and its weights' bytes.
+    """Send an image without memory through a network without memory: the size of the answer, and its weights'
+    bytes.
 
     Raises:
         _UnfitError: the network cannot be built, whatever the size.
@@ -331,7 +354,8 @@ def _size_arguments(name: str) -> list[str]:
 
 
 def _create(arch: str, encoder: str, settings: dict[str, Any]) -> nn.Module:
-    with warnings.catch_warnings():  # of readout tokens that an encoder lacks: there is nothing the user can do
+    # of readout tokens that an encoder lacks: there is nothing the user can do
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Encoder does not have prefix tokens")
         # Weights are never asked of smp here: it would go to the hub even when a checkpoint's weights follow.
         return smp.create_model(arch, encoder, encoder_weights=None, **settings)
@@ -357,13 +381,15 @@ class _LinspaceOnCpu(TorchFunctionMode):
 def _keep_contiguous(network: nn.Module) -> None:
     """Keep the convolutions out of channels_last that oneDNN computes wrongly in it.
 
-    The backward pass of a 1x1 convolution with a stride and fewer than 8 input channels writes past its memory on CPUs
-    without AVX-512, which ends the process, and can return wrong gradients elsewhere: uxlfoundation/oneDNN#6035.
+    The backward pass of a 1x1 convolution with a stride and fewer than 8 input channels writes past its
+    memory on CPUs without AVX-512, which ends the process, and can return wrong gradients elsewhere:
+    uxlfoundation/oneDNN#6035.
     """
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     for module in convolutions:
         if module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels < 8:
-            # A 1x1 weight is contiguous in either format by torch's own test, so contiguous() would not copy it.
+            # A 1x1 weight is contiguous in either format by torch's own test, so contiguous() would not copy
+            # it.
             module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
             module.register_forward_pre_hook(_contiguous_input)
 
@@ -372,7 +398,9 @@ def _contiguous_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Te
     return tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs)
 
 
-def _alternatives(arch: str, encoder: str, options: DecoderOptions, size: Size, sides: Sequence[int]) -> list[str]:
+def _alternatives(
+    arch: str, encoder: str, options: DecoderOptions, size: Size, sides: Sequence[int]
+) -> list[str]:
     """Three changes of one key that work; no more, because each trial costs a tenth of a second."""
 
     def works(
@@ -386,13 +414,17 @@ def _alternatives(arch: str, encoder: str, options: DecoderOptions, size: Size, 
 
     sizes = (f"data.image_size={side}" for side in sides if works(size=(side, side)))
     archs = (f"model.arch={other}" for other in _similar_architectures(arch) if works(arch=other))
-    encoders = (f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and works(encoder=other))
+    encoders = (
+        f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and works(encoder=other)
+    )
     depths = (f"model.encoder_depth={depth}" for depth in (5, 4, 3) if works(depth=depth))
     return list(islice(chain(islice(sizes, 1), islice(archs, 2), islice(encoders, 1), islice(depths, 1)), 3))
 
 
 def _usual_sizes(encoder: str, size: Size) -> list[int]:
-    """Sizes of square images that may work where `size` does not: the encoder's native one, and usual ones near it."""
+    """Sizes of square images that may work where `size` does not: the encoder's native one, and usual ones
+    near it.
+    """
     sides = [math.ceil(max(size) / step) * step for step in (224, 256)]
     if encoder.startswith("tu-") and (config := timm.get_pretrained_cfg(encoder.removeprefix("tu-"))):
         sides = [config.input_size[-1], *sides]
@@ -400,7 +432,11 @@ def _usual_sizes(encoder: str, size: Size) -> list[int]:
 
 
 def _similar_architectures(arch: str) -> list[str]:
-    """The other architectures that may take the encoder: the most similarly named ones, then one of each kind."""
-    others = sorted(ARCHITECTURES.keys() - {arch}, key=lambda other: -SequenceMatcher(None, arch, other).ratio())
+    """The other architectures that may take the encoder: the most similarly named ones, then one of each
+    kind.
+    """
+    others = sorted(
+        ARCHITECTURES.keys() - {arch}, key=lambda other: -SequenceMatcher(None, arch, other).ratio()
+    )
     kinds = [other for other in ("unet", "fpn", "segformer", "dpt") if other != arch]
     return list(dict.fromkeys([*others[:2], *kinds]))

@@ -16,7 +16,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "adam": Adam, "sgd": S
 
 # The factor on the learning rates, from the share of the steps after warm-up that are done, 0 to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,  # Loshchilov & Hutter, ICLR 2017, without restarts
+    # Loshchilov & Hutter, ICLR 2017, without restarts
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
     "poly": lambda done: (1 - done) ** 0.9,  # Chen et al., DeepLab, TPAMI 2018
     "constant": lambda done: 1.0,
 }
@@ -33,12 +34,12 @@ class Optim:
         decoder_lr: peak learning rate of all other weights, > 0.
         weight_decay: >= 0, the same for all weights.
         momentum: of sgd, in [0, 1); adam and adamw have none.
-        schedule: cosine (to 0), poly (to 0, power 0.9) or constant, all three per optimiser step; or plateau: halved
-            when the monitored metric has not got better for more than 3 epochs.
-        warmup: share of all steps, in [0, 1), over which the learning rates rise in a straight line (Goyal et al.,
-            2017). plateau goes by epochs, not steps, and needs 0.
-        ema_decay: decay of the running average of the weights that is validated and saved, in (0, 1); None for no
-            average. Not used here, but by the trainer.
+        schedule: cosine (to 0), poly (to 0, power 0.9) or constant, all three per optimiser step; or plateau:
+            halved when the monitored metric has not got better for more than 3 epochs.
+        warmup: share of all steps, in [0, 1), over which the learning rates rise in a straight line (Goyal et
+            al., 2017). plateau goes by epochs, not steps, and needs 0.
+        ema_decay: decay of the running average of the weights that is validated and saved, in (0, 1); None
+            for no average. Not used here, but by the trainer.
 
     Raises:
         InputError: a value cannot work; one line that names its key.
@@ -63,7 +64,9 @@ class Optim:
         self._require("momentum", lambda value: 0 <= value < 1, "a number in [0, 1)")
         self._require("warmup", lambda value: 0 <= value < 1, "a share of all steps in [0, 1)")
         if self.ema_decay is not None:
-            self._require("ema_decay", lambda value: 0 < value < 1, "a number between 0 and 1, or null for no average")
+            self._require(
+                "ema_decay", lambda value: 0 < value < 1, "a number between 0 and 1, or null for no average"
+            )
         if self.schedule == PLATEAU and self.warmup:
             raise InputError(
                 f"optim.warmup={self.warmup} does not work with optim.schedule=plateau: set optim.warmup=0"
@@ -76,7 +79,8 @@ class Optim:
             raise InputError(f"optim.{key}={value!r} does not work: it must be {rule}")
 
     def factor(self, step: int, total_steps: int) -> float:
-        """What the learning rates are multiplied with at optimiser step 0, 1, … of `total_steps`; not for plateau.
+        """What the learning rates are multiplied with at optimiser step 0, 1, … of `total_steps`; not for
+        plateau.
 
         With W warm-up steps: (step + 1) / (W + 1) during warm-up, 1 at step W, and from there the schedule.
         """
@@ -100,8 +104,9 @@ class Optim:
     ) -> OptimizerLRSchedulerConfig:
         """Make what `LightningModule.configure_optimizers` returns.
 
-        The state of optimiser and scheduler is tensors and plain numbers: a checkpoint loads with `weights_only=True`.
-        The schedule itself is not part of it: a run that is resumed with more epochs follows the longer schedule.
+        The state of optimiser and scheduler is tensors and plain numbers: a checkpoint loads with
+        `weights_only=True`. The schedule itself is not part of it: a run that is resumed with more epochs
+        follows the longer schedule.
 
         Args:
             encoder: the pretrained weights; parameter group "encoder".

@@ -54,22 +54,26 @@ class MeanLoss(Metric):
 class PolypSegmenter(pl.LightningModule):
     """Any smp network as a polyp segmenter.
 
-    Training and validation see images resized to `image_size`; `predict` takes images of any size and returns masks of
-    that size, with everything in between (resizing, normalisation, padding) inside the module.
+    Training and validation see images resized to `image_size`; `predict` takes images of any size and returns
+    masks of that size, with everything in between (resizing, normalisation, padding) inside the module.
 
     Args:
-        arch: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt.
+        arch: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet,
+            segformer or dpt.
         encoder: an encoder of smp (`mobilenet_v2`) or, with the prefix `tu-`, of timm.
-        encoder_weights: imagenet or another name that smp knows, the path of a .safetensors or .pt file, or None.
+        encoder_weights: imagenet or another name that smp knows, the path of a .safetensors or .pt file, or
+            None.
         encoder_depth: 3, 4 or 5 halvings; None for the architecture's own.
-        decoder_channels: a number per level for unet, unetplusplus and manet, one number for others; None derives.
+        decoder_channels: a number per level for unet, unetplusplus and manet, one number for others; None
+            derives.
         decoder_attention: scse or None; unet and unetplusplus.
         stages: 2 stacks two networks, the second seeing the image gated by the first one's mask.
         image_size: height and width in pixels that the network works at, or one number for both.
         loss: bce, dice, dice_bce, focal, tversky or structure.
-        threshold: of the masks that are shown and written: polyp where the probability is at least this. Scores are
-            always at 0.5, which is their definition.
-        optim: the keyword arguments of `polyp.model.optim.Optim`; None for a module that is only used, not trained.
+        threshold: of the masks that are shown and written: polyp where the probability is at least this.
+            Scores are always at 0.5, which is their definition.
+        optim: the keyword arguments of `polyp.model.optim.Optim`; None for a module that is only used, not
+            trained.
 
     Raises:
         InputError: a value or a combination cannot work.
@@ -90,7 +94,8 @@ class PolypSegmenter(pl.LightningModule):
         optim: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)  # all of them plain, so that a checkpoint loads with weights_only=True
+        # all of them plain, so that a checkpoint loads with weights_only=True
+        self.save_hyperparameters(logger=False)
         if not isinstance(threshold, int | float) or not 0 < threshold < 1:
             raise InputError(f"model.threshold={threshold} must lie between 0 and 1")
         self.precision = "32-true"  # of `predict`: Lightning's name, or auto for what the device gains from
@@ -119,7 +124,9 @@ class PolypSegmenter(pl.LightningModule):
         self._val_losses: list[Tensor] = []  # (B,) of each batch
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, 1, H, W) of images (B, 3, H, W), uint8 in 0-255 or float in 0-1, at the images' own size."""
+        """Logits (B, 1, H, W) of images (B, 3, H, W), uint8 in 0-255 or float in 0-1, at the images' own
+        size.
+        """
         return self.network(image)[-1]
 
     def check_batch_size(self, batch_size: int) -> None:
@@ -131,12 +138,14 @@ class PolypSegmenter(pl.LightningModule):
         if batch_size == 1 and not self.network.trains_on_single_images(self.image_size):
             raise InputError(
                 f"data.batch_size=1 does not work with model.arch={self.hparams['arch']} and model.encoder="
-                f"{self.hparams['encoder']} at {self.image_size[0]}x{self.image_size[1]} (batch normalisation of a "
+                f"{self.hparams['encoder']} at {self.image_size[0]}x{self.image_size[1]} (batch "
+                "normalisation of a "
                 "single value): choose data.batch_size=2 or more"
             )
 
     def check_scale(self, scale: float) -> None:
-        """Find out whether `predict` works at a multiple of the network's resolution, in some tenths of a second.
+        """Find out whether `predict` works at a multiple of the network's resolution, in some tenths of a
+        second.
 
         Raises:
             InputError: the encoder works at its own image size only, or the images would be too small.
@@ -145,7 +154,8 @@ class PolypSegmenter(pl.LightningModule):
         if scale != 1 and not (min(height, width) >= SMALLEST and self.network.accepts((height, width))):
             raise InputError(
                 f"scale {scale:g} is not possible: model.arch={self.hparams['arch']} with model.encoder="
-                f"{self.hparams['encoder']}, made for {self.image_size[0]}x{self.image_size[1]}, does not work at "
+                f"{self.hparams['encoder']}, made for {self.image_size[0]}x{self.image_size[1]}, does not "
+                "work at "
                 f"{height}x{width}: leave the scale at 1"
             )
 
@@ -160,8 +170,8 @@ class PolypSegmenter(pl.LightningModule):
     def predict(self, images: Sequence[Tensor], scale: float = 1.0, fast: bool = False) -> list[Tensor]:
         """Polyp probabilities of images of any sizes.
 
-        Each image is computed by itself, on a CPU by one thread, in the precision of the run: what comes out depends
-        neither on other images nor on the number of threads.
+        Each image is computed by itself, on a CPU by one thread, in the precision of the run: what comes out
+        depends neither on other images nor on the number of threads.
 
         Args:
             images: RGB, (3, H, W), uint8, on any device.
@@ -188,13 +198,17 @@ class PolypSegmenter(pl.LightningModule):
                     return infer(images)
             return [
                 probability
-                for [probability] in device.infer_singly(infer, [[image] for image in images], self.device, name)
+                for [probability] in device.infer_singly(
+                    infer, [[image] for image in images], self.device, name
+                )
             ]
         finally:
             self.train(training)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One optimisation step at network resolution. Between two looks at the numbers it never waits for the GPU."""
+        """One optimisation step at network resolution. Between two looks at the numbers it never waits for
+        the GPU.
+        """
         logits, target = self.network(batch["image"]), batch["mask"][:, None]
         loss, look = self._loss(logits, target), batch_idx % CHECK_EVERY == 0
         self._train_losses.append((self.global_step, loss.detach()))
@@ -205,17 +219,24 @@ class PolypSegmenter(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Losses and scores of images at network resolution; returns their mean loss and probabilities (B, H, W).
+        """Losses and scores of images at network resolution; returns their mean loss and probabilities (B, H,
+        W).
 
-        Each image has a loss of its own, since some losses are pooled over a batch: numbers do not depend on its size.
+        Each image has a loss of its own, since some losses are pooled over a batch: numbers do not depend on
+        its size.
         """
         logits, target = self.network(batch["image"]), batch["mask"][:, None]
         rows = range(len(target))
-        losses = torch.stack([self._loss([stage[n : n + 1] for stage in logits], target[n : n + 1]) for n in rows])
+        losses = torch.stack(
+            [self._loss([stage[n : n + 1] for stage in logits], target[n : n + 1]) for n in rows]
+        )
         self._val_losses.append(losses)
         if batch_idx == 0:
             self._refuse("val", losses.mean().item(), self.global_step)
-        return {"loss": losses.mean(), "probability": self._add_scores("val", logits[-1], target, batch_idx == 0)[:, 0]}
+        return {
+            "loss": losses.mean(),
+            "probability": self._add_scores("val", logits[-1], target, batch_idx == 0)[:, 0],
+        }
 
     def _loss(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
         """The mean loss of the stages' logits, each (B, 1, H, W)."""
@@ -242,7 +263,8 @@ class PolypSegmenter(pl.LightningModule):
     def _refuse(self, stage: str, loss: float, step: int) -> None:
         if not math.isfinite(loss):
             raise InputError(
-                f"the {stage} loss is {loss} at step {step} (epoch {self.current_epoch}); the last good checkpoint "
+                f"the {stage} loss is {loss} at step {step} (epoch {self.current_epoch}); the last good "
+                "checkpoint "
                 "stays: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
             )
 
@@ -257,10 +279,13 @@ class PolypSegmenter(pl.LightningModule):
         return {"probability": probabilities, "rows": rows}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the epoch's loss and score with its last batch, so that they are written before its checkpoint."""
+        """Log the epoch's loss and score with its last batch, before its checkpoint is written."""
         if self.trainer.is_last_batch:
             self._check_train_losses()
-            values = {"train/loss": self.train_loss.compute(), "train/dice": self._scores("train").compute()["dice"]}
+            values = {
+                "train/loss": self.train_loss.compute(),
+                "train/dice": self._scores("train").compute()["dice"],
+            }
             values = {name: value.float() for name, value in values.items()}
             self.log_dict(values, on_step=False, on_epoch=True, logger=False, batch_size=1, prog_bar=True)
             if self.logger is not None:
@@ -288,7 +313,8 @@ class PolypSegmenter(pl.LightningModule):
         """Keep what an epoch that is interrupted has summed up so far, over all processes.
 
         Raises:
-            InputError: a loss since the last look is NaN or infinite: such weights must not replace good ones.
+            InputError: a loss since the last look is NaN or infinite: such weights must not replace good
+                ones.
         """
         self._check_train_losses()
         checkpoint["precision"] = self.precision
@@ -296,7 +322,9 @@ class PolypSegmenter(pl.LightningModule):
         for name, metric in self._epoch_metrics().items():
             if metric.update_called:
                 with metric.sync_context():
-                    so_far[name] = {state: dim_zero_cat(getattr(metric, state)).cpu() for state in metric.metric_state}
+                    so_far[name] = {
+                        state: dim_zero_cat(getattr(metric, state)).cpu() for state in metric.metric_state
+                    }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it up again, in one process."""
@@ -336,7 +364,9 @@ class PolypSegmenter(pl.LightningModule):
         assert self.optim is not None, "made without optim: only for use, not for training"
         steps = self.trainer.estimated_stepping_batches
         network = self.network
-        return self.optim.build(network.encoder_parameters(), network.decoder_parameters(), steps, self._monitor())
+        return self.optim.build(
+            network.encoder_parameters(), network.decoder_parameters(), steps, self._monitor()
+        )
 
     def _monitor(self) -> str:
         return getattr(self.trainer.checkpoint_callback, "monitor", None) or "val/dice"

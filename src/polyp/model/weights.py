@@ -35,7 +35,11 @@ def normalisation(encoder: str, weights: str | None) -> tuple[Sequence[float], S
     if encoder.startswith("tu-"):
         config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
         return (config.mean, config.std) if config else IMAGENET
-    if encoder in ("inceptionresnetv2", "inceptionv4", "xception") or weights == "advprop" or "lite" in encoder:
+    if (
+        encoder in ("inceptionresnetv2", "inceptionv4", "xception")
+        or weights == "advprop"
+        or "lite" in encoder
+    ):
         return HALF
     return DPN if encoder.startswith("dpn") else IMAGENET
 
@@ -64,14 +68,17 @@ def check_encoder_weights(encoder: str, weights: str | None) -> None:
             siblings = [str(file) for file in path.parent.glob("*") if file.suffix in FILE_SUFFIXES]
             existing = "give an existing .safetensors or .pt file, imagenet, or null"
             raise InputError(
-                f"model.encoder_weights={path} is not there: {nearest(str(path), siblings) if siblings else existing}"
+                f"model.encoder_weights={path} is not there: "
+                f"{nearest(str(path), siblings) if siblings else existing}"
             )
         return
     timms = encoder.startswith("tu-")
     if not timms and encoder not in SMP_ENCODERS:
         return  # the network says so, with the nearest names
     if timms and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
-        raise InputError(f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null")
+        raise InputError(
+            f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null"
+        )
     known = ["imagenet"] if timms else list(SMP_ENCODERS[encoder]["pretrained_settings"])
     if weights not in known:
         raise InputError(
@@ -88,8 +95,10 @@ def load_encoder_weights(
     Args:
         module: the encoder inside an smp network.
         encoder: its name.
-        weights: the path of a .safetensors or .pt file with the encoder's state dict, or a name that smp knows.
-        options: what a timm encoder was made with so that it works at the image size; timm adapts the hub's weights.
+        weights: the path of a .safetensors or .pt file with the encoder's state dict, or a name that smp
+            knows.
+        options: what a timm encoder was made with so that it works at the image size; timm adapts the hub's
+            weights.
 
     Raises:
         InputError: no such file or name, weights of another encoder, or the hub is out of reach.
@@ -108,18 +117,23 @@ def load_encoder_weights(
         example = (missing + other_shape)[0]
         raise InputError(
             f"model.encoder_weights={source} does not fit model.encoder={encoder}: of {len(own)} tensors "
-            f"{len(missing)} are missing, {len(other_shape)} have another shape ({example}); give its own, or null"
+            f"{len(missing)} are missing, {len(other_shape)} have another shape ({example}); give its own, "
+            "or null"
         )
-    # A shallower encoder has fewer layers than the file: those it has are all filled, which was checked above.
+    # A shallower encoder has fewer layers than the file: those it has are all filled, which was checked
+    # above.
     module.load_state_dict({name: state[name] for name in own})
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        state = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        )
     except UnpicklingError as error:
         raise InputError(
-            f"model.encoder_weights={path} holds more than tensors and is not opened, since it could run code: "
+            f"model.encoder_weights={path} holds more than tensors and is not opened, since it could run "
+            "code: "
             "save the encoder's state dict instead"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
@@ -129,9 +143,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _from_hub(kind: type[nn.Module], encoder: str, weights: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
+def _from_hub(
+    kind: type[nn.Module], encoder: str, weights: str, options: Mapping[str, Any]
+) -> dict[str, Tensor]:
     timms = encoder.startswith("tu-")
-    # Without this the hub's client tries again for up to 47 seconds; with it, what its cache holds still loads.
+    # Without this the hub's client tries again for up to 47 seconds; with it, what its cache holds still
+    # loads.
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = offline or not _hub_reachable()
     try:
@@ -142,7 +159,8 @@ def _from_hub(kind: type[nn.Module], encoder: str, weights: str, options: Mappin
             whole = smp.encoders.get_encoder(encoder, weights=weights)
     except OSError as error:  # the hub's errors are all of this kind
         raise InputError(
-            f"model.encoder_weights={weights}: cannot reach {_hub_host()} and its cache has no weights for {encoder}; "
+            f"model.encoder_weights={weights}: cannot reach {_hub_host()} and its cache has no weights for "
+            f"{encoder}; "
             f"give a file with model.encoder_weights=PATH.safetensors, or start from random weights with null"
         ) from error
     finally:

@@ -84,8 +84,10 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         if not objects:
             raise DamagedError(f"{file} is damaged ({describe_error(error)})") from error
         raise InputError(
-            f"{file} holds code ({', '.join(objects[:3])}), which would run when it is opened: refused. Take only "
-            "checkpoints that polyp wrote, or save the others' weights as .safetensors for model.encoder_weights"
+            f"{file} holds code ({', '.join(objects[:3])}), which would run when it is opened: refused. Take "
+            "only "
+            "checkpoints that polyp wrote, or save the others' weights as .safetensors for "
+            "model.encoder_weights"
         ) from error
 
 
@@ -123,7 +125,7 @@ def find_resume_point(folder: RunFolder, max_epochs: int | None) -> ResumePoint 
 
 
 def _check_best(point: ResumePoint, folder: RunFolder, max_epochs: int | None) -> ResumePoint:
-    """Read best.ckpt before any epoch is trained, since no later epoch need be better than one that is lost."""
+    """Read best.ckpt before training: later epochs need not be better than a best one that is lost."""
     best = folder.best_checkpoint
     states = point.content["callbacks"].items()
     state: dict[str, Any] = next((state for key, state in states if key.startswith(BEST_STATE)), {})
@@ -144,7 +146,8 @@ def _check_best(point: ResumePoint, folder: RunFolder, max_epochs: int | None) -
     more = "" if max_epochs is None or point.epochs < max_epochs else ", and give trainer.max_epochs=MORE"
     if best.is_file() or more:
         raise InputError(
-            f"{reason}, the best epoch so far is lost: to train on and take the best of the remaining epochs, delete "
+            f"{reason}, the best epoch so far is lost: to train on and take the best of the remaining "
+            "epochs, delete "
             f"it{more}; or start a new run"
         )
     log.warning("%s: the best of the remaining epochs is taken", reason)

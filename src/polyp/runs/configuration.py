@@ -1,4 +1,4 @@
-"""A command's configuration: its overrides, what Hydra composes from them, and whether polyp knows all of it."""
+"""A command's configuration: its overrides, what Hydra composes from them, and which keys polyp knows."""
 
 import functools
 import sys
@@ -21,7 +21,7 @@ OTHER_NAMES = {
     "init_from": "model.encoder_weights=FILE begins with an encoder's weights",
     "pretrained": "model.encoder_weights=FILE begins with an encoder's weights",
     "logger": "TensorBoard's curves are always written to the run's folder",
-    "callbacks": "patience=EPOCHS stops early, optim.ema_decay= averages the weights, the rest is always there",
+    "callbacks": "patience=EPOCHS stops early, optim.ema_decay= averages the weights",
     "ckpt": "resume=RUN continues a run",
     "epochs": "trainer.max_epochs=NUMBER",
     "lr": "optim.encoder_lr=NUMBER and optim.decoder_lr=NUMBER",

@@ -45,8 +45,10 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
         data.recorded_split = subsets
     elif data.split == "random":
         raise InputError(
-            f"{folder} has no {file.name}: polyp 0.5 or earlier drew its random split, and this version would draw "
-            "another, in which training images are test images; train it anew, or evaluate it on other images "
+            f"{folder} has no {file.name}: polyp 0.5 or earlier drew its random split, and this version "
+            "would draw "
+            "another, in which training images are test images; train it anew, or evaluate it on other "
+            "images "
             "(polyp evaluate --data FOLDER)"
         )
 
@@ -80,7 +82,9 @@ def load_run_data(
     try:
         data = build_data(settings, {"transforms": []}, config["seed"])
     except InputError as error:
-        raise InputError(f"{RunFolder(home).config_file} does not fit this version of polyp: {error}") from error
+        raise InputError(
+            f"{RunFolder(home).config_file} does not fit this version of polyp: {error}"
+        ) from error
     restore_split(data, RunFolder(home))
     if not needed and not data.source.available():
         raise InputError(f"{data.dataset} is no longer where the run found it: say where with --root FOLDER")

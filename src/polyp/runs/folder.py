@@ -150,7 +150,9 @@ class RunFolder:
             config = files.read_yaml(self.config_file)
             writer = config.pop("polyp", "0.1.0")  # which did not say so
             newer = Version(writer) > Version(__version__)
-            if lacking := [key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)]:
+            if lacking := [
+                key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)
+            ]:
                 raise TypeError(f"it lacks {' and '.join(lacking)}")
         except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
             reason = f"{self.config_file} is damaged ({describe_error(error)})"
@@ -168,8 +170,8 @@ class RunFolder:
         """The numbers of a finished run.
 
         Raises:
-            DamagedError: metrics.json is empty, cut short, altered, or lacks one of `METRICS_KEYS`; resuming the run
-                writes it anew.
+            DamagedError: metrics.json is empty, cut short, altered, or lacks one of `METRICS_KEYS`; resuming
+                the run writes it anew.
             InputError: there is none: the run is not finished.
         """
         file, command = self.metrics_file, f"{train_command()} {self.resume_override}"
@@ -236,7 +238,9 @@ def lock_folder(folder: Path, purpose: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise InputError(f"another process runs {purpose} in {folder}: wait for it, or give another folder") from error
+        raise InputError(
+            f"another process runs {purpose} in {folder}: wait for it, or give another folder"
+        ) from error
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
         raise InputError(f"cannot write to {folder} ({describe_error(error)})") from error
     try:
@@ -258,7 +262,8 @@ def is_locked(folder: Path) -> bool:
 
 @contextmanager
 def replace_folder(folder: Path, purpose: str) -> Iterator[Path]:
-    """A hidden folder beside `folder`, which takes its place at the end; if anything is raised, it is removed.
+    """A hidden folder beside `folder`, which takes its place at the end; if anything is raised, it is
+    removed.
 
     Args:
         folder: the folder to make or replace.

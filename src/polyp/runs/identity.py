@@ -10,9 +10,16 @@ NEUTRAL = (
     *COMMAND,
     *("name", "changes"),
     *("data.root", "data.archive", "data.cache", "data.num_workers", "data.eval_workers"),
-    *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
+    *(
+        "trainer.log_every_n_steps",
+        "trainer.enable_progress_bar",
+        "trainer.enable_model_summary",
+        "trainer.profiler",
+    ),
 )
-"""Keys that cannot change a result: names, locations of data and cache, workers, logging and progress display."""
+"""Keys that cannot change a result: names, locations of data and cache, workers, logging and progress
+display.
+"""
 
 EXTENSIBLE = ("trainer.max_epochs", "patience")
 """Keys that `resume=RUN` may change as well: how long the run trains."""
@@ -38,7 +45,7 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What makes two configurations two experiments: `model.arch=unet, now linknet`; empty if they are one."""
+    """The settings by which two configurations are two experiments: `model.arch=unet, now linknet`."""
     old, new = decisive(before), decisive(now)
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return [f"{key}={old.get(key)}, now {new.get(key)}" for key in keys]

@@ -89,7 +89,8 @@ def load_run_model(folder: RunFolder) -> "PolypSegmenter":
 
 
 def load_checkpoint(source: Source) -> "PolypSegmenter":
-    """The model in a checkpoint, on the CPU whatever machine wrote it, with the precision that its run is tested in.
+    """The model in a checkpoint, on the CPU whatever machine wrote it, with the precision that its run is
+    tested in.
 
     Raises:
         InputError: as `load_model`, or it is an exported model.
@@ -105,8 +106,14 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     if not isinstance(content, dict):
         content = {}
     settings, weights = content.get("hyper_parameters"), content.get("state_dict")
-    if not isinstance(settings, dict) or not isinstance(weights, dict) or not {"arch", "encoder"} <= settings.keys():
-        raise InputError(f"{file} is no checkpoint of polyp's: give a run's folder or its checkpoints/best.ckpt")
+    if (
+        not isinstance(settings, dict)
+        or not isinstance(weights, dict)
+        or not {"arch", "encoder"} <= settings.keys()
+    ):
+        raise InputError(
+            f"{file} is no checkpoint of polyp's: give a run's folder or its checkpoints/best.ckpt"
+        )
     if not all(isinstance(name, str) for name in settings):
         raise InputError(f"{file} has settings whose names are no text: it is no checkpoint of polyp's")
     try:
@@ -120,8 +127,10 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     fitting = [name for name in own if _fits(weights.get(name), own[name])]
     if len(fitting) != len(own) or weights.keys() != own.keys():
         raise InputError(
-            f"{file} does not fit this version of polyp: of the {len(own)} tensors of model.arch={settings['arch']} "
-            f"with model.encoder={settings['encoder']} it has {len(fitting)}, and {len(weights.keys() - own.keys())} "
+            f"{file} does not fit this version of polyp: of the {len(own)} tensors of "
+            f"model.arch={settings['arch']} "
+            f"with model.encoder={settings['encoder']} it has {len(fitting)}, and "
+            f"{len(weights.keys() - own.keys())} "
             "others"
         )
     model.load_state_dict(weights)

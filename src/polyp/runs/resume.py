@@ -33,8 +33,8 @@ def run_folder(resume: str | None, new: str, *, _root_: DictConfig) -> str:
     """The folder of the run that this process starts or continues.
 
     Args:
-        resume: null for a new run, a run's folder, or auto: the latest beside `new` that has the same configuration
-            and is not finished, else a new run.
+        resume: null for a new run, a run's folder, or auto: the latest beside `new` that has the same
+            configuration and is not finished, else a new run.
         new: the name of a new folder.
     """
     if resume is None:
@@ -50,7 +50,9 @@ def run_folder(resume: str | None, new: str, *, _root_: DictConfig) -> str:
 
 
 def hydra_folder(folder: str) -> str | None:
-    """The subfolder for Hydra's own files; none if there is a run already, which must stay as it is until checked."""
+    """The subfolder for Hydra's own files; none if there is a run already, which must stay as it is until
+    checked.
+    """
     return None if RunFolder(folder).is_run else HYDRA
 
 
@@ -123,7 +125,9 @@ def sweep_finished(folder: Path) -> bool:
             rows = {row.partition(",")[0] for row in lines}
     except (OSError, ValueError):
         return False
-    return {str(number) for number in jobs} <= rows and all(RunFolder(job).is_finished for job in jobs.values())
+    return {str(number) for number in jobs} <= rows and all(
+        RunFolder(job).is_finished for job in jobs.values()
+    )
 
 
 @functools.cache
@@ -143,7 +147,10 @@ def make_folder(name: str) -> str:
                 number += 1
                 folder = f"{name}_{number}"
     except OSError as error:
-        sys.exit(f"cannot make the folder {folder} ({describe_error(error)}): hydra.run.dir=FOLDER puts it elsewhere")
+        sys.exit(
+            f"cannot make the folder {folder} ({describe_error(error)}): hydra.run.dir=FOLDER puts it "
+            "elsewhere"
+        )
 
 
 @functools.cache
@@ -173,7 +180,8 @@ OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 
 def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a run: `config`, or if the run continues, its own with the changes that are allowed.
+    """The configuration of a run: `config`, or if the run continues, its own with the changes that are
+    allowed.
 
     Args:
         config: the composed configuration, see `resolve_config`.
@@ -181,13 +189,15 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
         overrides: the command line.
 
     Raises:
-        InputError: the folder holds a run that must not be overwritten, nothing is left to do, or an override cannot be
-            honoured.
+        InputError: the folder holds a run that must not be overwritten, nothing is left to do, or an override
+            cannot be honoured.
     """
     if config["resume"] is None:
         if folder.is_started:
             command = folder.resume_override
-            raise InputError(f"{folder} holds a run already: continue it with {command}, or give another folder")
+            raise InputError(
+                f"{folder} holds a run already: continue it with {command}, or give another folder"
+            )
         return config
     if config["resume"] == AUTO and not folder.is_run:
         return config
@@ -195,12 +205,15 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
     if config["resume"] == AUTO:
         if changed := identity.differences(before, config):
             raise InputError(
-                f"{folder} was started with {', '.join(changed[:5])}: give the original command, or another folder; "
+                f"{folder} was started with {', '.join(changed[:5])}: give the original command, or another "
+                "folder; "
                 f"{folder.resume_override} alone can change {' and '.join(identity.EXTENSIBLE)}"
             )
         return config | {key: before[key] for key in [CHANGES] if key in before}
     missing = [key for key in config if key not in before]
-    missing += [f"trainer.{key}" for key in config["trainer"] if key not in before.get("trainer", config["trainer"])]
+    missing += [
+        f"trainer.{key}" for key in config["trainer"] if key not in before.get("trainer", config["trainer"])
+    ]
     if missing:
         raise DamagedError(f"{folder.config_file} lacks {', '.join(missing)}: start a new run")
     now = _apply_changes(before, config, overrides)
@@ -212,7 +225,9 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
     return now
 
 
-def _apply_changes(before: dict[str, Any], composed: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _apply_changes(
+    before: dict[str, Any], composed: dict[str, Any], overrides: Sequence[str]
+) -> dict[str, Any]:
     """A run's configuration with a command's overrides, and a record of what they change."""
     changeable = identity.NEUTRAL + identity.EXTENSIBLE
     now = copy.deepcopy(before)
@@ -223,7 +238,9 @@ def _apply_changes(before: dict[str, Any], composed: dict[str, Any], overrides: 
             continue
         if not identity.matches(key, changeable) or override.is_delete():
             names = [name for name in changeable if name not in (*identity.COMMAND, CHANGES)]
-            raise InputError(f"resume= cannot change {key}, only {', '.join(names)}: start a new run for that")
+            raise InputError(
+                f"resume= cannot change {key}, only {', '.join(names)}: start a new run for that"
+            )
         group, _, name = key.rpartition(".")
         target, value = (now[group], composed[group][name]) if group else (now, composed[name])
         if target.get(name) != value:

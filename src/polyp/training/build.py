@@ -20,7 +20,8 @@ from polyp.training.trainer import build_trainer
 def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
     """Data, model and trainer of a run. Nothing is read or written yet but encoder weights.
 
-    What can be known without them is checked first and reported together: names, values, and where the data lie.
+    What can be known without them is checked first and reported together: names, values, and where the data
+    lie.
 
     Args:
         run: new, or with the checkpoint that it continues from, which holds the encoder's weights.
@@ -71,8 +72,8 @@ def prepare_data(run: Run, data: PolypDataModule, trainer: pl.Trainer) -> None:
         run, data, trainer: the run and its parts.
 
     Raises:
-        InputError: something is wrong with the data, they are not those of the checkpoint, or the run would end before
-            its first validation, so that no epoch of it could be the best.
+        InputError: something is wrong with the data, they are not those of the checkpoint, or the run would
+            end before its first validation, so that no epoch of it could be the best.
     """
     data.trainer = trainer  # as in Lightning's fit
     data.setup("fit")
@@ -80,7 +81,8 @@ def prepare_data(run: Run, data: PolypDataModule, trainer: pl.Trainer) -> None:
     if run.resume_point and run.resume_point.data_fingerprint not in (None, fingerprint):
         raise InputError(
             f"these are not the images that the run was trained on (fingerprint {fingerprint}, then "
-            f"{run.resume_point.data_fingerprint}): give the folder that has them with data.root=, or start a new run"
+            f"{run.resume_point.data_fingerprint}): give the folder that has them with data.root=, or start "
+            "a new run"
         )
     settings: Any = trainer
     if settings.fast_dev_run:
@@ -91,6 +93,7 @@ def prepare_data(run: Run, data: PolypDataModule, trainer: pl.Trainer) -> None:
     steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.check_val_every_n_epoch or 1)
     if 0 <= trainer.max_steps < steps:
         raise InputError(
-            f"trainer.max_steps={trainer.max_steps} ends the run before its first validation, after {steps} steps: "
+            f"trainer.max_steps={trainer.max_steps} ends the run before its first validation, after {steps} "
+            "steps: "
             "give more, or trainer.max_epochs instead"
         )

@@ -22,7 +22,8 @@ Batch = dict[str, Any]
 
 
 class StepSeed(Callback):
-    """Makes the randomness inside the network (dropout, stochastic depth) depend on seed, epoch and batch alone.
+    """Makes the randomness inside the network (dropout, stochastic depth) depend on seed, epoch and batch
+    alone.
 
     A run that is resumed, in the middle of an epoch too, draws what it would have drawn.
     """
@@ -42,8 +43,8 @@ class StepSeed(Callback):
 class WeightAverage(WeightAveraging):
     """Lightning's exponential moving average of the weights, without waiting for the GPU at each step.
 
-    torch keeps on the GPU how many weights were averaged, and asks it at each step whether this is the first one.
-    Lightning's own EMAWeightAveraging goes through the weights one by one, which takes twice as long.
+    torch keeps on the GPU how many weights were averaged, and asks it at each step whether this is the first
+    one. Lightning's own EMAWeightAveraging goes through the weights one by one, which takes twice as long.
     """
 
     def __init__(self, decay: float) -> None:
@@ -54,7 +55,7 @@ class WeightAverage(WeightAveraging):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Add the weights to the average after each optimiser step; integers, which only count, are copied."""
+        """Add the weights to the average after each optimiser step; integers (counts) are copied."""
         average, step = self._average_model, trainer.global_step
         if average is None or step == self._latest_update_step:  # batches that make one step together
             return
@@ -64,7 +65,9 @@ class WeightAverage(WeightAveraging):
             averages = [*average.module.parameters(), *average.module.buffers()]
             values = [*pl_module.parameters(), *pl_module.buffers()]
             floating = [value.is_floating_point() for value in averages]
-            torch._foreach_lerp_([*compress(averages, floating)], [*compress(values, floating)], 1 - self.decay)
+            torch._foreach_lerp_(
+                [*compress(averages, floating)], [*compress(values, floating)], 1 - self.decay
+            )
             for mean, value in zip(averages, values, strict=True):
                 if not mean.is_floating_point():
                     mean.copy_(value)
@@ -143,11 +146,14 @@ class TestRecord(Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
         self.folder.write_rows(self.rows)
-        drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]  # a test may be cut short
+        # a test may be cut short
+        drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]
         for number, (stem, panel) in enumerate(drawn):
             pictures.save(self.folder.pictures / f"{number}_{stem}.png", panel)
         if drawn:
-            pictures.save(self.folder.pictures / "overview.png", pictures.sheet([panel for _, panel in drawn]))
+            pictures.save(
+                self.folder.pictures / "overview.png", pictures.sheet([panel for _, panel in drawn])
+            )
 
 
 def _panel(batch: Batch, probability: Sequence[torch.Tensor], row: int, module: pl.LightningModule) -> Any:

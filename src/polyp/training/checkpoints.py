@@ -1,4 +1,4 @@
-"""When checkpoints are written, and how: whole files only, after each epoch and when a signal stops the run."""
+"""Writing checkpoints: whole files only, after each epoch and when a signal stops the run."""
 
 import os
 import signal
@@ -51,9 +51,11 @@ class Checkpoint(ModelCheckpoint):
     """One file that is written anew each time there is something better or later to keep."""
 
     def __init__(self, path: Path, **options: Any) -> None:
-        # At the very end of an epoch, which comes after validation: a run that is resumed begins with a whole epoch.
+        # At the very end of an epoch, which comes after validation: a run that is resumed begins with a whole
+        # epoch.
         options |= {"save_on_train_epoch_end": True, "enable_version_counter": False}
-        self.path = path.resolve()  # as Lightning has it, which else would take the file that it replaces for another
+        # as Lightning has it, which else would take the file that it replaces for another
+        self.path = path.resolve()
         super().__init__(dirpath=self.path.parent, filename=path.stem, **options)
         self.step: int | None = None
 
@@ -68,13 +70,20 @@ class Checkpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best score and its step, and no path: a run's folder may be moved before it is resumed."""
-        return {"best_model_score": self.best_model_score, "current_score": self.current_score, "step": self.step}
+        return {
+            "best_model_score": self.best_model_score,
+            "current_score": self.current_score,
+            "step": self.step,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the score of the file that is there; of one that is gone nothing is taken up."""
         if not self.path.is_file():
             return
-        self.best_model_score, self.current_score = state_dict["best_model_score"], state_dict["current_score"]
+        self.best_model_score, self.current_score = (
+            state_dict["best_model_score"],
+            state_dict["current_score"],
+        )
         self.step = state_dict.get("step")
         if self.best_model_score is not None:
             path = self.best_model_path = self.kth_best_model_path = str(self.path)
@@ -82,10 +91,12 @@ class Checkpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves last.ckpt after each epoch, and at once when the user (Ctrl-C) or the machine (SIGTERM) stops the run.
+    """Saves last.ckpt after each epoch, and at once when the user (Ctrl-C) or the machine (SIGTERM) stops the
+    run.
 
-    At once means after the step that is being taken; during validation, at the end of the epoch. The process then exits
-    with 128 + the signal's number. Nothing is saved when training fails: a NaN must not take the place of good weights.
+    At once means after the step that is being taken; during validation, at the end of the epoch. The process
+    then exits with 128 + the signal's number. Nothing is saved when training fails: a NaN must not take the
+    place of good weights.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -127,7 +138,9 @@ class LastCheckpoint(Checkpoint):
         if self._asked(trainer):
             self._leave(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         """Listen no more."""
         self._restore_handlers()
 
@@ -144,7 +157,9 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and leave if asked to; not between two batches that make one step, nor where the epoch ends anyway."""
+        """Save and leave if asked to; not between two batches that make one step, nor where the epoch ends
+        anyway.
+        """
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and not trainer.is_last_batch and self._asked(trainer):
             self._save_checkpoint(trainer, str(self.path))

@@ -24,7 +24,8 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
     height, width = data.image_size
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"[bold]{made['arch']}[/] with [bold]{made['encoder']}[/], {count_parameters(model) / 1e6:.1f} M parameters"
+        f"[bold]{made['arch']}[/] with [bold]{made['encoder']}[/], {count_parameters(model) / 1e6:.1f} M "
+        "parameters"
     )
     device, count = trainer.strategy.root_device, trainer.world_size
     where = f"{count} x {device.type}" if count > 1 else f"{device}"
@@ -33,10 +34,13 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
     if last is not None:
         console.print(f"continues after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")
         if last.max_epochs != trainer.max_epochs and last.max_epochs and trainer.max_epochs and model.optim:
-            before, now = (model.optim.share(last.epochs, total) for total in (last.max_epochs, trainer.max_epochs))
+            before, now = (
+                model.optim.share(last.epochs, total) for total in (last.max_epochs, trainer.max_epochs)
+            )
             console.print(
                 f"trainer.max_epochs={trainer.max_epochs} instead of {last.max_epochs} stretches the "
-                f"{model.optim.schedule} schedule: the learning rates continue at {now:.0%} of their peak instead of "
+                f"{model.optim.schedule} schedule: the learning rates continue at {now:.0%} of their peak "
+                "instead of "
                 f"{before:.0%}"
             )
     console.print()
@@ -45,7 +49,9 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
 def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     """Print the result, where everything is, and what to do next."""
     test, where = metrics["test"], os.path.relpath(folder.path)
-    interval = "95 % interval {:.3f} to {:.3f}; ".format(*test["dice_interval"]) if test["dice_interval"] else ""
+    interval = (
+        "95 % interval {:.3f} to {:.3f}; ".format(*test["dice_interval"]) if test["dice_interval"] else ""
+    )
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({interval}per image, original resolution, "
@@ -56,13 +62,17 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     console.print(f"  the run    {where}")
     console.print(f"  pictures   {where}/{folder.pictures.name}/overview.png")
     inside = not where.startswith("..")
-    console.print(f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}")
+    console.print(
+        f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}"
+    )
     console.print(f"  evaluate   polyp evaluate {shlex.quote(where)}")
     console.print(f"  use it     polyp predict {shlex.quote(where)} FOLDER_OR_VIDEO")
     console.print(f"  show it    polyp app {shlex.quote(where)}")
     train = train_command()
     if metrics["data"]["dataset"] == "synthetic":
         console.print(f"  next       {train:<52}UNet++ on Kvasir-SEG, downloaded once")
-        console.print(f"             {f'{train} data=folder data.root=FOLDER':<52}your own images/ and masks/")
+        console.print(
+            f"             {f'{train} data=folder data.root=FOLDER':<52}your own images/ and masks/"
+        )
     else:
         console.print(f"  next       {train} -m model.encoder=mobilenet_v2,resnet34     compare encoders")

@@ -1,7 +1,9 @@
-"""Function calls in processes of their own: one may abort, and its memory and its GPU are free when it has ended.
+"""Function calls in processes of their own: one may abort, and its memory and its GPU are free when it has
+ended.
 
-The processes are forked from a server that has imported what training needs, so that each starts in a fraction of a
-second and the caller needs no torch. The server is started by the first call and ends with the caller.
+The processes are forked from a server that has imported what training needs, so that each starts in a
+fraction of a second and the caller needs no torch. The server is started by the first call and ends with the
+caller.
 """
 
 import multiprocessing
@@ -45,8 +47,8 @@ class Outcome(NamedTuple):
 def start_server() -> None:
     """Begin the imports of the processes to come, in the background."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
-    # Ctrl-C reaches the server too: blocked, it does not interrupt the imports. The calls unblock it. The resource
-    # tracker is started first, since that would unblock it as well.
+    # Ctrl-C reaches the server too: blocked, it does not interrupt the imports. The calls unblock it. The
+    # resource tracker is started first, since that would unblock it as well.
     resource_tracker.ensure_running()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED[:1])
     try:
@@ -67,9 +69,9 @@ def call(function: Callable[..., Any], *arguments: Any, name: str) -> Outcome:
 def call_each(calls: Iterable[Call], n_jobs: int = 1) -> Iterator[tuple[int, Outcome]]:
     """Make each call in a process of its own; to be used from the main thread.
 
-    The processes have this one's terminal, working directory and environment. Each is in a process group of its own:
-    Ctrl-C and SIGTERM are forwarded to them, and Ctrl-Z stops them with this process. All that a process has started
-    is killed when it ends, and it is killed when this process is.
+    The processes have this one's terminal, working directory and environment. Each is in a process group of
+    its own: Ctrl-C and SIGTERM are forwarded to them, and Ctrl-Z stops them with this process. All that a
+    process has started is killed when it ends, and it is killed when this process is.
 
     Args:
         calls: taken one by one, when a process can be started. A result is at most a few kilobytes large.

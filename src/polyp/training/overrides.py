@@ -21,8 +21,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Override]:
 def find_objection(override: str) -> str | None:
     """The reason to refuse an override KEY=VALUE from a file; None if it is allowed.
 
-    Allowed is whatever sets a key of the task. Not allowed are Hydra's own keys, whose values can name any function to
-    call; resolvers, such as `${oc.env:HOME}`, which read what is on this machine; and files outside conf/.
+    Allowed is whatever sets a key of the task. Not allowed are Hydra's own keys, whose values can name any
+    function to call; resolvers, such as `${oc.env:HOME}`, which read what is on this machine; and files
+    outside conf/.
     """
     try:
         parsed = OverridesParser.create().parse_override(override)

@@ -1,7 +1,7 @@
 """Signals, and the processes of a run on several devices, of which the first leads.
 
-Lightning starts the others by the same command with LOCAL_RANK in the environment. They only train; the folder, the
-output and everything after training are the leader's.
+Lightning starts the others by the same command with LOCAL_RANK in the environment. They only train; the
+folder, the output and everything after training are the leader's.
 """
 
 import logging
@@ -69,7 +69,8 @@ def follow_leader(folder: RunFolder) -> Iterator[None]:
         InputError: no process leads, or this process alone met what is wrong.
     """
     logging.disable()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch warns with a stack trace when the leader ends
+    # else torch warns with a stack trace when the leader ends
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in STOP_SIGNALS:  # which may reach all processes: the leader decides
         signal.signal(number, signal.SIG_IGN)
     leader = os.getppid()
@@ -82,7 +83,8 @@ def follow_leader(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except SystemExit:
-        return  # all stopped together; a code other than 0 would make Lightning kill the leader while it reports
+        # all stopped together; a code other than 0 would make Lightning kill the leader while it reports
+        return
     except Exception:
         time.sleep(5)  # where the leader failed, it has reported why and ends this process
         raise

@@ -46,7 +46,7 @@ class Run:
 
     @property
     def ends_after_training(self) -> bool:
-        """Whether there is no test: in a worker, and in Lightning's trial of one batch, which saves nothing."""
+        """Whether there is no test: in a worker, and in Lightning's fast_dev_run, which saves nothing."""
         return self.is_worker or bool(self.config["trainer"].get("fast_dev_run"))
 
     @property
@@ -55,7 +55,9 @@ class Run:
         return self.folder.read_metrics()["best"]["value"]
 
     def begin(self, subsets: Mapping[str, Sequence[str]]) -> None:
-        """Write config.yaml and split.json; from here on the run can be resumed. Until then nothing in the folder has changed."""
+        """Write config.yaml and split.json; from here on the run can be resumed. Until then nothing in the
+        folder has changed.
+        """
         if self.is_worker:
             return
         self.folder.write_config(self.config, subsets)
@@ -68,7 +70,8 @@ def prepare_command_line() -> None:
     """Check the overrides of sys.argv, and replace `resume=SWEEP_FOLDER` by the command of that sweep.
 
     Raises:
-        SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in one line.
+        SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in
+            one line.
     """
     sys.argv = sweeps.expand_resume(sys.argv)
     check_overrides(sys.argv)
@@ -78,8 +81,8 @@ def prepare_command_line() -> None:
 def open_run(cfg: DictConfig) -> Iterator[Run]:
     """Open the run of a command: new, or one to continue. Its folder is locked until the end of the block.
 
-    What is wrong with the user's input ends the process with one line. In a sweep it is logged, the block is left,
-    and the other jobs go on.
+    What is wrong with the user's input ends the process with one line. In a sweep it is logged, the block is
+    left, and the other jobs go on.
 
     Args:
         cfg: the composed configuration.

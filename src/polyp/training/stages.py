@@ -50,7 +50,8 @@ def fit(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trai
         if "parameters that were not used" not in str(error):
             raise
         raise InputError(
-            f"{model.hparams['arch']} with {model.hparams['encoder']} has weights that its output does not use, which "
+            f"{model.hparams['arch']} with {model.hparams['encoder']} has weights that its output does not "
+            "use, which "
             "several devices need: trainer.strategy=ddp_find_unused_parameters_true"
         ) from error
     except MisconfigurationException as error:
@@ -101,10 +102,10 @@ def record(
         "best": {"monitor": best.monitor, "value": float(best.best_model_score), "epoch": _epoch(run.folder)},
         "definitions": DEFINITIONS
         | {
-            "test": "at original resolution, by the checkpoint that validated best; the test set is used once",
-            "best": "the monitored validation number of the best epoch (the first is 0), at network resolution",
-            "peak_memory_mb": "of the GPU, or else of the process, during the run (on Linux); of the first device",
-            "latency_ms": "of the network for one image at its resolution, as it is tested: on a CPU by one thread",
+            "test": "at original resolution, by the checkpoint that validated best; it is used once",
+            "best": "the monitored number of the best epoch (the first is 0), at network resolution",
+            "peak_memory_mb": "of the GPU, or else of the process (on Linux); of the first device",
+            "latency_ms": "of the network for one image at its resolution; on a CPU by one thread",
             "interval": "percentile bootstrap over the test images, 95 %: other images, not other seeds",
         },
         "seed": run.config["seed"],
@@ -135,7 +136,9 @@ def _log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], metrics
     assert isinstance(trainer.logger, TensorBoardLogger)
     groups = ("seed", "data", "model", "optim", "trainer")
     settings = identity.decisive(config).items()
-    hyperparameters = {key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)}
+    hyperparameters = {
+        key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)
+    }
     values = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
     best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
     trainer.logger.log_hyperparams(hyperparameters, values | best, step=trainer.global_step)

@@ -125,7 +125,8 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
     """The command line, with `resume=SWEEP_FOLDER` replaced by the command that the sweep was started with.
 
     Raises:
-        SystemExit: that command is not known, or has an override that is not repeated, with the reason in one line.
+        SystemExit: that command is not known, or has an override that is not repeated, with the reason in one
+            line.
     """
     for word in argv[1:]:
         key, _, value = word.partition("=")
@@ -165,7 +166,8 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
             objection = "is more than a value"
         if objection:
             raise InputError(
-                f"{folder / SWEEP_FILE}: {printable(override)} {objection} and is not repeated: if you want it, add "
+                f"{folder / SWEEP_FILE}: {printable(override)} {objection} and is not repeated: if you want "
+                "it, add "
                 f"{printable(key)}=VALUE to the command"
             )
         command.append(override)
@@ -177,7 +179,7 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _exit_on_error(last_words: str = "") -> Iterator[None]:
-    """Exit with 1 if anything is raised: Hydra would turn exceptions of callbacks into warnings, and go on."""
+    """Exit with 1 if anything is raised: Hydra turns exceptions of callbacks into warnings."""
     try:
         yield
     except InputError as error:
@@ -188,7 +190,9 @@ def _exit_on_error(last_words: str = "") -> Iterator[None]:
 
 
 class Sweep(Callback):
-    """Before the first job: every job is composed and built, and the folder is locked. After the last: the table."""
+    """Before the first job: every job is composed and built, and the folder is locked. After the last: the
+    table.
+    """
 
     def __init__(self) -> None:
         self.lock = ExitStack()
@@ -204,7 +208,9 @@ class Sweep(Callback):
 
     @_exit_on_error()
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with one line if a run's folder cannot be written: Hydra writes there before train.py is called."""
+        """Exit with one line if a run's folder cannot be written: Hydra writes there before train.py is
+        called.
+        """
         files.check_writable(Path(config.hydra.run.dir))
 
     @_exit_on_error("No job was started.")
@@ -300,8 +306,10 @@ def _record_jobs(folder: Path, jobs: list[list[str]], config: DictConfig) -> Non
         for number, before in enumerate(_read_jobs(folder, list(config.hydra.overrides.task))):
             if (now := jobs[number] if number < len(jobs) else []) != before:
                 raise InputError(
-                    f"{folder} was started with other jobs: number {number} was {' '.join(before) or 'the default'} "
-                    f"and is {' '.join(now) or 'not there'} now; give the original command and CSV, or {elsewhere}"
+                    f"{folder} was started with other jobs: number {number} was "
+                    f"{' '.join(before) or 'the default'} "
+                    f"and is {' '.join(now) or 'not there'} now; give the original command and CSV, or "
+                    f"{elsewhere}"
                 )
         (folder / RESULTS_FILE).unlink(missing_ok=True)
     elif any(folder.glob("*/config.yaml")) or RunFolder(folder).is_run:

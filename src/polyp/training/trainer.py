@@ -54,7 +54,7 @@ class RunLogger(TensorBoardLogger):
         """Write no hparams.yaml."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write one point per curve and step: batches that make one step together would each write the rates."""
+        """Write one point per curve and step, also where several batches make one step."""
         fresh = {name: value for name, value in metrics.items() if self.written.get(name) != step}
         self.written |= dict.fromkeys(fresh, step)
         super().log_metrics(fresh, step)
@@ -65,9 +65,10 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
 
     Args:
         folder: the run's.
-        config: the run's: `trainer` has the arguments of Lightning's Trainer; `monitor`, `patience`, `seed` and
-            `optim.ema_decay` make the callbacks.
-        steps_done: optimiser steps of the checkpoint that training continues from; TensorBoard drops later points.
+        config: the run's: `trainer` has the arguments of Lightning's Trainer; `monitor`, `patience`, `seed`
+            and `optim.ema_decay` make the callbacks.
+        steps_done: optimiser steps of the checkpoint that training continues from; TensorBoard drops later
+            points.
 
     Raises:
         InputError: an unknown or impossible argument.
@@ -80,7 +81,9 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
     with collect(problems):
         pick("monitor", monitor, MONITORS)
     if not (patience is None or (type(patience) is int and patience > 0)):
-        problems.append(f"patience={patience} must be a number of epochs, at least 1, or null to train to the end")
+        problems.append(
+            f"patience={patience} must be a number of epochs, at least 1, or null to train to the end"
+        )
     raise_together(problems)
     _silence_lightning()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
@@ -103,38 +106,55 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     """Check the arguments of Lightning's Trainer as far as they can be checked without data.
 
     Raises:
-        InputError: one is unknown or has another type, or the run could not choose its best checkpoint or be tested.
+        InputError: one is unknown or has another type, or the run could not choose its best checkpoint or be
+            tested.
     """
     auto = {"precision": None} if settings.get("precision") == "auto" else {}  # which is ours
     check_keys("trainer", {**settings, **auto}, pl.Trainer, exclude=FIXED_ARGUMENTS)
     problems = [
-        f"trainer.{key}=0 leaves {what}: give another value" for key, what in LIMITS.items() if settings.get(key) == 0
+        f"trainer.{key}=0 leaves {what}: give another value"
+        for key, what in LIMITS.items()
+        if settings.get(key) == 0
     ]
     if (settings.get("num_nodes") or 1) != 1:
-        problems.append(f"trainer.num_nodes={settings['num_nodes']}: a run uses the devices of one machine, leave it 1")
+        problems.append(
+            f"trainer.num_nodes={settings['num_nodes']}: a run uses the devices of one machine, leave it 1"
+        )
     epochs, every = settings.get("max_epochs"), settings.get("check_val_every_n_epoch", 1)
     if epochs is not None and epochs < 1:
         problems.append(f"trainer.max_epochs={epochs} trains nothing: give at least 1")
     elif epochs is not None and every is not None and every > epochs:
-        problems.append(f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: lower it")
+        problems.append(
+            f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: lower it"
+        )
     raise_together(problems)
 
 
 def build_tester(folder: RunFolder, settings: dict[str, Any], test_device: torch.device) -> pl.Trainer:
-    """A Trainer that leaves in `folder` what the test leaves there, each image scored once: it has a single device.
+    """A Trainer that leaves in `folder` what the test leaves there, each image scored once: it has a single
+    device.
 
     Args:
         folder: the run's.
         settings: as above.
         test_device: the device to test on.
     """
-    alone = {"devices": 1 if test_device.index is None else [test_device.index], "num_nodes": 1, "strategy": "auto"}
+    alone = {
+        "devices": 1 if test_device.index is None else [test_device.index],
+        "num_nodes": 1,
+        "strategy": "auto",
+    }
     return _trainer(
-        folder, settings | alone | {"enable_checkpointing": False, "precision": "32-true"}, [TestRecord(folder)], False
+        folder,
+        settings | alone | {"enable_checkpointing": False, "precision": "32-true"},
+        [TestRecord(folder)],
+        False,
     )
 
 
-def _trainer(folder: RunFolder, settings: dict[str, Any], callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
+def _trainer(
+    folder: RunFolder, settings: dict[str, Any], callbacks: list[pl.Callback], logger: Any
+) -> pl.Trainer:
     # Only for somebody who watches: in a file, or from many jobs at once, a progress bar is noise.
     if bar := sys.stderr.isatty() and settings.get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(leave=False))
@@ -151,15 +171,17 @@ def _trainer(folder: RunFolder, settings: dict[str, Any], callbacks: list[pl.Cal
             default_root_dir=folder.path,
             logger=logger,
             callbacks=callbacks,
-            # One command starts all processes, in a job of Slurm too, and it is not Lightning that requeues that.
+            # One command starts all processes, in a job of Slurm too, and it is not Lightning that requeues
+            # that.
             plugins=[CheckpointFiles(folder), LightningEnvironment()],
             use_distributed_sampler=False,  # EpochSampler shares the images out
             enable_model_summary=False,
         )
-    except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:  # how Lightning refuses a value
+    # how Lightning refuses a value
+    except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
         raise InputError(f"trainer: {describe_error(error)}") from error
-    # Lightning's handlers would end a test as if it were complete, and training in the middle of an epoch's end: ours
-    # are `processes.exit_on_signals` and `LastCheckpoint`.
+    # Lightning's handlers would end a test as if it were complete, and training in the middle of an epoch's
+    # end: ours are `processes.exit_on_signals` and `LastCheckpoint`.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
@@ -170,14 +192,18 @@ def _silence_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # A frozen encoder is meant to be.
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
-    # The cache makes validation cheap and testing is short: processes for them would cost more than they bring.
+    # The cache makes validation cheap and testing is short: processes for them would cost more than they
+    # bring.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings(
         "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
     )
     # Said wherever Slurm is installed: https://github.com/Lightning-AI/pytorch-lightning/issues/20776
-    warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used.*")
-    warnings.filterwarnings("ignore", message=".*It is recommended to use .*sync_dist=True")  # torchmetrics has done so
+    warnings.filterwarnings(
+        "ignore", message=".*`srun` command is available on your system but is not used.*"
+    )
+    # torchmetrics has done so
+    warnings.filterwarnings("ignore", message=".*It is recommended to use .*sync_dist=True")
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -254,7 +254,8 @@ def _list_notes(
     notes = [line for what, value in values.items() for line in _list_mismatches(recipes, what, value)]
     if noise is None:
         notes.append(
-            "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell chance "
+            "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell "
+            "chance "
             "of the images only. Another seed changes the result too; to know by how much, train one "
             f"configuration or more with several: {train_command()} -m … seed=0,1,2"
         )
