@@ -213,9 +213,11 @@ def _app(commands: Any) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (auto)")
 
     def run(given: argparse.Namespace) -> None:
-        from polyp.app.serve import serve
+        from polyp.app.launch import AppOptions
+        from polyp.app.launch import run as run_app
 
-        serve(**{key: value for key, value in vars(given).items() if key != "run"})
+        options = {key: value for key, value in vars(given).items() if key not in ("run", "given")}
+        run_app(AppOptions(tuple(given.given), **options))
 
     parser.set_defaults(run=run)
 
