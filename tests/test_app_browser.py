@@ -313,7 +313,7 @@ def test_phone(page: Any) -> None:
 
 def test_keyboard_reaches_everything(page: Any) -> None:
     focused = (
-        "(e => e.dataset.key ? 'gallery' : e.labels?.[0].innerText || e.innerText)(document.activeElement)"
+        "(e => e.dataset.key ? 'gallery' : e.labels?.[0]?.innerText || e.innerText)(document.activeElement)"
     )
     reached = set()
     while page.keyboard.press("Tab") or page.evaluate("document.activeElement != document.body"):

@@ -54,7 +54,10 @@ def run(options: AppOptions) -> None:
         InputError: an option or a run cannot be used, or the port is taken.
     """
     require("app", "starlette", "uvicorn")
-    auth, max_upload = parse_auth(options.auth), parse_size(options.max_upload)
+    user, _, password = (options.auth or "").partition(":")
+    if options.auth is not None and not (user and password):
+        raise InputError("--auth must be user:password, such as --auth clinic:S3cret")
+    parse_size(options.max_upload)
     if bool(options.models) == options.demo:
         raise InputError("give a RUN, or --demo without one")
     with listen(options.host, options.port) as listening:
@@ -62,19 +65,15 @@ def run(options: AppOptions) -> None:
         previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             models = name_models([str(find_demo_run())] if options.demo else options.models)
-            serve(listening, models, auth, max_upload, options)
+            serve(listening, models, (user, password) if user else None, options)
         finally:
             signal.signal(signal.SIGTERM, previous)
 
 
 def serve(
-    listening: socket.socket,
-    models: dict[str, str],
-    auth: tuple[str, str] | None,
-    max_upload: int,
-    options: AppOptions,
+    listening: socket.socket, models: dict[str, str], auth: tuple[str, str] | None, options: AppOptions
 ) -> None:
-    """Load the models, say where the page is, and serve; arguments as parsed from the options."""
+    """Load models, given by name, say where the page is, and serve."""
     from polyp.app.connections import make_server
     from polyp.app.gallery import load_gallery
     from polyp.app.inference_queue import InferenceQueue
@@ -100,7 +99,7 @@ def serve(
     print(f"  http://{shown}:{port}   Ctrl-C ends it", flush=True)
     try:
         with TemporaryDirectory(prefix="polyp-app-", ignore_cleanup_errors=True) as folder:
-            app = make_app(queue, gallery, auth, max_upload, local, Path(folder))
+            app = make_app(queue, gallery, auth, parse_size(options.max_upload), local, Path(folder))
             make_server(app).run(sockets=[listening])
     except OSError as error:
         raise InputError(
@@ -108,20 +107,6 @@ def serve(
         ) from error
     finally:
         queue.close()
-
-
-def parse_auth(auth: str | None) -> tuple[str, str] | None:
-    """User and password.
-
-    Raises:
-        InputError: not both are there.
-    """
-    if auth is None:
-        return None
-    user, _, password = auth.partition(":")
-    if not user or not password:
-        raise InputError("--auth must be user:password, such as --auth clinic:S3cret")
-    return user, password
 
 
 def parse_size(text: str) -> int:

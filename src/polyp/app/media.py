@@ -1,8 +1,8 @@
 """Images and videos: decoding uploads, drawing predictions, encoding the result."""
 
-import base64
 import hashlib
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ OUTCOMES = {"correct": (0, 158, 115), "missed": (86, 180, 233), "false alarm": (
 
 MAX_SPREAD = 0.5
 """The largest standard deviation of numbers in 0-1: the upper end of the scale of the uncertainty."""
+
+
+ENDS = {"probability": ("0", "1"), "uncertainty": ("0 certain", f"{MAX_SPREAD} uncertain")}
+"""Of the colour scales."""
 
 
 class NotAnImage(InputError):
@@ -80,39 +84,42 @@ def describe_polyps(prediction: Prediction, threshold: float) -> dict[str, Any]:
 
 
 def describe_result(prediction: Prediction, threshold: float, opacity: float, view: str) -> dict[str, Any]:
-    """What the page shows of a prediction, as JSON; arguments as for `draw`."""
+    """What the page shows of a prediction, as JSON; arguments as for `draw`.
+
+    `legend` has `items` of a label and a colour, for errors also with the share of the pixels, or a colour `scale`.
+    """
     truth, scores = prediction.image.truth, None
     if truth is not None:
         values = image_scores(torch.from_numpy(prediction.probability), torch.from_numpy(truth), threshold)
         scores = {name: values[name].item() for name in ("dice", "iou")}
+    legend: dict[str, Any] = {"items": []}
+    if view in ENDS:
+        legend = {"scale": apply_viridis(np.linspace(0, 1, 9)[None])[0].tolist(), "ends": ENDS[view]}
+    elif view == "errors" and truth is not None:
+        parts = find_outcomes(polyps.mask(prediction.probability, threshold), truth)
+        legend["items"] = [
+            {"label": k, "colour": OUTCOMES[k], "share": float(v.mean())} for k, v in parts.items()
+        ]
+    elif view == "overlay":
+        colours = {"prediction": PREDICTION} | ({} if truth is None else {"truth": TRUTH})
+        legend["items"] = [{"label": label, "colour": colour} for label, colour in colours.items()]
+    picture = draw(prediction, threshold, opacity, view)
+    scale = SHOWN / max(picture.shape[:2])
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    flags = (
+        cv2.IMWRITE_JPEG_QUALITY,
+        92,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    )
     return describe_polyps(prediction, threshold) | {
         "image": prediction.image.key,
         "scores": scores,
-        "legend": describe_colours(prediction, threshold, view),
-        "picture": encode_for_page(draw(prediction, threshold, opacity, view)),
+        "legend": legend,
+        "picture": f"data:image/jpeg;base64,{b64encode(encode(picture, '.jpg', flags)).decode()}",
     }
-
-
-def describe_colours(prediction: Prediction, threshold: float, view: str) -> dict[str, Any]:
-    """The legend of a view as JSON: `items` of a colour and a label (with a share of the pixels), or a `scale`."""
-    truth = prediction.image.truth
-    if view in ("probability", "uncertainty"):
-        ends = ["0", "1"] if view == "probability" else ["0 certain", f"{MAX_SPREAD} uncertain"]
-        return {"scale": apply_viridis(np.linspace(0, 1, 9)[None])[0].tolist(), "ends": ends}
-    if view == "errors" and truth is not None:
-        parts = find_outcomes(polyps.mask(prediction.probability, threshold), truth)
-        items = [
-            {"label": label, "colour": colour, "share": float(part.mean())}
-            for (label, colour), part in zip(OUTCOMES.items(), parts, strict=True)
-        ]
-    else:
-        known = {"prediction": PREDICTION} | ({} if truth is None else {"truth": TRUTH})
-        items = (
-            [{"label": label, "colour": colour} for label, colour in known.items()]
-            if view == "overlay"
-            else []
-        )
-    return {"items": items}
 
 
 def draw(prediction: Prediction, threshold: float, opacity: float, view: str) -> np.ndarray:
@@ -146,7 +153,8 @@ def draw(prediction: Prediction, threshold: float, opacity: float, view: str) ->
             if truth is None:
                 raise InputError("no truth is known for this image, so there are no errors to draw")
             drawn = pixels.copy()
-            for part, colour in zip(find_outcomes(mask, truth), OUTCOMES.values(), strict=True):
+            for name, part in find_outcomes(mask, truth).items():
+                colour = OUTCOMES[name]
                 drawn[part] = np.rint(pixels[part] * (1 - opacity) + np.multiply(colour, opacity)).astype(
                     np.uint8
                 )
@@ -170,32 +178,16 @@ def apply_viridis(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(steps, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def find_outcomes(mask: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True positives, false negatives and false positives (H, W) bool, in the order of `OUTCOMES`."""
+def find_outcomes(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """The pixels (H, W) bool of each of `OUTCOMES`: true positives, false negatives and false positives."""
     predicted, true = mask != 0, truth != 0
-    return predicted & true, true & ~predicted, predicted & ~true
+    return dict(zip(OUTCOMES, (predicted & true, true & ~predicted, predicted & ~true), strict=True))
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """A mask or an RGB picture as PNG."""
+def encode(picture: np.ndarray, suffix: str = ".png", flags: Sequence[int] = ()) -> bytes:
+    """A mask or an RGB picture as a file."""
     ordered = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".png", ordered)[1].tobytes()
-
-
-def encode_for_page(picture: np.ndarray) -> str:
-    """A data URI of at most `SHOWN` pixels a side."""
-    scale = SHOWN / max(picture.shape[:2])
-    if scale < 1:
-        size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    flags = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        92,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]
-    ordered = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return f"data:image/jpeg;base64,{base64.b64encode(cv2.imencode('.jpg', ordered, flags)[1].tobytes()).decode()}"
+    return cv2.imencode(suffix, ordered, flags)[1].tobytes()
 
 
 def annotate_video(
@@ -218,12 +210,5 @@ def annotate_video(
     """
     video, table = folder / "polyps.webm", folder / "polyps.csv"
     summary = tabulate(annotate(path, video, predictor, threshold, progress, MAX_FRAMES), table)
-    return (
-        {
-            "frames": summary.frames,
-            "frames_with_polyps": summary.with_polyps,
-            "problem": bool(summary.problem),
-        },
-        video,
-        table,
-    )
+    counts = {"frames": summary.frames, "frames_with_polyps": summary.with_polyps}
+    return counts | {"damaged": bool(summary.problem)}, video, table

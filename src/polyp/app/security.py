@@ -76,7 +76,7 @@ def log_problem(kind: str, message: str) -> bool:
 def error_response(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The response `{"error": reason}`; the reason becomes one line of at most 500 characters."""
     retry = {"Retry-After": "1"} if status in (429, 503) else {}
-    return JSONResponse({"error": clean_line(reason)}, status, HEADERS | retry | dict(headers or {}))
+    return JSONResponse({"error": clean_line(reason)}, status, {**HEADERS, **retry, **(headers or {})})
 
 
 def clean_line(text: str) -> str:
@@ -90,7 +90,7 @@ async def handle_exception(request: Request, error: Exception) -> Response:
         return error_response(error.status_code, error.detail, error.headers)
     if isinstance(error, ClientDisconnect):
         address = find_address(request.scope)
-        log_problem("left", f"{address} left before {clean_line(request.url.path)} was answered")
+        log_problem("left", f"{address} left before {clean_line(request.scope['path'])} was answered")
         return Response()
     if isinstance(error, InputError):
         return error_response(

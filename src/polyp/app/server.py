@@ -9,8 +9,10 @@ import json
 import threading
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -24,11 +26,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from polyp.app import media
-from polyp.app.gallery import Gallery
+from polyp.app.gallery import PREFIX, Gallery
 from polyp.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.app.security import Guard, clean_line, handle_exception
 from polyp.errors import InputError, pick
-from polyp.inference import polyps
 from polyp.inference.predictor import Predictor
 
 T = TypeVar("T")
@@ -63,22 +64,20 @@ class Server:
         self.queue, self.gallery, self.max_upload, self.folder = queue, gallery, max_upload, folder
         self.videos, self.annotating = 0, asyncio.Lock()
 
-    async def models(self, request: Request) -> Response:
+    def models(self, request: Request) -> Response:
         """The models' names and thresholds."""
         predictors = self.queue.predictors.items()
         return JSONResponse([{"model": name, "threshold": p.threshold} for name, p in predictors])
 
-    async def settings(self, request: Request) -> Response:
+    def settings(self, request: Request) -> Response:
         """What the page needs to know once."""
-        models = {
-            name: {"threshold": p.threshold, "backend": p.backend}
-            for name, p in self.queue.predictors.items()
-        }
-        images = [{"key": key, "name": key.removeprefix("gallery:")} for key in self.gallery.images]
+        predictors = self.queue.predictors.items()
+        models = {name: {"threshold": p.threshold, "backend": p.backend} for name, p in predictors}
+        images = [{"key": key, "name": key.removeprefix(PREFIX)} for key in self.gallery.images]
         limits = {"max_upload": self.max_upload, "max_frames": media.MAX_FRAMES}
         return JSONResponse({"models": models, "images": images, "note": self.gallery.note} | limits)
 
-    async def thumbnail(self, request: Request) -> Response:
+    def thumbnail(self, request: Request) -> Response:
         """A small picture of a test image."""
         keys, index = list(self.gallery.images), request.path_params["index"]
         if index >= len(keys):
@@ -87,38 +86,34 @@ class Server:
 
     async def predict(self, request: Request) -> Response:
         """The polyps of the image in the body, as JSON."""
-        return JSONResponse(await self._predict_body(request, media.describe_polyps))
+        return JSONResponse(await self._predict(request, lambda p, t, *_: media.describe_polyps(p, t), False))
 
     async def mask(self, request: Request) -> Response:
         """The mask of the image in the body: a PNG of its size, 255 where there is a polyp, else 0."""
-        make = lambda p, threshold: media.encode_png(polyps.mask(p.probability, threshold))  # noqa: E731
-        return Response(await self._predict_body(request, make), media_type="image/png")
-
-    async def _predict_body(self, request: Request, make: Callable[[Prediction, float], T]) -> T:
-        model, threshold = self._parse(request)[:2]
-        content = await read_image(request)
-        load = lambda: media.decode_upload(content, "the image")  # noqa: E731
-        return await self._run(request, lambda: make(self.queue.predict(load, model), threshold))
+        content = await self._predict(
+            request, lambda p, t, o, _: media.encode(media.draw(p, t, o, "mask")), False
+        )
+        return Response(content, media_type="image/png")
 
     async def result(self, request: Request) -> Response:
         """What the page shows of the image in the body (POST), or of one that is cached or in the gallery (GET)."""
-        return JSONResponse(await self._run_view(request, media.describe_result))
+        return JSONResponse(await self._predict(request, media.describe_result))
 
     async def picture(self, request: Request) -> Response:
         """A view as a PNG of the image's size, to save."""
+        name = PurePath(request.query_params.get("name", "")).stem or "image"
+        name = quote(f"{name}_{request.query_params.get('view', media.VIEWS[0])}.png")
+        content = await self._predict(request, lambda *arguments: media.encode(media.draw(*arguments)))
+        headers = {"Content-Disposition": f"attachment; filename*=utf-8''{name}"}
+        return Response(content, headers=headers, media_type="image/png")
 
-        def make(prediction: Prediction, threshold: float, opacity: float, view: str) -> Response:
-            name = quote(f"{PurePath(request.query_params.get('name', '')).stem or 'image'}_{view}.png")
-            disposition = {"Content-Disposition": f"attachment; filename*=utf-8''{name}"}
-            picture = media.encode_png(media.draw(prediction, threshold, opacity, view))
-            return Response(picture, headers=disposition, media_type="image/png")
-
-        return await self._run_view(request, make)
-
-    async def _run_view(self, request: Request, make: Callable[[Prediction, float, float, str], T]) -> T:
+    async def _predict(
+        self, request: Request, make: Callable[[Prediction, float, float, str], T], cached: bool = True
+    ) -> T:
+        """Predict the image of a request, then make something of prediction, threshold, opacity and view."""
         model, threshold, opacity, view = self._parse(request)
         content = await read_image(request) if request.method == "POST" else b""
-        name, key = request.query_params.get("name", "image"), request.query_params.get("image", "")
+        name, key = request.query_params.get("name", "the image"), request.query_params.get("image", "")
         key = media.hash_bytes(content) if content else key
 
         def load() -> InputImage:
@@ -129,8 +124,11 @@ class Server:
             return self.gallery.read(key)
 
         def work() -> T:
-            spread = view == "uncertainty"
-            return make(self.queue.predict_cached(key, load, model, spread), threshold, opacity, view)
+            if cached:
+                prediction = self.queue.predict_cached(key, load, model, view == "uncertainty")
+            else:
+                prediction = self.queue.predict(load, model)
+            return make(prediction, threshold, opacity, view)
 
         return await self._run(request, work)
 
@@ -178,11 +176,19 @@ class Server:
                     def report(done: int, total: int | None) -> None:
                         loop.call_soon_threadsafe(events.put_nowait, {"progress": [done, total]})
 
-                    shared: Any = SharedPredictor(self.queue, predictor, cancelled)
-                    work = loop.run_in_executor(
-                        None, media.annotate_video, path, Path(folder), shared, threshold, report
+                    def predict_all(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+                        if cancelled.is_set():
+                            raise InputError("the client has left")
+                        # Through the queue, so that other requests are handled between a video's frames.
+                        work = partial(predictor.predict_all, images)
+                        return self.queue.submit(work, limited=False).result()
+
+                    shared = SimpleNamespace(predict_all=predict_all)
+                    arguments = (path, Path(folder), shared, threshold, report)
+                    future = loop.run_in_executor(None, media.annotate_video, *arguments)
+                    future.add_done_callback(
+                        lambda done: events.put_nowait(done.exception() or done.result())
                     )
-                    work.add_done_callback(lambda done: events.put_nowait(done.exception() or done.result()))
                     while isinstance(event := await events.get(), dict):
                         yield event
                     if isinstance(event, InputError):
@@ -210,12 +216,7 @@ class Server:
         return model, threshold, opacity, view
 
     async def _run(self, request: Request, work: Callable[[], T]) -> T:
-        """Run a function in the inference thread, unless the client leaves before.
-
-        Raises:
-            ClientDisconnect: it has left.
-            Busy: see `InferenceQueue.submit`.
-        """
+        """Run a function in the inference thread; raise ClientDisconnect if the client leaves before."""
         result = asyncio.wrap_future(self.queue.submit(work))
         left = asyncio.ensure_future(wait_for_disconnect(request))
         try:
@@ -226,25 +227,6 @@ class Server:
         finally:
             result.cancel()
             left.cancel()
-
-
-class SharedPredictor:
-    """A predictor whose calls go through the queue, so that other requests are handled between a video's frames.
-
-    Args:
-        queue: the queue.
-        predictor: the predictor.
-        cancelled: makes the next call raise InputError.
-    """
-
-    def __init__(self, queue: InferenceQueue, predictor: Predictor, cancelled: threading.Event) -> None:
-        self.queue, self.predictor, self.cancelled = queue, predictor, cancelled
-
-    def predict_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See `Predictor.predict_all`."""
-        if self.cancelled.is_set():
-            raise InputError("the client has left")
-        return self.queue.submit(lambda: self.predictor.predict_all(images), limited=False).result()
 
 
 async def read_image(request: Request) -> bytes:
@@ -265,11 +247,7 @@ async def wait_for_disconnect(request: Request) -> None:
 
 
 def parse_share(name: str, text: str) -> float:
-    """A number in 0-1 of a query.
-
-    Raises:
-        InputError: it is none.
-    """
+    """A number in 0-1 of a query; raises InputError if it is none."""
     try:
         value = float(text)
     except ValueError:
@@ -290,12 +268,9 @@ def make_app(
     """The web application.
 
     Args:
-        queue: the models.
-        gallery: the test images.
+        queue, gallery, max_upload, folder: see `Server`.
         auth: user and password; None lets everybody in.
-        max_upload: bytes of an upload.
         local: it is reached from this machine alone.
-        folder: see `Server`.
     """
     server, static = Server(queue, gallery, max_upload, folder), Path(__file__).with_name("static")
     routes = [

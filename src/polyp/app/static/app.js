@@ -353,7 +353,7 @@ $("video-form").onsubmit = async (event) => {
     const { summary, video, table } = await annotateVideo(videoFile, controller.signal);
     const stem = videoFile.name.replace(/\.[^.]*$/, "");
     urls = [video, table].map((blob) => URL.createObjectURL(blob));
-    const note = summary.problem ? "; the video is damaged or cut off after these" : "";
+    const note = summary.damaged ? "; the video is damaged or cut off after these" : "";
     const found = summary.frames_with_polyps ? "verdict found" : "verdict";
     children = [create("article", { className: "result" },
       create("p", { className: found }, `${summary.frames_with_polyps} of ${summary.frames} frames show a polyp${note}`),
