@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,34 +25,24 @@ from planted import on_drawn_images, plant_model
 
 from polyp.runs.folder import RunFolder
 
-pytest.importorskip("gradio", reason="the extra app is not installed")
+pytest.importorskip("uvicorn", reason="the extra app is not installed")
 import httpx
-from fastapi import FastAPI
+from polyp.inference.image import decode
+from starlette.applications import Starlette
 
 from polyp.cli import main
-from polyp.commands.app import answer, drawing, guard, serve
-from polyp.commands.app import desk as desks
-from polyp.commands.app.connection import Limits, make_server
-from polyp.commands.app.desk import Busy, Desk, Photo, Seen
-from polyp.commands.app.gallery import Gallery, gallery_of
-from polyp.commands.app.server import application
-from polyp.commands.app.upload import MOST_PIXELS
+from polyp.commands.app import inference_queue, launch, media, security
+from polyp.commands.app.connections import Limits, make_server
+from polyp.commands.app.gallery import Gallery, load_gallery
+from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
+from polyp.commands.app.server import make_app
 from polyp.errors import InputError
-from polyp.images import decode
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source
 
-# Gradio 6.31 counts failed events in ways that pandas 3 deprecates: https://github.com/gradio-app/gradio/pull/11834
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
-    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
-]
-
-MOST = 300_000  # bytes of an upload
-
-LIMITS = Limits()
+MAX_UPLOAD = 300_000
 
 
 @pytest.fixture(scope="module")
@@ -62,33 +53,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def visitors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where what visitors send lies."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("visitors")
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        yield folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where videos are while they are annotated."""
+    return tmp_path_factory.mktemp("videos")
 
 
 @pytest.fixture(scope="module")
 def gallery(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        return gallery_of([Source.of(str(run))])
+        return load_gallery([Source.of(str(run))])
 
 
 @pytest.fixture(scope="module")
-def desk(run: Path) -> Iterator[Desk]:
-    made = Desk({"it": str(run)}, device="cpu")
+def queue(run: Path) -> Iterator[InferenceQueue]:
+    made = InferenceQueue({"it": str(run)}, device="cpu")
     yield made
     made.close()
 
 
 @contextmanager
-def served(app: FastAPI, limits: Limits = LIMITS) -> Iterator[httpx.Client]:
+def serve(app: Starlette, limits: Limits | None = None) -> Iterator[httpx.Client]:
     """The app behind a real socket."""
-    listening = serve.listen("127.0.0.1", 0)
-    server = make_server(app, limits)
+    listening = launch.listen("127.0.0.1", 0)
+    server = make_server(app, limits or Limits())
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
@@ -102,15 +90,15 @@ def served(app: FastAPI, limits: Limits = LIMITS) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def client(desk: Desk, gallery: Gallery, visitors: Path) -> Iterator[httpx.Client]:
-    with served(application(desk, gallery, most=MOST)) as asked:
-        yield asked
+def client(queue: InferenceQueue, gallery: Gallery, folder: Path) -> Iterator[httpx.Client]:
+    with serve(make_app(queue, gallery, max_upload=MAX_UPLOAD, folder=folder)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def locked(desk: Desk, gallery: Gallery, visitors: Path) -> Iterator[httpx.Client]:
-    with served(application(desk, gallery, ("clinic", "secrét"), MOST)) as asked:
-        yield asked
+def locked(queue: InferenceQueue, gallery: Gallery) -> Iterator[httpx.Client]:
+    with serve(make_app(queue, gallery, ("clinic", "secrét"), MAX_UPLOAD)) as opened:
+        yield opened
 
 
 def picture(width: int = 60, height: int = 40, kind: str = "PNG") -> bytes:
@@ -124,12 +112,12 @@ def mask_of(content: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def seen(probability: np.ndarray, truth: np.ndarray | None = None, name: str = "frame") -> Seen:
-    image = np.full((*probability.shape, 3), 100, np.uint8)
-    return Seen("it", Photo("key", name, image, truth), probability.astype(np.float32), 12.3)
+def predicted(probability: np.ndarray, truth: np.ndarray | None = None) -> Prediction:
+    pixels = np.full((*probability.shape, 3), 100, np.uint8)
+    return Prediction("it", InputImage("key", pixels, truth), probability.astype(np.float32), 12.3)
 
 
-def test_answers_are_the_models(client: httpx.Client, run: Path, gallery: Gallery) -> None:
+def test_api_gives_the_predictors_polyps_and_mask(client: httpx.Client, run: Path, gallery: Gallery) -> None:
     assert gallery.test_set is not None
     content = gallery.test_set.pairs[0].image.read_bytes()
     predictor = load_predictor([str(run)], device_name="cpu")
@@ -148,12 +136,17 @@ def test_answers_are_the_models(client: httpx.Client, run: Path, gallery: Galler
     assert client.get("/api/models").json() == [{"model": "it", "threshold": predictor.threshold}]
 
 
-def test_masks_are_the_commands(client: httpx.Client, run: Path, tmp_path: Path) -> None:
+def test_masks_equal_those_of_the_command(client: httpx.Client, run: Path, tmp_path: Path) -> None:
     """Of what is wide, upright by its EXIF tag alone, grey, and CMYK."""
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     pixels = np.random.default_rng(1).integers(0, 255, (40, 70, 3), np.uint8)
-    for name, mode, more in (("wide", "RGB", {}), ("up", "RGB", {"exif": exif}), ("grey", "L", {}), ("c", "CMYK", {})):
+    for name, mode, more in (
+        ("wide", "RGB", {}),
+        ("up", "RGB", {"exif": exif}),
+        ("grey", "L", {}),
+        ("c", "CMYK", {}),
+    ):
         Image.fromarray(pixels).convert(mode).save(tmp_path / f"{name}.jpg", **more)
     sent = sorted(tmp_path.glob("*.jpg"))
     main(["predict", str(run), *map(str, sent), "--out", str(tmp_path / "out"), "--device", "cpu"])
@@ -162,10 +155,12 @@ def test_masks_are_the_commands(client: httpx.Client, run: Path, tmp_path: Path)
         mask = mask_of(client.post("/api/mask", content=path.read_bytes()).content)
         assert np.array_equal(mask, mask_of(written.read_bytes())), path
         assert mask.shape == ((70, 40) if path.stem == "up" else (40, 70))
-        uploaded = client.post("/gradio_api/upload", files={"files": (path.name, path.read_bytes())}).json()[0]
-        of_client = re.search(r'"path": "([^"]+\.png)"', ask(client, file(uploaded)))
-        assert of_client is not None
-        assert np.array_equal(mask_of(client.get(f"/gradio_api/file={of_client[1]}").content), mask)
+        key = client.post("/api/result", params={"name": path.name}, content=path.read_bytes()).json()[
+            "image"
+        ]
+        saved = client.get("/api/picture", params={"image": key, "view": "mask", "name": path.name})
+        assert np.array_equal(mask_of(saved.content), mask)
+        assert f"{path.stem}_mask.png" in saved.headers["content-disposition"]
 
 
 BAD = {
@@ -174,10 +169,10 @@ BAD = {
     "page": (b"<svg onload='alert(1)'/>", {}, 415, "not an image"),
     "cut off": (picture()[:2000], {}, 415, "damaged"),
     "threshold": (picture(), {"threshold": 7}, 400, "between 0 and 1"),
-    "no number": (picture(), {"threshold": "high"}, 400, "threshold: "),
+    "no number": (picture(), {"threshold": "high"}, 400, "threshold=high"),
     "nan": (picture(), {"threshold": "nan"}, 400, "between 0 and 1"),
     "model": (picture(), {"model": "../it"}, 400, "did you mean it"),
-    "bytes": (b"x" * (MOST + 100_000), {}, 413, "--max-upload"),
+    "bytes": (b"x" * (MAX_UPLOAD + 100_000), {}, 413, "--max-upload"),
 }
 
 
@@ -191,7 +186,7 @@ def test_bad_requests_get_one_line(case: str, client: httpx.Client) -> None:
 
 def test_a_bomb_is_not_decoded(client: httpx.Client) -> None:
     file = io.BytesIO()
-    Image.new("1", (MOST_PIXELS // 1000 + 1, 1000)).save(file, "PNG")
+    Image.new("1", (media.MAX_PIXELS // 1000 + 1, 1000)).save(file, "PNG")
     reply = client.post("/api/predict", content=file.getvalue())
     assert reply.status_code == 413 and "million" in reply.json()["error"]
 
@@ -201,33 +196,39 @@ def test_a_body_without_a_length_is_limited_as_it_comes(client: httpx.Client) ->
 
     def endless() -> Iterator[bytes]:
         nonlocal sent
-        while sent < 100 * MOST:
+        while sent < 100 * MAX_UPLOAD:
             sent += 10_000
             yield b"x" * 10_000
 
     assert client.post("/api/predict", content=endless()).status_code == 413
-    reply = client.post("/gradio_api/upload", files={"files": ("big.png", b"x" * (MOST + 100_000))})
-    assert reply.status_code == 413
+    assert client.post("/api/video", content=b"x" * (MAX_UPLOAD + 100_000)).status_code == 413
 
 
-def test_visitors_together_fill_neither_memory_nor_disk(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    upload = {"files": ("one.png", b"x" * 1000)}
+def test_clients_together_fill_neither_memory_nor_disk(
+    client: httpx.Client, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(guard, "MOST_ARRIVING", 50_000)
+        patch.setattr(security, "MAX_ARRIVING", 50_000)
         reply = client.post("/api/predict", content=b"x" * 100_000)
         assert reply.status_code == 503 and "try again" in reply.json()["error"]
-        assert client.post("/api/predict", content=b"x" * 10_000).status_code == 415  # what has come is not counted on
-    assert client.post("/gradio_api/upload", files=upload).status_code == 200
-    monkeypatch.setattr(guard, "MOST_HELD", 999)
-    reply = client.post("/gradio_api/upload", files=upload)
-    assert reply.status_code == 503 and "try again in an hour" in reply.json()["error"]
+        assert (
+            client.post("/api/predict", content=b"x" * 10_000).status_code == 415
+        )  # the first no longer counts
+    monkeypatch.setattr("polyp.commands.app.server.MAX_VIDEOS", 1)
+    half = connect(client, POST.replace(b"predict", b"video") + b"Content-Length: 10\r\n\r\nhello")
+    while not any(folder.iterdir()):
+        time.sleep(0.01)
+    reply = client.post("/api/video", content=b"x")
+    assert reply.status_code == 503 and "try again" in reply.json()["error"]
+    half.close()
+    until(lambda: client.post("/api/video", content=b"x"), 400)
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/config", "/theme.css", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x", "/nothing"),
-        *("/api/models", "/gallery/0.jpg", "/answers/mask.png", "/gradio_api/file=/etc/passwd", "/assets/x.js"),
+        *("/", "/app.js", "/app.css", "/nothing", "/api/models", "/api/settings", "/api/thumbnails/0"),
+        *("/api/result", "/api/picture?image=gallery:0", "/api/video"),
     ],
 )
 def test_auth_guards_everything(path: str, locked: httpx.Client) -> None:
@@ -235,102 +236,61 @@ def test_auth_guards_everything(path: str, locked: httpx.Client) -> None:
         reply = locked.get(path, auth=given)
         assert reply.status_code == 401 and "Basic" in reply.headers["www-authenticate"]
     assert locked.get(path, headers={"Authorization": "Basic ü".encode()}).status_code == 401
-    if "queue" not in path:
-        assert locked.get(path, auth=("clinic", "secrét".encode())).status_code != 401
+    assert locked.get(path, auth=("clinic", "secrét".encode())).status_code != 401
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        *("/gradio_api/file=/etc/passwd", "/gradio_api/file=../../../../etc/passwd", "/gradio_api/file=C:/x"),
         *(
-            "/gradio_api/file=http://127.0.0.1:1/x",
-            "/gradio_api/proxy=http://127.0.0.1:1/x",
-            "/gradio_api/file/etc/passwd",
+            "/static/../../../etc/passwd",
+            "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+            "/%2e%2e/%2e%2e/etc/passwd",
         ),
-        *("/static/../../../etc/passwd", "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/gallery/..%2f..%2fetc%2fpasswd"),
-        *("/gallery/99999.jpg", "/gallery/-1.jpg", "/monitoring", "/docs", "/openapi.json", "/gradio_api/vibe-code"),
-        *("/gradio_api/deep_link?session_hash=x", "/custom_component/x", "/gradio_api/stream/a/b/1/playlist-file"),
+        *("/server.py", "/static/app.js", "/index.html", "/api/thumbnails/..%2f..%2fetc%2fpasswd"),
+        *("/api/thumbnails/99999", "/api/thumbnails/-1", "/docs", "/openapi.json", "/file=/etc/passwd"),
+        *(
+            "/api/result?image=/etc/passwd",
+            "/api/result?image=gallery:../../etc/passwd",
+            "/api/picture?image=http://x",
+        ),
+        *("/api/result", "/api/picture?image=%00", "/api/thumbnails/9" + "9" * 30),
     ],
 )
 def test_nothing_else_is_served(path: str, client: httpx.Client) -> None:
     reply = client.get(path)
-    assert reply.status_code in (400, 403, 404), (path, reply.status_code)
+    assert reply.status_code in (400, 403, 404, 410), (path, reply.status_code)
     assert "root:" not in reply.text
 
 
 def test_other_sites_cannot_ask(client: httpx.Client) -> None:
-    assert client.get("/api/models", headers={"Host": "evil.example"}).status_code == 403  # its name leads here
+    assert (
+        client.get("/api/models", headers={"Host": "evil.example"}).status_code == 403
+    )  # its name leads here
     asked = client.post("/api/predict", content=picture(), headers={"Origin": "http://evil.example"})
     assert asked.status_code == 403
     assert (
-        client.post("/api/predict", content=picture(), headers={"Origin": str(client.base_url).rstrip("/")}).status_code
+        client.post(
+            "/api/predict", content=picture(), headers={"Origin": str(client.base_url).rstrip("/")}
+        ).status_code
         == 200
     )
     for header in ({"Host": "["}, {"Origin": "http://["}):
         assert client.post("/api/predict", content=picture(), headers=header).status_code == 403, header
     page = client.get("/")
     assert page.status_code == 200 and "For research use, not for diagnosis" in page.text
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self';" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
-    assert "og:image" not in page.text and "manifest" not in page.text.split("</head>")[0].rsplit("</script>", 1)[1]
+    for part in (page.text, client.get("/app.js").text, client.get("/app.css").text):
+        assert not re.search(r"[\"'(](https?:)?//[a-z0-9]", part), "nothing is loaded from elsewhere"
 
 
-def ask(client: httpx.Client, image: Any, threshold: float | None = None) -> str:
-    """What Gradio's `predict` says, by plain HTTP."""
-    joined = client.post("/gradio_api/call/predict", json={"data": [image, threshold, None]})
-    assert joined.status_code == 200, joined.text
-    return client.get(f"/gradio_api/call/predict/{joined.json()['event_id']}").text
-
-
-def file(path: object, **more: Any) -> dict[str, Any]:
-    return {"path": str(path), "meta": {"_type": "gradio.FileData"}} | more
-
-
-def test_gradios_predict_takes_uploads_alone(client: httpx.Client, tmp_path: Path, visitors: Path) -> None:
-    uploaded = client.post("/gradio_api/upload", files={"files": ("a.png", picture())}).json()[0]
-    assert Path(uploaded).is_relative_to(visitors)
-    said = ask(client, file(uploaded), 0.01)
-    assert "event: complete" in said and '"width": 60, "height": 40' in said
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(picture())
-    inside = file(secret)
-    for given in (
-        *(file(secret), {"path": str(secret)}, file(f"{visitors}/../{secret.relative_to(tmp_path.parent)}")),
-        *(file("http://127.0.0.1:1/x"), file("", url="http://127.0.0.1:1/x"), {"url": "data:image/png;base64,AAAA"}),
-        *([inside], {"a": inside}, str(secret)),
-    ):
-        said = ask(client, given)
-        assert "event: error" in said and "width" not in said, (given, said)
-    nested = {"path": uploaded, "inner": inside, "meta": {"_type": "gradio.FileData", "inner": inside}}
-    ask(client, nested)
-    digests = {path.name for path in visitors.glob("**/secret*")}
-    assert not digests  # nothing of it was copied to where it could be fetched
-
-
-@pytest.mark.parametrize(
-    "given", [[], [None, None], ["x", None, None], [None, "x", None], [None, [], None], [[{}] * 3]]
-)
-def test_what_no_page_sends_gets_one_line(
-    given: list[Any], client: httpx.Client, capfd: pytest.CaptureFixture[str]
-) -> None:
-    joined = client.post("/gradio_api/call/predict", json={"data": given})
-    said = client.get(f"/gradio_api/call/predict/{joined.json()['event_id']}").text
-    assert said.startswith("event: error") and "object at" not in said and len(said.splitlines()) < 4, said
-    assert "Traceback" not in "".join(capfd.readouterr())
-
-
-@pytest.mark.parametrize(
-    ("path", "content"),
-    [
-        *(("/gradio_api/call/predict", content) for content in (b"{", b"[]", b'{"data": 3}', b'{"data": null}')),
-        *(("/gradio_api/queue/join", content) for content in (b"\xff", b'{"data": [], "fn_index": 999}', b"[" * 50000)),
-        *(("/gradio_api/call/nothing", b'{"data": []}'), ("/gradio_api/upload", b"x"), ("/gradio_api/cancel", b"{}")),
-    ],
-)
-def test_malformed_requests_stop_nothing(path: str, content: bytes, client: httpx.Client) -> None:
-    reply = client.post(path, content=content, headers={"Content-Type": "application/json"})
-    assert reply.status_code >= 400 and "Traceback" not in reply.text
+def test_malformed_requests_stop_nothing(client: httpx.Client) -> None:
+    for method, path in (("GET", "result?view=x"), ("POST", "result?opacity=2"), ("POST", "video?model=x")):
+        reply = client.request(
+            method, f"/api/{path}", content=b"\xff", headers={"Content-Type": "application/json"}
+        )
+        assert reply.status_code in (400, 415) and reply.json()["error"]
     assert client.post("/api/predict", content=picture()).status_code == 200
 
 
@@ -351,30 +311,44 @@ def test_mutated_images_are_answered(client: httpx.Client) -> None:
     assert masks > 5
 
 
-def test_uploads_are_never_pages(client: httpx.Client, visitors: Path) -> None:
-    for name in ("a.html", "a.svg", "../../../a.html", "<b>.svg"):
-        sent = client.post("/gradio_api/upload", files={"files": (name, b"<svg onload='alert(1)'/>")}).json()[0]
-        assert Path(sent).resolve().is_relative_to(visitors)
-        reply = client.get(f"/gradio_api/file={sent}")
-        assert reply.headers["content-disposition"].startswith("attachment"), name
-        assert reply.headers["content-type"] == "application/octet-stream"
-        assert reply.headers["x-content-type-options"] == "nosniff"
-
-
-def test_scripts_see_one_function(client: httpx.Client) -> None:
-    assert list(client.get("/gradio_api/info").json()["named_endpoints"]) == ["/predict"]
+def test_uploads_are_never_pages(client: httpx.Client, folder: Path) -> None:
+    for name in ("a.html", "../../../a.html", "<b>.svg", "a\r\nX: y.svg"):
+        reply = client.post("/api/result", params={"name": name}, content=b"<svg onload='alert(1)'/>")
+        assert reply.status_code == 415 and reply.headers["content-type"] == "application/json"
+        key = client.post("/api/result", params={"name": name}, content=picture()).json()["image"]
+        reply = client.get("/api/picture", params={"image": key, "name": name})
+        assert reply.headers["content-type"] == "image/png"
+        assert re.fullmatch(
+            r"attachment; filename\*=utf-8''[\w.%-]+_overlay\.png", reply.headers["content-disposition"]
+        )
+    assert not any(folder.iterdir())
 
 
 def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.Client) -> None:
-    tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).get_pairs("test")]
-    assert list(gallery.names) == tested and len(tested) == 2
-    photo = gallery.photo(tested[0])
-    assert photo.truth is not None and photo.truth.shape == photo.image.shape[:2]
-    thumbnail = client.get("/gallery/0.jpg")
-    assert thumbnail.headers["content-type"] == "image/jpeg" and mask_of(thumbnail.content).shape[:2] == (160, 160)
-    for name in ("../../etc/passwd", str(gallery.test_set.pairs[0].image) if gallery.test_set else "", ""):
-        with pytest.raises(InputError):
-            gallery.photo(name)
+    tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).of("test")]
+    assert list(gallery.images) == [f"gallery:{stem}" for stem in tested] and len(tested) == 2
+    shown = client.get("/api/result", params={"image": f"gallery:{tested[0]}"}).json()
+    assert 0 <= shown["scores"]["dice"] <= 1
+    assert shown["picture"].startswith("data:image/jpeg;base64,")
+    thumbnail = client.get("/api/thumbnails/0")
+    assert thumbnail.headers["content-type"] == "image/jpeg" and mask_of(thumbnail.content).shape[:2] == (
+        160,
+        160,
+    )
+    settings = client.get("/api/settings").json()
+    assert [image["name"] for image in settings["images"]] == tested and list(settings["models"]) == ["it"]
+
+
+def test_several_models_have_an_average(run: Path, tmp_path: Path) -> None:
+    other = plant_model(tmp_path / "other", seed=1)
+    both = InferenceQueue({"a": str(run), "b": str(other)}, device="cpu")
+    image = InputImage("key", decode(picture(), ""))
+    expected = load_predictor([str(run), str(other)], device_name="cpu").predict(image.pixels)
+    average = both.submit(lambda: both.predict(lambda: image, "average of all")).result()
+    assert list(both.predictors) == ["a", "b", "average of all"] and np.array_equal(
+        average.probability, expected
+    )
+    both.close()
 
 
 def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Path) -> None:
@@ -383,88 +357,98 @@ def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Pa
     gone = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
     common = ("split", "split_seed", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
     config = config | {"data": gone | {key: config["data"][key] for key in common}}
-    gallery = gallery_of([Source(run, run, config)])
-    assert not gallery.names and "gone" in gallery.html()
+    gallery = load_gallery([Source(run, run, config)])
+    assert not gallery.images and "gone" in gallery.note
     with pytest.raises(InputError):
-        gallery_of([Source(run, run, config)], str(tmp_path / "gone, too"))
+        load_gallery([Source(run, run, config)], str(tmp_path / "gone, too"))
 
 
-def test_answer_in_words() -> None:
+def test_result_has_shares_and_scores() -> None:
     probability = np.zeros((10, 10))
-    assert "No polyp found" in answer.show(seen(probability), 0.5, 0.3, drawing.OVERLAY)
+    assert media.describe_result(predicted(probability), 0.5, 0.3, "overlay")["polyps"] == []
     probability[2:4, 2:6] = 0.75
     truth = np.zeros((10, 10), np.uint8)
     truth[2:5, 2:6] = 1
-    shown = answer.show(seen(probability, truth), 0.5, 0.3, drawing.ERRORS)
-    assert "1 polyp: 8.0 % of the image, mean probability 0.75" in shown
-    assert "Dice 0.800" in shown and "IoU 0.667" in shown  # 2 * 8 / (8 + 12), 8 / 12
-    assert "right 8.0 %" in shown and "missed 4.0 %" in shown and "false alarm 0.0 %" in shown
-    assert "No polyp found" in answer.show(seen(probability, truth), 0.76, 0.3, drawing.ERRORS)
+    shown = media.describe_result(predicted(probability, truth), 0.5, 0.3, "errors")
+    (polyp,) = shown["polyps"]
+    assert polyp["share"] == 0.08 and polyp["probability"] == 0.75
+    assert polyp["box"] == {"left": 2, "top": 2, "width": 4, "height": 2}
+    assert shown["scores"] == {"dice": pytest.approx(16 / 20), "iou": pytest.approx(8 / 12)}
+    shares = {item["label"]: item["share"] for item in shown["legend"]["items"]}
+    assert shares == {"correct": 0.08, "missed": 0.04, "false alarm": 0}
+    with pytest.raises(InputError, match="no truth"):
+        media.describe_result(predicted(probability), 0.5, 0.3, "errors")
 
 
-def test_hostile_names_are_text() -> None:
-    shown = answer.show(seen(np.ones((9, 9)), name='"><script>alert(1)</script>'), 0.5, 0.3, drawing.OVERLAY)
-    assert "<script" not in shown and "&lt;script&gt;" in shown
-    assert "<script" not in answer.problem("<script>")
-    assert "<img src=x" not in Gallery(None, {"<img src=x onerror=alert(1)>": 0}).html()
-
-
-def test_names_of_runs_and_files_are_text_on_the_page(run: Path, visitors: Path) -> None:
+def test_names_of_runs_and_files_are_data(run: Path) -> None:
     hostile = "</script><img src=x onerror=alert(1)>${alert(1)}{{alert}}"
-    small = Desk({hostile: str(run)}, device="cpu")
-    gallery = Gallery(None, {hostile: 0}, hostile)
-    with served(application(small, gallery)) as client:
-        page = client.get("/").text
+    small = InferenceQueue({hostile: str(run)}, device="cpu")
+    with serve(make_app(small, Gallery(None, {hostile: 0}, hostile))) as client:
         assert client.get("/api/models").json()[0]["model"] == hostile
-    assert "onerror" in page and "<img src=x" not in page
+        assert (
+            "onerror" not in client.get("/").text
+        )  # the page gets names as JSON alone, and makes text of them
+        assert client.get("/api/settings").json()["images"][0]["name"] == hostile
     small.close()
 
 
-def test_errors_are_drawn_where_they_are() -> None:
+def test_views_are_drawn_where_they_belong() -> None:
     probability, truth = np.zeros((200, 200)), np.zeros((200, 200), np.uint8)
     probability[:, 50:150], truth[:, 100:] = 1, 1
-    drawn = drawing.draw(seen(probability, truth), 0.5, 1, drawing.ERRORS)
-    assert [tuple(drawn[100, x]) for x in (75, 125, 175)] == [drawing.FALSE, drawing.RIGHT, drawing.MISSED]
+    drawn = media.draw(predicted(probability, truth), 0.5, 1, "errors")
+    colours = [media.OUTCOMES[name] for name in ("false alarm", "correct", "missed")]
+    assert [tuple(drawn[100, x]) for x in (75, 125, 175)] == colours
     assert tuple(drawn[100, 25]) == (100, 100, 100)
+    shown = media.describe_result(predicted(probability), 0.5, 1, "probability")
+    heat, scale = media.draw(predicted(probability), 0.5, 1, "probability"), shown["legend"]["scale"]
+    assert [list(heat[100, x]) for x in (25, 100)] == [scale[0], scale[-1]]
+    mask = media.draw(predicted(probability), 0.5, 1, "mask")
+    assert mask.shape == (200, 200) and [mask[100, x] for x in (25, 100)] == [0, 255]
 
 
-def test_what_is_kept_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_cache_is_bounded(queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
 
-    def photo(key: str) -> Photo:
-        asked.append(key)
-        return Photo(key, key, np.zeros((64, 64, 3), np.uint8))
+    def predict(key: str, **more: bool) -> Prediction:
+        def load() -> InputImage:
+            loaded.append(key)
+            return InputImage(key, np.zeros((64, 64, 3), np.uint8))
 
-    monkeypatch.setattr(desks, "KEPT", 3 * 64 * 64 * (3 + 4))
+        return queue.submit(lambda: queue.predict_cached(key, load, **more)).result()
+
+    monkeypatch.setattr(inference_queue, "CACHE_BYTES", 3 * 64 * 64 * (3 + 4))
     for key in ("a", "b", "a", "c", "d", "a", "b"):
-        desk.turn(lambda key=key: desk.see(key, lambda: photo(key)))
-    assert asked == ["a", "b", "c", "d", "b"]  # the sliders of "a" move without its being asked again
-    with pytest.raises(InputError, match="choose the image again"):
-        desk.turn(lambda: desk.kept("c", "it"))
-    first, again = (desk.turn(lambda: desk.see("a", lambda: photo("a"), spread=True)) for _ in range(2))
-    assert first is again and first.spread is not None and 0 <= first.spread.min() <= first.spread.max() <= 0.5
+        predict(key)
+    assert loaded == ["a", "b", "c", "d", "b"]  # the sliders of "a" move without another prediction
+    first, again = (predict("a", spread=True) for _ in range(2))
+    assert (
+        first is again and first.spread is not None and 0 <= first.spread.min() <= first.spread.max() <= 0.5
+    )
 
 
-def test_too_many_waiting_are_told_so(run: Path, visitors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desks, "MOST_WAITING", 1)
-    small = Desk({"it": str(run)}, device="cpu")
-    go, begun = threading.Event(), threading.Event()
+def test_sliders_do_not_predict_again(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = client.post("/api/result", content=picture(70, 50)).json()
+    monkeypatch.setattr(InferenceQueue, "predict", lambda *_: 1 / 0)
+    params = {"image": sent["image"], "threshold": 0.9, "opacity": 1, "view": "probability"}
+    moved = client.get("/api/result", params=params).json()
+    assert moved["milliseconds"] == sent["milliseconds"] and moved["threshold"] == 0.9
+    monkeypatch.undo()
+    reply = client.get("/api/result", params={"image": "0" * 64})
+    assert reply.status_code == 410 and "choose it again" in reply.json()["error"]
 
-    def block() -> None:
-        begun.set()
-        go.wait(20)
 
-    first = threading.Thread(target=small.turn, args=(block,))
-    first.start()
-    begun.wait(20)
+def test_full_queue_refuses(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_queue, "MAX_QUEUED", 1)
+    small = InferenceQueue({"it": str(run)}, device="cpu")
+    go = threading.Event()
+    first = small.submit(lambda: go.wait(20))
     with pytest.raises(Busy):
-        small.turn(lambda: None)
-    with served(application(small, Gallery())) as client:
+        small.submit(lambda: None)
+    with serve(make_app(small, Gallery())) as client:
         reply = client.post("/api/predict", content=picture())
     assert reply.status_code == 503 and "busy" in reply.json()["error"] and reply.headers["retry-after"]
     go.set()
-    first.join()
-    assert small.turn(lambda: 3) == 3
+    assert first.result() and small.submit(lambda: 3).result() == 3
     small.close()
 
 
@@ -478,7 +462,6 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_what_cannot_work_is_said_first(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # it is set by the command, and is again what it was hereafter
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -492,7 +475,7 @@ def test_what_cannot_work_is_said_first(
     assert "twice" in refusal(capsys, run, run, "--port", 0)
     assert "is not there" in refusal(capsys, tmp_path / "nothing", "--port", 0)
     (tmp_path / "empty").mkdir()
-    RunFolder(tmp_path / "empty").config_file.write_bytes((RunFolder(run).config_file).read_bytes())
+    RunFolder(tmp_path / "empty").config_file.write_bytes(RunFolder(run).config_file.read_bytes())
     assert "best.ckpt" in refusal(capsys, tmp_path / "empty", "--port", 0)
     monkeypatch.chdir(tmp_path)
     assert "train.py" in refusal(capsys, "--demo", "--port", 0)
@@ -505,70 +488,99 @@ def test_demo_takes_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for age, name in enumerate(("newest", "older")):
         folder = tmp_path / "outputs" / "runs" / name / "date"
         RunFolder(folder).best_checkpoint.parent.mkdir(parents=True)
-        for made in (RunFolder(folder).best_checkpoint, RunFolder(folder).config_file, RunFolder(folder).metrics_file):
+        for made in (
+            RunFolder(folder).best_checkpoint,
+            RunFolder(folder).config_file,
+            RunFolder(folder).metrics_file,
+        ):
             made.touch()
         os.utime(RunFolder(folder).metrics_file, (1000 - age, 1000 - age))
     (tmp_path / "outputs" / "unfinished").mkdir()
-    assert serve.demo_run() == Path("outputs/runs/newest/date")
+    assert launch.find_demo_run() == Path("outputs/runs/newest/date")
 
 
 def test_replies_do_not_wait_for_more() -> None:
-    """asyncio sends at once (TCP_NODELAY) where it knows that a socket is TCP; else each reply takes 40 ms more."""
-    with serve.listen("127.0.0.1", 0) as listening:
+    """asyncio sends at once (TCP_NODELAY) where it knows that a socket is TCP; else each reply takes 40 ms
+    more.
+    """
+    with launch.listen("127.0.0.1", 0) as listening:
         assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_sizes_and_names() -> None:
-    assert [serve.size(text) for text in ("20MB", "1.5gb", "300kb")] == [20_000_000, 1_500_000_000, 300_000]
+    assert [launch.parse_size(text) for text in ("20MB", "1.5gb", "300kb")] == [
+        20_000_000,
+        1_500_000_000,
+        300_000,
+    ]
     for text in ("", "MB", "-1MB", "20", "nanMB", "infGB"):
         with pytest.raises(InputError):
-            serve.size(text)
-    assert list(serve.named(["/x/a/one", "/x/b/one"])) == ["a/one", "b/one"]
-    assert list(serve.named(["/x/a/one/1", "/x/b/one/1"])) == ["a/one/1", "b/one/1"]
+            launch.parse_size(text)
+    assert list(launch.name_models(["/x/a/one", "/x/b/one"])) == ["a/one", "b/one"]
+    assert list(launch.name_models(["/x/a/one/1", "/x/b/one/1"])) == ["a/one/1", "b/one/1"]
 
 
-def test_a_playlist_in_a_videos_clothes_opens_nothing(tmp_path: Path) -> None:
-    """What FFmpeg would follow to other files; in a process of its own, where the app's settings hold."""
-    clip = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
-    for _ in range(3):
+def test_playlists_are_no_videos(client: httpx.Client, tmp_path: Path) -> None:
+    """FFmpeg would follow one to the files that it names."""
+    clip = write_clip(tmp_path / "clip.avi", 3)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{clip}\n#EXT-X-ENDLIST\n"
+    concat = f"ffconcat version 1.0\nfile '{clip}'\n"
+    for content in (playlist, concat, "RIFF" + playlist):
+        reply = client.post("/api/video", params={"name": "../list.avi"}, content=content.encode())
+        assert reply.status_code == 400 and reply.json()["error"].startswith("list.avi: ")
+
+
+def write_clip(path: Path, frames: int) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
+    for _ in range(frames):
         writer.write(np.zeros((32, 32, 3), np.uint8))
     writer.release()
-    playlist = tmp_path / "list.avi"
-    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{clip}\n#EXT-X-ENDLIST\n")
-    code = "import cv2, sys; print([cv2.VideoCapture(path, cv2.CAP_FFMPEG).isOpened() for path in sys.argv[1:]])"
-    environment = os.environ | {"OPENCV_FFMPEG_CAPTURE_OPTIONS": serve.VIDEOS}
-    said = subprocess.run(
-        [sys.executable, "-c", code, clip, playlist], env=environment, capture_output=True, text=True, check=True
+    return path
+
+
+def test_video_comes_back_with_its_table(
+    client: httpx.Client, run: Path, folder: Path, tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "clip.avi", 20)
+    reply = client.post("/api/video", content=clip.read_bytes())
+    lines = [json.loads(line) for line in reply.text.splitlines()]
+    assert lines[0]["progress"][1] == 20
+    (summary,) = (line for line in lines if "frames" in line)
+    assert summary["frames"] == 20 and summary["damaged"] is False
+    table, video = (
+        b"".join(b64decode(line[kind]) for line in lines if kind in line) for kind in ("table", "video")
     )
-    assert json.loads(said.stdout.lower()) == [True, False]
+    main(["predict", str(run), str(clip), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    (written,) = (tmp_path / "out").glob("**/clip*.csv")
+    assert table == written.read_bytes() and video.startswith(b"\x1aE\xdf\xa3")
+    assert not any(folder.iterdir())
 
 
 def test_a_mistake_of_ours_is_a_line_for_the_visitor(
-    client: httpx.Client, desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Desk, "ask", lambda *_: 1 / 0)
+        patch.setattr(InferenceQueue, "predict", lambda *_: 1 / 0)
         reply = client.post("/api/predict", content=picture())
-    assert reply.status_code == 500 and "made a mistake" in reply.json()["error"]
+    assert reply.status_code == 500 and "internal error" in reply.json()["error"]
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert client.get("/api/models").status_code == 200
 
 
-QUICK = Limits(headers=0.5, body=0.6, rate=1000, answer=0.6, connections=20)
+QUICK = Limits(seconds=0.5, rate=1000, connections=20)
 
 
 @pytest.fixture(scope="module")
-def quick(desk: Desk, gallery: Gallery, visitors: Path) -> Iterator[httpx.Client]:
+def quick(queue: InferenceQueue, gallery: Gallery) -> Iterator[httpx.Client]:
     """An app whose limits a test reaches at once."""
-    with served(application(desk, gallery, most=MOST), QUICK) as asked:
-        yield asked
+    with serve(make_app(queue, gallery, max_upload=MAX_UPLOAD), QUICK) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)
 def loud(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test sees all lines for the operator."""
-    monkeypatch.setattr("polyp.commands.app.report.QUIET", 0.0)
+    monkeypatch.setattr("polyp.commands.app.security.QUIET", 0.0)
 
 
 def connect(client: httpx.Client, sent: bytes = b"") -> socket.socket:
@@ -596,7 +608,6 @@ def error_of(reply: bytes) -> tuple[int, str]:
 
 
 HOST = b"Host: 127.0.0.1\r\nConnection: close\r\n"
-JSON = b"Content-Type: application/json\r\n"
 POST = b"POST /api/predict HTTP/1.1\r\n" + HOST
 
 
@@ -612,18 +623,14 @@ POST = b"POST /api/predict HTTP/1.1\r\n" + HOST
         (POST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
         (POST + b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5\r\n\r\nhello", 415),
         (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 2**17, 431),
-        (b"GET /assets/" + b"a" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414),
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414),
         (b"OPTIONS /api/predict HTTP/1.1\r\n" + HOST + b"\r\n", 405),
-        (b"FOO /gallery/0.jpg HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+        (b"FOO /api/thumbnails/0 HTTP/1.1\r\n" + HOST + b"\r\n", 405),
         (b"DELETE / HTTP/1.1\r\n" + HOST + b"\r\n", 405),
-        (b"GET /gallery/x.jpg HTTP/1.1\r\n" + HOST + b"\r\n", 400),
-        (b"GET /gradio_api/queue/data HTTP/1.1\r\n" + HOST + b"\r\n", 422),
-        (b"POST /gradio_api/upload HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello", 400),
-        (
-            b"POST /gradio_api/call/v2/predict HTTP/1.1\r\n" + HOST + JSON + b'Content-Length: 11\r\n\r\n{"data":[]}',
-            400,
-        ),
-        (b"GET /assets/nothing.js HTTP/1.1\r\n" + HOST + b"\r\n", 404),
+        (b"GET /api/thumbnails/x HTTP/1.1\r\n" + HOST + b"\r\n", 404),
+        (b"POST /api/video HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello", 400),
+        (b"POST /api/video HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET /nothing.js HTTP/1.1\r\n" + HOST + b"\r\n", 404),
         *(
             (POST.replace(b"predict", b"predict?" + query) + b"Content-Length: 1\r\n\r\nx", 400)
             for query in (b"threshold=inf", b"threshold=1e400", b"threshold=-1", b"threshold=", b"model=%00")
@@ -647,13 +654,13 @@ def test_head_and_pipelined_requests(client: httpx.Client) -> None:
 
 
 def test_wrong_passwords_are_slowed_down(
-    desk: Desk, visitors: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(guard, "FAILED_LOGINS", (5, 1.0))
-    monkeypatch.setattr(guard, "FAILED_LOGINS_OF_ALL", (12, 0.5))
-    monkeypatch.setattr(guard, "MAX_ADDRESSES", 3)
+    monkeypatch.setattr(security, "FAILED_LOGINS", (5, 1.0))
+    monkeypatch.setattr(security, "FAILED_LOGINS_OF_ALL", (12, 0.5))
+    monkeypatch.setattr(security, "MAX_ADDRESSES", 3)
     right, wrong = ("clinic", "right"), ("clinic", "wrong")
-    with served(application(desk, Gallery(), right)) as client:
+    with serve(make_app(queue, Gallery(), right)) as client:
 
         def ask(auth: tuple[str, str], address: str) -> httpx.Response:
             return client.get("/api/models", auth=auth, headers={"X-Forwarded-For": address})
@@ -663,10 +670,16 @@ def test_wrong_passwords_are_slowed_down(
         tried = [ask(wrong, "192.0.2.1").status_code for _ in range(50)]
         assert tried[:5] == [401] * 5 and tried.count(401) < 8 and set(tried) == {401, 429}
         refused = ask(right, "192.0.2.1")
-        assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 2 and refused.json()["error"]
+        assert (
+            refused.status_code == 429
+            and 0 < int(refused.headers["retry-after"]) <= 2
+            and refused.json()["error"]
+        )
         assert ask(right, "192.0.2.2").status_code == 200
         client.cookies.clear()
-        assert client.get("/api/models").status_code == 401  # a browser that has not asked for the password yet
+        assert (
+            client.get("/api/models").status_code == 401
+        )  # a browser that has not asked for the password yet
         tried = [ask(wrong, f"192.0.2.{number}").status_code for number in range(3, 53)]
         assert tried.count(401) < 12 and tried[-1] == 429  # of all together
         assert ask(right, "192.0.2.200").status_code == 429
@@ -677,7 +690,9 @@ def test_wrong_passwords_are_slowed_down(
         time.sleep(2)
         assert ask(right, "192.0.2.1").status_code == 200
     lines = capsys.readouterr().err.splitlines()
-    assert any("192.0.2.1" in line for line in lines) and not any("wrong" in line and "right" in line for line in lines)
+    assert any("192.0.2.1" in line for line in lines) and not any(
+        "wrong" in line and "right" in line for line in lines
+    )
 
 
 def test_slow_clients_are_closed(quick: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
@@ -704,14 +719,16 @@ def test_slow_clients_are_closed(quick: httpx.Client, capsys: pytest.CaptureFixt
     assert sum("127.0.0.1" in line for line in lines) >= 3 and "Traceback" not in "".join(lines)
 
 
-def test_a_client_that_does_not_read_is_closed(quick: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_does_not_read_is_closed(
+    quick: httpx.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
     lazy = socket.socket()
     lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     lazy.connect(("127.0.0.1", quick.base_url.port))
     lazy.settimeout(10)
     with suppress(OSError):
         for _ in range(200):  # the page's largest file, many times
-            lazy.sendall(b"GET /config HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            lazy.sendall(b"GET /app.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             time.sleep(0.02)
     time.sleep(1)
     assert "did not read" in capsys.readouterr().err
@@ -729,19 +746,15 @@ def test_half_open_connections_block_nobody(quick: httpx.Client, capsys: pytest.
     assert "over 20 connections" in capsys.readouterr().err
 
 
-def test_an_address_has_so_many_requests_at_once(desk: Desk, visitors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "MAX_ACTIVE_OF_ONE", 3)
-    monkeypatch.setattr(guard, "MAX_ACTIVE", 4)
-    with served(application(desk, Gallery())) as client:
-        other = {"X-Forwarded-For": "192.0.2.1"}
+def test_an_address_has_so_many_requests_at_once(
+    queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(security, "MAX_ACTIVE", 3)
+    with serve(make_app(queue, Gallery())) as client:
         opened = [connect(client, POST + b"Content-Length: 10\r\n\r\n") for _ in range(3)]
         reply = until(lambda: client.get("/api/models"), 429)  # once the server has read these
         assert reply.headers["retry-after"] and reply.json()["error"]
-        until(lambda: client.get("/api/models", headers=other), 200)
-        time.sleep(0.1)  # until that is over
-        opened.append(connect(client, POST + b"X-Forwarded-For: 192.0.2.2\r\nContent-Length: 10\r\n\r\n"))
-        time.sleep(0.1)  # until the server has read this
-        assert until(lambda: client.get("/api/models", headers=other), 503).json()["error"]
+        until(lambda: client.get("/api/models", headers={"X-Forwarded-For": "192.0.2.1"}), 200)
         for connection in opened:
             connection.close()
         until(lambda: client.get("/api/models"), 200)
@@ -756,55 +769,46 @@ def until(ask: Callable[[], httpx.Response], status: int) -> httpx.Response:
     raise AssertionError(f"{reply.status_code} for 5 s, not {status}")
 
 
-@pytest.mark.parametrize("path", ["/api/predict", "/gradio_api/upload"])
+@pytest.mark.parametrize("path", ["/api/predict", "/api/result", "/api/video"])
 def test_an_upload_that_breaks_off_is_a_line(
-    path: str, client: httpx.Client, visitors: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    path: str, client: httpx.Client, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(guard, "ABANDONED", 0)
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"x" * 50_000
-    form = b"Content-Type: multipart/form-data; boundary=x\r\n" if "upload" in path else b""
-    head = f"POST {path} HTTP/1.1\r\n".encode() + HOST + form + b"Content-Length: 100000\r\n\r\n"
-    connect(client, head + body).close()
+    head = f"POST {path} HTTP/1.1\r\n".encode() + HOST + b"Content-Length: 100000\r\n\r\n"
+    connect(client, head + b"x" * 50_000).close()
     said, started = "", time.monotonic()
     while not said and time.monotonic() - started < 5:
         time.sleep(0.01)
         said = "".join(capfd.readouterr())
     assert len(said.splitlines()) == 1 and "127.0.0.1" in said
-    client.post("/gradio_api/upload", files={"files": ("a.png", b"x")})
-    assert not [file for file in visitors.iterdir() if file.is_file()]  # no part of it is kept
+    assert not any(folder.iterdir())  # no part of it is left
 
 
 def test_a_full_disk_is_a_line(
-    client: httpx.Client, visitors: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr("gradio.route_utils.NamedTemporaryFile", full)
-        reply = client.post("/gradio_api/upload", files={"files": ("a.png", picture())})
+    monkeypatch.setattr("polyp.commands.app.server.TemporaryDirectory", full)
+    reply = client.post("/api/video", content=b"x")
     assert reply.status_code == 503 and "No space left" in reply.json()["error"]
-    uploaded = client.post("/gradio_api/upload", files={"files": ("a.png", picture())}).json()[0]
-    with monkeypatch.context() as patch:
-        patch.setattr("gradio.processing_utils.save_img_array_to_cache", full)
-        said = ask(client, file(uploaded))
-    assert "event: error" in said and "No space left" in said
-    assert "event: complete" in ask(client, file(uploaded))
     lines = "".join(capfd.readouterr()).splitlines()
-    assert len(lines) == 2 and all("No space left" in line for line in lines), lines
+    assert len(lines) == 1 and "No space left" in lines[0], lines
 
 
-def test_nobody_waits_for_who_has_left(client: httpx.Client, desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
-    go, asked = threading.Event(), desk.ask
+def test_clients_that_left_are_not_computed(
+    client: httpx.Client, queue: InferenceQueue, capfd: pytest.CaptureFixture[str]
+) -> None:
+    go, predict = threading.Event(), queue.predict
     computed = []
 
-    def count(*given: Any) -> Seen:
+    def count(*arguments: Any) -> Prediction:
         computed.append(1)
-        return asked(*given)
+        return predict(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(desk, "ask", count)
-        blocked = desk.submit(go.wait)
+        patch.setattr(queue, "predict", count)
+        blocked = queue.submit(go.wait)
         content = picture()
         for _ in range(5):
             connection = connect(client, POST + f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
@@ -821,7 +825,9 @@ def test_nobody_waits_for_who_has_left(client: httpx.Client, desk: Desk, capfd: 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, run: Path, tmp_path: Path) -> None:
-    """While a page is open, an upload is on its way and images are computed; nothing of what was sent is left."""
+    """While a page is open, an upload is on its way and images are computed; nothing of what was sent is
+    left.
+    """
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "polyp.cli", "app", str(run), "--port", "0", "--device", "cpu"]
     with (tmp_path.parent / "app.log").open("w+") as log:
@@ -830,17 +836,18 @@ def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, run: Path, 
         try:
             url = next(found[0] for line in app.stdout if (found := re.search(r"http://\S+", line)))
             with httpx.Client(base_url=url, trust_env=False) as client:
-                client.post("/gradio_api/upload", files={"files": ("a.png", picture())})
-                assert any(tmp_path.iterdir())
                 content = picture(3000, 2000)
                 post = POST + f"Content-Length: {len(content)}\r\n\r\n".encode()
                 opened = [
-                    connect(client, b"GET /gradio_api/heartbeat/x HTTP/1.1\r\n" + HOST + b"\r\n"),
+                    connect(
+                        client, POST.replace(b"predict", b"video") + b"Content-Length: 9000\r\n\r\nhello"
+                    ),
                     connect(client, b"GET / HTTP/1.1\r\n"),
                     connect(client, post + content[:1000]),
                     *(connect(client, post + content) for _ in range(5)),
                 ]
                 time.sleep(0.5)
+                assert any(tmp_path.glob("*/*/upload"))
                 started = time.monotonic()
                 app.send_signal(number)
                 assert app.wait(30) == code
@@ -856,15 +863,16 @@ def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, run: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_video_ends_with_its_visitor(
-    client: httpx.Client, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_video_ends_with_its_client(
+    client: httpx.Client,
+    queue: InferenceQueue,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    clip = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
-    for _ in range(400):
-        writer.write(np.zeros((32, 32, 3), np.uint8))
-    writer.release()
-    frames, predictor = 0, type(desk.predictor(None)[1])
+    content = write_clip(tmp_path / "clip.avi", 400).read_bytes()
+    frames, predictor = 0, type(queue.find_predictor(None)[1])
     predict_all = predictor.predict_all
 
     def slow(self: Predictor, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -874,12 +882,8 @@ def test_a_video_ends_with_its_visitor(
         return predict_all(self, images)
 
     monkeypatch.setattr(predictor, "predict_all", slow)
-    config = client.get("/config").json()
-    number = next(one["id"] for one in config["dependencies"] if len(one["inputs"]) == 3 and len(one["outputs"]) == 3)
-    sent = client.post("/gradio_api/upload", files={"files": ("clip.avi", clip.read_bytes())}).json()[0]
-    data = {"data": [file(sent), 0.5, "it"], "fn_index": number, "session_hash": "leaves"}
-    assert client.post("/gradio_api/queue/join", json=data).status_code == 200
-    stream = connect(client, b"GET /gradio_api/queue/data?session_hash=leaves HTTP/1.1\r\n" + HOST + b"\r\n")
+    post = POST.replace(b"predict", b"video")
+    stream = connect(client, post + f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
     started = time.monotonic()
     while not frames and time.monotonic() - started < 10:
         time.sleep(0.01)
@@ -889,3 +893,4 @@ def test_a_video_ends_with_its_visitor(
     time.sleep(0.3)
     assert 0 < frames == before < 400
     assert "Traceback" not in "".join(capfd.readouterr())
+    assert not any(folder.iterdir())

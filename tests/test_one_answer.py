@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from conftest import ROOT, SMALL, run_script
 
 from polyp.cli import main
-from polyp.commands.app.desk import Desk, Photo
+from polyp.commands.app.inference_queue import InferenceQueue, InputImage
 from polyp.data.pairs import read_image
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.model.segmenter import PolypSegmenter
@@ -80,12 +81,11 @@ def test_every_command_gives_the_bits_of_the_test(
         )
         assert np.array_equal(written, np.rint(probability * 65535).astype(np.uint16))
 
-    desk = Desk({"it": str(run)})
+    queue = InferenceQueue({"it": str(run)})
     for path, probability in zip(images, expected, strict=True):
-        image = read_image(path)
-        answer = desk.turn(lambda image=image: desk.ask(lambda: Photo("key", "name", image)))  # type: ignore[misc]
-        assert np.array_equal(answer.probability, probability)
-    desk.close()
+        load = partial(InputImage, "key", read_image(path))
+        assert np.array_equal(queue.submit(partial(queue.predict, load)).result().probability, probability)
+    queue.close()
 
     shutil.copy(RunFolder(run).best_checkpoint, tmp_path / "copied.ckpt")
     copied = load_predictor([str(tmp_path / "copied.ckpt")])

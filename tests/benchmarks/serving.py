@@ -1,8 +1,7 @@
 """What serving costs: python tests/benchmarks/serving.py RUN [--root FOLDER]
 
-The median latency of the app for one image at a time, by plain HTTP and by Gradio's client, as a multiple of
-what decoding, predicting and the mask take in one process; then images a second and memory with 20 clients at
-once.
+The median latency of the app for one image at a time, as a multiple of what decoding, predicting and the mask
+take in one process; then images a second and memory with 20 clients at once.
 """
 
 import argparse
@@ -19,10 +18,9 @@ from pathlib import Path
 
 import cv2
 from common import table
-from gradio_client import Client, handle_file
+from polyp.inference.image import decode
 
-from polyp.commands.app.gallery import gallery_of
-from polyp.images import decode
+from polyp.commands.app.gallery import load_gallery
 from polyp.inference import polyps
 from polyp.inference.predictor import load_predictor
 from polyp.runs.model import Source
@@ -42,7 +40,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--root")
     given = parser.parse_args()
-    test_set = gallery_of([Source.of(given.run)], given.root).test_set
+    test_set = load_gallery([Source.of(given.run)], given.root).test_set
     assert test_set is not None, "the run's data are not there: --root"
     paths = [pair.image for pair in test_set.pairs][:40]
     contents = [path.read_bytes() for path in paths]
@@ -61,21 +59,16 @@ def main() -> None:
         def plain(content: bytes) -> None:
             urllib.request.urlopen(f"{url}/api/mask", content, timeout=60).read()
 
-        client = Client(url, verbose=False)
-
-        def gradio(path: Path) -> None:
-            client.predict(handle_file(path), api_name="/predict")
-
         ways: dict[str, Callable[[int], None]] = {
             "predict": lambda number: alone(contents[number]),
             "plain HTTP": lambda number: plain(contents[number]),
-            "Gradio's client": lambda number: gradio(paths[number]),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
         for first in range(0, len(paths), ROUND):  # in turns, so that all meet the same machine
             for name, way in ways.items():
-                # this process's threads spin for a while after their work, and take the server's cores
-                way(first)
+                way(
+                    first
+                )  # this process's threads spin for a while after their work, and take the server's cores
                 for number in range(first, min(first + ROUND, len(paths))):
                     started = time.perf_counter()
                     way(number)

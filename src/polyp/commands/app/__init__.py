@@ -1,1 +1,1 @@
-"""Trained models on a web page and behind an HTTP API, on this machine and without any other."""
+"""`polyp app`: a web page and an HTTP API for trained models, which work without a network."""

@@ -16,7 +16,7 @@ class Options:
     network. For research use, not for diagnosis.
     """
 
-    runs: Annotated[Positional[tuple[str, ...]], option("RUN...")] = ()
+    models: Annotated[Positional[tuple[str, ...]], option("RUN...")] = ()
     """Run folders or checkpoints; the first is the default."""
     demo: Flag = False
     """The newest run below outputs/; trains one if there is none."""
@@ -34,7 +34,6 @@ class Options:
 
     def run(self) -> None:
         """Serve until Ctrl-C."""
-        from polyp.commands.app.serve import serve
+        from polyp.commands.app.launch import run
 
-        options = vars(self).copy()
-        serve(options.pop("runs"), **options)
+        run(self)

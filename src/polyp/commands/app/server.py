@@ -1,217 +1,303 @@
-"""The web server: the page, and an HTTP API for scripts.
+"""The web server: the page, and an HTTP API for scripts. No route takes a path.
 
 curl --data-binary @image.jpg 'http://127.0.0.1:7860/api/predict?threshold=0.5'
 curl --data-binary @image.jpg -o mask.png 'http://127.0.0.1:7860/api/mask'
 """
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import json
+import threading
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import cv2
-import gradio
 import numpy as np
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from gradio.utils import get_upload_folder
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from polyp.commands.app import answer, drawing
-from polyp.commands.app.desk import Busy, Desk, Seen
-from polyp.commands.app.gallery import Gallery
-from polyp.commands.app.guard import Guard, WithoutCards
-from polyp.commands.app.look import CSS, HEAD, THEME
-from polyp.commands.app.page import build
-from polyp.commands.app.replies import Replies, error_reply, validation_reason
-from polyp.commands.app.upload import NotAnImage, checked, stem, uploaded
-from polyp.errors import InputError
-from polyp.images import TooManyPixels
-from polyp.inference import polyps
-
-STATUSES = {Busy: 503, NotAnImage: 415, TooManyPixels: 413, InputError: 400}
-"""The status of each error; the first class that fits counts."""
+from polyp.commands.app import media
+from polyp.commands.app.gallery import PREFIX, Gallery
+from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
+from polyp.commands.app.security import Guard, clean_line, handle_exception
+from polyp.errors import InputError, pick
+from polyp.inference.predictor import Predictor
 
 T = TypeVar("T")
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each form that cannot be read
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+MAX_VIDEOS = 4
+"""Videos that are on the disk at once: one is annotated, the others wait."""
+
+CHUNK = 3 * 2**18
+"""Bytes of a file in one line of JSON; divisible by 3 for base64."""
+
+STATIC = {
+    "/": "text/html",
+    "/app.js": "text/javascript",
+    "/app.css": "text/css",
+    "/icon.svg": "image/svg+xml",
+}
 
 
 class Server:
-    """What is asked over HTTP; each method is a route.
+    """The routes, each a method.
 
     Args:
-        desk: looks at images.
+        queue: the models.
         gallery: the test images.
+        max_upload: bytes of an upload, for the page.
+        folder: for videos while they are annotated; the system's temporary folder if None.
     """
 
-    def __init__(self, desk: Desk, gallery: Gallery) -> None:
-        self.desk, self.gallery = desk, gallery
+    def __init__(self, queue: InferenceQueue, gallery: Gallery, max_upload: int, folder: Path | None) -> None:
+        self.queue, self.gallery, self.max_upload, self.folder = queue, gallery, max_upload, folder
+        self.videos, self.annotating = 0, asyncio.Lock()
 
-    async def predict(self, request: Request, threshold: float | None = None, model: str | None = None) -> Response:
-        """The polyps of the image in the body, as JSON."""
-        return await self._asked(request, threshold, model, lambda s, t: JSONResponse(answer.facts(s, t)))
-
-    async def mask(self, request: Request, threshold: float | None = None, model: str | None = None) -> Response:
-        """The mask of the image in the body: a PNG of its size, 255 where there is a polyp, else 0."""
-        return await self._asked(request, threshold, model, lambda s, t: png(polyps.mask(s.probability, t)))
-
-    def models(self) -> list[dict[str, Any]]:
+    def models(self, request: Request) -> Response:
         """The models' names and thresholds."""
-        return [{"model": name, "threshold": one.threshold} for name, one in self.desk.predictors.items()]
+        predictors = self.queue.predictors.items()
+        return JSONResponse([{"model": name, "threshold": p.threshold} for name, p in predictors])
 
-    def thumbnail(self, number: int) -> Response:
+    def settings(self, request: Request) -> Response:
+        """What the page needs to know once."""
+        predictors = self.queue.predictors.items()
+        models = {name: {"threshold": p.threshold, "backend": p.backend} for name, p in predictors}
+        images = [{"key": key, "name": key.removeprefix(PREFIX)} for key in self.gallery.images]
+        limits = {"max_upload": self.max_upload, "max_frames": media.MAX_FRAMES}
+        return JSONResponse({"models": models, "images": images, "note": self.gallery.note} | limits)
+
+    def thumbnail(self, request: Request) -> Response:
         """A small picture of a test image."""
-        if not 0 <= number < len(self.gallery.names):
+        keys, index = list(self.gallery.images), request.path_params["index"]
+        if index >= len(keys):
             raise HTTPException(404, "there is no such image")
-        name = list(self.gallery.names)[number]
-        return Response(self.gallery.thumbnail(name), media_type="image/jpeg")
+        return Response(self.gallery.make_thumbnail(keys[index]), media_type="image/jpeg")
 
-    async def kept_mask(self, request: Request, key: str, model: str, threshold: float) -> Response:
-        """The mask of an answer that the page shows, to take along."""
-        return await self._kept(
-            request, key, model, "mask", lambda seen: polyps.mask(seen.probability, checked(threshold))
+    async def predict(self, request: Request) -> Response:
+        """The polyps of the image in the body, as JSON."""
+        return JSONResponse(await self._predict(request, lambda p, t, *_: media.describe_polyps(p, t), False))
+
+    async def mask(self, request: Request) -> Response:
+        """The mask of the image in the body: a PNG of its size, 255 where there is a polyp, else 0."""
+        content = await self._predict(
+            request, lambda p, t, o, _: media.encode(media.draw(p, t, o, "mask")), False
         )
+        return Response(content, media_type="image/png")
 
-    async def kept_overlay(self, request: Request, key: str, model: str, threshold: float, opacity: float) -> Response:
-        """Its overlay."""
-        draw = drawing.draw
-        return await self._kept(
-            request, key, model, "overlay", lambda seen: draw(seen, checked(threshold), checked(opacity))
-        )
-
-    async def _kept(
-        self, request: Request, key: str, model: str, what: str, draw: Callable[[Seen], np.ndarray]
-    ) -> Response:
-        def work() -> tuple[str, Response]:
-            seen = self.desk.kept(key, model)
-            return seen.photo.name, png(draw(seen))
-
-        name, response = await self._turn(request, work)
-        response.headers["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(f'{stem(name)}_{what}.png')}"
-        return response
-
-    async def _asked(
-        self, request: Request, threshold: float | None, model: str | None, reply: Callable[[Seen, float], Response]
-    ) -> Response:
-        _, predictor = self.desk.predictor(model)
-        chosen = predictor.threshold if threshold is None else checked(threshold)
-        if request.headers.get("content-type", "").startswith("multipart/"):
-            raise NotAnImage(
-                "a form is not an image: send its bytes as the body, with curl by --data-binary @image.jpg"
-            )
-        content = await request.body()
-        if not content:
-            raise InputError("no image: send its bytes as the body, with curl by --data-binary @image.jpg")
-        work = lambda: reply(self.desk.ask(lambda: uploaded(content, "the image"), model), chosen)  # noqa: E731
-        return await self._turn(request, work)
-
-    async def _turn(self, request: Request, work: Callable[[], T]) -> T:
-        """Do something at the desk when it is its turn, unless the client leaves before.
-
-        Raises:
-            ClientDisconnect: it has left.
-            Busy: as `Desk.submit` does.
+    async def result(self, request: Request) -> Response:
+        """What the page shows of the image in the body (POST), or of one that is cached or in the gallery
+        (GET).
         """
-        answer = asyncio.wrap_future(self.desk.submit(work))
-        left = asyncio.create_task(_disconnected(request))
+        return JSONResponse(await self._predict(request, media.describe_result))
+
+    async def picture(self, request: Request) -> Response:
+        """A view as a PNG of the image's size, to save."""
+        name = PurePath(request.query_params.get("name", "")).stem or "image"
+        name = quote(f"{name}_{request.query_params.get('view', media.VIEWS[0])}.png")
+        content = await self._predict(request, lambda *arguments: media.encode(media.draw(*arguments)))
+        headers = {"Content-Disposition": f"attachment; filename*=utf-8''{name}"}
+        return Response(content, headers=headers, media_type="image/png")
+
+    async def _predict(
+        self, request: Request, make: Callable[[Prediction, float, float, str], T], cached: bool = True
+    ) -> T:
+        """Predict the image of a request, then make something of prediction, threshold, opacity and view."""
+        model, threshold, opacity, view = self._parse(request)
+        content = await read_image(request) if request.method == "POST" else b""
+        name, key = request.query_params.get("name", "the image"), request.query_params.get("image", "")
+        key = media.hash_bytes(content) if content else key
+
+        def load() -> InputImage:
+            if content:
+                return media.decode_upload(content, name)
+            if key not in self.gallery.images:
+                raise HTTPException(410, "the image is no longer in memory: choose it again")
+            return self.gallery.read(key)
+
+        def work() -> T:
+            if cached:
+                prediction = self.queue.predict_cached(key, load, model, view == "uncertainty")
+            else:
+                prediction = self.queue.predict(load, model)
+            return make(prediction, threshold, opacity, view)
+
+        return await self._run(request, work)
+
+    async def video(self, request: Request) -> Response:
+        """Annotate the video in the body.
+
+        The response is lines of JSON: `progress` while it works, then the summary with the names of the
+        files, then their content, base64 in pieces: `video` (WebM) and `table` (CSV). Nothing stays on the
+        server.
+        """
+        model, threshold = self._parse(request)[:2]
+        lines = self._annotate(request, self.queue.predictors[model], threshold)
+        first = await anext(lines)  # what is no video gets an error status
+
+        async def encode() -> AsyncIterator[str]:
+            yield json.dumps(first) + "\n"
+            try:
+                async for line in lines:
+                    yield json.dumps(line) + "\n"
+            except (InputError, OSError) as error:
+                yield json.dumps({"error": clean_line(str(error))}) + "\n"
+            finally:
+                await lines.aclose()
+
+        return StreamingResponse(encode(), media_type="application/x-ndjson")
+
+    async def _annotate(
+        self, request: Request, predictor: Predictor, threshold: float
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        name = PurePath(request.query_params.get("name", "video")).name
+        if self.videos >= MAX_VIDEOS:
+            raise Busy("too many videos are waiting: try again in a few minutes")
+        self.videos += 1
+        cancelled = threading.Event()
         try:
-            await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise ClientDisconnect
-            return answer.result()
+            with TemporaryDirectory(dir=self.folder, prefix="video-", ignore_cleanup_errors=True) as folder:
+                path = Path(folder, "upload")
+                with path.open("wb") as file:
+                    async for chunk in request.stream():
+                        file.write(chunk)
+                if not path.stat().st_size:
+                    raise InputError("no video: send its bytes as the body")
+                async with self.annotating:
+                    loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+                    def report(done: int, total: int | None) -> None:
+                        loop.call_soon_threadsafe(events.put_nowait, {"progress": [done, total]})
+
+                    def predict_all(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+                        if cancelled.is_set():
+                            raise InputError("the client has left")
+                        # Through the queue, so that other requests are handled between a video's frames.
+                        work = partial(predictor.predict_all, images)
+                        return self.queue.submit(work, limited=False).result()
+
+                    shared = SimpleNamespace(predict_all=predict_all)
+                    arguments = (path, Path(folder), shared, threshold, report)
+                    future = loop.run_in_executor(None, media.annotate_video, *arguments)
+                    future.add_done_callback(
+                        lambda done: events.put_nowait(done.exception() or done.result())
+                    )
+                    while isinstance(event := await events.get(), dict):
+                        yield event
+                    if isinstance(event, InputError):
+                        raise InputError(str(event).replace(str(path), name)) from event
+                    if isinstance(event, BaseException):
+                        raise event
+                    summary, video, table = event
+                yield summary
+                for kind, file_path in (("video", video), ("table", table)):
+                    with file_path.open("rb") as content:
+                        while chunk := content.read(CHUNK):
+                            yield {kind: b64encode(chunk).decode()}
         finally:
-            answer.cancel()
+            cancelled.set()
+            self.videos -= 1
+
+    def _parse(self, request: Request) -> tuple[str, float, float, str]:
+        """Model, threshold, opacity and view of a query, or their defaults."""
+        query = request.query_params
+        model, predictor = self.queue.find_predictor(query.get("model"))
+        threshold = parse_share("threshold", query.get("threshold", str(predictor.threshold)))
+        opacity = parse_share("opacity", query.get("opacity", "0.3"))
+        view = query.get("view", media.VIEWS[0])
+        pick("view", view, dict.fromkeys(media.VIEWS))
+        return model, threshold, opacity, view
+
+    async def _run(self, request: Request, work: Callable[[], T]) -> T:
+        """Run a function in the inference thread; raise ClientDisconnect if the client leaves before."""
+        result = asyncio.wrap_future(self.queue.submit(work))
+        left = asyncio.ensure_future(wait_for_disconnect(request))
+        try:
+            await asyncio.wait((result, left), return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                raise ClientDisconnect
+            return result.result()
+        finally:
+            result.cancel()
             left.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def read_image(request: Request) -> bytes:
+    """The body of a request, which must be an image's bytes."""
+    how = "send its bytes as the body, with curl by --data-binary @image.jpg"
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise media.NotAnImage(f"a form is not an image: {how}")
+    content = await request.body()
+    if not content:
+        raise InputError(f"no image: {how}")
+    return content
+
+
+async def wait_for_disconnect(request: Request) -> None:
+    """Return once the client has left; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-class WrongMethod:
-    """ASGI application of a route's other methods; Gradio, which comes after it, would say that there is no route.
-
-    Args:
-        methods: that the route has.
-    """
-
-    def __init__(self, methods: Sequence[str]) -> None:
-        self.methods = methods
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raise HTTPException."""
-        allowed = ", ".join(self.methods)
-        raise HTTPException(405, f"{scope['method']} is not possible here: {allowed} is", {"Allow": allowed})
+def parse_share(name: str, text: str) -> float:
+    """A number in 0-1 of a query; raises InputError if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InputError(f"{name}={text} must be a number between 0 and 1")
+    return value
 
 
-def png(picture: np.ndarray) -> Response:
-    """A mask or an RGB picture as a response."""
-    ordered = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return Response(cv2.imencode(".png", ordered)[1].tobytes(), media_type="image/png")
-
-
-def application(
-    desk: Desk, gallery: Gallery, auth: tuple[str, str] | None = None, most: int = 20_000_000, local: bool = True
-) -> FastAPI:
+def make_app(
+    queue: InferenceQueue,
+    gallery: Gallery,
+    auth: tuple[str, str] | None = None,
+    max_upload: int = 20_000_000,
+    local: bool = True,
+    folder: Path | None = None,
+) -> Starlette:
     """The web application.
 
     Args:
-        desk: looks at images.
-        gallery: the test images.
+        queue, gallery, max_upload, folder: see `Server`.
         auth: user and password; None lets everybody in.
-        most: bytes of an upload.
-        local: it is asked from this machine alone.
+        local: it is reached from this machine alone.
     """
-    app = FastAPI(openapi_url=None)  # its pages of documentation come from elsewhere
-    server = Server(desk, gallery)
-    for path, route, methods in (
-        ("/api/predict", server.predict, ["POST"]),
-        ("/api/mask", server.mask, ["POST"]),
-        ("/api/models", server.models, ["GET", "HEAD"]),
-        ("/gallery/{number}.jpg", server.thumbnail, ["GET", "HEAD"]),
-        ("/answers/mask.png", server.kept_mask, ["GET", "HEAD"]),
-        ("/answers/overlay.png", server.kept_overlay, ["GET", "HEAD"]),
-    ):
-        app.add_api_route(path, route, methods=methods, response_model=None)
-        app.router.routes.append(Route(path, WrongMethod(methods)))
-    app.add_exception_handler(RequestValidationError, _invalid)
-
-    async def mount() -> FastAPI:
-        return gradio.mount_gradio_app(
-            app,
-            build(desk, gallery),
-            "/",
-            footer_links=["api", "settings"],
-            run_history=False,
-            show_error=True,
-            max_file_size=most,
-            ssr_mode=False,
-            enable_monitoring=False,
-            pwa=False,
-            mcp_server=False,
-            theme=THEME,
-            css_paths=CSS,
-            head=HEAD,
+    server, static = Server(queue, gallery, max_upload, folder), Path(__file__).with_name("static")
+    routes = [
+        Route(
+            path,
+            Response((static / (path[1:] or "index.html")).read_bytes(), media_type=kind),
+            methods=["GET"],
         )
-
-    mounted = asyncio.run(mount())  # outside of an event loop, Gradio opens several and leaves them open
-    mounted.add_middleware(WithoutCards)
-    visitors = Path(get_upload_folder())
-    mounted.add_middleware(Guard, auth=auth, most=most, hosts=LOCAL if local else (), visitors=visitors)
-    mounted.add_middleware(Replies, statuses=STATUSES)
-    return mounted
-
-
-def _invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    return error_reply(400, validation_reason(error.errors()[0]))
+        for path, kind in STATIC.items()
+    ]
+    routes += [
+        Route("/api/predict", server.predict, methods=["POST"]),
+        Route("/api/mask", server.mask, methods=["POST"]),
+        Route("/api/models", server.models),
+        Route("/api/settings", server.settings),
+        Route("/api/thumbnails/{index:int}", server.thumbnail),
+        Route("/api/result", server.result, methods=["GET", "POST"]),
+        Route("/api/picture", server.picture),
+        Route("/api/video", server.video, methods=["POST"]),
+    ]
+    guard = Middleware(Guard, auth=auth, max_upload=max_upload, hosts=LOCAL_HOSTS if local else ())
+    handlers: Any = {HTTPException: handle_exception, Exception: handle_exception}
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(ExceptionMiddleware, handlers=handlers), guard],
+        exception_handlers={HTTPException: handle_exception},
+    )

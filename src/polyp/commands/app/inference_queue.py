@@ -1,0 +1,173 @@
+"""The models and the one thread that runs them, with a queue before it and a cache of the latest predictions."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TypeVar
+
+import numpy as np
+
+from polyp.errors import InputError, pick
+from polyp.inference.predictor import Predictor, load_predictor
+
+T = TypeVar("T")
+
+AVERAGE = "average of all"
+"""The name of the ensemble that is offered beside several models."""
+
+MAX_QUEUED = 40
+"""Requests that wait at once; the next is refused."""
+
+CACHE_BYTES = 2**29
+"""Size of the cache, so that moving a slider does not run the network again."""
+
+
+class Busy(InputError):
+    """Too many requests are waiting, or the app is shutting down."""
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """An image to predict.
+
+    Attributes:
+        key: identifies it in the cache.
+        pixels: (H, W, 3) uint8 RGB.
+        truth: (H, W) uint8 in {0, 1}; None where it is not known.
+    """
+
+    key: str
+    pixels: np.ndarray
+    truth: np.ndarray | None = None
+
+
+@dataclass
+class Prediction:
+    """The output of a model for an image.
+
+    Attributes:
+        model: its name.
+        image: the image.
+        probability: (H, W) float32 in 0-1.
+        milliseconds: from the file's bytes to the probabilities.
+        spread: (H, W) float32 in 0-0.5, the standard deviation of each pixel's probability between the image
+            and its flips (and between the models of an ensemble); None until it is needed.
+    """
+
+    model: str
+    image: InputImage
+    probability: np.ndarray
+    milliseconds: float
+    spread: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in memory."""
+        arrays = (self.image.pixels, self.image.truth, self.probability, self.spread)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
+class InferenceQueue:
+    """The models, and the one thread that decodes, predicts and draws for all requests.
+
+    One thread is enough, since a network uses all cores, and memory stays flat however many clients come.
+
+    Args:
+        models: the run, checkpoint or ONNX file of each model by the model's name; the first is the default.
+            With several there is also their average.
+        compute, device: see `load_predictor`.
+
+    Raises:
+        InputError: as `load_predictor` does.
+    """
+
+    def __init__(self, models: Mapping[str, str], compute: str = "exact", device: str = "auto") -> None:
+        self._executor = ThreadPoolExecutor(1, "inference")
+        # Loaded in that thread too: OpenMP starts threads for each thread that computes, and more threads
+        # than cores make every operation slower by half.
+        futures = {
+            name: self._executor.submit(load_predictor, [run], compute, device)
+            for name, run in models.items()
+        }
+        self.predictors = {name: future.result() for name, future in futures.items()}
+        members = list(self.predictors.values())
+        if len(members) > 1:
+            networks = [network for member in members for network in member.models]
+            sources = [source for member in members for source in member.sources]
+            self.predictors[AVERAGE] = replace(members[0], models=networks, sources=sources)
+        self._cache: OrderedDict[tuple[str, str], Prediction] = OrderedDict()
+        self._free = threading.BoundedSemaphore(MAX_QUEUED)
+
+    def find_predictor(self, name: str | None) -> tuple[str, Predictor]:
+        """A model's name and predictor; the first model's for None.
+
+        Raises:
+            InputError: there is no such model.
+        """
+        name = name or next(iter(self.predictors))
+        return name, pick("model", name, self.predictors)
+
+    def submit(self, work: Callable[[], T], limited: bool = True) -> Future[T]:
+        """Queue a function for the thread.
+
+        Args:
+            work: may call `predict` and `predict_cached`.
+            limited: count it among the `MAX_QUEUED`.
+
+        Raises:
+            Busy: the queue is full or closed.
+        """
+        if limited and not self._free.acquire(blocking=False):
+            raise Busy("busy: too many requests are waiting, try again in a moment")
+        try:
+            future = self._executor.submit(work)
+        except RuntimeError as error:
+            raise Busy("the app is shutting down") from error
+        if limited:
+            future.add_done_callback(lambda _: self._free.release())
+        return future
+
+    def predict(self, load: Callable[[], InputImage], model: str | None = None) -> Prediction:
+        """Run a model; only within `submit`.
+
+        Args:
+            load: decodes the image.
+            model: the model's name; the first for None.
+
+        Raises:
+            InputError: there is no such model, it outputs NaN, or as `load` does.
+        """
+        name, predictor = self.find_predictor(model)
+        started = perf_counter()
+        image = load()
+        probability = predictor.predict(image.pixels)
+        return Prediction(name, image, probability, (perf_counter() - started) * 1000)
+
+    def predict_cached(
+        self, key: str, load: Callable[[], InputImage], model: str | None = None, spread: bool = False
+    ) -> Prediction:
+        """`predict`, unless the cache has the prediction; only within `submit`.
+
+        Args:
+            key: of the image.
+            load, model: see `predict`.
+            spread: also compute `Prediction.spread`.
+        """
+        name, predictor = self.find_predictor(model)
+        prediction = self._cache.pop((key, name), None)
+        if prediction is None:
+            image = next((p.image for (other, _), p in self._cache.items() if other == key), None)
+            prediction = self.predict(load if image is None else lambda: image, name)
+        if spread and prediction.spread is None:
+            prediction.spread = replace(predictor, flips=True).spread(prediction.image.pixels)
+        self._cache[key, name] = prediction
+        while len(self._cache) > 1 and sum(p.nbytes for p in self._cache.values()) > CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return prediction
+
+    def close(self) -> None:
+        """Accept nothing more and drop what is waiting."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
