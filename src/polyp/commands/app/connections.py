@@ -1,4 +1,4 @@
-"""uvicorn with limits on slow clients and on the number of connections; its own limit is the idle time alone."""
+"""uvicorn with limits on slow clients and on the number of connections; its own limits the idle time only."""
 
 import asyncio
 import sys
@@ -86,7 +86,7 @@ class Connection(H11Protocol):
 
     @property
     def stage(self) -> str:
-        """`request` or `body` to arrive, `response` to be read by the client, or `work` of the application."""
+        """`request` or `body` to arrive, `response` to be read by the client, or `work` of the server."""
         idle = self.cycle is None or self.cycle.response_complete
         closing = self.transport.is_closing()
         if self.flow.write_paused or (self.transport.get_write_buffer_size() and (idle or closing)):

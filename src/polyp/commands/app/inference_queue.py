@@ -1,4 +1,4 @@
-"""The models and the one thread that runs them, with a queue before it and a cache of the latest predictions."""
+"""The models, the one thread that runs them, its queue, and a cache of the latest predictions."""
 
 import threading
 from collections import OrderedDict
