@@ -478,7 +478,6 @@ def test_what_cannot_work_is_said_first(
     RunFolder(tmp_path / "empty").config_file.write_bytes(RunFolder(run).config_file.read_bytes())
     assert "best.ckpt" in refusal(capsys, tmp_path / "empty", "--port", 0)
     monkeypatch.chdir(tmp_path)
-    assert "train.py" in refusal(capsys, "--demo", "--port", 0)
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert "pip install -e '.[app]'" in refusal(capsys, run)
 

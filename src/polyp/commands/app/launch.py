@@ -151,15 +151,8 @@ def find_demo_run() -> Path:
         newest = max(folders, key=lambda folder: RunFolder(folder).metrics_file.stat().st_mtime)
         print(f"polyp app --demo: the newest run here is {newest}")
         return newest
-    if not (Path("train.py").is_file() and Path("conf").is_dir()):
-        raise InputError(
-            "--demo needs a run below outputs/, or train.py to make one: start it in polyp's repository"
-        )
-    print(
-        "polyp app --demo: no run below outputs/ yet; trains experiment=quickstart, which takes about a "
-        "minute"
-    )
-    code = subprocess.run([sys.executable, "train.py", "experiment=quickstart"]).returncode
-    if code:
-        raise InputError(f"--demo: python train.py experiment=quickstart ended with {code}: see above")
+    print("polyp app --demo: no run below outputs/ yet, training one takes about a minute")
+    command = [sys.executable, "-m", "polyp.cli", "train", "experiment=quickstart"]
+    if code := subprocess.run(command).returncode:
+        raise InputError(f"--demo: polyp train experiment=quickstart ended with {code}: see above")
     return find_demo_run()
