@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
 
-from polyp import files
+from polyp import __version__, files
 from polyp.commands.predict.inputs import Input, name_outputs
 from polyp.commands.predict.options import Options
 from polyp.errors import InputError, printable
@@ -166,7 +165,7 @@ class Results:
         )
         images = [record for record in records if "image" in record]
         videos = [record for record in records if "video" in record]
-        content = {"polyp": version("polyp"), **self.settings, "images": images, "videos": videos}
+        content = {"polyp": __version__, **self.settings, "images": images, "videos": videos}
         files.write_json(self.folder / JSON, content, indent=1)
         rows = [
             {"image": record["image"], "polyp": number}
