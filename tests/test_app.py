@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from planted import on_drawn_images, plant_model
+from run_writers import on_drawn_images, write_model_run
 
 from polyp.runs.folder import RunFolder
 
@@ -49,7 +49,7 @@ MAX_UPLOAD = 300_000
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        yield on_drawn_images(plant_model(tmp_path_factory.mktemp("app") / "run"))
+        yield on_drawn_images(write_model_run(tmp_path_factory.mktemp("app") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,7 @@ def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.C
 
 
 def test_several_models_have_an_average(run: Path, tmp_path: Path) -> None:
-    other = plant_model(tmp_path / "other", seed=1)
+    other = write_model_run(tmp_path / "other", seed=1)
     both = InferenceQueue({"a": str(run), "b": str(other)}, device="cpu")
     image = InputImage("key", decode(picture(), ""))
     expected = load_predictor([str(run), str(other)], device_name="cpu").predict(image.pixels)

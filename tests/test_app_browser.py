@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from planted import on_drawn_images, plant_model
 from polyp.inference.image import read
+from run_writers import on_drawn_images, write_model_run
 
 from polyp.inference import polyps
 from polyp.inference.predictor import load_predictor
@@ -34,7 +34,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         folder = tmp_path_factory.mktemp("app")
-        made = [on_drawn_images(plant_model(folder / "runs" / name), 60, 96) for name in ("first", "second")]
+        made = [
+            on_drawn_images(write_model_run(folder / "runs" / name), 60, 96) for name in ("first", "second")
+        ]
         checkpoint = RunFolder(made[1]).best_checkpoint  # the second shall find nothing anywhere
         content = torch.load(checkpoint, weights_only=True)
         next(v for k, v in content["state_dict"].items() if k.endswith("segmentation_head.0.bias")).fill_(-50)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from planted import plant
+from run_writers import write_run
 
 from polyp.commands.compare.card import write_card
 from polyp.commands.compare.comparison import Comparison, compare
@@ -30,7 +30,7 @@ def test_card_has_numbers_strata_and_limits(tmp_path: Path, card: Callable[..., 
     dice = np.array(
         [0.9, 0.4, 0.8, 0.0, 0.9, 0.5]
     )  # every other image, from the second on, has a small polyp
-    plant(tmp_path / "a", dice, data={"dataset": "kvasir_seg"})
+    write_run(tmp_path / "a", dice, data={"dataset": "kvasir_seg"})
     (run,) = find_runs([tmp_path])
     text = card(run)
     assert "not a medical device, and not for diagnosis" in text and "Kvasir-SEG may be used" in text
@@ -55,7 +55,7 @@ ATTACK = (
 
 
 def test_card_escapes_values(tmp_path: Path, card: Callable[..., str]) -> None:
-    run = plant(
+    run = write_run(
         tmp_path / "a",
         [0.9, 0.8],
         data={"dataset": ATTACK, "split": ATTACK, "fingerprint": ATTACK},
@@ -92,7 +92,7 @@ def test_card_escapes_values(tmp_path: Path, card: Callable[..., str]) -> None:
 
 
 def test_false_alarm_is_not_a_missed_polyp(tmp_path: Path, card: Callable[..., str]) -> None:
-    run = plant(tmp_path / "a", [0.9, 0.0, 0.0])
+    run = write_run(tmp_path / "a", [0.9, 0.0, 0.0])
     rows = (run / "per_image.csv").read_text().splitlines()
     rows[2] = rows[2].replace("image_1,50,10,11", "image_1,0,60,0")
     (run / "per_image.csv").write_text("\n".join(rows))
@@ -101,7 +101,7 @@ def test_false_alarm_is_not_a_missed_polyp(tmp_path: Path, card: Callable[..., s
 
 
 def test_card_counts_epochs_as_defined(tmp_path: Path, card: Callable[..., str]) -> None:
-    run = plant(tmp_path / "a", [0.9, 0.8], definitions={"best": "of the best epoch (the first is 0)"})
+    run = write_run(tmp_path / "a", [0.9, 0.8], definitions={"best": "of the best epoch (the first is 0)"})
     epoch = json.loads((run / "metrics.json").read_text())["best"]["epoch"]
     assert f"in epoch {epoch}: of the best epoch (the first is 0)." in card(find_runs([tmp_path])[0])
 
@@ -109,9 +109,9 @@ def test_card_counts_epochs_as_defined(tmp_path: Path, card: Callable[..., str])
 def test_card_has_seeds_and_rank(tmp_path: Path, card: Callable[..., str]) -> None:
     images = np.linspace(0.6, 0.9, 30)
     for seed in (0, 1):
-        plant(tmp_path / f"a{seed}", images + seed / 50, val=0.9, seed=seed)
-    plant(tmp_path / "b", images - 0.5, val=0.5, changed=["model.loss=bce"])
-    plant(tmp_path / "c", images, val=0.4, changed=["model.loss=dice", "monitor=test/dice"])
+        write_run(tmp_path / f"a{seed}", images + seed / 50, val=0.9, seed=seed)
+    write_run(tmp_path / "b", images - 0.5, val=0.5, changed=["model.loss=bce"])
+    write_run(tmp_path / "c", images, val=0.4, changed=["model.loss=dice", "monitor=test/dice"])
     comparison = compare(find_runs([tmp_path]))
     text = card(comparison.reference.first, comparison)
     assert "number 1 by validation of 3 configurations. 1 of the 2 others that were tested" in text

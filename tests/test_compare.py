@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import SMALL, Train
-from planted import plant
+from run_writers import write_run
 from torch.utils.tensorboard import SummaryWriter
 
 from polyp import cli
@@ -42,11 +42,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_compare_separates_a_difference_from_chance(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant(tmp_path / "runs/best", IMAGES, val=0.9)
-    plant(tmp_path / "runs/worse", IMAGES - 0.05 + NOISE, val=0.8, changed=["model.encoder=resnet18"])
-    plant(tmp_path / "runs/same", IMAGES + NOISE - NOISE.mean(), val=0.7, changed=["model.encoder=vgg11"],
+    write_run(tmp_path / "runs/best", IMAGES, val=0.9)
+    write_run(tmp_path / "runs/worse", IMAGES - 0.05 + NOISE, val=0.8, changed=["model.encoder=resnet18"])
+    write_run(tmp_path / "runs/same", IMAGES + NOISE - NOISE.mean(), val=0.7, changed=["model.encoder=vgg11"],
           parameters=500_000)  # fmt: skip
-    plant(tmp_path / "runs/begun", IMAGES)
+    write_run(tmp_path / "runs/begun", IMAGES)
     (tmp_path / "runs/begun/metrics.json").unlink()
     out = tmp_path / "out"
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(out), "--no-pictures"])
@@ -68,8 +68,8 @@ def test_compare_separates_a_difference_from_chance(
 
 
 def test_reference_is_best_by_validation(tmp_path: Path) -> None:
-    plant(tmp_path / "a", IMAGES, val=0.9)
-    plant(tmp_path / "b", IMAGES + 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])
+    write_run(tmp_path / "a", IMAGES, val=0.9)
+    write_run(tmp_path / "b", IMAGES + 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])
     comparison = compare(find_runs([tmp_path]))
     assert comparison.reference.first.folder.name == "a"
     assert comparison.verdict(comparison.recipes[1]) == "better on the test set by 0.050 (0.050 to 0.050)"
@@ -78,10 +78,10 @@ def test_reference_is_best_by_validation(tmp_path: Path) -> None:
 def test_p_values_and_intervals_are_corrected_for_comparisons(tmp_path: Path) -> None:
     few, many = tmp_path / "few", tmp_path / "many"
     for folder, count in ((few, 1), (many, 8)):
-        plant(folder / "best", IMAGES, val=0.9)
+        write_run(folder / "best", IMAGES, val=0.9)
         for number in range(count):
             noise = np.random.default_rng(number + 5).normal(-0.006, 0.02, 60)
-            plant(
+            write_run(
                 folder / f"other_{number}",
                 IMAGES + noise,
                 val=0.8 - number / 100,
@@ -95,9 +95,9 @@ def test_p_values_and_intervals_are_corrected_for_comparisons(tmp_path: Path) ->
 
 def test_seeds_are_averaged_and_their_noise_counts(tmp_path: Path) -> None:
     for seed, shift in enumerate((0.0, 0.04, -0.04)):
-        plant(tmp_path / f"a{seed}", IMAGES + shift, val=0.9 + shift, seed=seed)
-    plant(tmp_path / "b0", IMAGES - 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])
-    plant(tmp_path / "c0", IMAGES - 0.3, val=0.5, changed=["optim.decoder_lr=1e-5"])
+        write_run(tmp_path / f"a{seed}", IMAGES + shift, val=0.9 + shift, seed=seed)
+    write_run(tmp_path / "b0", IMAGES - 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])
+    write_run(tmp_path / "c0", IMAGES - 0.3, val=0.5, changed=["optim.decoder_lr=1e-5"])
     comparison = compare(find_runs([tmp_path]))
     first, near, far = comparison.recipes
     assert first.seeds == [0, 1, 2] and first.val == pytest.approx(0.9)
@@ -118,14 +118,18 @@ def test_seeds_are_averaged_and_their_noise_counts(tmp_path: Path) -> None:
 
 def test_seed_run_twice_counts_once(tmp_path: Path) -> None:
     for place in ("a", "b"):
-        plant(tmp_path / place, IMAGES)
+        write_run(tmp_path / place, IMAGES)
     comparison = compare(find_runs([tmp_path]))
     assert len(comparison.recipes) == 1 and comparison.recipes[0].seeds == [0] and comparison.noise is None
 
 
 def test_neutral_keys_make_no_configuration(tmp_path: Path) -> None:
-    plant(tmp_path / "a", IMAGES, seed=0, changed=["data.num_workers=0", "model.encoder_weights=/here/w.pt"])
-    plant(tmp_path / "b", IMAGES, seed=1, changed=["data.num_workers=4", "model.encoder_weights=/there/w.pt"])
+    write_run(
+        tmp_path / "a", IMAGES, seed=0, changed=["data.num_workers=0", "model.encoder_weights=/here/w.pt"]
+    )
+    write_run(
+        tmp_path / "b", IMAGES, seed=1, changed=["data.num_workers=4", "model.encoder_weights=/there/w.pt"]
+    )
     (recipe,) = compare(find_runs([tmp_path])).recipes
     assert recipe.seeds == [0, 1]
 
@@ -133,7 +137,7 @@ def test_neutral_keys_make_no_configuration(tmp_path: Path) -> None:
 def test_labels_have_one_of_the_keys_that_change_together(tmp_path: Path) -> None:
     both = [("1e-5", "1e-3"), ("1e-6", "1e-4")]
     for number, (encoder, decoder) in enumerate(both):
-        plant(
+        write_run(
             tmp_path / str(number),
             IMAGES,
             val=0.9 - number / 10,
@@ -170,8 +174,8 @@ def test_compare_warns_of_runs_that_are_not_comparable(
     metrics: dict[str, dict[str, str]],
     warning: str,
 ) -> None:
-    plant(tmp_path / "a", IMAGES, val=0.9)
-    plant(tmp_path / "b", IMAGES, val=0.8, changed=["optim.decoder_lr=1", *changed], **metrics)
+    write_run(tmp_path / "a", IMAGES, val=0.9)
+    write_run(tmp_path / "b", IMAGES, val=0.8, changed=["optim.decoder_lr=1", *changed], **metrics)
     with SummaryWriter(str(tmp_path / "b")) as writer:  # where val/dice is, if the run went by another number
         for epoch in range(2):
             writer.add_scalar("val/dice", 0.1, epoch)
@@ -182,7 +186,7 @@ def test_compare_warns_of_runs_that_are_not_comparable(
 def test_seeds_with_other_random_splits_are_other_configurations(tmp_path: Path) -> None:
     images = IMAGES[:30]
     for seed in (0, 1):  # with the same test images by chance, so that nothing else tells them apart
-        plant(
+        write_run(
             tmp_path / f"old{seed}",
             images,
             seed=seed,
@@ -194,7 +198,7 @@ def test_seeds_with_other_random_splits_are_other_configurations(tmp_path: Path)
     assert any(warning.startswith("Other validation images") for warning in comparison.warnings)
     for seed in (2, 3):
         changed = ["data.split=random", "data.split_seed=0"]
-        plant(tmp_path / f"new{seed}", images, seed=seed, changed=changed, data={"split": "random"})
+        write_run(tmp_path / f"new{seed}", images, seed=seed, changed=changed, data={"split": "random"})
         shutil.rmtree(tmp_path / f"old{seed - 2}")
     comparison = compare(find_runs([tmp_path]))
     assert [recipe.seeds for recipe in comparison.recipes] == [[2, 3]]
@@ -202,9 +206,9 @@ def test_seeds_with_other_random_splits_are_other_configurations(tmp_path: Path)
 
 
 def test_other_test_images_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plant(tmp_path / "a", IMAGES[:50], val=0.95)
-    assert "no two of the 2 runs" in refused(capsys, tmp_path, plant(tmp_path / "b", IMAGES, val=0.9))
-    plant(tmp_path / "c", IMAGES, val=0.8, changed=["optim.decoder_lr=1"])
+    write_run(tmp_path / "a", IMAGES[:50], val=0.95)
+    assert "no two of the 2 runs" in refused(capsys, tmp_path, write_run(tmp_path / "b", IMAGES, val=0.9))
+    write_run(tmp_path / "c", IMAGES, val=0.8, changed=["optim.decoder_lr=1"])
     comparison = compare(find_runs([tmp_path]))
     assert comparison.reference.first.folder.name == "b"
     assert [comparison.verdict(recipe) for recipe in comparison.recipes][::2] == [
@@ -215,8 +219,8 @@ def test_other_test_images_are_not_compared(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_single_test_image_has_no_intervals(tmp_path: Path) -> None:
-    plant(tmp_path / "runs/a", [0.9], val=0.9)
-    plant(tmp_path / "runs/b", [0.7], val=0.8, changed=["optim.decoder_lr=1"])
+    write_run(tmp_path / "runs/a", [0.9], val=0.9)
+    write_run(tmp_path / "runs/b", [0.7], val=0.8, changed=["optim.decoder_lr=1"])
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
     best, other = table(tmp_path / "out")
     assert best["test/dice_low"] == "" and other["difference_low"] == ""
@@ -227,9 +231,9 @@ def test_single_test_image_has_no_intervals(tmp_path: Path) -> None:
 @pytest.mark.parametrize("images", [4, 6])
 def test_verdict_agrees_with_interval_and_names_too_few_images(tmp_path: Path, images: int) -> None:
     loss = np.array([0.05, 0.3, 0.02, 0.1, 0.2, 0.06])[:images]
-    plant(tmp_path / "runs/a", IMAGES[:images], val=0.9)
-    plant(tmp_path / "runs/b", IMAGES[:images] - loss, val=0.8, changed=["optim.decoder_lr=1"])
-    plant(tmp_path / "runs/c", IMAGES[:images] - loss / 2, val=0.7, changed=["optim.decoder_lr=2"])
+    write_run(tmp_path / "runs/a", IMAGES[:images], val=0.9)
+    write_run(tmp_path / "runs/b", IMAGES[:images] - loss, val=0.8, changed=["optim.decoder_lr=1"])
+    write_run(tmp_path / "runs/c", IMAGES[:images] - loss / 2, val=0.7, changed=["optim.decoder_lr=2"])
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
     few = compare(find_runs([tmp_path / "runs"]))
     assert all(
@@ -246,10 +250,10 @@ def test_verdict_agrees_with_interval_and_names_too_few_images(tmp_path: Path, i
 
 def test_compare_refuses_fewer_than_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no finished run found" in refused(capsys, tmp_path)
-    run = plant(tmp_path / "a", IMAGES)
+    run = write_run(tmp_path / "a", IMAGES)
     said = refused(capsys, tmp_path)
     assert "only finished run" in said and "polyp compare --card" in said
-    plant(tmp_path / "b", IMAGES)
+    write_run(tmp_path / "b", IMAGES)
     (tmp_path / "b/metrics.json").unlink()
     assert "1 unfinished" in refused(capsys, tmp_path)
     assert "is not a folder" in refused(capsys, tmp_path / "nowhere")
@@ -261,7 +265,7 @@ def test_compare_refuses_fewer_than_two_runs(tmp_path: Path, capsys: pytest.Capt
 def test_compare_refuses_a_damaged_metrics_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
-    run = plant(tmp_path / "a", IMAGES)
+    run = write_run(tmp_path / "a", IMAGES)
     (run / "metrics.json").write_text(content)
     assert f"{run / 'metrics.json'} is damaged" in refused(capsys, run)
 
@@ -276,7 +280,7 @@ def test_compare_leaves_out_damaged_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     for number, name in enumerate(("a", "b", "metrics.json", "config.yaml", "per_image.csv")):
-        run = plant(
+        run = write_run(
             tmp_path / "runs" / name, IMAGES, val=0.9 - number / 10, changed=[f"optim.decoder_lr={number}"]
         )
         if (run / name).is_file():
@@ -285,7 +289,7 @@ def test_compare_leaves_out_damaged_runs(
         writer.add_scalar("val/dice", 0.5, 0)
     (events,) = (tmp_path / "runs/a").glob("events*")
     spoil(events, how)
-    gone = plant(
+    gone = write_run(
         tmp_path / "runs/gone", IMAGES, best={"monitor": "val/iou"}
     )  # and its curves, so that it has no rank
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
@@ -315,7 +319,7 @@ def test_compare_leaves_out_damaged_runs(
 def test_compare_refuses_impossible_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, before: str, after: str
 ) -> None:
-    run = plant(tmp_path / "a", IMAGES)
+    run = write_run(tmp_path / "a", IMAGES)
     text = (run / file).read_text()
     (run / file).write_text(text.replace(before, after, 1))
     assert (run / file).read_text() != text
@@ -325,8 +329,8 @@ def test_compare_refuses_impossible_values(
 def test_compare_refuses_missing_or_damaged_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant(tmp_path / "a", IMAGES)
-    file = plant(tmp_path / "b", IMAGES) / "per_image.csv"
+    write_run(tmp_path / "a", IMAGES)
+    file = write_run(tmp_path / "b", IMAGES) / "per_image.csv"
     rows = file.read_text().splitlines()
     for damaged in (
         rows[:-3],
@@ -358,7 +362,7 @@ def test_compare_refuses_an_unreadable_folder(
 
 def test_compare_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
-        plant(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
+        write_run(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
     given = ["compare", str(tmp_path / "runs"), "--no-pictures", "--out", str(tmp_path / "out")]
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("precious")
@@ -373,7 +377,7 @@ def test_compare_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_overwrite_keeps_pictures_of_others(tmp_path: Path) -> None:
     for name in "ab":
-        plant(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
+        write_run(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
     run = tmp_path / "runs/a"
     (run / "pictures").mkdir()
     (run / "pictures/0_a.png").write_text("precious")
@@ -384,8 +388,8 @@ def test_overwrite_keeps_pictures_of_others(tmp_path: Path) -> None:
 
 
 def test_comparing_needs_no_torch(tmp_path: Path) -> None:
-    plant(tmp_path / "a", IMAGES)
-    plant(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
+    write_run(tmp_path / "a", IMAGES)
+    write_run(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
     code = (
         "import sys; from pathlib import Path; import polyp.commands.compare.compare;"
         "from polyp.commands.compare.read_runs import find_runs; from polyp.commands.compare.comparison "
@@ -402,7 +406,7 @@ def test_effect_charts_group_keys_and_show_means(tmp_path: Path) -> None:
             f"model.loss={'ab'[number % 2]}",
             f"optim.twice={number % 2}",
         ]
-        plant(tmp_path / str(number), IMAGES, val=0.9 - number / 100, changed=rates)
+        write_run(tmp_path / str(number), IMAGES, val=0.9 - number / 100, changed=rates)
     effects = charts.plot_effects(compare(find_runs([tmp_path])))
     assert list(effects) == [
         "effect_loss_and_twice",
@@ -452,7 +456,7 @@ def test_stored_configuration_is_not_resolved(
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     for number, name in enumerate("ab"):
-        run = plant(tmp_path / "runs" / name, IMAGES, changed=[f"optim.decoder_lr={number}"])
+        run = write_run(tmp_path / "runs" / name, IMAGES, changed=[f"optim.decoder_lr={number}"])
         config = yaml.safe_load((run / "config.yaml").read_text())
         config["model"] |= {"encoder": "${oc.env:SECRET}", "extra": "${oc.env:SECRET}" + name}
         config["data"]["root"] = "${oc.env:SECRET}"
@@ -472,7 +476,7 @@ def test_stored_configuration_is_not_resolved(
 def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
     stems = ["=1+1", "@x", "-1", "'=quoted", "'quoted", "plain"]
     for name, loss in (("a", "+x"), ("b", "=cmd()")):
-        run = plant(tmp_path / "runs" / name, IMAGES[:6], changed=[f"model.loss='{loss}'"])
+        run = write_run(tmp_path / "runs" / name, IMAGES[:6], changed=[f"model.loss='{loss}'"])
         rows = [{"stem": stem} | row for stem, row in zip(stems, runs_rows(run), strict=True)]
         RunFolder(run).write_rows(rows)
         with (run / "per_image.csv").open(newline="") as file:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL
-from planted import on_drawn_images, plant, plant_model
+from run_writers import on_drawn_images, write_model_run, write_run
 
 from polyp.cli import main
 from polyp.files import WriteError, atomic_write, write_text
@@ -64,7 +64,7 @@ def drawn_images(folder: Path, count: int = 12) -> Path:
     "command", ["evaluate", "predict", "compare", "data", pytest.param("export", marks=pytest.mark.slow)]
 )
 def test_a_full_disk_is_one_line_and_loses_nothing(disk: Path, tmp_path: Path, command: str) -> None:
-    run = on_drawn_images(plant_model(disk / "run"))
+    run = on_drawn_images(write_model_run(disk / "run"))
     images = drawn_images(tmp_path / "images")
     arguments: dict[str, list[str]] = {
         "evaluate": [str(run), "--overwrite", "--name", "it"],
@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(disk: Path, tmp_path: Path, c
         "data": [str(images), "--out", str(disk / "page.html")],
         "export": [str(run), "--onnx", "--overwrite"],
     }
-    plant(disk / "other", [0.4])
+    write_run(disk / "other", [0.4])
     call: Callable[[], None] = lambda: main([command, *arguments[command]])  # noqa: E731
     call()
     before = contents(disk)

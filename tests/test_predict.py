@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from planted import plant_model
+from run_writers import write_model_run
 from test_image import encoded, mutated
 
 import polyp
@@ -36,8 +36,8 @@ Array = np.ndarray
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two runs and drawn images."""
     folder = tmp_path_factory.mktemp("runs")
-    plant_model(folder / "first")
-    plant_model(folder / "second", seed=1)
+    write_model_run(folder / "first")
+    write_model_run(folder / "second", seed=1)
     Synthetic(root=str(folder / "drawn"), count=20, size=48).prepare()
     return folder
 

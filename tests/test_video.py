@@ -13,7 +13,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from planted import plant_model
+from run_writers import write_model_run
 
 from polyp.cli import main
 from polyp.commands.predict.video import open_video, predict_video
@@ -27,7 +27,7 @@ SHAPE = (58, 74, 3)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return plant_model(tmp_path_factory.mktemp("runs") / "first")
+    return write_model_run(tmp_path_factory.mktemp("runs") / "first")
 
 
 @pytest.fixture(scope="module")

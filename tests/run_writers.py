@@ -14,7 +14,7 @@ DEFINITIONS = {
 }
 
 
-def plant(
+def write_run(
     folder: Path, dice: Sequence[float], val: float = 0.8, seed: int = 0, changed: Any = (), **metrics: Any
 ) -> Path:
     """A finished run.
@@ -92,14 +92,14 @@ def plant(
     return folder
 
 
-def plant_model(folder: Path, seed: int = 0) -> Path:
+def write_model_run(folder: Path, seed: int = 0) -> Path:
     """A run with a small network of random weights, whose probabilities are of all sizes."""
     import torch
 
     from polyp.model.segmenter import PolypSegmenter
 
     torch.manual_seed(seed)
-    plant(folder, [0.5], seed=seed)
+    write_run(folder, [0.5], seed=seed)
     settings = {
         "arch": "unet",
         "encoder": "mobilenet_v2",
