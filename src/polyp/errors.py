@@ -1,4 +1,4 @@
-"""What is said when the user's input cannot work: one line, with the key, the value and the way out."""
+"""Errors of the user's input and the parts of their messages: the key, the value and the way out."""
 
 import re
 import shlex
@@ -17,8 +17,7 @@ SPELT_OUT = 50  # problems that one message has a line for
 
 
 class InputError(CompactHydraException, ValueError):
-    """Something the user gave cannot work. The message is theirs: it names the file, key or value and the way
-    out.
+    """Input that cannot work. The message names the file, key or value and the way out, in one line.
 
     Hydra prints this kind of exception without a traceback.
     """

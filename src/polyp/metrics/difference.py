@@ -118,22 +118,24 @@ def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     return (squares / freedom) ** 0.5, freedom
 
 
-def seed_margin(noise: tuple[float, int], ours: int, theirs: int, confidence: float = 0.95) -> float:
+def seed_margin(noise: tuple[float, int], seeds: int, other_seeds: int, confidence: float = 0.95) -> float:
     """The largest difference of means over seeds that is due to chance: Student's t x its standard error.
 
     Args:
         noise: of `seed_noise`.
-        ours, theirs: the numbers of seeds.
+        seeds, other_seeds: how many of each configuration.
         confidence: the probability that a difference due to chance is within the margin.
     """
     deviation, freedom = noise
-    return float(stats.t.ppf((1 + confidence) / 2, freedom) * deviation * (1 / ours + 1 / theirs) ** 0.5)
+    return float(
+        stats.t.ppf((1 + confidence) / 2, freedom) * deviation * (1 / seeds + 1 / other_seeds) ** 0.5
+    )
 
 
-def seed_p(difference: float, noise: tuple[float, int], ours: int, theirs: int) -> float:
+def seed_p(difference: float, noise: tuple[float, int], seeds: int, other_seeds: int) -> float:
     """Two-sided p-value of a difference between means over seeds, by Student's t with the pooled noise."""
     deviation, freedom = noise
-    error = deviation * (1 / ours + 1 / theirs) ** 0.5
+    error = deviation * (1 / seeds + 1 / other_seeds) ** 0.5
     if error == 0:
         return float(difference == 0)
     return float(2 * stats.t.sf(abs(difference) / error, freedom))
