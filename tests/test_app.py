@@ -27,7 +27,6 @@ from polyp.runs.folder import RunFolder
 
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
 import httpx
-from polyp.inference.image import decode
 from starlette.applications import Starlette
 
 from polyp.cli import main
@@ -37,6 +36,7 @@ from polyp.commands.app.gallery import Gallery, load_gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.commands.app.server import make_app
 from polyp.errors import InputError
+from polyp.images import decode
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.runs.data import load_run_data

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from polyp.inference.image import read
 from run_writers import on_drawn_images, write_model_run
 
+from polyp.images import read_image
 from polyp.inference import polyps
 from polyp.inference.predictor import load_predictor
 from polyp.runs.folder import RunFolder
@@ -139,7 +139,7 @@ def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
     page.locator("#gallery button").nth(1).click()
     page.wait_for_selector(f".facts:has-text('{name}')")
     assert page.locator("#gallery button[aria-pressed=true]").get_attribute("title") == name
-    image = read(images(runs[0])[name])
+    image = read_image(images(runs[0])[name])
     predictor = load_predictor([str(runs[0])])
     probability = predictor.predict(image)
     assert np.array_equal(downloaded(page, "mask"), polyps.mask(probability, predictor.threshold))
@@ -340,7 +340,7 @@ def test_many_clients_get_their_masks_and_memory_is_flat(server: tuple[str, int]
     url, process = server
     paths = list(images(runs[0]).values())
     predictor = load_predictor([str(runs[0])])
-    expected = [polyps.mask(predictor.predict(read(path)), 0.5) for path in paths]
+    expected = [polyps.mask(predictor.predict(read_image(path)), 0.5) for path in paths]
     contents = [path.read_bytes() for path in paths]
 
     def ask(number: int) -> bool:

@@ -26,12 +26,12 @@ SIZE = (24, 32)
 SCRIPT = """
 import sys, time
 from pathlib import Path
-import cv2
+from PIL import Image
 from polyp.data import cache
 from polyp.data.pairs import find_pairs
 root, kept = map(Path, sys.argv[1:])
 pairs, problems = find_pairs(root, "images", "masks")
-decode, seen = cv2.imdecode, []
+decode, seen = Image.open, []
 """
 
 
@@ -378,7 +378,7 @@ def test_one_of_four_processes_builds(root: Path, kept: Path) -> None:
     script = """
 import hashlib
 from multiprocessing import get_context
-cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(.05), decode(*arguments))[-1]
+Image.open = lambda *a, **b: (seen.append(1), time.sleep(.05), decode(*a, **b))[-1]
 def work(barrier, queue):
     barrier.wait()
     pixels = cache.load_resized(pairs, problems, (24, 32), kept)
@@ -397,8 +397,8 @@ print(sorted(queue.get(timeout=30) for _ in range(4)))
 
 def test_killed_build_leaves_no_valid_file(root: Path, kept: Path, decoded: list[Path]) -> None:
     script = """
-cv2.imdecode = lambda *arguments: (seen.append(1), time.sleep(600 if len(seen) > 60 else 0),
-decode(*arguments))[-1] cache.load_resized(pairs, problems, (24, 32), kept)
+Image.open = lambda *a, **b: (seen.append(1), time.sleep(600 if len(seen) > 60 else 0), decode(*a, **b))[-1]
+cache.load_resized(pairs, problems, (24, 32), kept)
 """
     for n in range(6, 40):
         write_pair(root, f"frame{n}", n)

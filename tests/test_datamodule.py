@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, Train
+from PIL import Image
 from torch import Tensor
 
 from polyp.data.datamodule import PolypDataModule
@@ -215,8 +216,8 @@ def test_the_cache_changes_nothing(drawn: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_each_file_is_decoded_once(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, counts = cv2.imdecode, []
-    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: (counts.append(1), decode(*arguments))[-1])
+    decode, counts = Image.open, []
+    monkeypatch.setattr(Image, "open", lambda *a, **b: (counts.append(1), decode(*a, **b))[-1])
     module(drawn).prepare_data()
     for size, expected in ((64, 2 * COUNT), (64, 0), (96, 2 * COUNT), (64, 0)):
         counts.clear()

@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(disk: Path, tmp_path: Path, c
     call: Callable[[], None] = lambda: main([command, *arguments[command]])  # noqa: E731
     call()
     before = contents(disk)
-    for left in (0,) if command == "compare" else (0, 100_000):  # its pages are small
+    for left in (0,) if command in ("compare", "predict") else (0, 100_000):  # their files are small
         filler = fill(disk, left)
         with pytest.raises(SystemExit) as error:
             call()

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import cv2
 from common import table
-from polyp.inference.image import decode
 
 from polyp.commands.app.gallery import load_gallery
+from polyp.images import decode
 from polyp.inference import polyps
 from polyp.inference.predictor import load_predictor
 from polyp.runs.model import Source

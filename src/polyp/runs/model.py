@@ -44,7 +44,8 @@ class Source:
             folder = RunFolder(path)
             config, file = folder.read_config(), folder.best_checkpoint
             if not file.is_file():
-                raise InputError(f"{file} does not exist: no epoch was trained and validated to its end")
+                name = f"{folder.CHECKPOINTS}/{file.name}"
+                raise InputError(f"{path} has no {name}: no epoch was trained and validated to its end")
             return Source(file, path, config)
         if not path.is_file():
             raise InputError(f"{name} is not there: give a run's folder or a checkpoint")
