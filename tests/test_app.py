@@ -165,9 +165,9 @@ def test_masks_equal_those_of_the_command(client: httpx.Client, run: Path, tmp_p
 
 BAD = {
     "empty": (b"", {}, 400, "no image"),
-    "text": (b"hello", {}, 415, "not an image"),
-    "page": (b"<svg onload='alert(1)'/>", {}, 415, "not an image"),
-    "cut off": (picture()[:2000], {}, 415, "damaged"),
+    "text": (b"hello", {}, 415, "not a readable image"),
+    "page": (b"<svg onload='alert(1)'/>", {}, 415, "not a readable image"),
+    "cut off": (picture()[:2000], {}, 415, "not a readable image"),
     "threshold": (picture(), {"threshold": 7}, 400, "between 0 and 1"),
     "no number": (picture(), {"threshold": "high"}, 400, "threshold=high"),
     "nan": (picture(), {"threshold": "nan"}, 400, "between 0 and 1"),
@@ -325,7 +325,7 @@ def test_uploads_are_never_pages(client: httpx.Client, folder: Path) -> None:
 
 
 def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.Client) -> None:
-    tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).of("test")]
+    tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).get_pairs("test")]
     assert list(gallery.images) == [f"gallery:{stem}" for stem in tested] and len(tested) == 2
     shown = client.get("/api/result", params={"image": f"gallery:{tested[0]}"}).json()
     assert 0 <= shown["scores"]["dice"] <= 1

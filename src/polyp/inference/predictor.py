@@ -122,8 +122,10 @@ class Predictor:
                 model = load_checkpoint(replace(source, file=checkpoint)).eval().to(self.device)
             exact.append(model)
         reference = replace(self, models=exact, compute="exact")
-        fast, exact = self.predict_all(images[:COMPARED]), reference.predict_all(images[:COMPARED])
-        return max((float(np.abs(a - b).max()) for a, b in zip(fast, exact, strict=True)), default=0.0)
+        pairs = zip(
+            self.predict_all(images[:COMPARED]), reference.predict_all(images[:COMPARED]), strict=True
+        )
+        return max((float(np.abs(a - b).max()) for a, b in pairs), default=0.0)
 
     def describe_deviation(self, images: Sequence[np.ndarray]) -> str:
         """What computes, and how far that is from the exact computation, in a line; see `deviation`."""
