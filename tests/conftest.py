@@ -75,6 +75,11 @@ def moments() -> random.Random:
 Train = Callable[..., Path]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more worker than cores: many tests wait for a process."""
+    return (os.cpu_count() or 1) + 1
+
+
 def run_script(*arguments: str) -> None:
     """`python train.py ARGUMENTS` in this process, to spare the imports; a non-zero exit is raised as
     SystemExit.

@@ -589,6 +589,7 @@ def limited(arguments: tuple[str, ...], log: Path, environment: Mapping[str, str
     stopped((-1, -1), 0, arguments, log, environment)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     run, reference, said = tmp_path / "run", tmp_path / "reference", tmp_path / "said"
     command = (*SMALL, "trainer.max_epochs=2")

@@ -291,7 +291,10 @@ def test_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("varied", "columns"),
-    [("monitor=val/iou,val/dice", {"val/iou", "val/dice"}), ("data.count=20,24", {"val/dice"})],
+    [
+        ("monitor=val/iou,val/dice", {"val/iou", "val/dice"}),
+        pytest.param("data.count=20,24", {"val/dice"}, marks=pytest.mark.slow),
+    ],
 )
 def test_incomparable_jobs_are_not_ranked(
     varied: str, columns: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

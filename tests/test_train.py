@@ -218,6 +218,7 @@ def test_a_run_is_not_overwritten(finished: Path, train: Train) -> None:
     assert before == ((finished / "metrics.json").read_bytes(), (finished / "config.yaml").read_bytes())
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_a_folder_per_job_with_a_short_label(train: Train) -> None:
     outputs = train(
         "-m", *SMALL, "model.encoder=mobilenet_v2,resnet18", "seed=0,1", "+trainer.limit_train_batches=1"
@@ -242,6 +243,7 @@ def test_no_place_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         run_script(*SMALL)
 
 
+@pytest.mark.slow
 def test_the_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quick = (*SMALL, "name=mine", "+trainer.limit_train_batches=1")
