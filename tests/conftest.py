@@ -7,7 +7,7 @@ import random
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -42,17 +42,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.fixture(autouse=True)
-def own_log() -> Iterator[None]:
-    """Hydra's log files go with the test's folder."""
-    root = logging.getLogger()
-    before = list(root.handlers)
-    yield
-    for handler in set(root.handlers) - set(before):
-        root.removeHandler(handler)
-        handler.close()
-
-
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder with the Kvasir-SEG archive and encoder weights."""
@@ -84,11 +73,16 @@ def run_script(*arguments: str) -> None:
     """`python train.py ARGUMENTS` in this process, to spare the imports; a non-zero exit is raised as
     SystemExit.
     """
-    given, sys.argv = sys.argv, ["train.py", *arguments]
+    root = logging.getLogger()
+    arguments_before, handlers_before = sys.argv, set(root.handlers)
+    sys.argv = ["train.py", *arguments]
     try:
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     finally:
-        sys.argv = given
+        sys.argv = arguments_before
+        for handler in set(root.handlers) - handlers_before:  # Hydra's, of the run's log file
+            root.removeHandler(handler)
+            handler.close()
 
 
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -284,6 +284,7 @@ def flip_a_bit(file: Path, place: int) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_noticed_wherever_it_is(
     root: Path, kept: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -297,7 +297,7 @@ def test_export_refuses_what_cannot_be_exported(
     assert "cannot write to" in refusal(str(run), "--out", str(run / "config.yaml"))
     (run / "export" / "notes.txt").unlink()
     RunFolder(run).best_checkpoint.unlink()
-    assert "best.ckpt does not exist" in refusal(str(run))
+    assert "has no checkpoints/best.ckpt" in refusal(str(run))
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert refusal(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
 

@@ -44,6 +44,7 @@ def jobs_overlap(sweep: Path) -> bool:
     ).stat().st_mtime
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_have_workers_that_load_images(train: Train) -> None:
     sweep = train("-m", *SMALL, "launcher=joblib", "data.num_workers=1", "seed=0,1") / "sweep"
     assert seeds_and_threads(sweep)[0] == JOBS

@@ -451,6 +451,7 @@ def test_what_cannot_change_a_result_may_differ(unfinished: Path, tmp_path: Path
     assert numbers(unfinished)["test"] == json.loads((tmp_path / "metrics.json").read_text())["test"]
 
 
+@pytest.mark.slow
 def test_the_configuration_says_what_was_changed_and_when(unfinished: Path, capsys: Any) -> None:
     run_script(f"resume={unfinished}", "trainer.max_epochs=3", "patience=5")
     run_script(f"resume={unfinished}", "trainer.max_epochs=4", "patience=5")

@@ -163,6 +163,7 @@ def test_changed_grid_is_refused(partial: Path, seeds: str, output: str) -> None
     assert len(modification_times(partial)) == 2
 
 
+@pytest.mark.slow
 def test_grid_may_grow_at_its_end(partial: Path) -> None:
     run_script("-m", *QUICK, "seed=0,1,2,3", "resume=auto", f"hydra.sweep.dir={partial}")
     assert sorted(read_test_metrics(partial)) == ["0_seed-0", "1_seed-1", "2_seed-2", "3_seed-3"]
@@ -292,7 +293,7 @@ def test_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("varied", "columns"),
     [
-        ("monitor=val/iou,val/dice", {"val/iou", "val/dice"}),
+        pytest.param("monitor=val/iou,val/dice", {"val/iou", "val/dice"}, marks=pytest.mark.slow),
         pytest.param("data.count=20,24", {"val/dice"}, marks=pytest.mark.slow),
     ],
 )

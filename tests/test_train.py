@@ -448,7 +448,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "after"),
     [
-        (signal.SIGTERM, "epoch 2 of 2"),  # while it tests
+        pytest.param(signal.SIGTERM, "epoch 2 of 2", marks=pytest.mark.slow),  # while it tests
         pytest.param(signal.SIGINT, "epoch 2 of 2", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "M parameters", marks=pytest.mark.slow),  # before the first step
         pytest.param(signal.SIGINT, "M parameters", marks=pytest.mark.slow),
