@@ -135,7 +135,7 @@ def test_input_that_cannot_work_gets_one_line(
     assert line.startswith("polyp: ") and "\n" not in line and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--print-completion", shell])
     script = capsys.readouterr().out

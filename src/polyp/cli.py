@@ -50,7 +50,7 @@ COMMANDS: dict[str, Any] = {
     "app": App,
 }
 
-SHELLS = ("bash", "zsh", "fish", "tcsh")
+SHELLS = ("bash", "zsh", "fish")
 
 DESCRIPTION = (
     "Train polyp segmentation networks, score and compare runs, use the best. "
