@@ -188,7 +188,7 @@ def test_what_is_wrong_is_said_once_and_nobody_is_left(tmp_path: Path) -> None:
         start(*SMALL, *TWO, "model.encoder=efficientnet-b0", f"hydra.run.dir={tmp_path / 'run'}"), 1
     )
     (line,) = errors.splitlines()
-    assert line.endswith("several devices must be told: trainer.strategy=ddp_find_unused_parameters_true")
+    assert line.endswith("several devices need: trainer.strategy=ddp_find_unused_parameters_true")
 
 
 def test_a_job_of_a_sweep_has_one_device(tmp_path: Path) -> None:
