@@ -21,6 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from polyp.data.dataset import EpochSampler
 
+# A cluster, or several processes that train together, take all cores: one such test at a time.
+pytestmark = pytest.mark.xdist_group("cluster")
+
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 # A network without batch statistics, which are the one thing that two processes do not share on a CPU, and an
