@@ -21,8 +21,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from polyp.data.dataset import EpochSampler
 
-# A cluster, or several processes that train together, take all cores: one such test at a time.
-pytestmark = pytest.mark.xdist_group("cluster")
 
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 

@@ -20,8 +20,6 @@ import slurm
 import torch
 from conftest import ROOT, SMALL, Train, run_script, start
 
-# A cluster, or several processes that train together, take all cores: one such test at a time.
-pytestmark = pytest.mark.xdist_group("cluster")
 
 JOBS = {"0_seed-0": 0, "1_seed-1": 1}
 
