@@ -21,7 +21,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from polyp.data.dataset import EpochSampler
 
-
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 # A network without batch statistics, which are the one thing that two processes do not share on a CPU, and an

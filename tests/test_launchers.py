@@ -20,7 +20,6 @@ import slurm
 import torch
 from conftest import ROOT, SMALL, Train, run_script, start
 
-
 JOBS = {"0_seed-0": 0, "1_seed-1": 1}
 
 
