@@ -17,7 +17,8 @@ from torch import nn
 
 from polyp.commands.export import file
 from polyp.errors import InputError
-from polyp.model.network import PolypNetwork, without_memory
+from polyp.model.fitting import without_memory
+from polyp.model.network import PolypNetwork
 from polyp.model.segmenter import PolypSegmenter
 
 ARCHS = (

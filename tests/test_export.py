@@ -24,7 +24,7 @@ from polyp.errors import InputError
 from polyp.images import resize
 from polyp.inference.predictor import load_predictor
 from polyp.model import device
-from polyp.model.network import ARCHITECTURES
+from polyp.model.fitting import ARCHITECTURES
 from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data

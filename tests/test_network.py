@@ -11,7 +11,8 @@ from torch import Tensor
 
 from polyp.errors import InputError
 from polyp.images import square
-from polyp.model.network import ARCHITECTURES, PolypNetwork
+from polyp.model.fitting import ARCHITECTURES
+from polyp.model.network import PolypNetwork
 
 VIT = "tu-vit_tiny_patch16_224"
 TINY = "tu-test_resnet"  # 0.5 M parameters

@@ -483,6 +483,12 @@ def test_predict_lists_unreadable_images_at_the_end(here: Path, capsys: pytest.C
     assert len(read_json("out")["images"]) == 20 and "20 images, " in capsys.readouterr().out
 
 
+def test_predict_leaves_no_folder_where_nothing_can_be_read(here: Path) -> None:
+    Path("text.jpg").write_text("no image")
+    assert "text.jpg: not a readable" in error_of("first", "text.jpg", "--out", "out")
+    assert not Path("out").exists()
+
+
 def test_mask_of_a_damaged_image_is_removed(here: Path) -> None:
     predict("first", "images", "--out", "out")
     Path("images/synthetic_0000.jpg").write_text("no image")

@@ -24,7 +24,7 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,16 +53,16 @@ def write_split(file: Path, stems: list[str]) -> str:
     return str(file)
 
 
-def test_page_summary_and_split(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_summary_and_split(folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", str(folder)])
-    page = (desk / "outputs/data/mine.html").read_text()
+    page = (workspace / "outputs/data/mine.html").read_text()
     assert not re.search(
         r'https?://|src="(?!data:)|<script|<link|url\(', page
     )  # opens without asking any other host
     assert "synthetic_0000" in page and "data:image/jpeg" in page
     said = capsys.readouterr().out
     assert "20 images" in said and "0 problems" in said and "outputs/data/mine.html" in said
-    split = desk / "outputs/data/mine_split.csv"
+    split = workspace / "outputs/data/mine_split.csv"
     stems = sorted(path.stem for path in (folder / "images").iterdir())
     assert {name: len(found) for name, found in read_split(str(split), stems).items()} == {
         "train": 16,
@@ -71,7 +71,7 @@ def test_page_summary_and_split(folder: Path, desk: Path, capsys: pytest.Capture
     }
 
 
-def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, desk: Path) -> None:
+def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, workspace: Path) -> None:
     images, masks = folder / "images", folder / "masks"
     (images / "synthetic_0001.jpg").write_bytes(b"no image")
     (masks / "synthetic_0002.png").unlink()
@@ -81,7 +81,7 @@ def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, desk: 
     image = cv2.imread(str(images / "synthetic_0004.jpg"))
     cv2.imwrite(str(masks / "synthetic_0004.png"), np.zeros(image.shape[:2], np.uint8))
     main(["data", str(folder)])
-    page = (desk / "outputs/data/mine.html").read_text()
+    page = (workspace / "outputs/data/mine.html").read_text()
     for text in (
         "0001.jpg: not a readable",
         "0002.jpg: no mask",
@@ -93,81 +93,83 @@ def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, desk: 
     assert "0005.png: its values go up to 1 only" in page
     assert "15 images" in page and "5 problems" in page
     main(["data", str(folder), "--allow-empty"])
-    assert "16 images" in (desk / "outputs/data/mine.html").read_text()
+    assert "16 images" in (workspace / "outputs/data/mine.html").read_text()
 
 
 def test_a_pair_that_straddles_is_named_and_left_out(
-    folder: Path, desk: Path, capsys: pytest.CaptureFixture
+    folder: Path, workspace: Path, capsys: pytest.CaptureFixture
 ) -> None:
     copy(folder, "synthetic_0000", "twin")
     stems = sorted(path.stem for path in (folder / "images").iterdir())
-    main(["data", str(folder), "--split", write_split(desk / "split.csv", stems)])
-    for text in (capsys.readouterr().out, (desk / "outputs/data/mine.html").read_text()):
+    main(["data", str(folder), "--split", write_split(workspace / "split.csv", stems)])
+    for text in (capsys.readouterr().out, (workspace / "outputs/data/mine.html").read_text()):
         assert "synthetic_0000 (test), twin (train)" in text
         assert "near-duplicates of test: 1;" in text
-    suggestion = subsets_in(desk / "outputs/data/mine_split.csv")
+    suggestion = subsets_in(workspace / "outputs/data/mine_split.csv")
     assert "twin" not in suggestion and len(suggestion) == 20
     assert sorted(s for s in suggestion if suggestion[s] == "test") == ["synthetic_0000", "synthetic_0001"]
 
 
-def test_a_split_is_never_overwritten_and_a_page_of_ours_is(folder: Path, desk: Path) -> None:
+def test_a_split_is_never_overwritten_and_a_page_of_ours_is(folder: Path, workspace: Path) -> None:
     main(["data", str(folder)])
     main(["data", str(folder)])
-    split = desk / "outputs/data/mine_split.csv"
+    split = workspace / "outputs/data/mine_split.csv"
     before = split.read_bytes()
     assert len(list(split.parent.iterdir())) == 2  # the same again
     main(["data", str(folder), "--seed", "1"])
-    assert split.read_bytes() == before != (desk / "outputs/data/mine_split_2.csv").read_bytes()
+    assert split.read_bytes() == before != (workspace / "outputs/data/mine_split_2.csv").read_bytes()
 
 
-def test_a_training_takes_the_suggested_split(folder: Path, desk: Path, train) -> None:
+def test_a_training_takes_the_suggested_split(folder: Path, workspace: Path, train) -> None:
     from conftest import SMALL
 
     main(["data", str(folder)])
     mine = [o for o in SMALL if not o.startswith("data") or "size" in o.replace("data.size", "")]
-    run = train(*mine, "data=folder", f"data.root={folder}", f"data.split={desk}/outputs/data/mine_split.csv")
+    run = train(
+        *mine, "data=folder", f"data.root={folder}", f"data.split={workspace}/outputs/data/mine_split.csv"
+    )
     assert (run / "run/metrics.json").is_file()
 
 
-def test_the_suggested_split_is_the_random_one_of_training(folder: Path, desk: Path) -> None:
+def test_the_suggested_split_is_the_random_one_of_training(folder: Path, workspace: Path) -> None:
     from conftest import SMALL, run_script
 
     copy(folder, "synthetic_0000", "twin")
     main(["data", str(folder), "--seed", "3"])
-    suggestion = subsets_in(desk / "outputs/data/mine_split.csv")
+    suggestion = subsets_in(workspace / "outputs/data/mine_split.csv")
     mine = [o for o in SMALL if not o.startswith("data") or "size" in o.replace("data.size", "")]
     run_script(*mine, "data=folder", f"data.root={folder}", "data.split_seed=3", "hydra.run.dir=run")
-    split = json.loads((desk / "run/split.json").read_text())
+    split = json.loads((workspace / "run/split.json").read_text())
     assert suggestion == {stem: name for name, stems in split.items() for stem in stems}
 
 
-def test_a_known_data_set_has_its_own_options(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_known_data_set_has_its_own_options(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--archive is not for synthetic" in refused(capsys, "synthetic", "--archive", "x.zip")
 
 
-def test_one_image_has_no_split(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image_has_no_split(folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in sorted(folder.rglob("synthetic_*"))[::-1]:
         if "0007" not in path.name:
             path.unlink()
     main(["data", str(folder), "--out", "one.html"])
     assert "No split is suggested" in capsys.readouterr().out
-    assert "synthetic_0007" in (desk / "one.html").read_text()
-    assert not (desk / "one_split.csv").exists()
+    assert "synthetic_0007" in (workspace / "one.html").read_text()
+    assert not (workspace / "one_split.csv").exists()
 
 
-def test_other_names_of_folders(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_names_of_folders(folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "images").rename(folder / "Original")
     text = refused(capsys, str(folder))
     assert "no folder 'images'" in text and "--images" in text and "data." not in text
     main(["data", str(folder), "--images", "Original"])
-    assert (desk / "outputs/data/mine.html").is_file()
+    assert (workspace / "outputs/data/mine.html").is_file()
 
 
-def test_bad_input_is_one_line(folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = desk / "w.pt"
+def test_bad_input_is_one_line(folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = workspace / "w.pt"
     weights.write_bytes(b"no weights")
-    (desk / "mine.html").write_text("a page of somebody else")
-    (desk / "file").write_text("")
+    (workspace / "mine.html").write_text("a page of somebody else")
+    (workspace / "file").write_text("")
     mine = str(folder)
     for arguments, parts in {
         ("nowhere",): ("nowhere is not a folder", "kvasir_seg"),
@@ -185,7 +187,7 @@ def test_bad_input_is_one_line(folder: Path, desk: Path, capsys: pytest.CaptureF
     }.items():
         text = refused(capsys, *arguments)
         assert all(part in text for part in parts), text
-    assert (desk / "mine.html").read_text() == "a page of somebody else"
+    assert (workspace / "mine.html").read_text() == "a page of somebody else"
 
 
 def test_nothing_usable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +198,7 @@ def test_nothing_usable(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.real_data
 def test_frames_that_kvasir_seg_has_twice(
-    data_folder: Path, desk: Path, capsys: pytest.CaptureFixture[str]
+    data_folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With and without black border and green box; in the official split one trains, the other tests."""
     twice = {
@@ -207,25 +209,25 @@ def test_frames_that_kvasir_seg_has_twice(
     with ZipFile(data_folder / "kvasir-seg.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg") and "/images/" in name]
         wanted = {*twice, *twice.values(), *(Path(name).stem for name in names[:20])}
-        archive.extractall(desk, [name for name in archive.namelist() if Path(name).stem in wanted])
-    (desk / "split.csv").write_text(
+        archive.extractall(workspace, [name for name in archive.namelist() if Path(name).stem in wanted])
+    (workspace / "split.csv").write_text(
         "stem,subset\n"
         + "".join(f"{a},train\n{b},test\n" for a, b in twice.items())
         + f"{Path(names[0]).stem},val\n"
     )
-    main(["data", str(desk / "Kvasir-SEG"), "--split", str(desk / "split.csv")])
+    main(["data", str(workspace / "Kvasir-SEG"), "--split", str(workspace / "split.csv")])
     said = capsys.readouterr().out
     assert "3 groups of near-duplicates with 6 images; 3 of them straddle" in said
     assert all(f"{first} (train), {second} (test)" in said for first, second in twice.items())
 
 
-def test_a_split_has_no_formulas_and_is_read_as_it_was_written(folder: Path, desk: Path) -> None:
+def test_a_split_has_no_formulas_and_is_read_as_it_was_written(folder: Path, workspace: Path) -> None:
     for stem, new in (("synthetic_0000", "=1+1"), ("synthetic_0001", "-a"), ("synthetic_0002", "@b")):
         copy(folder, stem, new)
         (folder / f"images/{stem}.jpg").unlink()
         (folder / f"masks/{stem}.png").unlink()
     main(["data", str(folder)])
-    split = desk / "outputs/data/mine_split.csv"
+    split = workspace / "outputs/data/mine_split.csv"
     assert not any(line.startswith(("=", "+", "-", "@")) for line in split.read_text().splitlines())
     stems = sorted(path.stem for path in (folder / "images").iterdir())
     subsets = read_split(str(split), stems)

@@ -207,11 +207,7 @@ def _load_or_build(file: Path, read: Callable[[Path], T], build: Callable[[Binar
                 stale.unlink(missing_ok=True)
     except CacheError:  # of the inspection, while the pixels are built
         raise
-    except (
-        OSError,
-        NotImplementedError,
-        WriteError,
-    ) as error:  # NotImplementedError: a file system without locks
+    except (OSError, NotImplementedError, WriteError) as error:  # NotImplementedError: no locks there
         reason = error if isinstance(error, WriteError) else f"cannot write {file} ({describe_error(error)})"
         way_out = "free some space, or data.cache=FOLDER elsewhere, or data.cache=false"
         raise CacheError(f"{reason}: {way_out}") from error

@@ -11,7 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from polyp.images import square
-from polyp.model.network import PolypNetwork, without_memory
+from polyp.model.fitting import without_memory
+from polyp.model.network import PolypNetwork
 from polyp.model.segmenter import PolypSegmenter
 
 

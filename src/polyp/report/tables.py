@@ -1,4 +1,4 @@
-"""Tables: rows of values, written for people (terminal, HTML, Markdown) and for programs (CSV, pandas).
+"""Tables: rows of values, written for people (terminal, HTML, Markdown) and for programs (CSV).
 
 In CSV, text that a spreadsheet would take for a formula is escaped when written, and restored when read.
 """
@@ -8,12 +8,9 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from polyp.report.markdown import Markdown, escape_markdown
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 TERMINAL_WIDTH = 205
 """Characters, at least: a file that the output goes to has no width that a table must be squeezed into."""
@@ -71,12 +68,6 @@ class Table:
     def to_csv(self) -> str:
         """The text of a CSV file with every value of the rows, unrounded."""
         return to_csv(self.rows, list(dict.fromkeys(name for row in self.rows for name in row)))
-
-    def to_frame(self) -> "DataFrame":
-        """Every value of the rows as a pandas DataFrame."""
-        import pandas
-
-        return pandas.DataFrame(list(self.rows))
 
     def to_markdown(self) -> Markdown:
         """A Markdown table in which every cell is escaped."""

@@ -154,7 +154,7 @@ def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
     import segmentation_models_pytorch as smp
     import torch
 
-    from polyp.model.network import check_encoder_name
+    from polyp.model.fitting import check_encoder_name
     from polyp.model.weights import load_encoder_weights, normalisation
 
     check_encoder_name(encoder)

@@ -1,6 +1,7 @@
 """`polyp predict`: masks, overlays and polyps of new images, videos, and folders of these."""
 
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,6 +61,7 @@ def run(options: Options) -> Path:
         "tta": options.tta,
     }
     files.check_writable(folder)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "polyp predict"):
         results = Results(folder, settings, options, inputs)
@@ -70,6 +72,8 @@ def run(options: Options) -> Path:
                     _predict_video(item, predictor, results, problems)
         finally:
             results.save()
+    if is_new and not results.records:
+        shutil.rmtree(folder)  # nothing could be read
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
