@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from polyp.data.datamodule import PolypDataModule
-from polyp.data.pairs import read_image, read_mask
+from polyp.data.masks import read_mask
 from polyp.errors import InputError
+from polyp.images import read_image
 from polyp.model.segmenter import PolypSegmenter
 
 COUNT = 20  # 16 / 2 / 2

@@ -18,9 +18,10 @@ from omegaconf import OmegaConf
 
 from polyp.cli import main
 from polyp.commands.evaluate.report import describe_control
-from polyp.data.pairs import find_pairs, read_image, read_mask
+from polyp.data.masks import read_mask
+from polyp.data.pairs import find_pairs
 from polyp.data.sources import Synthetic
-from polyp.images import components
+from polyp.images import components, read_image
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.runs.data import load_run_data

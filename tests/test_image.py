@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from polyp.data.masks import read_mask
 from polyp.data.sources import Synthetic
 from polyp.errors import InputError
-from polyp.images import FORMATS, decode, read_image, read_mask
+from polyp.images import FORMATS, decode, read_image
 
 SCENE = cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8), (41, 29))
 """(29, 41, 3) RGB, smooth."""

@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from polyp.data.pairs import find_pairs, inspect, read_image, read_mask
+from polyp.data.masks import read_mask
+from polyp.data.pairs import find_pairs, inspect
 from polyp.data.sources import DATASETS, Folder, Source
 from polyp.errors import InputError
+from polyp.images import read_image
 from polyp.runs.data import build_data
 
 

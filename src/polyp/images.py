@@ -26,12 +26,15 @@ MAX_PIXELS = 2**26
 SMALLEST, LARGEST = 32, 4096
 """Sides in pixels that networks work at. Colonoscopes record 1920 x 1080."""
 
+IGNORED = 255
+"""The value in a mask of 0 and 1 of pixels that count in no loss and no score."""
+
 SPECK = 1e-4
 """Share of the image below which a connected component is no polyp. Kvasir-SEG's masks have 143 specks of a
 pixel or three, which JPEG compression leaves, all below a tenth of this; the next larger component is ten
 times as large."""
 
-filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `_open` refuses such an image anyway
+filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `open_image` refuses such an image anyway
 filterwarnings("ignore", module=r"PIL\.")  # damaged metadata do not matter
 
 
@@ -68,36 +71,31 @@ def decode(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarra
     return _to_rgb(BytesIO(content), name, max_pixels)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Read a mask as (H, W) uint8 in {0, 1}: polyp where the grey value is above 127.
-
-    Raises:
-        InputError: as `read_image`; or not of 8 bits, or with values up to 127 only (0 and 1, say).
-    """
-    with _open(path, name := printable(path), MAX_PIXELS) as image:
-        if image.mode.startswith("I"):  # which of its values is white is anybody's guess
-            raise InputError(f"{name}: has more than 8 bits: save it with 8 bits")
-        grey = np.asarray(_fill_transparent(image).convert("L"))
-    if 0 < grey.max() <= 127:
-        raise InputError(
-            f"{name}: its values go up to {grey.max()} only: save background as 0 and polyp as 255"
-        )
-    return (grey > 127).astype(np.uint8)
-
-
 def _to_rgb(file: Path | BytesIO, name: str, max_pixels: int) -> np.ndarray:
-    with _open(file, name, max_pixels) as image:
+    with open_image(file, name, max_pixels) as image:
         if image.mode.startswith("I"):  # 16 bits, grey; Pillow has reduced colour images of 16 bits to 8
             values = np.asarray(image)
             if values.min() < 0 or values.max() > 65535:
                 raise InputError(f"{name}: has pixels of 32 bits: save it with 8 or 16 bits")
             return np.repeat((values // 257).astype(np.uint8)[..., None], 3, axis=2)
-        return np.array(_fill_transparent(image).convert("RGB"))
+        return np.array(fill_transparent(image).convert("RGB"))
 
 
 @contextmanager
-def _open(file: Path | BytesIO, name: str, max_pixels: int) -> Iterator[Image.Image]:
-    """The upright image, loaded; whatever Pillow raises becomes an InputError, also inside the context."""
+def open_image(
+    file: Path | BytesIO, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """The upright image, loaded; whatever Pillow raises becomes an InputError, also inside the context.
+
+    Args:
+        file: its path, or its content.
+        name: of the file, for the message; by default the path.
+        max_pixels: that are accepted.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    name = name or printable(file)
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise InputError(f"{name}: not a file")
     limit = f"more than {max_pixels / 1e6:.0f} million pixels: make it smaller"
@@ -125,7 +123,7 @@ def _open(file: Path | BytesIO, name: str, max_pixels: int) -> Iterator[Image.Im
         raise InputError(f"{name}: not a readable image ({reason})") from error
 
 
-def _fill_transparent(image: Image.Image) -> Image.Image:
+def fill_transparent(image: Image.Image) -> Image.Image:
     """The image on a black background."""
     if not image.has_transparency_data:
         return image

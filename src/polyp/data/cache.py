@@ -19,7 +19,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from torch.nn.functional import interpolate
 
-from polyp.data.pairs import Inspection, Pair, Visit, inspect, map_pairs, read_image, read_mask
+from polyp.data.pairs import Inspection, Pair, Visit, inspect, map_pairs
 from polyp.errors import InputError, describe_error
 from polyp.files import WriteError, atomic_write
 from polyp.images import resize
@@ -167,7 +167,7 @@ def load_resized(
         if not written:  # the inspection was cached
 
             def read_and_write(number: int, pair: Pair) -> None:
-                write(number, read_image(pair.image), read_mask(pair.mask))
+                write(number, *pair.read())
 
             map_pairs(read_and_write, pairs, "resizing")
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from polyp.data.augment import Augmentation
 from polyp.data.cache import resize_image, resize_mask
-from polyp.data.pairs import Pair, read_image, read_mask
+from polyp.data.pairs import Pair
 from polyp.errors import InputError
 
 
@@ -89,7 +89,7 @@ class PolypDataset(Dataset[Sample]):
         if self.pixels is not None and self.sizes is not None:
             pixels = self.pixels[index].copy()
             return pixels[..., :3], pixels[..., 3], self.sizes[index].tolist()
-        image, mask = read_image(self.pairs[index].image), read_mask(self.pairs[index].mask)
+        image, mask = self.pairs[index].read()
         size = mask.shape
         if self.image_size is not None:
             image, mask = resize_image(image, self.image_size), resize_mask(mask, self.image_size)

@@ -12,23 +12,45 @@ import numpy as np
 from tqdm import tqdm
 
 from polyp.data.duplicates import SIDE, field_thumbnail, thumbnail
+from polyp.data.masks import AUTO, MaskCoding, read_mask
 from polyp.errors import InputError, several
-from polyp.images import read_image, read_mask
+from polyp.images import SUFFIXES, read_image
 
 T = TypeVar("T")
 Visit = Callable[[int, np.ndarray, np.ndarray], None]
 """Takes a number, image (H, W, 3) uint8 and mask (H, W) uint8 in {0, 1}; called by several threads."""
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
-
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask."""
+    """An image and its mask.
+
+    Attributes:
+        stem: its name in splits and tables: the image's path in the data set, without the ending and the
+            folder of images.
+        image, mask: their files; without a mask the image shows no polyp.
+        source: the data set or centre that it is from; empty where there is only one.
+        subset: train, val or test, where the folders say so.
+        coding: which of the mask's values are polyp.
+    """
 
     stem: str
     image: Path
-    mask: Path
+    mask: Path | None
+    source: str = ""
+    subset: str | None = None
+    coding: MaskCoding = AUTO
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """The image (H, W, 3) uint8 RGB and its mask (H, W) uint8: 1 polyp, 0 background, 255 ignored.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        image = read_image(self.image)
+        if self.mask is None:
+            return image, np.zeros(image.shape[:2], np.uint8)
+        return image, read_mask(self.mask, self.coding)
 
 
 @dataclass
@@ -77,7 +99,7 @@ def find_pairs(root: Path, images: str, masks: str) -> tuple[list[Pair], list[st
 def _files_by_stem(root: Path, folder: str, problems: list[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted((root / folder).iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in EXTENSIONS:
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
             continue
         if not path.is_file():
             problems.append(f"{folder}/{path.name}: a broken link, or not a file")
@@ -91,9 +113,9 @@ def _files_by_stem(root: Path, folder: str, problems: list[str]) -> dict[str, Pa
 def read_pair(pair: Pair, allow_empty: bool) -> tuple[np.ndarray, np.ndarray] | list[str]:
     """Image and mask of a pair as `read_image` and `read_mask` return them, or all of its problems."""
     arrays, problems = [], []
-    for read, path in ((read_image, pair.image), (read_mask, pair.mask)):
+    for read in (lambda: read_image(pair.image), lambda: read_mask(pair.mask, pair.coding)):
         try:
-            arrays.append(read(path))
+            arrays.append(read())
         except InputError as error:
             problems.append(str(error))
     if problems:

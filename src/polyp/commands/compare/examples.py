@@ -8,7 +8,6 @@ import numpy as np
 
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe
-from polyp.data.pairs import read_image, read_mask
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
 from polyp.report.pictures import PREDICTION, TRUTH, contour
@@ -89,8 +88,8 @@ def draw_examples(
     for stem, reason in choose_images(comparison).items():
         if stem not in pairs:
             raise InputError(f"the image {stem} is no longer there")
-        image, mask = read_image(pairs[stem].image), read_mask(pairs[stem].mask)
-        if mask.sum() != run.scores["tp"][stem] + run.scores["fn"][stem]:
+        image, mask = pairs[stem].read()
+        if np.sum(mask == 1) != run.scores["tp"][stem] + run.scores["fn"][stem]:
             raise InputError(f"the mask of {stem} is no longer what the runs were tested on")
         images[stem] = image, contour(image.copy(), mask, TRUTH)
         tiles = [(_shrink(image), "image"), (_shrink(images[stem][1]), "truth")]

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
-from polyp.data.pairs import read_image, read_mask
 from polyp.data.traits import STRATA, group_by_stratum
 from polyp.report.html import Page
 from polyp.report.pictures import TRUTH, contour
@@ -201,7 +200,7 @@ def _add_groups(page: Page, survey: "Survey") -> None:
 
 def _draw(image: "Image", caption: str) -> tuple[np.ndarray, str]:
     """A small picture of an image with its polyps outlined, and a caption that begins with its stem."""
-    pixels, mask = read_image(image.pair.image), read_mask(image.pair.mask)
+    pixels, mask = image.pair.read()
     size = max(1, round(pixels.shape[1] * HEIGHT / pixels.shape[0])), HEIGHT
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     outlined = contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)

@@ -11,9 +11,10 @@ import numpy as np
 from polyp.data.cache import cache_folder, load_inspection
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.duplicates import field_thumbnail, thumbnail
-from polyp.data.pairs import EXTENSIONS, Pair, find_pairs, map_pairs, read_image, read_mask
+from polyp.data.pairs import Pair, find_pairs, map_pairs
 from polyp.data.sources import Folder
 from polyp.errors import InputError, several
+from polyp.images import SUFFIXES, read_image
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ class TestSet:
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8 in {0, 1}."""
-        image = read_image(pair.image)
-        return image, np.zeros(image.shape[:2], np.uint8) if self.normal else read_mask(pair.mask)
+        return pair.read()
 
 
 def subset_of(data: PolypDataModule, subset: str) -> TestSet:
@@ -87,9 +87,9 @@ def _with_masks(root: Path, images: str, masks: str) -> TestSet:
 
 def _normal_frames(root: Path, folder: Path) -> TestSet:
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
-    pairs = [Pair(path.stem, path, path) for path in files if path.suffix.lower() in EXTENSIONS]
+    pairs = [Pair(path.stem, path, None) for path in files if path.suffix.lower() in SUFFIXES]
     if not pairs:
-        raise InputError(f"--data {root} holds no images ({', '.join(sorted(EXTENSIONS))})")
+        raise InputError(f"--data {root} holds no images ({', '.join(sorted(SUFFIXES))})")
 
     def inspect(number: int, pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
         """Thumbnails of the frame and of its field of view, or what is wrong with the image."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from polyp.data.pairs import Pair, read_image, read_mask
-from polyp.images import resize
+from polyp.data.pairs import Pair
+from polyp.images import read_image, resize
 from polyp.metrics.overlap import image_scores
 
 Predict = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -74,7 +74,7 @@ def score(
                 [probability] = predict([_load(pair)])
                 _ = probability >= threshold
                 seconds[name].append(time.perf_counter() - started)
-                mask = torch.from_numpy(read_mask(pair.mask))
+                mask = torch.from_numpy(pair.read()[1])
                 scores[name].append(image_scores(probability, mask)["dice"].item())
     results = {}
     for name in models:

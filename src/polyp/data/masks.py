@@ -1,0 +1,321 @@
+"""Masks: what their files hold, and which of it is polyp.
+
+A mask is two-valued, or data.polyp_values says which of its values or colours are polyp. What the files of a
+data set hold is summed up in one `Levels` each, and `describe_coding` accepts or refuses them together.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from polyp.errors import InputError, override_text, shell_word
+from polyp.images import IGNORED, fill_transparent, open_image
+
+Value = int | str
+"""A grey value or palette index, or a colour as #rrggbb."""
+
+LOSSY = ("JPEG", "MPO", "WEBP")
+MANY = 32  # a file with more different values was compressed or resized before, whatever its format is
+STEP = 32  # values of such files are counted in bins of so many
+COLOURFUL = 48  # difference between the channels of a pixel from which it is a colour, not a grey
+NEAR = 128  # distance to a colour of data.polyp_values within which a pixel has that colour
+LEAST = 20, 0.01  # pixels, and share of what is not background, that make a value one of the mask's levels
+
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "!=": operator.ne, "==": operator.eq, ">": operator.gt, ">=": operator.ge, "<": operator.lt,
+    "<=": operator.le,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MaskCoding:
+    """Which values or colours of mask files are polyp, and which pixels count in no loss and no score.
+
+    Attributes:
+        polyp_values: grey values or palette indices such as (1, 2), colours such as ("#ff0000", "#00ff00"), or
+            a comparison such as "!= 0"; None: masks must be two-valued.
+        ignore_value: a value or a colour, or None.
+
+    Raises:
+        InputError: on construction, for another kind of value.
+    """
+
+    polyp_values: tuple[Value, ...] | str | None = None
+    ignore_value: Value | None = None
+
+    def __post_init__(self) -> None:
+        """Check both and turn lists into tuples."""
+        values = self.polyp_values
+        if isinstance(values, int) or (isinstance(values, str) and values.startswith("#")):
+            values = (values,)
+        if isinstance(values, Sequence) and not isinstance(values, str):
+            values = tuple(_check_value("data.polyp_values", value) for value in values)
+        elif isinstance(values, str):
+            if not _parse_comparison(values):
+                raise InputError(
+                    f"data.polyp_values={values} is neither a list nor a comparison: give values such as [1] or "
+                    "['#ff0000'], or a comparison such as '!= 0' or '> 127'"
+                )
+        elif values is not None:
+            raise InputError(f"data.polyp_values={values} must be a list such as [1] or ['#ff0000']")
+        if values == ():
+            raise InputError("data.polyp_values=[] names nothing: give values such as [1], or null")
+        object.__setattr__(self, "polyp_values", values)
+        if self.ignore_value is not None:
+            _check_value("data.ignore_value", self.ignore_value)
+            if isinstance(values, tuple) and self.ignore_value in values:
+                raise InputError(f"data.ignore_value={self.ignore_value} is one of data.polyp_values as well")
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether it says what is polyp."""
+        return self.polyp_values is not None
+
+
+AUTO = MaskCoding()
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What one mask holds.
+
+    Attributes:
+        counts: pixels of each value or colour that fills an area, the background's 0 or #000000 among them.
+        pixels: of the mask.
+        label: what the values are: value, index or colour.
+    """
+
+    counts: dict[Value, int]
+    pixels: int
+    label: str
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """A decoded mask file: (H, W) values, and (H, W, 3) uint8 colours if it has any."""
+
+    values: np.ndarray
+    colours: np.ndarray | None
+    is_lossy: bool
+    has_palette: bool = False
+
+
+def read_mask(path: Path, coding: MaskCoding = AUTO) -> np.ndarray:
+    """Read a mask as (H, W) uint8: 1 polyp, 0 background, 255 (`polyp.images.IGNORED`) neither.
+
+    Raises:
+        InputError: the file cannot be read, see `polyp.images.open_image`, or `coding` is of another kind.
+    """
+    return read_levels(path, coding)[0]
+
+
+def read_levels(path: Path, coding: MaskCoding = AUTO) -> tuple[np.ndarray, Levels]:
+    """Read a mask as `read_mask` does, and what it holds."""
+    pixels = _read_pixels(path)
+    has_colours = pixels.colours is not None and not pixels.has_palette
+    values = coding.polyp_values if isinstance(coding.polyp_values, tuple) else ()
+    if has_colours and any(isinstance(value, int) for value in values):
+        raise InputError(f"{path}: has colours: give data.polyp_values as colours, such as ['#ff0000']")
+    if pixels.colours is None and any(isinstance(value, str) for value in values):
+        raise InputError(f"{path}: has no colours: give data.polyp_values as numbers, such as [255]")
+    ignored, levels = _matches(pixels, coding.ignore_value), _find_levels(pixels)
+    if isinstance(coding.polyp_values, str):
+        compare, number = _parse_comparison(coding.polyp_values) or (operator.ne, 0)
+        grey = pixels.values if pixels.colours is None or pixels.has_palette else pixels.colours.max(axis=2)
+        polyp = compare(grey.astype(np.int64), number)
+    elif values:
+        polyp = np.any([_matches(pixels, value) for value in values], axis=0)
+    else:
+        polyp = pixels.values > _find_threshold(levels, coding)
+    mask = polyp.astype(np.uint8)
+    mask[ignored] = IGNORED
+    return mask, levels
+
+
+def describe_coding(levels: Sequence[Levels], coding: MaskCoding, name: str) -> str:
+    """What the masks of a data set hold, in a sentence, if it is clear what is polyp.
+
+    Args:
+        levels: of all its masks.
+        coding: how they were read.
+        name: of the data set, for the message.
+
+    Returns:
+        An empty text for the usual masks of 0 and 255.
+
+    Raises:
+        InputError: the masks are not two-valued, and the coding does not say what is polyp.
+    """
+    background = {0, "#000000"}
+    foreground = {value for mask in levels for value in mask.counts} - background - {coding.ignore_value}
+    if coding.is_explicit:
+        return f"polyp is where a mask has {_describe_polyp(coding)}; it holds {_list_shares(levels)}"
+    if foreground <= {255} or foreground <= {"#ffffff"}:
+        return ""
+    if len(foreground) == 1:
+        return f"the masks hold {_list_shares(levels)}: polyp is where they have {foreground.pop()}"
+    kind = {"colour": "colours", "index": "palette colours", "value": "values"}
+    kinds = " and ".join(sorted({kind[mask.label] for mask in levels if len(mask.counts) > 1}))
+    raise InputError(
+        f"{name}: the masks hold several {kinds}, so that it is not clear what is polyp: "
+        f"{_list_shares(levels)}. Add {_suggest(foreground)}"
+    )
+
+
+def _suggest(foreground: set[Value]) -> str:
+    """The keys that a user adds to explain values."""
+    numbers = sorted(value for value in foreground if isinstance(value, int))
+    colours = sorted(value for value in foreground if isinstance(value, str))
+    ignore = ""
+    if len(numbers) > 1 and numbers[-1] == 255 and numbers[0] < 128:
+        numbers.pop()
+        ignore = ", with data.ignore_value=255 if 255 marks pixels to leave out,"
+    text = f"[{','.join([*map(str, numbers), *(repr(colour) for colour in colours)])}]"
+    word = shell_word(f"data.polyp_values={text}" if colours else override_text("data.polyp_values", text))
+    if not colours:
+        word = f"data.polyp_values={text}"
+    return f"{word}{ignore} or name only those that are polyps"
+
+
+def _describe_polyp(coding: MaskCoding) -> str:
+    values = coding.polyp_values
+    text = values if isinstance(values, str) else " or ".join(map(str, values or ()))
+    return f"{text}, ignored where {coding.ignore_value}" if coding.ignore_value is not None else text
+
+
+def _list_shares(levels: Sequence[Levels]) -> str:
+    """The values of all masks with their shares of the pixels, the most frequent 12."""
+    total = sum(mask.pixels for mask in levels)
+    counts: dict[Value, int] = {}
+    for mask in levels:
+        for value, count in mask.counts.items():
+            counts[value] = counts.get(value, 0) + count
+    ranked = sorted(counts.items(), key=lambda item: -item[1])[:12]
+    ranked.sort(key=lambda item: (isinstance(item[0], str), item[0]))
+    return ", ".join(f"{value} ({100 * count / total:.2g} %)" for value, count in ranked)
+
+
+def _check_value(key: str, value: Any) -> Value:
+    if type(value) is int and 0 <= value <= 65535:
+        return value
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return value.lower()
+    raise InputError(
+        f"{key}: {value} is neither a whole number from 0 to 65535 nor a colour such as '#ff0000'"
+    )
+
+
+def _parse_comparison(text: str) -> tuple[Callable[[Any, Any], Any], int] | None:
+    match = re.fullmatch(r"\s*(!=|==|>=|<=|>|<)\s*(\d+)\s*", text)
+    return (COMPARISONS[match[1]], int(match[2])) if match else None
+
+
+def _read_pixels(path: Path) -> _Pixels:
+    with open_image(path) as image:
+        is_lossy = image.format in LOSSY
+        if image.mode == "P" and not image.has_transparency_data:
+            return _read_palette(image)
+        image = fill_transparent(image)
+        if image.mode in ("1", "L") or image.mode.startswith("I"):
+            values = np.asarray(image.convert("L") if image.mode == "1" else image)
+            return _Pixels(values, None, is_lossy)
+        colours = np.asarray(image.convert("RGB"))
+    spread = colours.max(axis=2) - colours.min(axis=2)
+    count, share = LEAST
+    if np.count_nonzero(spread > COLOURFUL) < max(count, share * np.count_nonzero(colours.max(axis=2) > 16)):
+        return _Pixels(np.asarray(Image.fromarray(colours).convert("L")), None, is_lossy)
+    return _Pixels(colours.max(axis=2), colours, is_lossy)
+
+
+def _read_palette(image: Image.Image) -> _Pixels:
+    indices, colours = np.asarray(image), np.asarray(image.convert("RGB"))
+    if (colours == colours[..., :1]).all():  # black, white and greys: a grey image that was saved smaller
+        return _Pixels(np.ascontiguousarray(colours[..., 0]), None, False)
+    return _Pixels(indices, colours, False, has_palette=True)
+
+
+def _find_threshold(levels: Levels, coding: MaskCoding) -> float:
+    """Half of a two-valued mask's higher value."""
+    foreground = [value for value in levels.counts if value != coding.ignore_value]
+    return max(max(_to_rgb(value)) if isinstance(value, str) else value for value in [0, *foreground]) / 2
+
+
+def _matches(pixels: _Pixels, value: Value | None) -> np.ndarray:
+    """Where a mask has a value or a colour."""
+    if value is None:
+        return np.zeros(pixels.values.shape, bool)
+    if isinstance(value, str):
+        colours = pixels.colours if pixels.colours is not None else np.repeat(pixels.values[..., None], 3, 2)
+        difference = colours.astype(np.int32) - np.array(_to_rgb(value))
+        distance = np.square(difference).sum(axis=2)
+        from_black = np.square(colours.astype(np.int32)).sum(axis=2)
+        return (distance < NEAR**2) & ((distance < from_black) | (value == "#000000"))
+    if _is_lossy(pixels):
+        return np.abs(pixels.values.astype(np.int32) - value) <= STEP
+    return pixels.values == value
+
+
+def _to_rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _is_lossy(pixels: _Pixels) -> bool:
+    return pixels.is_lossy or (not pixels.has_palette and len(_count(pixels.values)) > MANY)
+
+
+def _count(values: np.ndarray) -> dict[int, int]:
+    """How often each value of an array of integers from 0 on occurs, in ascending order."""
+    if values.max(initial=0) > 65535:
+        return dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True))
+    counts = np.bincount(values.ravel())
+    return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+
+
+def _find_levels(pixels: _Pixels) -> Levels:
+    """The values that fill areas: a pixel counts where its four neighbours have the same value.
+
+    That leaves out the edges that compression or interpolation has softened.
+    """
+    is_lossy = _is_lossy(pixels)
+    packed = pixels.values.astype(np.int64)
+    if pixels.colours is not None and not pixels.has_palette:
+        colours = pixels.colours.astype(np.int64)
+        if is_lossy:  # to 0, 64, 128, 192 or 255
+            colours = np.minimum((colours + 32) // 64 * 64, 255)
+        packed = colours @ np.array([1 << 16, 1 << 8, 1])
+    elif is_lossy:
+        packed = packed // STEP * STEP + STEP // 2
+        packed[pixels.values < 64] = 0
+        packed[pixels.values >= 192] = 255
+    elif packed.max(initial=0) <= 255:
+        packed[packed >= 240] = 255
+    flat = np.zeros(packed.shape, bool)
+    inner = packed[1:-1, 1:-1]
+    flat[1:-1, 1:-1] = (
+        (inner == packed[:-2, 1:-1]) & (inner == packed[2:, 1:-1])
+        & (inner == packed[1:-1, :-2]) & (inner == packed[1:-1, 2:])
+    )  # fmt: skip
+    counts, areas = _count(packed), _count(packed[flat])
+    least = max(LEAST[0], LEAST[1] * np.count_nonzero(packed))
+    highest = max(counts)  # a level even where it fills no area: of a thin border, or of a small polyp
+    is_alone = not any(value and area >= least for value, area in areas.items())
+    label = "index" if pixels.has_palette else "value" if pixels.colours is None else "colour"
+    levels: dict[Value, int] = {}
+    for value, count in counts.items():
+        if value == 0 or areas.get(value, 0) >= least or (value == highest and (is_alone or count >= least)):
+            levels[f"#{value:06x}" if label == "colour" else value] = count
+    return Levels(levels, packed.size, label)
+
+
+def sum_levels(levels: Iterable[Levels]) -> dict[Value, float]:
+    """The share of each value over all masks, for the page of `polyp data`."""
+    masks = list(levels)
+    total = sum(mask.pixels for mask in masks)
+    values = {value for mask in masks for value in mask.counts}
+    return {value: sum(mask.counts.get(value, 0) for mask in masks) / total for value in values}
