@@ -11,7 +11,8 @@ import polyp
 from polyp.cli import COMMANDS, main
 
 OPTIONS = {
-    "data": "--root --archive --images --masks --split --allow-empty --encoder --weights --seed --out",
+    "data": "--images --masks --image-name --mask-name --missing-mask --polyp-values --polyp-labels "
+    "--ignore-value --root --archive --split --group --allow-empty --seed --out",
     "evaluate": "--data --images --masks --normal --subset --root --archive --tta --scales --threshold "
     "--missed --confidence --device --compute --name --overwrite",
     "compare": "--out --overwrite --card --root --no-pictures",

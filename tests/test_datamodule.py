@@ -107,7 +107,7 @@ def test_samples_are_the_files(drawn: Path, cache: bool) -> None:
 def test_test_images_are_the_files_at_their_own_sizes(drawn: Path) -> None:
     dm = ready(drawn)
     root = dm.source.prepare()
-    (batch,) = dm.test_dataloader()
+    ((batch,),) = dm.test_dataloader()
     assert all(isinstance(values, list) and len(values) == 2 for values in batch.values())
     for image, mask, stem, size in zip(
         *(batch[key] for key in ("image", "mask", "stem", "size")), strict=True
@@ -123,7 +123,7 @@ def test_subsets_are_apart_and_complete(drawn: Path) -> None:
     seen = {
         "train": [stem for batch in train_batches(dm, 0) for stem in batch["stem"]],
         "val": [stem for batch in dm.val_dataloader() for stem in batch["stem"]],
-        "test": [stem for batch in dm.test_dataloader() for stem in batch["stem"]],
+        "test": [stem for loader in dm.test_dataloader() for batch in loader for stem in batch["stem"]],
     }
     assert {name: len(stems) for name, stems in seen.items()} == {"train": 15, "val": 2, "test": 2}
     everything = [stem for stems in seen.values() for stem in stems]
@@ -140,7 +140,7 @@ def test_an_incomplete_last_batch_is_for_scores_only(
     batches = train_batches(dm, 0)
     assert [len(batch["stem"]) for batch in batches] == [batch_size] * train
     assert len(dm.train_dataloader()) == train
-    for loader in (dm.val_dataloader(), dm.test_dataloader()):
+    for loader in (dm.val_dataloader(), *dm.test_dataloader()):
         assert [len(batch["stem"]) for batch in loader] == [min(batch_size, 2)] * val
 
 
@@ -197,7 +197,7 @@ def test_neighbours_in_a_batch_are_augmented_apart(drawn: Path) -> None:
 def test_validation_and_test_are_never_augmented(drawn: Path) -> None:
     plain, augmented = ready(drawn), ready(drawn, augment=[FLIPS[0] | {"p": 1.0}])
     assert same(list(plain.val_dataloader()), list(augmented.val_dataloader()))
-    for one, other in zip(plain.test_dataloader(), augmented.test_dataloader(), strict=True):
+    for one, other in zip(plain.test_dataloader()[0], augmented.test_dataloader()[0], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one["image"], other["image"], strict=True))
     assert not same(train_batches(plain, 0), train_batches(augmented, 0))
 
@@ -232,7 +232,7 @@ def test_evaluation_has_its_own_batches_and_workers(drawn: Path, batch_size: int
     plain, other = ready(drawn), ready(drawn, eval_batch_size=batch_size, eval_workers=workers)
     for loaders in (
         (plain.val_dataloader(), other.val_dataloader()),
-        (plain.test_dataloader(), other.test_dataloader()),
+        (plain.test_dataloader()[0], other.test_dataloader()[0]),
     ):
         ours, theirs = ([image for batch in loader for image in batch["image"]] for loader in loaders)
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -245,7 +245,7 @@ def test_evaluation_has_its_own_batches_and_workers(drawn: Path, batch_size: int
 
 def test_evaluation_takes_training_s_batch_size_and_workers_unless_told(drawn: Path) -> None:
     dm = ready(drawn, num_workers=1, batch_size=3)
-    for loader in (dm.val_dataloader(), dm.test_dataloader()):
+    for loader in (dm.val_dataloader(), *dm.test_dataloader()):
         assert (loader.batch_size, loader.num_workers) == (3, 1)
 
 
@@ -316,13 +316,11 @@ def clinic(root: Path, count: int = 12) -> Path:
 
 def test_a_folder_like_clinicdb(tmp_path: Path) -> None:
     root = clinic(tmp_path / "CVC ClinicDB")
-    with pytest.raises(
-        InputError, match=r"'Ground Truth', 'Original': say which with data\.images= and data\.masks="
-    ):
-        ready(root, dataset="folder", batch_size=4)
-    dm = ready(root, dataset="folder", images="Original", masks="Ground Truth", batch_size=4)
+    named = ready(root, dataset="folder", images="Original", masks="Ground Truth", batch_size=4)
+    dm = ready(root, dataset="folder", batch_size=4)
+    assert dm.subsets == named.subsets
     assert [len(batch["stem"]) for batch in train_batches(dm, 0)] == [4, 4]
-    (batch,) = dm.test_dataloader()
+    ((batch,),) = dm.test_dataloader()
     assert [tuple(image.shape) for image in batch["image"]] == [(3, 60, 80)]
     assert batch["mask"][0].sum() > 100
     # nothing is written beside the user's data
@@ -332,12 +330,7 @@ def test_a_folder_like_clinicdb(tmp_path: Path) -> None:
 def test_an_empty_mask_is_a_mistake_unless_it_is_meant(tmp_path: Path) -> None:
     root = clinic(tmp_path)
     cv2.imwrite(str(root / "Ground Truth" / "3.tif"), np.zeros((60, 80), np.uint8))
-    settings: dict[str, Any] = {
-        "dataset": "folder",
-        "images": "Original",
-        "masks": "Ground Truth",
-        "batch_size": 4,
-    }
+    settings: dict[str, Any] = {"dataset": "folder", "batch_size": 4}
     with pytest.raises(InputError, match=r"3\.tif: the mask is empty \(data\.allow_empty=true"):
         ready(root, **settings)
     assert ready(root, **settings, allow_empty=True).describe()["images"] == {

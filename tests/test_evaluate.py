@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from polyp.cli import main
 from polyp.commands.evaluate.report import describe_control
+from polyp.data.layouts import list_pairs
 from polyp.data.masks import read_mask
-from polyp.data.pairs import find_pairs
 from polyp.data.sources import Synthetic
 from polyp.images import components, read_image
 from polyp.inference.predictor import Predictor, load_predictor
@@ -153,7 +153,7 @@ def test_a_random_split_that_was_not_recorded_is_refused(
     assert "has no split.json" in unchecked[str(run)]
     config = RunFolder(run).read_config()
     config["data"]["split"] = str(drawn / "split.csv")
-    stems = sorted(pair.stem for pair in find_pairs(drawn, "images", "masks")[0])
+    stems = sorted(pair.stem for pair in list_pairs(drawn).pairs)
     subsets = ["train"] * 6 + ["val", "val", "test", "test"]
     (drawn / "split.csv").write_text("stem,subset\n" + "".join(map("{},{}\n".format, stems, subsets)))
     (run / "config.yaml").write_text(OmegaConf.to_yaml(config))

@@ -2,14 +2,16 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
 
 from polyp.data.duplicates import find_links, group_images
-from polyp.data.pairs import Inspection, find_pairs, inspect
-from polyp.data.splits import SHIPPED, SUBSETS, draw_split, read_split, repair_split, split_stems
+from polyp.data.layouts import list_pairs
+from polyp.data.pairs import Inspection, Pair, inspect
+from polyp.data.splits import SHIPPED, SUBSETS, Splitter, draw_split, read_split, repair_split
 from polyp.errors import InputError
 
 STEMS = [f"s{n:03}" for n in range(100)]
@@ -32,6 +34,11 @@ def twins(count: int, size: int) -> np.ndarray:
     return np.clip(frames + np.random.default_rng(1).integers(-3, 4, frames.shape), 0, 255).astype(np.uint8)
 
 
+def divide(split: str, stems: list[str], inspection: Inspection, **options: Any) -> dict[str, list[str]]:
+    pairs = [Pair(stem, Path(f"{stem}.png"), None) for stem in stems]
+    return Splitter(split, **options).divide(pairs, inspection)
+
+
 def whole(subsets: dict[str, list[str]], stems: list[str]) -> None:
     assert list(subsets) == list(SUBSETS)
     assert sorted(stem for subset in subsets.values() for stem in subset) == sorted(stems)
@@ -50,20 +57,20 @@ def refused(text: str | bytes, path: Path, *parts: str) -> None:
 
 @pytest.mark.parametrize("count", [10, 11, 57, 100])
 def test_random_is_80_10_10(count: int) -> None:
-    subsets = split_stems("random", STEMS[:count], look(noise(count)), 0)
+    subsets = divide("random", STEMS[:count], look(noise(count)))
     whole(subsets, STEMS[:count])
     assert len(subsets["val"]) == len(subsets["test"]) == round(count / 10)
 
 
 def test_random_follows_the_seed() -> None:
-    first, again, other = (split_stems("random", STEMS, look(noise(100)), seed) for seed in (1, 1, 2))
+    first, again, other = (divide("random", STEMS, look(noise(100)), seed=seed) for seed in (1, 1, 2))
     assert first == again != other
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_random_keeps_near_duplicates_together(seed: int, size: int) -> None:
-    subsets = split_stems("random", STEMS, look(twins(100, size)), seed)
+    subsets = divide("random", STEMS, look(twins(100, size)), seed=seed)
     whole(subsets, STEMS)
     subset_of = {stem: name for name, stems in subsets.items() for stem in stems}
     for start in range(0, 100, size):
@@ -72,9 +79,12 @@ def test_random_keeps_near_duplicates_together(seed: int, size: int) -> None:
 
 def test_random_needs_enough_images() -> None:
     with pytest.raises(InputError, match=r"data.split=random cannot divide 9 images"):
-        split_stems("random", STEMS[:9], look(noise(9)), 0)
-    with pytest.raises(InputError, match=r"2 groups of near-duplicates.*give data.split=FILE.csv"):
-        split_stems("random", STEMS, look(twins(100, 50)), 0)
+        divide("random", STEMS[:9], look(noise(9)))
+    with pytest.raises(
+        InputError,
+        match=r"2 groups that stay together \(near-duplicates, data.group\).*give data.split=FILE.csv",
+    ):
+        divide("random", STEMS, look(twins(100, 50)))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -117,13 +127,14 @@ def test_csv(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_malformed_csv_is_told_by_line(tmp_path: Path) -> None:
     path, head = tmp_path / "mine.csv", "stem,subset\n"
-    refused("", path, "line 1", "stem,subset")
-    refused("# a\nimage,subset\ns000,train\n", path, "line 2", "stem,subset")
-    refused("stem;subset\ns000;train\n", path, "line 1", "stem,subset")
+    refused("", path, "line 1", "stem and subset")
+    refused("# a\nimage,subset\ns000,train\n", path, "line 2", "stem and subset")
+    refused("stem;subset\ns000;train\n", path, "line 1", "stem and subset")
     refused(head + "s000,train\n\ns001,tran\n", path, "line 4", "'tran'", "did you mean train?")
     refused(head + "s000,train,val\n", path, "line 2", "3 columns")
+    refused("stem,stem\ns000,train\n", path, "line 1", "stem and subset")
     refused(head + "s000,train\ns001,val\ns000,test\n", path, "line 4", "s000 was given in line 2")
-    refused(head + "s000,train\ns001,train\n", path, "no image is given for val and test")
+    refused(head + "s000,train\ns001,train\n", path, "no image is given for test")
     refused(b"\xff\xfe\x00", path, "cannot be read")
 
 
@@ -143,7 +154,9 @@ def test_unknown_split() -> None:
         InputError, match=r"data.split=oficial is neither a file nor known: did you mean official"
     ):
         read_split("oficial", STEMS)
-    with pytest.raises(InputError, match=r"choose from official, pranet, random"):
+    with pytest.raises(
+        InputError, match=r"choose from auto, folders, leave-one-group-out, official, pranet, random"
+    ):
         read_split("my/split.csv", STEMS)
 
 
@@ -194,8 +207,8 @@ def kvasir(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> tuple
     folder = tmp_path_factory.mktemp("kvasir")
     with ZipFile(archive) as file:
         file.extractall(folder)
-    pairs, problems = find_pairs(folder / "Kvasir-SEG", "images", "masks")
-    return [pair.stem for pair in pairs], inspect(pairs, problems)
+    listing = list_pairs(folder / "Kvasir-SEG")
+    return [pair.stem for pair in listing.pairs], inspect(listing.pairs, listing.problems)
 
 
 @pytest.mark.real_data
@@ -204,7 +217,7 @@ def test_near_duplicates_of_kvasir_seg_never_straddle(
     name: str, kvasir: tuple[list[str], Inspection]
 ) -> None:
     stems, inspection = kvasir
-    subsets = split_stems(name, stems, inspection, 0)
+    subsets = divide(name, stems, inspection)
     whole(subsets, stems)
     links = find_links(inspection.thumbnails, inspection.fields)
     if name in SHIPPED:  # with the published test sets, whole frames alone can be kept together
