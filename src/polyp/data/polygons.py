@@ -244,7 +244,7 @@ def _choose_labels(root: Path, found: dict[str, Annotation], labels: Sequence[An
 
 
 def _read_size(image: Path) -> tuple[int, int] | None:
-    """Height and width of an image as a viewer shows it; None if it cannot be read: that is reported later."""
+    """Height and width of an image as a viewer shows it; None if it cannot be read, which comes later."""
     try:
         with open_image(image) as opened:
             return opened.height, opened.width
