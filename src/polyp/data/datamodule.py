@@ -129,7 +129,13 @@ class PolypDataModule(pl.LightningDataModule):
         listing = self.source.find()
         if self.normal is not None:
             frames = list_images(Path(self.normal).expanduser().absolute())
+            if any(pair.stem.startswith(f"{NORMAL}/") for pair in listing.pairs):
+                raise InputError(
+                    f"data.normal={self.normal}: data.root has images in a folder '{NORMAL}' as well, which "
+                    "frames without polyps are named after: rename it"
+                )
             listing.problems += frames.problems
+            listing.notes += [f"data.normal: {note}" for note in frames.notes]
             listing.pairs += [
                 replace(pair, stem=f"{NORMAL}/{pair.stem}", source=NORMAL, subset=None)
                 for pair in frames.pairs
@@ -153,6 +159,9 @@ class PolypDataModule(pl.LightningDataModule):
         )
         for note in (*self._listing.notes, *self.inspection.notes.splitlines()):
             log.info("%s", note)
+        if self.sources:
+            of_source = Counter(self.pairs[row].source for row in self._polyp_rows)
+            log.info("sources: %s", ", ".join(f"{count} {name}" for name, count in of_source.items()))
         for suspicion in find_suspicions(self._inspect(self._polyp_rows)):
             log.warning("%s", suspicion)
         if self.recorded_split:
@@ -163,7 +172,15 @@ class PolypDataModule(pl.LightningDataModule):
 
     @property
     def _polyp_rows(self) -> list[int]:
-        return [row for row, pair in enumerate(self.pairs) if pair.source != NORMAL]
+        frames = set(self._normal_rows)
+        return [row for row in range(len(self.pairs)) if row not in frames]
+
+    @property
+    def _normal_rows(self) -> list[int]:
+        """Of frames without polyps, which come from `data.normal`."""
+        if self.normal is None:
+            return []
+        return [row for row, pair in enumerate(self.pairs) if pair.source == NORMAL]
 
     def _inspect(self, rows: Sequence[int]) -> Inspection:
         """The inspection of some rows."""
@@ -175,8 +192,7 @@ class PolypDataModule(pl.LightningDataModule):
         rows = self._polyp_rows
         pairs = [self.pairs[row] for row in rows]
         subsets = self.splitter.divide(pairs, self._inspect(rows), self._listing.lists)
-        rows = [row for row in range(len(self.pairs)) if self.pairs[row].source == NORMAL]
-        if not rows:
+        if not (rows := self._normal_rows):
             return subsets
         frames = self.splitter.divide_normal([self.pairs[row] for row in rows], self._inspect(rows))
         return {**subsets, "train": [*subsets["train"], *frames["train"]], NORMAL: frames["test"]}
@@ -189,7 +205,7 @@ class PolypDataModule(pl.LightningDataModule):
     @property
     def sources(self) -> list[str]:
         """The names of the data sets or centres that the images are from; empty where there is only one."""
-        names = list(dict.fromkeys(pair.source for pair in self.pairs if pair.source != NORMAL))
+        names = list(dict.fromkeys(self.pairs[row].source for row in self._polyp_rows))
         return names if len(names) > 1 else []
 
     def source_of(self, stem: str) -> str:

@@ -114,7 +114,7 @@ def list_pairs(
     problems: list[str] = []
     paths = _walk(root, problems)
     files = _keep_affixes([_classify(root, path, images, masks) for path in paths])
-    files = _assign_roles(root, files, masks, mask_name)
+    files = _assign_roles(root, files, images, masks, mask_name)
     notes = _describe_folders(root, files, images, masks)
     sides = {role: [file for file in files if file.role == role] for role in ("image", "mask")}
     if not sides["image"] or not (sides["mask"] or missing_mask == "empty"):
@@ -248,11 +248,11 @@ def _find_subset(part: str) -> str | None:
 
 
 def _assign_roles(
-    root: Path, files: Sequence[_File], masks: str | None, mask_name: str | None
+    root: Path, files: Sequence[_File], images: str | None, masks: str | None, mask_name: str | None
 ) -> list[_File]:
     """Decide the role of files in folders that say none: images if only masks have a folder, else by name."""
     roles = {file.role for file in files}
-    if roles == {"", "mask"}:
+    if roles == {"", "mask"} and images is None:
         return _find_images(files)
     if "mask" in roles or masks is not None:
         return list(files)

@@ -245,16 +245,16 @@ def describe_codings(pairs: Sequence[Pair], checks: Sequence[Check]) -> list[str
     Raises:
         InputError: the masks of a source are not two-valued, and its coding does not say what is polyp.
     """
-    groups: dict[tuple[str, MaskCoding], list[Levels]] = defaultdict(list)
-    roots: dict[tuple[str, MaskCoding], Path] = {}
+    groups: dict[tuple[str, MaskCoding], list[tuple[Levels, Path]]] = defaultdict(list)
     for pair, check in zip(pairs, checks, strict=True):
         if pair.mask is not None and check.levels is not None:
-            groups[pair.source, pair.coding].append(check.levels)
-            roots.setdefault((pair.source, pair.coding), pair.mask.parent)
+            groups[pair.source, pair.coding].append((check.levels, pair.mask))
     notes = []
-    for key, levels in groups.items():
-        if text := describe_coding(levels, key[1], str(roots[key])):
-            notes.append(f"{key[0]}: {text}" if key[0] else text)
+    for (source, coding), masks in groups.items():
+        levels, files = zip(*masks, strict=True)
+        name = os.path.commonpath({file.parent for file in files})
+        if text := describe_coding(levels, coding, name, files):
+            notes.append(f"{source}: {text}" if source else text)
     return notes
 
 
@@ -269,7 +269,6 @@ def find_suspicions(inspection: Inspection) -> list[str]:
     if share > 0.5 or border > 0.9:
         return [
             f"the masks look inverted or full: in the median mask {share:.0%} of the pixels and {border:.0%} "
-            "of "
-            "those at the border are polyp. If black is polyp, add \"data.polyp_values='== 0'\""
+            "of those at the border are polyp. If black is polyp, add \"data.polyp_values='== 0'\""
         ]
     return []

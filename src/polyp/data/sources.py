@@ -159,8 +159,6 @@ class Folder(Source):
         listing = Listing([])
         for name, part in self.parts.items():
             found = part._find_part(Path(part.root).expanduser().absolute())
-            if name:
-                listing.notes.append(f"{name}: {len(found.pairs)} images")
             for pair in found.pairs:
                 source = "/".join(text for text in (name, pair.source) if text)
                 listing.pairs.append(

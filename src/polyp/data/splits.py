@@ -121,8 +121,15 @@ class Splitter:
                 )
         else:
             _warn_of_straddling(subsets, stems, labels, self.group)
+        trained = set(subsets["train"])
+        drawn_from = [pair for pair in pairs if self.is_drawn or pair.stem in trained]
         if not subsets["val"]:
             subsets = self._draw_val(subsets, stems, groups, inspection.shares)
+        if groups.size and self.group is None:
+            folders = {pair.stem.rpartition("/")[0] for pair in drawn_from}
+            if len(folders) > len({pair.source for pair in drawn_from}):
+                log.info("the images are in %d folders: data.group=folder keeps each, such as a sequence, in "
+                         "one subset", len(folders))  # fmt: skip
         return subsets
 
     def divide_normal(self, pairs: Sequence[Pair], inspection: Inspection) -> dict[str, list[str]]:
