@@ -297,18 +297,25 @@ def _draw(annotation: Annotation, size: tuple[int, int], labels: set[str], name:
     for label, outline in annotation.shapes:
         if label not in labels:
             continue
-        if isinstance(outline, dict):
-            code = (
-                coco.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline
-            )
-        else:
-            corners = np.asarray(outline, np.float64)
-            if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
-                raise InputError(f"{name}: an outline has fewer than three corners or is damaged")
-            if annotation.size is None:  # YOLO's shares
-                corners = corners * np.tile([width, height], len(corners) // 2)
-            (code,) = coco.frPyObjects([corners.tolist()], height, width)
-        codes.append(code)
-    if not codes:
-        return np.zeros(size, np.uint8)
-    return coco.decode(coco.merge(codes))
+        try:
+            if isinstance(outline, dict):
+                is_list = isinstance(outline["counts"], list)
+                if list(outline["size"]) != [*size] or (is_list and sum(outline["counts"]) != height * width):
+                    raise ValueError("its run lengths are not of the image's size")
+                code = coco.frPyObjects(outline, height, width) if is_list else outline
+            else:
+                corners = np.asarray(outline, np.float64)
+                if (
+                    corners.ndim != 1
+                    or len(corners) < 6
+                    or len(corners) % 2
+                    or not np.isfinite(corners).all()
+                ):
+                    raise ValueError("it has fewer than three corners, or others than numbers")
+                if annotation.size is None:  # YOLO's shares
+                    corners = corners * np.tile([width, height], len(corners) // 2)
+                (code,) = coco.frPyObjects([corners.tolist()], height, width)
+            codes.append(coco.decode(code))
+        except Exception as error:  # damaged run lengths can raise anything
+            raise InputError(f"{name}: an outline is damaged ({describe_error(error)})") from error
+    return np.any(codes, axis=0).astype(np.uint8) if codes else np.zeros(size, np.uint8)
