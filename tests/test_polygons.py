@@ -111,6 +111,19 @@ def test_images_in_folders(tmp_path: Path) -> None:
     assert found["case1/1"] > 1.5 * found["case2/1"] > 0
 
 
+def test_an_image_of_another_folder_is_not_meant(tmp_path: Path) -> None:
+    images(tmp_path, "train2017/1.jpg", "train2017/2.jpg")
+    name = coco(tmp_path, {"train2017/1.jpg": [(1, [SQUARE])], "val2017/1.jpg": [(1, [TRIANGLE])]})
+    listing = find(tmp_path, name, missing_mask="empty")
+    assert abs(areas(listing)["1"] - 400) <= 20
+    assert listing.problems == ["annotations.json: there is no image val2017/1.jpg"]
+
+
+def test_annotations_of_other_images(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg")
+    refuse(tmp_path, coco(tmp_path, {"b.jpg": []}), "none of the images", missing_mask="empty")
+
+
 def test_several_labels_need_an_answer(tmp_path: Path) -> None:
     images(tmp_path, "a.jpg")
     name = coco(tmp_path, {"a.jpg": [(1, [SQUARE]), (2, [TRIANGLE])]}, ("polyp", "tool"))
@@ -187,10 +200,20 @@ def test_labelme_s_lines_have_no_area(tmp_path: Path) -> None:
     refuse(tmp_path, "labels", "a.json", "line")
 
 
-def test_labelme_beside_its_images(tmp_path: Path) -> None:
-    images(tmp_path, "labels/a.jpg")
+@pytest.mark.parametrize("masks", [".", "photos"])
+def test_labelme_beside_its_images(tmp_path: Path, masks: str) -> None:
+    images(tmp_path, "photos/a.jpg", "photos/b.jpg")
     labelme(tmp_path, "a", ("polyp", "polygon", [[10, 5], [30, 5], [30, 25], [10, 25]]))
-    assert abs(areas(find(tmp_path / "labels", "."))["a"] - 400) <= 20
+    (tmp_path / "labels/a.json").rename(tmp_path / "photos/a.json")
+    listing = find(tmp_path, masks, missing_mask="empty")
+    found = areas(listing)
+    assert abs(found["a"] - 400) <= 20 and found["b"] == 0 and not listing.problems
+
+
+def test_text_beside_masks_does_not_make_them_polygons(tmp_path: Path) -> None:
+    images(tmp_path, "images/a.jpg", "masks/a.png")
+    (tmp_path / "masks/README.txt").write_text("Drawn by two experts.")
+    assert [pair.mask for pair in find(tmp_path, "masks").pairs] == [tmp_path / "masks/a.png"]
 
 
 # YOLO

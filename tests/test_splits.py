@@ -1,12 +1,16 @@
 """Which image is in which subset."""
 
 import logging
+import subprocess
+import sys
+from ast import literal_eval
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from polyp.data.duplicates import find_links, group_images
 from polyp.data.layouts import list_pairs
@@ -158,6 +162,235 @@ def test_unknown_split() -> None:
         InputError, match=r"choose from auto, folders, leave-one-group-out, official, pranet, random"
     ):
         read_split("my/split.csv", STEMS)
+
+
+# Folds, groups and subsets that the data set has
+
+
+def pairs_of(*folders: str, count: int = 30) -> list[Pair]:
+    """`count` pairs in each folder; the first word of a folder's name is its subset, if it is one."""
+    pairs = []
+    for folder in folders:
+        subset = next((name for name in SUBSETS if folder.startswith(name)), None)
+        for number in range(count):
+            path = Path(f"{folder}/{number:02}.png")
+            pairs.append(Pair(f"{folder}/{number:02}", path, None, folder.rpartition("/")[0], subset))
+    return pairs
+
+
+def look_at(count: int, thumbnails: np.ndarray | None = None, seed: int = 0) -> Inspection:
+    """An inspection with polyps of all sizes."""
+    inspection = look(noise(count) if thumbnails is None else thumbnails)
+    inspection.shares = np.random.default_rng(seed).exponential(0.1, count).astype(np.float32)
+    return inspection
+
+
+def apart(subsets: dict[str, list[str]], group_of: dict[str, Any]) -> bool:
+    """Whether no group is in two subsets."""
+    found: dict[Any, set[str]] = {}
+    for name, stems in subsets.items():
+        for stem in stems:
+            found.setdefault(group_of[stem], set()).add(name)
+    return all(len(names) == 1 for names in found.values())
+
+
+FOLDS = """
+import sys
+sys.path.insert(0, "tests")
+from test_splits import *
+print([divide("auto", STEMS, look_at(100), folds=5, fold=2, seed=1)])
+"""
+
+
+def test_folds_are_disjoint_complete_and_balanced() -> None:
+    inspection = look_at(100)
+    share = dict(zip(STEMS, inspection.shares.tolist(), strict=True))
+    tests = []
+    for fold in range(5):
+        subsets = divide("random", STEMS, inspection, folds=5, fold=fold)
+        whole(subsets, STEMS)
+        assert len(subsets["test"]) == 20 and len(subsets["val"]) == 8
+        tests.append(subsets["test"])
+    assert sorted(stem for test in tests for stem in test) == STEMS
+    medians = [np.median([share[stem] for stem in test]) for test in tests]
+    assert max(medians) < 1.3 * min(medians)
+
+
+def test_folds_are_the_same_in_every_process_and_follow_the_seed() -> None:
+    done = subprocess.run([sys.executable, "-c", FOLDS], cwd=ROOT, capture_output=True, text=True, check=True)
+    (expected,) = literal_eval(done.stdout)
+    assert divide("auto", STEMS, look_at(100), folds=5, fold=2, seed=1) == expected
+    assert divide("auto", STEMS, look_at(100), folds=5, fold=2, seed=2) != expected
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 5, "fold": 3}, {"folds": 4}])
+def test_near_duplicates_and_groups_stay_together(options: dict[str, Any]) -> None:
+    pairs = pairs_of(*(f"c/case{n:02}" for n in range(40)), count=3)
+    stems = [pair.stem for pair in pairs]
+    subsets = Splitter("random", group="folder", **options).divide(pairs, look_at(120))
+    whole(subsets, stems)
+    assert apart(subsets, {stem: stem.rpartition("/")[0] for stem in stems})
+    frames = twins(120, 4)  # those of one folder and of the next are twins, too
+    subsets = Splitter("random", group="folder", **options).divide(pairs, look_at(120, frames))
+    assert apart(subsets, {stem: row // 12 for row, stem in enumerate(stems)})
+
+
+def test_a_group_is_a_column_of_the_split_or_of_another_file(tmp_path: Path) -> None:
+    path = tmp_path / "patients.csv"
+    patient = {stem: f"p{row % 25}" for row, stem in enumerate(STEMS)}
+    path.write_text("age,stem,patient\n" + "".join(f"50,{s}.jpg,{p}\n" for s, p in patient.items()))
+    for options in (
+        {"split": "random", "group": f"{path}:patient"},
+        {"split": str(path), "group": "patient"},
+    ):
+        subsets = divide(options.pop("split"), STEMS, look_at(100), **options)
+        whole(subsets, STEMS)
+        assert apart(subsets, patient)
+    with pytest.raises(InputError, match=r"data\.group=patent.*did you mean patient"):
+        divide(str(path), STEMS, look_at(100), group="patent")
+    with pytest.raises(InputError, match=r"nowhere\.csv is not a file"):
+        divide("random", STEMS, look_at(100), group="nowhere.csv:patient")
+    path.write_text("stem,patient\n" + "".join(f"{s},{p}\n" for s, p in [*patient.items()][:90]))
+    with pytest.raises(InputError, match="10 images have no patient"):
+        divide("random", STEMS, look_at(100), group=f"{path}:patient")
+
+
+def test_leave_one_group_out(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = pairs_of("a/1", "b/1", "c/1")
+    tests = []
+    for fold in range(3):
+        subsets = Splitter("leave-one-group-out", group="source", fold=fold).divide(pairs, look_at(90))
+        whole(subsets, [pair.stem for pair in pairs])
+        (source,) = {stem.split("/")[0] for stem in subsets["test"]}
+        assert len(subsets["test"]) == 30
+        tests.append(source)
+    assert tests == ["a", "b", "c"]
+    with pytest.raises(InputError, match=r"data\.fold=3 is no group of data\.group=source, which has 3"):
+        Splitter("leave-one-group-out", group="source", fold=3).divide(pairs, look_at(90))
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"folds": 1}, "data.folds=1"),
+        ({"folds": 2.5}, "data.folds=2.5"),
+        ({"folds": True}, "data.folds=True"),
+        ({"folds": 5, "fold": 5}, "data.fold=5 must be below"),
+        ({"fold": -1}, "data.fold=-1"),
+        ({"fold": 1}, "needs data.folds"),
+        ({"split": "leave-one-group-out"}, "needs data.group"),
+    ],
+)
+def test_folds_that_cannot_be(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Splitter(**options)
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_folds_need_as_many_groups() -> None:
+    with pytest.raises(InputError, match=r"data\.folds=5 needs as many groups.*there are 2"):
+        divide("random", STEMS, look_at(100, twins(100, 50)), folds=5)
+
+
+def test_folders_of_subsets_are_the_split() -> None:
+    pairs = pairs_of("train", "val", "test")
+    subsets = Splitter().divide(pairs, look_at(90))
+    assert {name: {stem.split("/")[0] for stem in stems} for name, stems in subsets.items()} == {
+        name: {name} for name in SUBSETS
+    }
+    splitter = Splitter()
+    subsets = splitter.divide(pairs_of("train", "test", count=40), look_at(80))
+    assert {stem.split("/")[0] for stem in subsets["val"]} == {"train"}
+    assert (len(subsets["train"]), len(subsets["val"]), len(subsets["test"])) == (36, 4, 40)
+    assert splitter.used == "folders"
+    splitter.divide(pairs_of("a", "b"), look_at(60))
+    assert splitter.used == "random"
+    with pytest.raises(InputError, match=r"train and val but no test"):
+        Splitter().divide(pairs_of("train", "val"), look_at(60))
+    with pytest.raises(InputError, match=r"data\.split=folders needs folders named train and test"):
+        Splitter("folders").divide(pairs_of("a", "b"), look_at(60))
+
+
+def test_lists(tmp_path: Path) -> None:
+    parts = {"train": STEMS[:80], "val": STEMS[80:90], "test": STEMS[90:]}
+    for name, stems in parts.items():
+        (tmp_path / f"{name}.txt").write_text("".join(f"images/{stem}.jpg\n" for stem in stems))
+    assert divide(str(tmp_path), STEMS, look_at(100)) == parts
+    (tmp_path / "val.txt").unlink()
+    subsets = divide(str(tmp_path), STEMS[:80] + STEMS[90:], look_at(90))
+    assert subsets["test"] == STEMS[90:] and len(subsets["val"]) == 8
+    pairs = [Pair(stem, Path(f"{stem}.png"), None) for stem in STEMS[:80] + STEMS[90:]]
+    assert Splitter().divide(pairs, look_at(90), tmp_path) == subsets  # the data set's own lists
+    (tmp_path / "test.txt").unlink()
+    with pytest.raises(InputError, match=r"without train\.txt and test\.txt"):
+        divide(str(tmp_path), STEMS, look_at(100))
+
+
+def test_names_in_a_split_may_have_endings_and_folders(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    stems = ["C1/a", "C1/b", "C2/a", "C2/c.1"]
+    path.write_text("stem,subset\nC1/a.jpg,train\nimages/b.PNG,val\nC2/images/a,test\nc.1,train\n")
+    assert read_split(str(path), stems) == {"train": ["C1/a", "C2/c.1"], "val": ["C1/b"], "test": ["C2/a"]}
+    path.write_text("stem,subset\na,train\nb,test\n")
+    with pytest.raises(InputError, match=r"1 of its 2 images are not in the data \(a\)"):
+        read_split(str(path), stems)  # which a?
+
+
+def test_a_split_without_val_draws_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "mine.csv"
+    rows = [f"{stem},{'test' if row < 20 else 'train'},c{row % 2}" for row, stem in enumerate(STEMS)]
+    path.write_text("\n".join(["stem,subset,centre", *rows]))
+    with caplog.at_level(logging.INFO):
+        subsets = divide(str(path), STEMS, look_at(100, twins(100, 4)))
+    whole(subsets, STEMS)
+    assert subsets["test"] == STEMS[:20] and len(subsets["val"]) == 8
+    assert apart(subsets, {stem: row // 4 for row, stem in enumerate(STEMS)})
+    assert "validation: 8 images of train" in caplog.text
+
+
+def test_a_published_split_that_divides_groups_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "mine.csv"
+    rows = [f"{stem},{SUBSETS[row % 3]},p{row // 10}" for row, stem in enumerate(STEMS)]
+    path.write_text("\n".join(["stem,subset,patient", *rows]))
+    divide(str(path), STEMS, look_at(100), group="patient")
+    assert "10 of 10 groups are in several subsets" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "options", "is_said"),
+    [
+        (("a/case1", "a/case2"), {}, True),
+        (("a/case1", "a/case2"), {"folds": 2}, True),
+        (("a/case1", "a/case2", "a/case3", "a/case4"), {"group": "folder", "folds": 2}, False),
+        (("train/case1", "train/case2", "test/case1"), {}, True),
+        (("train", "test"), {}, False),
+        (("train", "val/1", "val/2", "test"), {}, False),
+        (("a/1", "b/1"), {}, False),
+        (("",), {}, False),
+    ],
+)
+def test_sequences_in_folders_are_mentioned_where_a_split_is_drawn(
+    caplog: pytest.LogCaptureFixture, folders: tuple[str, ...], options: dict[str, Any], is_said: bool
+) -> None:
+    pairs = pairs_of(*folders)
+    with caplog.at_level(logging.INFO):
+        Splitter(**options).divide(pairs, look_at(len(pairs)))
+    assert ("data.group=folder" in caplog.text) == is_said
+
+
+def test_normal_frames_are_divided_by_folder() -> None:
+    pairs = pairs_of(*(f"video{n}" for n in range(10)), count=4)
+    subsets = Splitter().divide_normal(pairs, look_at(40))
+    assert len(subsets["test"]) == 8 and sorted([*subsets["train"], *subsets["test"]]) == [
+        p.stem for p in pairs
+    ]
+    assert apart(subsets, {pair.stem: pair.image.parent for pair in pairs})
+    folds = [Splitter(folds=4, fold=fold).divide_normal(pairs, look_at(40))["test"] for fold in range(4)]
+    assert sorted(stem for fold in folds for stem in fold) == [pair.stem for pair in pairs]
+    with pytest.raises(InputError, match=r"data\.normal: 4 frames"):
+        Splitter().divide_normal(pairs[:4], look_at(4))
 
 
 # the shipped ones

@@ -358,8 +358,8 @@ def _describe_lack(
         what = f"data.root={root} has no folder that is known to hold {contents}"
     folders = sorted({path.parent.relative_to(root).as_posix() for path in paths})
     return (
-        f"{what}; its folders are {_name_folders(folders)}: say which with data.images= and data.masks=, "
-        "folders or patterns such as '*.jpg'"
+        f"{what}; its folders are {_name_folders(folders)}: say which with data.images= and data.masks=: "
+        "folders, patterns such as '*.jpg', or for masks polygons such as a JSON file"
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -59,13 +59,16 @@ class StemIndex:
 
     A name is a stem with or without its ending and the folder images, or the last part of a stem if no other
     stem ends alike.
+
+    Args:
+        stems: by the names that they have; of stems alone, each is its own name.
     """
 
-    def __init__(self, stems: Iterable[str]) -> None:
-        self.stems = set(stems)
+    def __init__(self, stems: Mapping[str, str] | Iterable[str]) -> None:
+        self.stems = dict(stems) if isinstance(stems, Mapping) else {stem: stem for stem in stems}
         self._ends: dict[str, list[str]] = defaultdict(list)
-        for stem in self.stems:
-            parts = stem.split("/")
+        for name, stem in self.stems.items():
+            parts = name.split("/")
             for start in range(1, len(parts)):
                 self._ends["/".join(parts[start:])].append(stem)
 
@@ -76,7 +79,7 @@ class StemIndex:
         names = [name, *([str(path.with_suffix(""))] if path.suffix.lower() in SUFFIXES else [])]
         for text in names:
             if text in self.stems:
-                return text
+                return self.stems[text]
         for text in names:
             if len(stems := self._ends.get(text, [])) == 1:
                 return stems[0]

@@ -59,9 +59,11 @@ def find_annotations(root: Path, masks: str | None) -> Path | None:
         return path
     if not path.is_dir():
         return None
-    endings = {file.suffix.lower() for file in path.rglob("*") if file.name[0] != "."}
-    holds_masks = bool(endings & SUFFIXES) and masks != "."
-    return path if endings & FORMATS.keys() and not holds_masks else None
+    files = [file for file in path.rglob("*") if file.name[0] != "."]
+    described = {file.with_suffix("") for file in files if file.suffix.lower() in FORMATS}
+    pictures = [file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES]
+    # Polygons have the names of the pictures beside them, if any; other text may lie beside masks.
+    return path if described and (not pictures or described & set(pictures)) else None
 
 
 def draw_masks(
@@ -86,8 +88,11 @@ def draw_masks(
     """
     require("polygons", "pycocotools")
     listing = list_images(root / images if images else root)
-    index = StemIndex(pair.stem for pair in listing.pairs)
+    # Annotations name files from the root on, while stems leave out folders that all images share.
+    index = StemIndex({_strip(pair.image.relative_to(root)): pair.stem for pair in listing.pairs})
     kind, found = _read_annotations(annotations, index, listing)
+    if not found:
+        raise InputError(f"none of the images in {root} is in {annotations}")
     chosen = _choose_labels(root, found, labels)
     sizes = {pair.stem: _read_size(pair.image) for pair in listing.pairs if pair.stem in found}
     folder = _draw_all(root, annotations, found, chosen, sizes)
@@ -102,8 +107,6 @@ def draw_masks(
             listing.problems.append(
                 f"{name}: not in {annotations.name} (data.missing_mask=empty if it has no polyp)"
             )
-    if not pairs:
-        raise InputError(f"none of the images in {root} is in {annotations}")
     count = sum(len(annotation.shapes) for annotation in found.values())
     notes = [f"masks are drawn from {count} outlines in {annotations.name} ({kind})"]
     return Listing(pairs, listing.problems, [*listing.notes, *notes])
@@ -126,6 +129,11 @@ def _read_annotations(path: Path, index: StemIndex, listing: Listing) -> tuple[s
         else:
             found[stem] = _read_labelme(file) if kind == "LabelMe" else _read_yolo(file)
     return kind, found
+
+
+def _strip(path: Path) -> str:
+    """A file's name without its ending and folders called images."""
+    return Path(*(part for part in path.parent.parts if part != "images"), path.stem).as_posix()
 
 
 def _load_json(path: Path) -> Any:

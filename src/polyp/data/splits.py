@@ -457,7 +457,8 @@ def draw_split(
 ) -> dict[str, list[str]]:
     """A tenth of the images for each part, the others for train: 80/10/10 for test and val.
 
-    Groups stay together, and each subset has small and large polyps alike.
+    Groups stay together, and each subset has small and large polyps alike. A part that no group fits into
+    gets the smallest one.
 
     Args:
         stems: of the data set.
@@ -481,12 +482,24 @@ def draw_split(
     ]
     order = [block[place] for place in range(BLOCK) for block in blocks if place < len(block)]
     members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
-    room = dict.fromkeys(parts, round(len(stems) / BLOCK))
-    rows: dict[str, list[int]] = {name: [] for name in SUBSETS if name in ("train", *parts)}
+    room = {"train": len(stems), **dict.fromkeys(parts, round(len(stems) / BLOCK))}
+    subsets: dict[str, list[int]] = {name: [] for name in SUBSETS if name in ("train", *parts)}
     for group in order:
-        subset = next((name for name in room if len(rows[name]) + len(members[group]) <= room[name]), "train")
-        rows[subset].extend(members[group])
-    return {name: [stems[row] for row in sorted(rows[name])] for name in rows} if all(rows.values()) else {}
+        size = len(members[group])
+        subset = next((name for name in parts if size <= room[name]), "train")
+        room[subset] -= size
+        subsets[subset].append(group)
+    for name in parts:
+        if not subsets[name] and len(subsets["train"]) > 1:
+            smallest = min(subsets["train"], key=lambda group: len(members[group]))
+            subsets["train"].remove(smallest)
+            subsets[name].append(smallest)
+    if not all(subsets.values()):
+        return {}
+    return {
+        name: [stems[row] for row in sorted(np.concatenate([members[group] for group in chosen]).tolist())]
+        for name, chosen in subsets.items()
+    }
 
 
 def repair_split(subsets: dict[str, list[str]], groups: Mapping[str, int]) -> dict[str, list[str]]:
