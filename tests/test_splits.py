@@ -417,6 +417,15 @@ def test_shipped_splits_are_of_the_same_images() -> None:
     assert official == pranet
 
 
+def test_pranet_of_both_data_sets_trains_on_1450_images(caplog: pytest.LogCaptureFixture) -> None:
+    kvasir = [f"Kvasir-SEG/{stem}" for stems in shipped("pranet").values() for stem in stems]
+    stems = [*kvasir, *(f"CVC-ClinicDB/{number}" for number in range(1, 613))]
+    subsets = read_split("pranet", stems)
+    assert len(subsets["train"]) + len(subsets["val"]) == 1450
+    assert [sum(stem.startswith(name) for stem in subsets["test"]) for name in ("K", "C")] == [100, 62]
+    whole(subsets, stems)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_split_is_for_kvasir_seg(name: str) -> None:
     with pytest.raises(InputError) as caught:
