@@ -8,7 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra.errors import CompactHydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import CompactHydraException, HydraException
 
 T = TypeVar("T")
 
@@ -91,18 +93,31 @@ def train_command() -> str:
 
 
 def override_text(key: str, value: str) -> str:
-    """An override for Hydra's command line, with quotes around the value if Hydra needs them."""
-    if re.fullmatch(r"[\w./+%@-]+(:[\w./+%@-]+)*", value, re.ASCII):
-        return f"{key}={value}"
-    escaped = re.sub(r"(\\*)'", r"\1\1\'", value)
-    return f"{key}='{escaped}'"
+    """An override that sets a key to a text, with quotes around it if Hydra would read it as something
+    else.
+    """
+    plain = f"{key}={value}"
+    try:
+        is_read_as_text = OverridesParser.create().parse_override(plain).value() == value
+    except HydraException:
+        is_read_as_text = False
+    return plain if is_read_as_text else f"{key}={hydra_text(value)}"
 
 
-def shell_word(text: str) -> str:
+def hydra_text(text: str) -> str:
+    """A text in quotes, as part of an override's value."""
+    return QuotedString(text, Quote.double).with_quotes()
+
+
+def shell_word(text: str | Path) -> str:
     """A word of a shell's command line, with quotes if it needs them."""
-    if re.search(r'["$`\\!]', text):
-        return shlex.quote(text)
-    return text if re.fullmatch(r"[\w./+%@:=,-]+", text) else f'"{text}"'
+    word = str(text)
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
+
+
+def override_word(key: str, value: str | Path) -> str:
+    """An override that sets a key to a text, as a word of a shell's command line."""
+    return shell_word(override_text(key, str(value)))
 
 
 def printable(name: Any) -> str:
