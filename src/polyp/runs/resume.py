@@ -207,8 +207,7 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
         if changed := identity.differences(before, config):
             raise InputError(
                 f"{folder} was started with {', '.join(changed[:5])}: give the original command, or another "
-                "folder; "
-                f"{folder.resume_override} alone can change {' and '.join(identity.EXTENSIBLE)}"
+                f"folder; {folder.resume_override} alone can change {' and '.join(identity.EXTENSIBLE)}"
             )
         return config | {key: before[key] for key in [CHANGES] if key in before}
     missing = [key for key in config if key not in before]
