@@ -117,10 +117,11 @@ def test_a_key_that_cannot_be_is_refused(word: str) -> None:
         check_overrides(["train.py", word])
 
 
-def test_a_folder_whose_name_is_a_number(train: Train) -> None:
+@pytest.mark.parametrize("key", ["data.root", "data.images"])
+def test_a_folder_whose_name_is_a_number(key: str, train: Train) -> None:
     with pytest.raises(SystemExit) as error:
-        train("data=folder", "data.root=2024")
-    (pasted,) = split_words(str(error.value).rpartition("write ")[2])
+        train("data=folder", f"{key}=2024")
+    (pasted,) = split_words(str(error.value).rpartition("such as ")[2])
     assert value(pasted) == "2024"
 
 

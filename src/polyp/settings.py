@@ -47,7 +47,7 @@ def check_keys(
             choices = [choice for choice in _choices(expected) if isinstance(choice, str)]
             reason = nearest(str(value), choices) if choices else f"it must be {_describe(expected)}"
             if not choices and type(value) in (int, float) and _fits(str(value), expected):
-                reason += f": write {override_word(name, str(value))}"  # a folder's name may be a number
+                reason += f", such as {override_word(name, str(value))}"  # a folder's name may be a number
             problems.append(f"{name}={printable(value)} cannot work: {reason}")
     for key, argument in arguments.items():
         if argument.default is argument.empty and key not in keys:
