@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Train, run_script
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 
+from polyp.cli import main
 from polyp.errors import override_word, shell_word
 from polyp.runs.configuration import check_overrides
 
@@ -60,6 +62,8 @@ def test_a_word_that_is_printed_can_be_pasted(name: str) -> None:
     assert split_words(f"polyp evaluate {shell_word(name)}")[2:] == [name]
     (override,) = split_words(override_word("resume", name))
     assert value(override) == name
+    (override,) = split_words(override_word("data.root", [name, 1]))
+    assert value(override) == [name, 1]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_a_value_that_needs_quotes_is_given_ready_to_paste(words: str, meant: ob
 
 def test_quotes_that_the_shell_has_eaten() -> None:
     assert suggestions("data.images=Ground", "Truth", "seed=1") == ["data.images=Ground Truth"]
-    assert suggestions("data.root=./a", "data.root=./b#") == ['data.root=[./a,"./b#"]']
+    assert suggestions("data.root=./a", "data.root=./b#") == ["data.root=[./a,'./b#']"]
     (mapping,) = suggestions("data.root=a:./a", "data.root=b:./b")
     assert value(mapping) == {"a": "./a", "b": "./b"}
 
@@ -92,7 +96,7 @@ def test_a_comma_without_a_sweep_is_a_list_or_a_text() -> None:
 
 
 def test_a_sweep_keeps_its_values_apart() -> None:
-    assert suggestions("-m", "data.root=./Dữ liệu,./b") == ['data.root="./Dữ liệu",./b']
+    assert suggestions("-m", "data.root=./Dữ liệu,./b") == ["data.root='./Dữ liệu',./b"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +127,26 @@ def test_a_folder_whose_name_is_a_number(key: str, train: Train) -> None:
         train("data=folder", f"{key}=2024")
     (pasted,) = split_words(str(error.value).rpartition("such as ")[2])
     assert value(pasted) == "2024"
+
+
+def test_options_that_polyp_data_suggests_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, colours in {
+        "images": ["gray"] * 4,
+        "masks": ["#ff0000", "#00ff00", "black", "black"],
+    }.items():
+        Path("a=b", folder).mkdir(parents=True)
+        for number, colour in enumerate(colours):
+            image = Image.new("RGB", (32, 32))
+            image.paste(colour, (4, 4, 14, 14))
+            image.save(Path("a=b", folder, f"{number}.png"))
+    with pytest.raises(SystemExit) as error:
+        main(["data", "a=b"])
+    pasted = split_words(str(error.value).partition("Add ")[2])[:2]
+    assert pasted == ["--polyp-values", "#00ff00,#ff0000"]
+    main(["data", "a=b", *pasted])
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 LISTED = 20  # choices that one message names
 SPELT_OUT = 50  # problems that one message has a line for
+SHELL_SIGNS = re.compile(r"""['"$`\\!]""")  # what double quotes in a shell leave as it is, and quotes
 
 
 class InputError(CompactHydraException, ValueError):
@@ -92,32 +93,39 @@ def train_command() -> str:
     return "python train.py" if Path("train.py").is_file() else "polyp train"
 
 
-def override_text(key: str, value: str) -> str:
-    """An override that sets a key to a text, with quotes around it if Hydra would read it as something
-    else.
+def override_text(key: str, value: Any) -> str:
+    """An override that sets a key to a text, a number or a list of them, with quotes around a text that Hydra
+    would read as something else.
     """
-    plain = f"{key}={value}"
+    return f"{key}={_hydra_value(value)}"
+
+
+def _hydra_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_hydra_value, value))}]"
+    text = str(value)
     try:
-        is_read_as_text = OverridesParser.create().parse_override(plain).value() == value
+        is_plain = OverridesParser.create().parse_override(f"key={text}").value() in (value, text)
     except HydraException:
-        is_read_as_text = False
-    return plain if is_read_as_text else f"{key}={hydra_text(value)}"
+        is_plain = False
+    return text if is_plain and "\\" not in text else hydra_text(text)
 
 
 def hydra_text(text: str) -> str:
     """A text in quotes, as part of an override's value."""
-    return QuotedString(text, Quote.double).with_quotes()
+    quote = Quote.double if SHELL_SIGNS.search(text) else Quote.single
+    return QuotedString(text, quote).with_quotes()
 
 
-def shell_word(text: str | Path) -> str:
+def shell_word(text: Any) -> str:
     """A word of a shell's command line, with quotes if it needs them."""
     word = str(text)
-    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
+    return f'"{word}"' if "'" in word and not SHELL_SIGNS.search(word.replace("'", "")) else shlex.quote(word)
 
 
-def override_word(key: str, value: str | Path) -> str:
-    """An override that sets a key to a text, as a word of a shell's command line."""
-    return shell_word(override_text(key, str(value)))
+def override_word(key: str, value: Any) -> str:
+    """As `override_text`, as a word of a shell's command line."""
+    return shell_word(override_text(key, value))
 
 
 def printable(name: Any) -> str:
