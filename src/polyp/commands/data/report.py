@@ -203,7 +203,7 @@ def _draw(image: "Image", caption: str) -> tuple[np.ndarray, str]:
     pixels, mask = image.pair.read()
     size = max(1, round(pixels.shape[1] * HEIGHT / pixels.shape[0])), HEIGHT
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    outlined = contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)
+    outlined = contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) == 1, TRUTH)
     return outlined, f"{image.pair.stem}: {caption}" if caption else image.pair.stem
 
 
