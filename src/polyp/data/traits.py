@@ -8,7 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from polyp.images import IGNORED, components
+from polyp.data.pairs import polyp_share
+from polyp.images import components
 
 
 def measure_traits(mask: np.ndarray) -> dict[str, float]:
@@ -21,11 +22,10 @@ def measure_traits(mask: np.ndarray) -> dict[str, float]:
             simplified by 1 % of its size): 0 for a disc, about .21 for a square, near 1 for a fringed shape.
             NaN without a polyp.
     """
-    polyp = mask == 1
-    count, labels = components(polyp)
+    count, labels = components(mask == 1)
     largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1 if count else None
     return {
-        "polyp_share": float(polyp.sum() / max(1, np.count_nonzero(mask != IGNORED))),
+        "polyp_share": polyp_share(mask),
         "polyps": float(count),
         "irregularity": math.nan if largest is None else _irregularity(largest),
     }
