@@ -40,7 +40,7 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
     file = folder.split_file
     if file.is_file():
         subsets = files.read_json(file)
-        if not isinstance(subsets, dict) or list(subsets) != list(SUBSETS):
+        if not isinstance(subsets, dict) or list(subsets)[: len(SUBSETS)] != list(SUBSETS):
             raise files.DamagedError(f"{file} is damaged (it must list the images of {', '.join(SUBSETS)})")
         data.recorded_split = subsets
     elif data.split == "random":
