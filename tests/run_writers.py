@@ -133,7 +133,7 @@ def write_folds(
                 seed,
                 overrides,
                 numbers,
-                data={"folds": len(vals), "fold": fold},
+                data={"split": f"{len(vals)} folds", "folds": len(vals), "fold": fold},
             )
         )
     return runs

@@ -135,7 +135,8 @@ def _build_row(result: Result) -> dict[str, Any]:
     row: dict[str, Any] = {"job": _list_numbers(result) if len(result) > 1 else result[0].number}
     row |= {**result[0].overrides, result[0].metrics["best"]["monitor"]: _best(result)}
     row |= {f"test/{name}": fmean(test[name] for test in tests) for name in ("dice", "iou")}
-    if dice := [value for job in result for value in job.dice.values()]:
+    scores = sorted((stem, value) for job in result for stem, value in job.dice.items())
+    if dice := [value for _, value in scores]:  # in this order `polyp compare` gives the same interval
         low, high = bootstrap_interval(dice) if len(dice) > 1 else (None, None)
         row |= {"test/dice": fmean(dice), "test/dice_low": low, "test/dice_high": high, "n": len(dice)}
         over_folds = [test["dice"] for test in tests]

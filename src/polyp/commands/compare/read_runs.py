@@ -18,9 +18,12 @@ from polyp.runs.folder import RunFolder, check_metrics
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NOT_COMPARED = (*identity.NEUTRAL, "seed", "data.fold", "model.image_size")
-"""Keys that are no setting: seeds and folds are runs of one configuration, and image_size is in
-data.image_size too.
+NOT_COMPARED = (
+    *identity.NEUTRAL,
+    *("seed", "model.image_size", "data.images", "data.masks", "data.missing_mask"),
+)
+"""Keys that are no setting: seeds are runs of one configuration, image_size is in data.image_size too, and
+what was found in the folders is in the data's fingerprint.
 """
 
 CONFIG_KEYS = {"seed": int, "monitor": str, "data": {"dataset": str}, "model": {"arch": str, "encoder": str}}
@@ -68,14 +71,14 @@ class RunRecord:
 
     @property
     def split_is_drawn(self) -> bool:
-        """Whether the split depends on data.split_seed."""
-        return self.fold_count > 1 or self.metrics["data"]["split"] == "random"
+        """Whether the test images depend on data.split_seed."""
+        return bool(self.config["data"].get("folds")) or self.metrics["data"]["split"] == "random"
 
     @property
     def split(self) -> str:
-        """The split; of one that is drawn also the seed."""
-        split = f"{self.fold_count} folds" if self.fold_count > 1 else self.metrics["data"]["split"]
-        return f"{split} (seed {self.config['data']['split_seed']})" if self.split_is_drawn else split
+        """The split, as `official` or `5 folds`; of one that is drawn also the seed."""
+        seed = f" (seed {self.config['data']['split_seed']})" if self.split_is_drawn else ""
+        return f"{self.metrics['data']['split']}{seed}"
 
     @property
     def image_size(self) -> str:
@@ -86,10 +89,12 @@ class RunRecord:
     def settings(self) -> dict[str, Any]:
         """What may change the result: the configuration, with dotted keys, and the data's fingerprint."""
         flat = dict(_format_leaf(key, value) for key, value in identity.flatten(self.config))
-        if self.fold_count > 1:
-            flat.pop("data.split", None)  # data.folds replaces it
+        if flat.get("data.folds"):
+            flat.pop("data.split", None)  # which has no effect then
         if not self.split_is_drawn:
             flat.pop("data.split_seed", None)
+        if self.fold_count > 1 or not flat.get("data.fold"):
+            flat.pop("data.fold", None)  # the folds are runs of one configuration
         flat["data.fingerprint"] = self.metrics["data"]["fingerprint"]
         settings = {key: value for key, value in flat.items() if not identity.matches(key, NOT_COMPARED)}
         return {key: value for key, value in settings.items() if value not in (None, {})}
