@@ -53,6 +53,15 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
         )
 
 
+def _move_root(root: Any, folder: str) -> Any:
+    """Where the data are now: the folder, or the folders of the same names in it if the run has several."""
+    if isinstance(root, list):
+        return [str(Path(folder, Path(former).name)) for former in root]
+    if isinstance(root, dict):
+        return {name: _move_root(former, str(Path(folder, name))) for name, former in root.items()}
+    return folder
+
+
 def load_run_data(
     home: Path,
     config: Mapping[str, Any],
@@ -78,7 +87,7 @@ def load_run_data(
                 raise InputError(
                     f"--{key} means nothing for data={settings.get('dataset')}, which the run was trained on"
                 )
-            settings[key] = value
+            settings[key] = _move_root(settings[key], value) if key == "root" else value
     try:
         data = build_data(settings, {"transforms": []}, config["seed"])
     except InputError as error:
