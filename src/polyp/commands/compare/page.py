@@ -209,5 +209,5 @@ def _add_examples(page: "Page", comparison: Comparison, folder: Path, root: str 
     for number, image in enumerate(images, 1):
         page.heading(image.title)
         page.gallery(image.tiles, small=True)
-        file = folder / f"image_{number}_{image.stem}.png"
+        file = folder / f"image_{number}_{image.stem.replace('/', '_')}.png"
         charts.draw_tiles(image.tiles, image.title).savefig(file, dpi=144)
