@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from polyp.commands.compare.comparison import Comparison
-from polyp.commands.compare.recipes import Recipe, count, format_setting, shorten_keys
+from polyp.commands.compare.recipes import Recipe, format_setting, shorten_keys
 from polyp.errors import InputError, printable
 from polyp.report.tables import Column, Table, format_mean
 
@@ -66,7 +66,11 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
         f"{test}_low": low,
         f"{test}_high": high,
         "n": len(recipe.stems),
-        **_list_sources(recipe),
+        **{
+            f"{test} {name}{end}": value
+            for name, part in recipe.sources.items()
+            for end, value in part.items()
+        },
         "difference": difference and difference.value,
         "difference_low": difference_low,
         "difference_high": difference_high,
@@ -81,22 +85,20 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _list_sources(recipe: Recipe) -> dict[str, float | None]:
-    """The columns `test/dice NAME` of each source, with `_low` and `_high`."""
-    columns: dict[str, float | None] = {}
-    for name, (dice, interval, _) in recipe.sources.items():
-        key = f"test/dice {name}"
-        low, high = interval or (None, None)
-        columns |= {key: dice, f"{key}_low": low, f"{key}_high": high}
-    return columns
-
-
 def build_source_table(comparison: Comparison, table: Table) -> Table:
     """Test Dice by source, a row for each recipe with several sources; no rows if there is none."""
-    counts = {name: n for recipe in comparison.recipes for name, (_, _, n) in recipe.sources.items()}
-    keys = [(f"test/dice {name}", f"{printable(name)} ({count(n, 'image')})") for name, n in counts.items()]
-    columns = [Column(key, label, partial(format_mean, name=key)) for key, label in keys]
-    rows = [row for row in table.rows if any(key in row for key, _ in keys)]
+    sources = {
+        name: numbers["_n"] for recipe in comparison.recipes for name, numbers in recipe.sources.items()
+    }
+    columns = [
+        Column(
+            f"test/dice {name}",
+            f"{printable(name)} ({n} images)",
+            partial(format_mean, name=f"test/dice {name}"),
+        )
+        for name, n in sources.items()
+    ]
+    rows = [row for row in table.rows if any(f"test/dice {name}" in row for name in sources)]
     return Table(rows, [Column("rank", "", lambda row: f"#{row['rank']}"), *columns])
 
 

@@ -104,6 +104,12 @@ class RunRecord:
         """The test images: stems, and how many pixels of each image are polyp."""
         return frozenset((self.scores["tp"] + self.scores["fn"]).items())
 
+    def shares_division(self, other: "RunRecord") -> bool:
+        """Whether the same division of the images into folds may have given both test sets."""
+        if self.fold == other.fold:
+            return self.test_set == other.test_set
+        return self.test_set.isdisjoint(other.test_set)
+
     @property
     def monitor(self) -> str:
         """The number by which the run chose its checkpoint."""

@@ -74,14 +74,20 @@ class Recipe:
         return dice.groupby([seeds, dice.index]).mean().unstack()
 
     @cached_property
-    def by_seed(self) -> "DataFrame":
-        """The `numbers` of its runs, a row for each seed: means over folds, of test Dice over all images."""
+    def by_fold(self) -> "DataFrame":
+        """The `numbers` of its runs, a row for each seed and fold."""
         import pandas
 
-        numbers = pandas.DataFrame([run.numbers for run in self.runs])
-        keys = [[run.seed for run in self.runs], [run.fold for run in self.runs]]
-        numbers = numbers.groupby(keys).mean().groupby(level=0).mean()
-        return numbers.assign(**{"test/dice": self.dice_by_seed.mean(axis="columns")})
+        keys = pandas.MultiIndex.from_tuples(
+            [(run.seed, run.fold) for run in self.runs], names=["seed", "fold"]
+        )
+        return pandas.DataFrame([run.numbers for run in self.runs], keys).groupby(level=[0, 1]).mean()
+
+    @cached_property
+    def by_seed(self) -> "DataFrame":
+        """The same, a row for each seed: means over folds, but test Dice over all images."""
+        means = self.by_fold.groupby(level="seed").mean()
+        return means.assign(**{"test/dice": self.dice_by_seed.mean(axis="columns")})
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -121,11 +127,8 @@ class Recipe:
     @cached_property
     def over_folds(self) -> tuple[float, float] | None:
         """Mean and standard deviation over folds of the fold's test Dice; None for a single fold."""
-        import pandas
-
-        dice = pandas.Series([run.scores["dice"].mean() for run in self.runs])
-        by_fold = dice.groupby([run.fold for run in self.runs]).mean()
-        return (by_fold.mean(), by_fold.std()) if len(by_fold) > 1 else None
+        dice = self.by_fold["test/dice"].groupby(level="fold").mean()
+        return (dice.mean(), dice.std()) if len(dice) > 1 else None
 
     @property
     def test_images(self) -> str:
@@ -149,12 +152,14 @@ class Recipe:
         return pool_scores(self.one_seed(self.first.seed))
 
     @cached_property
-    def sources(self) -> dict[str, tuple[float, tuple[float, float] | None, int]]:
-        """Test Dice, its 95 % interval and the number of images of each source, if there are several."""
-        if "source" not in self.rows:
-            return {}
-        groups = {name: self.dice[self.rows["source"] == name] for name in sorted(set(self.rows["source"]))}
-        return {name: (dice.mean(), _interval(dice), len(dice)) for name, dice in groups.items()}
+    def sources(self) -> dict[str, dict[str, float | None]]:
+        """Test Dice of each source, if there are several, its 95 % interval (_low, _high) and images (_n)."""
+        numbers = {}
+        for name in sorted(set(self.rows.get("source", ()))):
+            dice = self.dice[self.rows["source"] == name]
+            low, high = _interval(dice) or (None, None)
+            numbers[name] = {"": dice.mean(), "_low": low, "_high": high, "_n": len(dice)}
+        return numbers
 
 
 def _interval(dice: np.ndarray) -> tuple[float, float] | None:
@@ -180,9 +185,10 @@ def group_runs(finished: Sequence[RunRecord]) -> tuple[list[Recipe], list[list[s
     for run in sorted(finished, key=lambda run: (run.seed, run.fold, run.name)):
         settings = tuple(sorted((key, str(value)) for key, value in run.settings.items()))
         parts = divisions[settings, run.seed]
-        if (part := next((part for part in parts if _is_division([*part, run])), None)) is None:
-            parts.append(part := [])
-        part.append(run)
+        if fitting := [part for part in parts if all(map(run.shares_division, part))]:
+            fitting[0].append(run)
+        else:
+            parts.append([run])
     groups: dict[Any, list[RunRecord]] = defaultdict(list)
     for (settings, _), parts in divisions.items():
         for part in parts:
@@ -200,15 +206,6 @@ def group_runs(finished: Sequence[RunRecord]) -> tuple[list[Recipe], list[list[s
         )
         for number, recipe in enumerate(recipes, 1)
     ], varying
-
-
-def _is_division(runs: Sequence[RunRecord]) -> bool:
-    """Whether the last run's fold is of the same division of the images as the others' folds."""
-    *others, run = runs
-    return all(
-        run.test_set == other.test_set if run.fold == other.fold else run.test_set.isdisjoint(other.test_set)
-        for other in others
-    )
 
 
 def _group_keys(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
