@@ -48,12 +48,9 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
     low, high = recipe.interval or (None, None)
     difference_low, difference_high = (difference.interval if difference else None) or (None, None)
     val, test = "val/dice", "test/dice"
-    over_folds, over_folds_sd = recipe.over_folds or (None, None)
-    folds = {
-        "folds": " ".join(map(str, recipe.folds)),
-        "over_folds": over_folds,
-        "over_folds_sd": over_folds_sd,
-    }
+    spread = zip(("over_folds", "over_folds_sd"), recipe.over_folds or (None, None), strict=True)
+    folds = {"folds": " ".join(map(str, recipe.folds)), **dict(spread)}
+    sources = recipe.sources.items()
     return {
         "rank": recipe.number,
         **{key: recipe.values.get(key) for key in comparison.keys},
@@ -66,11 +63,7 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
         f"{test}_low": low,
         f"{test}_high": high,
         "n": len(recipe.stems),
-        **{
-            f"{test} {name}{end}": value
-            for name, part in recipe.sources.items()
-            for end, value in part.items()
-        },
+        **{f"{test} {name}{end}": value for name, part in sources for end, value in part.items()},
         "difference": difference and difference.value,
         "difference_low": difference_low,
         "difference_high": difference_high,
@@ -87,18 +80,10 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
 
 def build_source_table(comparison: Comparison, table: Table) -> Table:
     """Test Dice by source, a row for each recipe with several sources; no rows if there is none."""
-    sources = {
-        name: numbers["_n"] for recipe in comparison.recipes for name, numbers in recipe.sources.items()
-    }
-    columns = [
-        Column(
-            f"test/dice {name}",
-            f"{printable(name)} ({n} images)",
-            partial(format_mean, name=f"test/dice {name}"),
-        )
-        for name, n in sources.items()
-    ]
-    rows = [row for row in table.rows if any(f"test/dice {name}" in row for name in sources)]
+    parts = {name: part for recipe in reversed(comparison.recipes) for name, part in recipe.sources.items()}
+    labels = {f"test/dice {name}": f"{printable(name)} ({part['_n']} images)" for name, part in parts.items()}
+    columns = [Column(key, label, partial(format_mean, name=key)) for key, label in labels.items()]
+    rows = [row for row in table.rows if labels.keys() & row.keys()]
     return Table(rows, [Column("rank", "", lambda row: f"#{row['rank']}"), *columns])
 
 

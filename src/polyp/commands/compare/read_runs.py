@@ -77,8 +77,9 @@ class RunRecord:
     @property
     def split(self) -> str:
         """The split, as `official` or `5 folds`; of one that is drawn also the seed."""
-        seed = f" (seed {self.config['data']['split_seed']})" if self.split_is_drawn else ""
-        return f"{self.metrics['data']['split']}{seed}"
+        data = self.config["data"]
+        split = f"{data['folds']} folds" if data.get("folds") else self.metrics["data"]["split"]
+        return f"{split} (seed {data['split_seed']})" if self.split_is_drawn else split
 
     @property
     def image_size(self) -> str:

@@ -78,10 +78,8 @@ class Recipe:
         """The `numbers` of its runs, a row for each seed and fold."""
         import pandas
 
-        keys = pandas.MultiIndex.from_tuples(
-            [(run.seed, run.fold) for run in self.runs], names=["seed", "fold"]
-        )
-        return pandas.DataFrame([run.numbers for run in self.runs], keys).groupby(level=[0, 1]).mean()
+        numbers = [{"seed": run.seed, "fold": run.fold, **run.numbers} for run in self.runs]
+        return pandas.DataFrame(numbers).groupby(["seed", "fold"]).mean()
 
     @cached_property
     def by_seed(self) -> "DataFrame":
