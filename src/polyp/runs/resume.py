@@ -119,14 +119,14 @@ def job_folders(folder: Path) -> dict[int, Path]:
 
 
 def sweep_finished(folder: Path) -> bool:
-    """Whether all jobs of a sweep have finished and its results.csv has a row for each of them."""
+    """Whether all jobs of a sweep have finished and its results.csv has each of them in its first column."""
     jobs = job_folders(folder)
     try:
         with (folder / RESULTS_FILE).open(encoding="utf-8") as lines:
-            rows = {row.partition(",")[0] for row in lines}
+            listed = {number for row in lines for number in row.partition(",")[0].split()}
     except (OSError, ValueError):
         return False
-    return {str(number) for number in jobs} <= rows and all(
+    return {str(number) for number in jobs} <= listed and all(
         RunFolder(job).is_finished for job in jobs.values()
     )
 

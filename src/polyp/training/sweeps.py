@@ -35,22 +35,15 @@ JOBS_FILE = "jobs.json"
 
 REPEATED = (
     "hydra/sweeper",
-    *("hydra.sweeper.path", "hydra.sweeper.max_batch_size", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs"),
-    *("hydra.sweeper.seed", "hydra.sweeper.objectives"),
+    *(
+        f"hydra.sweeper.{key}"
+        for key in ("path", "max_batch_size", "n_trials", "n_jobs", "seed", "objectives")
+    ),
     *("hydra.sweeper.prune_after_trials", "hydra.sweeper.prune_after_epochs"),
-    *("hydra.launcher.n_jobs", "hydra.launcher.partition", "hydra.launcher.account", "hydra.launcher.qos"),
-    *(
-        "hydra.launcher.gpus_per_node",
-        "hydra.launcher.gres",
-        "hydra.launcher.cpus_per_task",
-        "hydra.launcher.mem_gb",
-    ),
-    *("hydra.launcher.timeout_min", "hydra.launcher.signal_delay_s", "hydra.launcher.max_num_timeout"),
-    *(
-        "hydra.launcher.array_parallelism",
-        "hydra.launcher.ray.remote.num_cpus",
-        "hydra.launcher.ray.remote.num_gpus",
-    ),
+    *(f"hydra.launcher.{key}" for key in ("n_jobs", "partition", "account", "qos", "gpus_per_node", "gres")),
+    *(f"hydra.launcher.{key}" for key in ("cpus_per_task", "mem_gb", "timeout_min", "signal_delay_s")),
+    *(f"hydra.launcher.{key}" for key in ("max_num_timeout", "array_parallelism")),
+    *("hydra.launcher.ray.remote.num_cpus", "hydra.launcher.ray.remote.num_gpus"),
 )
 """Hydra's settings that `resume=SWEEP` repeats: none of them is a function or a shell command to run."""
 
@@ -67,9 +60,8 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
     """
     parts = []
     for key, value in varied_overrides(overrides, Path(sweep_folder)).items():
-        value = re.sub(
-            r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value
-        )  # drawn numbers
+        # A number that a search has drawn is shortened.
+        value = re.sub(r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value)
         value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
         parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
     return "_".join(parts)[:LABEL_LENGTH] or "job"
@@ -150,13 +142,8 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
         InputError: multirun.yaml is damaged, or has an override that is not repeated.
     """
     task, own = resume.read_sweep(folder)
-    replaced = {
-        "resume",
-        "hydra.mode",
-        "hydra.run.dir",
-        "hydra.sweep.dir",
-        *(word.partition("=")[0] for word in added),
-    }
+    replaced = {"resume", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir"}
+    replaced |= {word.partition("=")[0] for word in added}
     command = []
     for override in [*task, *own]:
         key = override.partition("=")[0]
@@ -169,8 +156,7 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
         if objection:
             raise InputError(
                 f"{folder / SWEEP_FILE}: {printable(override)} {objection} and is not repeated: if you want "
-                "it, add "
-                f"{printable(key)}=VALUE to the command"
+                f"it, add {printable(key)}=VALUE to the command"
             )
         command.append(override)
     return command
@@ -192,9 +178,7 @@ def _exit_on_error(last_words: str = "") -> Iterator[None]:
 
 
 class Sweep(Callback):
-    """Before the first job: every job is composed and built, and the folder is locked. After the last: the
-    table.
-    """
+    """Before the first job every job is composed and built, and the folder is locked; the table ends it."""
 
     def __init__(self) -> None:
         self.lock = ExitStack()
@@ -210,9 +194,7 @@ class Sweep(Callback):
 
     @_exit_on_error()
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with one line if a run's folder cannot be written: Hydra writes there before train.py is
-        called.
-        """
+        """Exit with one line if Hydra cannot write to the run's folder, before train.py is called."""
         files.check_writable(Path(config.hydra.run.dir))
 
     @_exit_on_error("No job was started.")
@@ -310,9 +292,8 @@ def _record_jobs(folder: Path, jobs: list[list[str]], config: DictConfig) -> Non
             if (now := jobs[number] if number < len(jobs) else []) != before:
                 raise InputError(
                     f"{folder} was started with other jobs: number {number} was "
-                    f"{' '.join(before) or 'the default'} "
-                    f"and is {' '.join(now) or 'not there'} now; give the original command and CSV, or "
-                    f"{elsewhere}"
+                    f"{' '.join(before) or 'the default'} and is {' '.join(now) or 'not there'} now; "
+                    f"give the original command and CSV, or {elsewhere}"
                 )
         (folder / RESULTS_FILE).unlink(missing_ok=True)
     elif any(folder.glob("*/config.yaml")) or RunFolder(folder).is_run:
@@ -333,8 +314,6 @@ def _read_jobs(folder: Path, command: list[str]) -> list[list[str]]:
         return [[str(override) for override in job] for job in jobs]
     except files.DamagedError as error:
         if task_overrides(resume.read_sweep(folder)[0]) != task_overrides(command):
-            raise InputError(
-                f"{error}: give the original command, which is in {folder / SWEEP_FILE}"
-            ) from error
+            raise InputError(f"{error}: give the original command, in {folder / SWEEP_FILE}") from error
         log.warning("%s: it is written anew, since the command is the original one", error)
         return []
