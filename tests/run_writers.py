@@ -15,7 +15,14 @@ DEFINITIONS = {
 
 
 def write_run(
-    folder: Path, dice: Sequence[float], val: float = 0.8, seed: int = 0, changed: Any = (), **metrics: Any
+    folder: Path,
+    dice: Sequence[float],
+    val: float = 0.8,
+    seed: int = 0,
+    changed: Any = (),
+    numbers: Sequence[int] | None = None,
+    sources: Sequence[str] | None = None,
+    **metrics: Any,
 ) -> Path:
     """A finished run.
 
@@ -25,6 +32,8 @@ def write_run(
         val: validation Dice.
         seed: of the training.
         changed: overrides of the configuration, such as model.encoder=resnet34.
+        numbers: of the test images, which are named image_NUMBER; from 0 on by default.
+        sources: of each test image, if there are several.
         metrics: what is different in metrics.json; a dict is merged.
     """
     config = OmegaConf.create(
@@ -56,9 +65,10 @@ def write_run(
     (folder / "train.log").write_text("epoch 1 of 2   val/dice 0.5\nepoch 2 of 2   val/dice 0.8\n")
     scores = np.asarray(dice, dtype=float)
     rows = [
-        {"stem": f"image_{n}", "tp": 50, "fp": 10, "fn": 10 + n, "dice": one, "iou": one, "precision": one,
-         "recall": one, "mae": 1 - one, "polyp_share": 0.02 if n % 2 else 0.1}
-        for n, one in enumerate(scores)
+        {"stem": f"image_{n}", **({"source": sources[place]} if sources else {}), "tp": 50, "fp": 10,
+         "fn": 10 + n, "dice": one, "iou": one, "precision": one, "recall": one, "mae": 1 - one,
+         "polyp_share": 0.02 if n % 2 else 0.1}
+        for place, (n, one) in enumerate(zip(numbers or range(len(scores)), scores, strict=True))
     ]  # fmt: skip
     with (folder / "per_image.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -90,6 +100,43 @@ def write_run(
         made[name] = made[name] | value if isinstance(value, dict) else value
     (folder / "metrics.json").write_text(json.dumps(made))
     return folder
+
+
+def write_folds(
+    folder: Path,
+    dice: Sequence[float],
+    vals: Sequence[float],
+    only: Sequence[int] | None = None,
+    shift: int = 0,
+    seed: int = 0,
+    changed: Sequence[str] = (),
+) -> list[Path]:
+    """The finished runs of a cross-validation, in folder/0, folder/1, ...
+
+    Args:
+        folder: where.
+        dice: of all images; image n is in fold (n + shift) modulo the number of folds.
+        vals: validation Dice of each fold.
+        only: the folds that were trained; all by default.
+        shift: another one is another division of the same images.
+        seed, changed: as for `write_run`.
+    """
+    runs = []
+    for fold in range(len(vals)) if only is None else only:
+        numbers = [n for n in range(len(dice)) if (n + shift) % len(vals) == fold]
+        overrides = [*changed, f"data.folds={len(vals)}", f"data.fold={fold}", "data.split_seed=0"]
+        runs.append(
+            write_run(
+                folder / str(fold),
+                [dice[n] for n in numbers],
+                vals[fold],
+                seed,
+                overrides,
+                numbers,
+                data={"split": f"{len(vals)} folds", "folds": len(vals), "fold": fold},
+            )
+        )
+    return runs
 
 
 def write_model_run(folder: Path, seed: int = 0) -> Path:

@@ -12,14 +12,14 @@ from run_writers import write_run
 
 from polyp.commands.compare.card import write_card
 from polyp.commands.compare.comparison import Comparison, compare
-from polyp.commands.compare.read_runs import Run, find_runs
+from polyp.commands.compare.read_runs import RunRecord, find_runs
 
 
 @pytest.fixture
 def card(tmp_path: Path) -> Callable[..., str]:
     """The text of a run's card."""
 
-    def read(run: Run, comparison: Comparison | None = None) -> str:
+    def read(run: RunRecord, comparison: Comparison | None = None) -> str:
         write_card(tmp_path / "MODEL_CARD.md", run, comparison)
         return (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import SMALL, Train
-from run_writers import write_run
+from run_writers import write_folds, write_run
 from torch.utils.tensorboard import SummaryWriter
 
 from polyp import cli
@@ -20,6 +20,7 @@ from polyp.commands.compare import charts, examples
 from polyp.commands.compare.comparison import compare
 from polyp.commands.compare.read_runs import find_runs
 from polyp.errors import InputError
+from polyp.metrics.difference import sign_flip_tests
 from polyp.runs.folder import RunFolder
 
 IMAGES = np.random.default_rng(0).uniform(0.5, 0.9, 60)
@@ -425,6 +426,101 @@ def test_tiles_accept_formula_signs_in_names(tmp_path: Path) -> None:
 
 def test_pareto_front_by_hand() -> None:
     assert charts.find_pareto_front([(1, 0.5), (2, 0.4), (2, 0.7), (3, 0.7), (4, 0.9)]) == [0, 2, 4]
+
+
+def test_folds_are_pooled_over_all_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.random.default_rng(2).uniform(0.5, 0.9, 62)  # folds of unequal sizes
+    worse = images - 0.05 + np.random.default_rng(3).normal(0, 0.03, 62)
+    write_folds(tmp_path / "runs/a", images, [0.9, 0.8, 0.7, 0.85, 0.75])
+    write_folds(
+        tmp_path / "runs/b", worse, [0.89, 0.79, 0.69, 0.84, 0.74], changed=["model.encoder=resnet18"]
+    )
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
+    best, other = table(tmp_path / "out")
+    means = [images[fold::5].mean() for fold in range(5)]
+    assert float(best["test/dice"]) == pytest.approx(images.mean()) != pytest.approx(np.mean(means))
+    assert float(best["over_folds"]) == pytest.approx(np.mean(means))
+    assert float(best["over_folds_sd"]) == pytest.approx(np.std(means, ddof=1))
+    assert float(best["val/dice"]) == pytest.approx(0.8)
+    assert (best["n"], best["folds"], best["seeds"]) == ("62", "0 1 2 3 4", "0")
+    assert float(best["test/dice_low"]) < images.mean() < float(best["test/dice_high"])
+    (alone,) = sign_flip_tests((worse - images)[:, None], 0.05)
+    assert float(other["difference"]) == pytest.approx(alone.value)
+    assert float(other["p"]) == pytest.approx(alone.p) and alone.p < 0.05
+    assert other["model.encoder"] == "resnet18" and "data.fold" not in other
+    text = "5 folds, n = 62 out-of-fold"
+    spread = f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
+    for said in (
+        capsys.readouterr().out,
+        (tmp_path / "out/compare.html").read_text(),
+        (tmp_path / "out/MODEL_CARD.md").read_text(),
+    ):
+        assert text in said and spread in said
+    assert "Seed noise is unknown" in (tmp_path / "out/compare.html").read_text()
+
+
+def test_folds_are_no_seeds(tmp_path: Path) -> None:
+    for seed, shift in enumerate((0.0, 0.03)):
+        write_folds(tmp_path / f"a{seed}", IMAGES + shift, [0.9, 0.5, 0.7], seed=seed)
+    write_folds(tmp_path / "b", IMAGES - 0.1, [0.4, 0.4, 0.4], changed=["model.loss=bce"])
+    comparison = compare(find_runs([tmp_path]))
+    first, second = comparison.recipes
+    assert (first.seeds, first.folds, len(first.runs)) == ([0, 1], [0, 1, 2], 6)
+    # By hand: the sd of two numbers 0.03 apart, whatever the folds
+    assert comparison.noise == (pytest.approx(0.03 / 2**0.5), 1)
+    assert first.dice == pytest.approx((IMAGES + 0.015)[[int(stem[6:]) for stem in first.stems]])
+    assert comparison.differences[second.number].value == pytest.approx(-0.115)
+
+
+def test_folds_of_another_division_or_missing_are_not_compared(tmp_path: Path) -> None:
+    vals = [0.9, 0.8, 0.7]
+    write_folds(tmp_path / "a", IMAGES, vals)
+    write_folds(tmp_path / "b", IMAGES, np.subtract(vals, 0.1), changed=["model.loss=bce"])
+    write_folds(tmp_path / "other", IMAGES, vals, shift=1, changed=["data.group=patient"])
+    write_folds(tmp_path / "missing", IMAGES, vals, only=[0, 2], changed=["model.loss=dice"])
+    write_run(tmp_path / "official", IMAGES, val=0.9, changed=["model.loss=focal"])
+    comparison = compare(find_runs([tmp_path]))
+    names = {recipe.first.folder.parent.name: recipe for recipe in comparison.recipes}
+    assert [recipe.first.folder.parent.name for recipe in comparison.comparable] == ["a", "b"]
+    for name in ("other", "missing"):
+        assert comparison.verdict(names[name]) == "other test images: not compared"
+    assert [recipe.missing_folds for recipe in comparison.recipes if recipe.missing_folds] == [[1]]
+    number = names["missing"].number
+    assert any(text.startswith(f"Missing folds: 1 of #{number}.") for text in comparison.warnings)
+    assert names["missing"].test_images == "2 of 3 folds, n = 40 out-of-fold"
+
+
+def test_runs_of_one_configuration_with_another_division_are_not_pooled(tmp_path: Path) -> None:
+    write_folds(tmp_path / "a", IMAGES, [0.9, 0.8, 0.7], only=[0, 1])
+    write_folds(tmp_path / "b", IMAGES, [0.9, 0.8, 0.7], only=[2], shift=1)
+    write_folds(tmp_path / "c", IMAGES, [0.9, 0.8, 0.7], only=[2])
+    comparison = compare(find_runs([tmp_path]))
+    assert sorted((recipe.folds, recipe.missing_folds) for recipe in comparison.recipes) == [
+        ([0, 1, 2], []),
+        ([2], [0, 1]),
+    ]
+
+
+def test_sources_have_their_own_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = ["CVC", "=1+1"] * 30
+    for name, shift in (("a", 0.0), ("b", -0.1)):
+        write_run(tmp_path / "runs" / name, IMAGES + shift, 0.9 + shift, changed=[f"model.loss={name}"],
+                  sources=sources)  # fmt: skip
+    write_run(tmp_path / "runs/old", IMAGES, 0.1)
+    cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
+    first, second, old = table(tmp_path / "out")
+    for row, shift in ((first, 0.0), (second, -0.1)):
+        assert float(row["test/dice CVC"]) == pytest.approx(IMAGES[::2].mean() + shift)
+        assert float(row["test/dice =1+1"]) == pytest.approx(IMAGES[1::2].mean() + shift)
+        assert (
+            float(row["test/dice CVC_low"]) < float(row["test/dice CVC"]) < float(row["test/dice CVC_high"])
+        )
+    assert old["test/dice CVC"] == ""
+    value = f"{IMAGES[::2].mean():.3f} ("
+    page, card = ((tmp_path / "out" / name).read_text() for name in ("compare.html", "MODEL_CARD.md"))
+    assert "CVC (30 images)" in page and value in page
+    assert f"source: CVC | 30 | {IMAGES[::2].mean():.3f}" in card
+    assert "CVC (30 images)" in capsys.readouterr().out
 
 
 @pytest.mark.slow

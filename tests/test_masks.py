@@ -176,14 +176,14 @@ def test_a_trace_of_a_third_value_is_no_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "options", "parts"),
     [
-        (TRUTH + 2 * OTHER, {}, ("1 (", "2 (", '"data.polyp_values=[1,2]"')),
+        (TRUTH + 2 * OTHER, {}, ("1 (", "2 (", "'data.polyp_values=[1,2]'")),
         (TRUTH * 127 + OTHER * 255, {}, ("127 (", "255 (", "data.ignore_value=255")),
-        (VOC, {}, ('"data.polyp_values=[1]" data.ignore_value=255', '"data.polyp_values=[1,255]"')),
-        (TRUTH + 2 * OTHER, {"palette": VOC_PALETTE}, ("palette", '"data.polyp_values=[1,2]"')),
+        (VOC, {}, ("'data.polyp_values=[1]' data.ignore_value=255", "'data.polyp_values=[1,255]'")),
+        (TRUTH + 2 * OTHER, {"palette": VOC_PALETTE}, ("palette", "'data.polyp_values=[1,2]'")),
         (RED_AND_GREEN, {}, ("colours", "\"data.polyp_values=['#00ff00','#ff0000']\"")),
         (RED_AND_GREEN, {"ending": ".jpg"}, ("colours", "\"data.polyp_values=['#00ff00','#ff0000']\"")),
         (TRUTH * 127 + OTHER * 255, {"ending": ".jpg"}, ("112 (", "255 (")),
-        (TRUTH + 1, {}, ("1 (", "2 (", '"data.polyp_values=[2]"')),
+        (TRUTH + 1, {}, ("1 (", "2 (", "'data.polyp_values=[2]'")),
         (paint((TRUTH, (255, 255, 0)), background=(0, 0, 255)), {}, ("\"data.polyp_values=['#ffff00']\"",)),
         (picture(1, SIZE), {}, ("colours",)),
         (picture(1, SIZE)[..., 0], {}, ("values",)),

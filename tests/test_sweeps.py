@@ -16,12 +16,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL, Train, run_script, start
 from filelock import FileLock
+from run_writers import write_folds
 
-from polyp.training import sweeps
+from polyp.commands.compare.comparison import compare
+from polyp.commands.compare.examples import draw_examples
+from polyp.commands.compare.read_runs import find_runs
+from polyp.metrics.intervals import bootstrap_interval
+from polyp.runs.folder import RunFolder
+from polyp.runs.resume import sweep_finished
+from polyp.training import sweep_results, sweeps
 
 QUICK = (*SMALL, "+trainer.limit_train_batches=2")
 IN_THIS_PROCESS = (
@@ -141,7 +149,7 @@ def test_folder_is_enough_to_resume_a_sweep(partial: Path) -> None:
 def test_resume_is_expanded_to_the_command_of_the_sweep(partial: Path) -> None:
     argv = sweeps.expand_resume(["train.py", f"resume={partial}", "trainer.max_epochs=2"])
     assert argv[:2] == ["train.py", "-m"]
-    assert argv[-3:] == ["trainer.max_epochs=2", "resume=auto", f"hydra.sweep.dir='{partial}'"]
+    assert argv[-3:] == ["trainer.max_epochs=2", "resume=auto", f"hydra.sweep.dir={partial}"]
     assert {*QUICK, "seed=0,1,2"} - {"trainer.max_epochs=1"} <= set(argv)
     assert "trainer.max_epochs=1" not in argv
     assert sweeps.expand_resume(["train.py", "resume=outputs/other"]) == ["train.py", "resume=outputs/other"]
@@ -315,6 +323,80 @@ def test_incomparable_jobs_are_not_ranked(
     (sweep / ".part-results.csv" / "in the way").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"results\.csv"):
         run_script(f"resume={sweep}")
+
+
+# ---- folds
+
+
+def write_crossvalidation(sweep: Path, jobs: dict[str, list[Path]]) -> None:
+    """A sweep of written runs: the runs of each override, with a fold each."""
+    write_sweep(sweep, ["model.loss=bce,dice", "data.fold=0,1,2"], [])
+    names = [(fold, override) for fold in range(3) for override in jobs]
+    for number, (fold, override) in enumerate(names):
+        for run in jobs[override]:
+            if run.name == str(fold):
+                job = sweep / f"{number}_fold-{fold}"
+                shutil.move(run, job)
+                (job / ".hydra").mkdir()
+                (job / ".hydra/overrides.yaml").write_text(json.dumps([f"data.fold={fold}", override]))
+
+
+def test_folds_of_a_configuration_are_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep, dice = tmp_path / "sweep", np.random.default_rng(0).uniform(0.4, 0.9, 20)
+    bce = write_folds(tmp_path / "bce", dice, [0.5, 0.6, 0.7], changed=["model.loss=bce"])
+    better = write_folds(tmp_path / "dice", dice + 0.05, [0.9, 0.8, 0.7], changed=["model.loss=dice"])
+    write_crossvalidation(sweep, {"model.loss=bce": bce, "model.loss=dice": better})
+    done, failed = sweep_results.read_results(sweep)
+    sweep_results.print_results(done, failed, sweep)
+    sweep_results.write_results(sweep, done)
+    assert sweep_finished(sweep)
+    first, second = results(sweep)
+    assert (first["job"], first["model.loss"], second["job"]) == ("1 3 5", "dice", "0 2 4")
+    means = [dice[fold::3].mean() for fold in range(3)]
+    assert float(second["val/dice"]) == pytest.approx(0.6)
+    assert float(second["test/dice"]) == pytest.approx(dice.mean()) != pytest.approx(np.mean(means))
+    assert float(second["over_folds"]) == pytest.approx(np.mean(means))
+    assert float(second["over_folds_sd"]) == pytest.approx(np.std(means, ddof=1))
+    order = sorted(range(20), key=lambda n: f"image_{n}")
+    assert [float(second[f"test/dice_{end}"]) for end in ("low", "high")] == pytest.approx(
+        bootstrap_interval(dice[order])
+    )
+    assert (second["n"], second["folds"]) == ("20", "3")
+    output = capsys.readouterr().out
+    assert "missing" not in output and "cannot be compared" not in output
+    assert f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}" in output
+
+
+def test_missing_folds_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep, dice = tmp_path / "sweep", np.linspace(0.4, 0.9, 21)
+    bce = write_folds(tmp_path / "bce", dice, [0.5, 0.6, 0.7])
+    some = write_folds(tmp_path / "dice", dice, [0.9, 0.9, 0.9], only=[1], changed=["model.loss=dice"])
+    write_crossvalidation(sweep, {"model.loss=bce": bce, "model.loss=dice": some})
+    sweep_results.print_results(*sweep_results.read_results(sweep), sweep)
+    output = capsys.readouterr().out
+    assert "missing fold 0, 2 of 3 beside job 3" in output
+    assert [row[:3] for row in table(output)] == [["0", "2", "4"], ["3", "dice", "1"]]  # in their order
+    assert "cannot be compared" in output
+
+
+@pytest.mark.slow
+def test_crossvalidation_tests_every_image_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = tmp_path / "sweep"
+    options = ("experiment=crossvalidation", "data.folds=2", "model.loss=dice,bce")
+    run_script("-m", *QUICK, *options, f"hydra.sweep.dir={sweep}")
+    assert len(read_test_metrics(sweep)) == 4
+    for row, other in (results(sweep), results(sweep)[::-1]):
+        runs = [next(sweep.glob(f"{number}_*")) for number in row["job"].split()]
+        scores = [RunFolder(run).read_scores()["dice"] for run in runs]
+        assert sorted(stem for part in scores for stem in part.index) == [
+            f"synthetic_{n:04}" for n in range(20)
+        ]
+        assert float(row["test/dice"]) == pytest.approx(np.mean(np.concatenate(scores)))
+        assert {row["model.loss"], other["model.loss"]} == {"dice", "bce"}
+    comparison = compare(find_runs([sweep]))
+    assert [len(recipe.stems) for recipe in comparison.comparable] == [20, 20]
+    examples = draw_examples(comparison, comparison.recipes)
+    assert all(len(example.tiles) == 4 for example in examples)  # image, truth, one prediction of each
 
 
 # ---- jobs that die, and sweeps that are stopped

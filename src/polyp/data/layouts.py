@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 from polyp.data.masks import AUTO, MaskCoding
 from polyp.data.pairs import Pair
-from polyp.errors import InputError, override_text, printable, shell_word
+from polyp.errors import InputError, override_word, printable
 from polyp.images import SUFFIXES
 
 IMAGE_FOLDER = r"images?|imgs?|originals?|frames?|jpegimages|pictures?|inputs?"
@@ -132,7 +132,7 @@ def list_pairs(
     if not pairs:
         image, mask = (sides[role][0].path.relative_to(root) if sides[role] else "none" for role in sides)
         reason = f"an image is {printable(image)}, a mask is {printable(mask)}"
-        key = shell_word(override_text("data.mask_name", "{stem}_mask"))
+        key = override_word("data.mask_name", "{stem}_mask")
         raise InputError(
             f"{root} has no image and mask of the same name: {reason}. Say how: {key}, for example"
         )
@@ -300,8 +300,11 @@ def _find_images(files: Sequence[_File]) -> list[_File]:
     places: dict[_File, tuple[PurePath, tuple[str, ...]]] = {}
     for file in files:
         above = next((part for part in (file.folder, *file.folder.parents) if part in homes), None)
-        if not file.role and above is not None:
-            places[file] = above, file.folder.relative_to(above).parts
+        if file.role or above is None:
+            continue
+        parts = file.folder.relative_to(above).parts
+        if not any(re.fullmatch(MASK_FOLDER, part, re.IGNORECASE) for part in parts):
+            places[file] = above, parts
     folders = defaultdict(set)
     for above, parts in places.values():
         folders[above].add(parts[:1])
@@ -310,7 +313,7 @@ def _find_images(files: Sequence[_File]) -> list[_File]:
         above, parts = places.get(file, (file.above, ()))
         if parts and len(folders[above]) == 1:
             file = replace(file, folder=above.joinpath(*parts[1:]), above=above)
-        finished.append(replace(file, role=file.role or "image"))
+        finished.append(replace(file, role="image" if file in places else file.role))
     return finished
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from polyp.errors import InputError, printable, shell_word
+from polyp.errors import InputError, override_word, printable
 from polyp.images import IGNORED, fill_transparent, open_image
 
 Value = int | str
@@ -189,16 +189,16 @@ def _suggest(foreground: set[Value]) -> str:
     numbers = sorted(value for value in foreground if isinstance(value, int))
     colours = sorted(value for value in foreground if isinstance(value, str))
 
-    def quote(*values: Value) -> str:
-        return shell_word(f"data.polyp_values=[{','.join(map(repr, values))}]")
+    def override(*values: Value) -> str:
+        return override_word("data.polyp_values", [*values])
 
     if numbers and numbers[-1] == 255 and len(foreground) > 1:
-        others = quote(*numbers[:-1], *colours)
+        others = override(*numbers[:-1], *colours)
         return (
-            f"{quote(*numbers, *colours)} if all are polyps, or {others} data.ignore_value=255 if 255 marks "
-            "pixels to leave out, or name only those that are polyps"
+            f"{override(*numbers, *colours)} if all are polyps, or {others} data.ignore_value=255 if 255 "
+            "marks pixels to leave out, or name only those that are polyps"
         )
-    return f"{quote(*numbers, *colours)}, or name only those that are polyps"
+    return f"{override(*numbers, *colours)}, or name only those that are polyps"
 
 
 def _describe_polyp(coding: MaskCoding) -> str:

@@ -93,6 +93,19 @@ class Table:
         Console(width=max(Console().width, TERMINAL_WIDTH)).print(grid)
 
 
+def format_mean(row: Mapping[str, Any], name: str) -> str:
+    """A mean with what the row has of its standard deviation and interval: `0.850 ± 0.010 (0.830 to 0.870)`.
+
+    Args:
+        row: the keys `name`, and if known NAME_sd, NAME_low and NAME_high.
+        name: the mean's key.
+    """
+    value, deviation, low, high = (row.get(f"{name}{end}") for end in ("", "_sd", "_low", "_high"))
+    text = "" if value is None else f"{value:.3f}"
+    text += "" if deviation is None else f" ± {deviation:.3f}"
+    return text if low is None else f"{text} ({low:.3f} to {high:.3f})"
+
+
 def _style(align: str | None, cells: Sequence[str]) -> str:
     if align == "right" or (align is None and any(map(_is_number, cells))):
         return ""

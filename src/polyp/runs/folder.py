@@ -6,15 +6,18 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
 from polyp import __version__, files
-from polyp.errors import InputError, describe_error, override_text, shell_word, train_command
-from polyp.report.tables import to_csv
+from polyp.errors import InputError, describe_error, override_word, train_command
+from polyp.report.tables import to_csv, unescape_formula
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LOCK = ".lock"
 
@@ -27,9 +30,12 @@ RESULTS_FILE = "results.csv"
 CHANGES = "changes"
 """The key of config.yaml that lists what `resume=RUN` has changed: when, key, before and now."""
 
+SCORES = ("dice", "iou", "precision", "recall", "mae")
+"""The numbers per image that every version has written to per_image.csv."""
+
 METRICS_KEYS: Mapping[str, Any] = {
     "test": {
-        **dict.fromkeys(("dice", "iou", "precision", "recall", "mae", "pooled_dice"), float),
+        **dict.fromkeys((*SCORES, "pooled_dice"), float),
         "n": int,
     },
     "best": {"monitor": str, "value": float, "epoch": int},
@@ -119,7 +125,7 @@ class RunFolder:
     def resume_override(self) -> str:
         """The override `resume=FOLDER` that continues the run, or the sweep that it is a job of."""
         folder = self.path.parent if self.is_sweep_job else self.path
-        return shell_word(override_text("resume", os.path.relpath(folder)))
+        return override_word("resume", os.path.relpath(folder))
 
     @property
     def disk_advice(self) -> str:
@@ -196,6 +202,39 @@ class RunFolder:
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write per_image.csv: one row per test image."""
         files.write_text(self.rows_file, to_csv(rows, list(rows[0])))
+
+    def read_scores(self) -> "DataFrame":
+        """The rows of per_image.csv, by stem: floats, and the text `source` where there are several.
+
+        Raises:
+            DamagedError: it is missing or damaged, or not of the test in metrics.json.
+        """
+        import pandas
+
+        file, count = self.rows_file, self.read_metrics()["test"]["n"]
+        try:
+            # As text first: pandas' own parser of numbers may be off in the last digit.
+            scores = pandas.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+            texts = [name for name in ("stem", "source") if name in scores]
+            scores[texts] = scores[texts].map(unescape_formula)
+            scores = scores.set_index("stem")
+            scores = scores.astype({name: float for name in scores if name != "source"})
+            if len(scores) != count or not scores.index.is_unique:
+                raise ValueError(f"{scores.index.nunique()} images instead of {count}")
+            if not (scores[["tp", "fp", "fn", *SCORES]].abs() < math.inf).all(axis=None):
+                raise ValueError("a score is missing or not finite")
+            if not scores["dice"].between(0, 1).all():
+                raise ValueError("a Dice is not between 0 and 1")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            is_missing = isinstance(error, FileNotFoundError)
+            reason = (
+                f"{self} has no {file.name}" if is_missing else f"{file} is damaged ({describe_error(error)})"
+            )
+            raise files.DamagedError(
+                f"{reason}: {'put it back, or ' * is_missing}delete metrics.json and train it again "
+                f"({train_command()} {self.resume_override}) or move it elsewhere"
+            ) from error
+        return scores
 
 
 def check_metrics(content: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> None:

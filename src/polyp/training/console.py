@@ -1,15 +1,16 @@
 """What the terminal says before and after a run."""
 
 import os
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
+from rich.markup import escape
 
 from polyp.data.datamodule import PolypDataModule
-from polyp.errors import train_command
+from polyp.errors import shell_word, train_command
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.training.run import Run
@@ -30,7 +31,7 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
     device, count = trainer.strategy.root_device, trainer.world_size
     where = f"{count} x {device.type}" if count > 1 else f"{device}"
     console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {where}")
-    console.print(f"{os.path.relpath(run.folder.path)}")
+    console.print(os.path.relpath(run.folder.path), markup=False)
     if last is not None:
         console.print(f"continues after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")
         if last.max_epochs != trainer.max_epochs and last.max_epochs and trainer.max_epochs and model.optim:
@@ -40,8 +41,7 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
             console.print(
                 f"trainer.max_epochs={trainer.max_epochs} instead of {last.max_epochs} stretches the "
                 f"{model.optim.schedule} schedule: the learning rates continue at {now:.0%} of their peak "
-                "instead of "
-                f"{before:.0%}"
+                f"instead of {before:.0%}"
             )
     console.print()
 
@@ -49,25 +49,35 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
 def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     """Print the result, where everything is, and what to do next."""
     test, where = metrics["test"], os.path.relpath(folder.path)
-    interval = (
-        "95 % interval {:.3f} to {:.3f}; ".format(*test["dice_interval"]) if test["dice_interval"] else ""
-    )
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({interval}per image, original resolution, "
-        f"n = {test['n']})   IoU {test['iou']:.3f}   {metrics['seconds'] / 60:.1f} min"
+        f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({_format_interval(test['dice_interval'])}per image, "
+        f"original resolution, n = {test['n']})   IoU {test['iou']:.3f}   {metrics['seconds'] / 60:.1f} min"
     )
+    for source, part in test.get("sources", {}).items():
+        console.print(
+            f"  {escape(source):<10} Dice {part['dice']:.3f} ({_format_interval(part['dice_interval'])}"
+            f"n = {part['n']})   IoU {part['iou']:.3f}"
+        )
+    if normal := test.get("normal"):
+        console.print(
+            f"  normal     false alarms on {normal['false_alarms']:.1%} of the frames without polyps "
+            f"({_format_interval(normal['false_alarms_interval'], '.1%')}n = {normal['n']})"
+        )
     if folder.is_sweep_job:
         return
-    console.print(f"  the run    {where}")
-    console.print(f"  pictures   {where}/{folder.pictures.name}/overview.png")
-    inside = not where.startswith("..")
-    console.print(
-        f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}"
-    )
-    console.print(f"  evaluate   polyp evaluate {shlex.quote(where)}")
-    console.print(f"  use it     polyp predict {shlex.quote(where)} FOLDER_OR_VIDEO")
-    console.print(f"  show it    polyp app {shlex.quote(where)}")
+    run = shell_word(where)
+    curves = where if where.startswith("..") else Path(where).parts[0]
+    lines = {
+        "the run": where,
+        "pictures": f"{where}/{folder.pictures.name}/overview.png",
+        "curves": f"tensorboard --logdir {shell_word(curves)}",
+        "evaluate": f"polyp evaluate {run}",
+        "use it": f"polyp predict {run} FOLDER_OR_VIDEO",
+        "show it": f"polyp app {run}",
+    }
+    for what, text in lines.items():
+        console.print(f"  {what:<10} {text}", markup=False)
     train = train_command()
     if metrics["data"]["dataset"] == "synthetic":
         console.print(f"  next       {train:<52}UNet++ on Kvasir-SEG, downloaded once")
@@ -76,3 +86,10 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
         )
     else:
         console.print(f"  next       {train} -m model.encoder=mobilenet_v2,resnet34     compare encoders")
+
+
+def _format_interval(interval: Sequence[float] | None, style: str = ".3f") -> str:
+    if interval is None:
+        return ""
+    low, high = (format(end, style) for end in interval)
+    return f"95 % interval {low} to {high}; "

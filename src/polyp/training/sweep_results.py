@@ -1,18 +1,20 @@
 """The results of a sweep: a table in the terminal and results.csv."""
 
 import os
-import shlex
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from polyp import files
-from polyp.errors import InputError, train_command
-from polyp.report.tables import Column, Table
+from polyp.errors import InputError, override_word, shell_word, train_command
+from polyp.metrics.intervals import bootstrap_interval
+from polyp.report.tables import Column, Table, format_mean
 from polyp.runs import resume
 from polyp.runs.configuration import task_overrides
 from polyp.runs.folder import RESULTS_FILE, RunFolder
@@ -25,47 +27,79 @@ class Job:
 
     Attributes:
         number: its own, from 0.
-        overrides: those that differ from the other jobs', by key.
+        overrides: those that differ from the other jobs', by key; not the fold of a cross-validation.
         metrics: the content of its metrics.json.
-        validation: equal for jobs whose validation numbers can be compared: the images and the monitored
-            number.
+        validation: equal for jobs whose validation numbers can be compared, but for the fold: the images and
+            the monitored number.
+        dice: of a fold of a cross-validation the test Dice by stem; else empty.
     """
 
     number: int
     overrides: Mapping[str, str]
     metrics: Mapping[str, Any]
     validation: Hashable
+    dice: Mapping[str, float]
+
+    def is_fold_beside(self, others: "Sequence[Job]") -> bool:
+        """Whether it differs from other jobs in its fold alone, and its test images are none of theirs."""
+        return bool(self.dice) and all(
+            (other.overrides, other.validation) == (self.overrides, self.validation)
+            and self.dice.keys().isdisjoint(other.dice)
+            for other in others
+        )
 
 
-def read_results(folder: Path) -> tuple[list[Job], dict[Path, str]]:
-    """The finished jobs of a sweep, best validation first, and why the others failed, by folder.
+Result = list[Job]
+"""The jobs of one configuration: one for each fold of a cross-validation, else a single one."""
 
-    Jobs that were not validated on the same images by the same number keep their own order.
+
+def read_results(folder: Path) -> tuple[list[Result], dict[Path, str]]:
+    """The results of a sweep, best validation first, and why the other jobs failed, by folder.
+
+    Those that were not validated on the same images by the same number keep the order of the jobs.
     """
-    done, failed = [], {}
-    for number, job in resume.job_folders(folder).items():
-        if not (RunFolder(job).metrics_file).exists():
-            failed[job] = _read_last_line(RunFolder(job).log_file)
+    done: list[Result] = []
+    failed = {}
+    for number, path in resume.job_folders(folder).items():
+        run = RunFolder(path)
+        if not run.metrics_file.exists():
+            failed[path] = _read_last_line(run.log_file)
             continue
         try:
-            overrides = files.read_yaml(job / ".hydra" / "overrides.yaml")
+            overrides = files.read_yaml(path / ".hydra" / "overrides.yaml")
             varied = varied_overrides(task_overrides([str(override) for override in overrides]), folder)
-            metrics, config = RunFolder(job).read_metrics(), RunFolder(job).read_config()
+            metrics, config = run.read_metrics(), run.read_config()
+            folds = metrics["data"].get("folds")
+            dice = run.read_scores()["dice"].to_dict() if folds else {}
         except InputError as error:
-            failed[job] = str(error)
+            failed[path] = str(error)
             continue
-        split = metrics["data"]["split"]
-        seed = config["data"]["split_seed"] if split == "random" else None
+        if folds:
+            varied.pop("data.fold", None)
+        split = folds or metrics["data"]["split"]
+        seed = config["data"]["split_seed"] if folds or split == "random" else None
         part = config["trainer"].get("limit_val_batches")
         validation = metrics["best"]["monitor"], metrics["data"]["fingerprint"], split, seed, part
-        done.append(Job(number, varied, metrics, validation))
+        job = Job(number, varied, metrics, validation, dice)
+        if beside := [result for result in done if job.is_fold_beside(result)]:
+            beside[0].append(job)
+        else:
+            done.append([job])
     if _are_comparable(done):
-        done.sort(key=lambda job: -job.metrics["best"]["value"])
+        done.sort(key=lambda result: -_best(result))
     return done, failed
 
 
-def _are_comparable(jobs: Sequence[Job]) -> bool:
-    return len({job.validation for job in jobs}) <= 1
+def _are_comparable(results: Sequence[Result]) -> bool:
+    return len({(result[0].validation, _folds(result)) for result in results}) <= 1
+
+
+def _folds(result: Result) -> frozenset[int | None]:
+    return frozenset(job.metrics["data"].get("fold") for job in result)
+
+
+def _best(result: Result) -> float:
+    return fmean(job.metrics["best"]["value"] for job in result)
 
 
 def _read_last_line(log: Path) -> str:
@@ -76,22 +110,45 @@ def _read_last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line.strip()), "it wrote no log")
 
 
-def _build_table(done: Sequence[Job]) -> Table:
-    """A row for each job: the overrides that differ, the monitored number, the test's, and the time."""
-    keys = list(dict.fromkeys(key for job in done for key in job.overrides))
-    monitors = list(dict.fromkeys(job.metrics["best"]["monitor"] for job in done))
-    rows = []
-    for job in done:
-        best, test = job.metrics["best"], job.metrics["test"]
-        numbers = {best["monitor"]: best["value"], "test/dice": test["dice"], "test/iou": test["iou"]}
-        row = {"job": job.number, **dict.fromkeys([*keys, *monitors]), **job.overrides, **numbers}
-        rows.append({**row, "minutes": job.metrics["seconds"] / 60})
-    scores = [Column(name, format=".3f") for name in dict.fromkeys([*monitors, "test/dice"])]
+def _build_table(done: Sequence[Result]) -> Table:
+    """A row for each result: the overrides that differ, the monitored number, the test's, and the time.
+
+    Of several folds these are means, but test/dice is over the images of all folds.
+    """
+    keys = list(dict.fromkeys(key for result in done for key in result[0].overrides))
+    monitors = list(dict.fromkeys(result[0].metrics["best"]["monitor"] for result in done))
+    rows = [{**dict.fromkeys(["job", *keys, *monitors]), **_build_row(result)} for result in done]
+    scores = [Column(name, format=".3f") for name in monitors if name != "test/dice"]
+    if any(result[0].dice for result in done):
+        dice = Column("test/dice", "out-of-fold Dice (95 %)", partial(format_mean, name="test/dice"))
+        over_folds = Column("over_folds", "over folds", partial(format_mean, name="over_folds"))
+        scores = [Column("folds"), *scores, dice, Column("n"), over_folds]
+    else:
+        scores.append(Column("test/dice", format=".3f"))
     overrides = [Column(key, key.rpartition(".")[2], align="right") for key in keys]
     return Table(rows, [Column("job"), *overrides, *scores, Column("minutes", format=".1f")])
 
 
-def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path) -> None:
+def _build_row(result: Result) -> dict[str, Any]:
+    tests = [job.metrics["test"] for job in result]
+    row: dict[str, Any] = {"job": _list_numbers(result) if len(result) > 1 else result[0].number}
+    row |= {**result[0].overrides, result[0].metrics["best"]["monitor"]: _best(result)}
+    row |= {f"test/{name}": fmean(test[name] for test in tests) for name in ("dice", "iou")}
+    scores = sorted((stem, value) for job in result for stem, value in job.dice.items())
+    if dice := [value for _, value in scores]:  # in this order `polyp compare` gives the same interval
+        low, high = bootstrap_interval(dice) if len(dice) > 1 else (None, None)
+        row |= {"test/dice": fmean(dice), "test/dice_low": low, "test/dice_high": high, "n": len(dice)}
+        over_folds = [test["dice"] for test in tests]
+        deviation = stdev(over_folds) if len(result) > 1 else None
+        row |= {"folds": len(result), "over_folds": fmean(over_folds), "over_folds_sd": deviation}
+    return {**row, "minutes": fmean(job.metrics["seconds"] / 60 for job in result)}
+
+
+def _list_numbers(result: Result) -> str:
+    return " ".join(str(job.number) for job in result)
+
+
+def print_results(done: Sequence[Result], failed: Mapping[Path, str], folder: Path) -> None:
     """Print the table of a sweep, and the jobs that failed, each with its last message and its log.
 
     Args:
@@ -99,6 +156,7 @@ def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path)
         folder: the sweep's.
     """
     console = Console(highlight=False, soft_wrap=True)
+    jobs = [job for result in done for job in result]
     if done:
         console.print()
         _build_table(done).print()
@@ -107,23 +165,31 @@ def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path)
                 "These jobs were validated on different images or by different numbers, which cannot be "
                 "compared: they are listed in their order, not by their validation"
             )
-    for pruned in (job for job in done if job.metrics.get("pruned")):
+    for result in done:
+        count = result[0].metrics["data"].get("folds", 0)
+        if missing := sorted(set(range(count)) - _folds(result)):
+            console.print(
+                f"[bold yellow]missing[/] fold {', '.join(map(str, missing))} of {count} beside job "
+                f"{_list_numbers(result)}: the numbers are of the other folds alone"
+            )
+    for pruned in (job for job in jobs if job.metrics.get("pruned")):
         epochs = pruned.metrics["epochs"]
         console.print(f"pruned job {pruned.number} after {epochs} epochs: it validated below the median")
     for job, reason in failed.items():
         log = os.path.relpath(RunFolder(job).log_file)
         console.print(f"[bold red]failed[/] job {escape(job.name)}: {escape(reason)}\n       {escape(log)}")
-    sweep = shlex.quote(os.path.relpath(folder))
+    path = os.path.relpath(folder)
+    sweep = shell_word(path)
     if failed:
-        console.print(f"To try these again: {train_command()} resume={sweep}", markup=False)
-    console.print(f"\n  the sweep  {sweep}", markup=False)
+        console.print(f"To try these again: {train_command()} {override_word('resume', path)}", markup=False)
+    console.print(f"\n  the sweep  {path}", markup=False)
     console.print(f"  curves     tensorboard --logdir {sweep}", markup=False)
-    if len(done) > 1:
+    if len(jobs) > 1:
         console.print(f"  compare    polyp compare {sweep}", markup=False)
 
 
-def write_results(folder: Path, done: Sequence[Job]) -> None:
-    """Write results.csv: a row for each job, with a column for each key that was varied.
+def write_results(folder: Path, done: Sequence[Result]) -> None:
+    """Write results.csv: a row for each job, or for the folds of each configuration, unrounded.
 
     Raises:
         WriteError: it cannot be written.

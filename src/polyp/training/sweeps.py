@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_sweeper import OptunaSweeper
 from polyp import files
-from polyp.errors import InputError, install_command, printable
+from polyp.errors import InputError, install_command, override_text, override_word, printable
 from polyp.runs import resume
-from polyp.runs.configuration import check_names, resolve_config, task_overrides
+from polyp.runs.configuration import check_names, parse_override, resolve_config, task_overrides
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder, lock_folder
 from polyp.training import isolation
 from polyp.training.overrides import find_objection, parse_overrides
@@ -35,22 +35,15 @@ JOBS_FILE = "jobs.json"
 
 REPEATED = (
     "hydra/sweeper",
-    *("hydra.sweeper.path", "hydra.sweeper.max_batch_size", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs"),
-    *("hydra.sweeper.seed", "hydra.sweeper.objectives"),
+    *(
+        f"hydra.sweeper.{key}"
+        for key in ("path", "max_batch_size", "n_trials", "n_jobs", "seed", "objectives")
+    ),
     *("hydra.sweeper.prune_after_trials", "hydra.sweeper.prune_after_epochs"),
-    *("hydra.launcher.n_jobs", "hydra.launcher.partition", "hydra.launcher.account", "hydra.launcher.qos"),
-    *(
-        "hydra.launcher.gpus_per_node",
-        "hydra.launcher.gres",
-        "hydra.launcher.cpus_per_task",
-        "hydra.launcher.mem_gb",
-    ),
-    *("hydra.launcher.timeout_min", "hydra.launcher.signal_delay_s", "hydra.launcher.max_num_timeout"),
-    *(
-        "hydra.launcher.array_parallelism",
-        "hydra.launcher.ray.remote.num_cpus",
-        "hydra.launcher.ray.remote.num_gpus",
-    ),
+    *(f"hydra.launcher.{key}" for key in ("n_jobs", "partition", "account", "qos", "gpus_per_node", "gres")),
+    *(f"hydra.launcher.{key}" for key in ("cpus_per_task", "mem_gb", "timeout_min", "signal_delay_s")),
+    *(f"hydra.launcher.{key}" for key in ("max_num_timeout", "array_parallelism")),
+    *("hydra.launcher.ray.remote.num_cpus", "hydra.launcher.ray.remote.num_gpus"),
 )
 """Hydra's settings that `resume=SWEEP` repeats: none of them is a function or a shell command to run."""
 
@@ -67,9 +60,8 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
     """
     parts = []
     for key, value in varied_overrides(overrides, Path(sweep_folder)).items():
-        value = re.sub(
-            r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value
-        )  # drawn numbers
+        # A number that a search has drawn is shortened.
+        value = re.sub(r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value)
         value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
         parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
     return "_".join(parts)[:LABEL_LENGTH] or "job"
@@ -129,15 +121,17 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
             line.
     """
     for word in argv[1:]:
-        key, _, value = word.partition("=")
-        folder = Path(value.strip("'\""))
-        if key == "resume" and value and any((folder / name).is_file() for name in (SWEEP_FILE, JOBS_FILE)):
+        override = parse_override(word) if word.startswith("resume=") else None
+        value = override.value() if override else None
+        folder = Path(str(value))
+        if value and any((folder / name).is_file() for name in (SWEEP_FILE, JOBS_FILE)):
+            directory = override_text("hydra.sweep.dir", str(folder))
             added = [other for other in argv[1:] if other != word]
             try:
                 command = [] if {"-m", "--multirun"} & set(added) else _read_command(folder, added)
             except InputError as error:
                 sys.exit(f"{error}")
-            return [argv[0], "-m", *command, *added, f"resume={resume.AUTO}", f"hydra.sweep.dir='{folder}'"]
+            return [argv[0], "-m", *command, *added, f"resume={resume.AUTO}", directory]
     return list(argv)
 
 
@@ -148,13 +142,8 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
         InputError: multirun.yaml is damaged, or has an override that is not repeated.
     """
     task, own = resume.read_sweep(folder)
-    replaced = {
-        "resume",
-        "hydra.mode",
-        "hydra.run.dir",
-        "hydra.sweep.dir",
-        *(word.partition("=")[0] for word in added),
-    }
+    replaced = {"resume", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir"}
+    replaced |= {word.partition("=")[0] for word in added}
     command = []
     for override in [*task, *own]:
         key = override.partition("=")[0]
@@ -167,8 +156,7 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
         if objection:
             raise InputError(
                 f"{folder / SWEEP_FILE}: {printable(override)} {objection} and is not repeated: if you want "
-                "it, add "
-                f"{printable(key)}=VALUE to the command"
+                f"it, add {printable(key)}=VALUE to the command"
             )
         command.append(override)
     return command
@@ -190,9 +178,7 @@ def _exit_on_error(last_words: str = "") -> Iterator[None]:
 
 
 class Sweep(Callback):
-    """Before the first job: every job is composed and built, and the folder is locked. After the last: the
-    table.
-    """
+    """Before the first job every job is composed and built, and the folder is locked; the table ends it."""
 
     def __init__(self) -> None:
         self.lock = ExitStack()
@@ -208,9 +194,7 @@ class Sweep(Callback):
 
     @_exit_on_error()
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with one line if a run's folder cannot be written: Hydra writes there before train.py is
-        called.
-        """
+        """Exit with one line if Hydra cannot write to the run's folder, before train.py is called."""
         files.check_writable(Path(config.hydra.run.dir))
 
     @_exit_on_error("No job was started.")
@@ -229,7 +213,7 @@ class Sweep(Callback):
         # Each job composes its own configuration, from these: the folder must be the same for all.
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(folder)
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+            config.hydra.overrides.hydra.append(override_text("hydra.sweep.dir", str(folder)))
 
     @_exit_on_error()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -301,15 +285,15 @@ def _record_jobs(folder: Path, jobs: list[list[str]], config: DictConfig) -> Non
     if file.exists() or (folder / SWEEP_FILE).exists():
         if config.get("resume") is None:
             raise InputError(
-                f"{folder} holds a sweep already: continue it with resume={folder}, or {elsewhere}"
+                f"{folder} holds a sweep already: continue it with {override_word('resume', folder)}, or "
+                f"{elsewhere}"
             )
         for number, before in enumerate(_read_jobs(folder, list(config.hydra.overrides.task))):
             if (now := jobs[number] if number < len(jobs) else []) != before:
                 raise InputError(
                     f"{folder} was started with other jobs: number {number} was "
-                    f"{' '.join(before) or 'the default'} "
-                    f"and is {' '.join(now) or 'not there'} now; give the original command and CSV, or "
-                    f"{elsewhere}"
+                    f"{' '.join(before) or 'the default'} and is {' '.join(now) or 'not there'} now; "
+                    f"give the original command and CSV, or {elsewhere}"
                 )
         (folder / RESULTS_FILE).unlink(missing_ok=True)
     elif any(folder.glob("*/config.yaml")) or RunFolder(folder).is_run:
@@ -330,8 +314,6 @@ def _read_jobs(folder: Path, command: list[str]) -> list[list[str]]:
         return [[str(override) for override in job] for job in jobs]
     except files.DamagedError as error:
         if task_overrides(resume.read_sweep(folder)[0]) != task_overrides(command):
-            raise InputError(
-                f"{error}: give the original command, which is in {folder / SWEEP_FILE}"
-            ) from error
+            raise InputError(f"{error}: give the original command, in {folder / SWEEP_FILE}") from error
         log.warning("%s: it is written anew, since the command is the original one", error)
         return []

@@ -6,22 +6,27 @@ Nothing is claimed that the run's own numbers do not show.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from polyp import files
 from polyp.commands.compare.comparison import LEVEL, Comparison
-from polyp.commands.compare.read_runs import SCORES, Run
-from polyp.commands.compare.recipes import format_setting
+from polyp.commands.compare.read_runs import RunRecord
+from polyp.commands.compare.recipes import format_setting, pool_scores
 from polyp.data.sources import DATASETS, Folder
 from polyp.data.traits import STRATA, group_by_stratum
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import FAILURE
 from polyp.report.markdown import format_code, render_markdown
 from polyp.report.tables import Column, Table
+from polyp.runs.folder import SCORES
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
-def write_card(file: Path, run: Run, comparison: Comparison | None = None) -> None:
+def write_card(file: Path, run: RunRecord, comparison: Comparison | None = None) -> None:
     """Write the model card of a run.
 
     Args:
@@ -33,12 +38,15 @@ def write_card(file: Path, run: Run, comparison: Comparison | None = None) -> No
         WriteError: it cannot be written.
     """
     recipe = next((r for r in comparison.recipes if run in r.runs), None) if comparison else None
-    scores, settings = run.scores, run.settings.items()
+    folds = recipe.one_seed(run.seed) if recipe and recipe.over_folds else [run]
+    scores, settings = pool_scores(folds), run.settings.items()
     strata = {
         f"{name}: {part} ({STRATA[name].meanings[part]})": [row["dice"] for row in rows]
         for name, parts in group_by_stratum(scores.to_dict("records")).items()
         for part, rows in parts.items()
     }
+    if "source" in scores:
+        strata |= {f"source: {name}": list(dice) for name, dice in scores.groupby("source")["dice"]}
     has_polyp = scores["tp"] + scores["fn"] > 0
     values = {
         "run": run,
@@ -46,7 +54,11 @@ def write_card(file: Path, run: Run, comparison: Comparison | None = None) -> No
         "checkpoint": format_code(f"{run.name}/checkpoints/best.ckpt"),
         "fingerprint": format_code(run.metrics["data"]["fingerprint"]),
         "licence": DATASETS.get(run.metrics["data"]["dataset"], Folder).licence,
-        "numbers": _numbers_table(run).to_markdown(),
+        "scores": scores,
+        "pooled": len(folds) > 1,
+        "numbers": _numbers_table(
+            run, scores, _pool(scores) if len(folds) > 1 else run.metrics["test"]
+        ).to_markdown(),
         "comparison": comparison,
         "recipe": recipe,
         "undecided": sum(other.p >= LEVEL for other in comparison.differences.values()) if comparison else 0,
@@ -59,7 +71,7 @@ def write_card(file: Path, run: Run, comparison: Comparison | None = None) -> No
         ),
         "mean_dice": scores["dice"].mean(),
         "all_have_polyps": has_polyp.all(),
-        "worst": _worst_table(run).to_markdown(),
+        "worst": _worst_table(scores).to_markdown(),
         "settings": Table(
             [{"key": format_code(k), "value": format_setting(v)} for k, v in settings]
         ).to_markdown(),
@@ -72,13 +84,20 @@ def _format_interval(values: Sequence[float]) -> str:
     return "" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
 
 
-def _numbers_table(run: Run) -> Table:
+def _pool(scores: "DataFrame") -> dict[str, float]:
+    """The numbers of a test on the images of several folds, by the definitions of metrics.json."""
+    areas = (2 * scores["tp"] + scores["fp"] + scores["fn"]).sum()
+    pooled = 2 * scores["tp"].sum() / areas if areas else 1.0
+    return {**scores[list(SCORES)].mean(), "pooled_dice": pooled}
+
+
+def _numbers_table(run: RunRecord, scores: "DataFrame", values: Mapping[str, float]) -> Table:
     return Table(
         [
             {
                 "number": name,
-                "value": f"{run.metrics['test'][name]:.3f}",
-                "95 %": _format_interval(run.scores[name]) if name in SCORES else "",
+                "value": f"{values[name]:.3f}",
+                "95 %": _format_interval(scores[name]) if name in SCORES else "",
                 "definition": run.metrics["definitions"].get(name, ""),
             }
             for name in (*SCORES, "pooled_dice")
@@ -94,8 +113,8 @@ def _strata_table(strata: Mapping[str, Sequence[float]]) -> Table:
     return Table(rows, [Column("kind"), Column("images"), Column("Dice", format=".3f"), Column("95 %")])
 
 
-def _worst_table(run: Run) -> Table:
-    worst = run.scores.sort_index().sort_values("dice", kind="stable").head(5)
+def _worst_table(scores: "DataFrame") -> Table:
+    worst = scores.sort_values("dice", kind="stable").head(5)
     share = Column("polyp_share", "polyp, share of the image", ".1%")
     rows = worst.reset_index().to_dict("records")
     return Table(rows, [Column("stem", "image"), Column("dice", "Dice", ".3f"), share])

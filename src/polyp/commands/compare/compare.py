@@ -13,7 +13,7 @@ from polyp import files
 from polyp.commands.compare.comparison import Comparison, compare
 from polyp.commands.compare.options import Options
 from polyp.commands.compare.page import PICTURES_FOLDER, build_table, print_comparison, write_page
-from polyp.commands.compare.read_runs import Run, find_runs
+from polyp.commands.compare.read_runs import RunRecord, find_runs
 from polyp.errors import InputError
 
 PAGE, TABLE, CARD = "compare.html", "table.csv", "MODEL_CARD.md"
@@ -65,7 +65,7 @@ def _write_comparison(comparison: Comparison, folder: Path, root: str | None, pi
             picture.unlink()
 
 
-def _find_subject(finished: Sequence[Run], card: str) -> Run:
+def _find_subject(finished: Sequence[RunRecord], card: str) -> RunRecord:
     """The run that the model card is for."""
     for run in finished:
         if run.folder.resolve() == Path(card).resolve():

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from polyp.commands.compare.read_runs import Run
-from polyp.commands.compare.recipes import Recipe, group_runs
-from polyp.errors import InputError, train_command
+from polyp.commands.compare.read_runs import RunRecord
+from polyp.commands.compare.recipes import Recipe, count, group_runs
+from polyp.errors import InputError, shell_word, train_command
 from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 LEVEL = 0.05
@@ -57,8 +57,8 @@ class Comparison:
     """
 
     recipes: list[Recipe]
-    unfinished: list[Run]
-    damaged: list[Run]
+    unfinished: list[RunRecord]
+    damaged: list[RunRecord]
     varying: list[list[str]]
     comparable: list[Recipe]
     differences: dict[int, Difference]
@@ -77,16 +77,26 @@ class Comparison:
         return [key for group in self.varying for key in group]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RunRecord]:
         """The finished runs."""
         return [run for recipe in self.recipes for run in recipe.runs]
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether runs of a cross-validation are among them."""
+        return any(recipe.first.fold_count > 1 for recipe in self.recipes)
 
     @property
     def headline(self) -> str:
         """The answer in two sentences."""
         best, others = self.reference, self.differences.values()
-        interval = " ({:.3f} to {:.3f})".format(*best.interval) if best.interval else ""
-        answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}{interval}."
+        remarks = ["{:.3f} to {:.3f}".format(*best.interval)] if best.interval else []
+        if best.first.fold_count > 1:
+            remarks.append(best.test_images)
+        if best.over_folds:
+            remarks.append("{:.3f} ± {:.3f} over folds".format(*best.over_folds))
+        answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}"
+        answer += f" ({'; '.join(remarks)})." if remarks else "."
         if not others:
             return answer
         if any(other.interval is None for other in others):
@@ -108,7 +118,7 @@ class Comparison:
         difference = self.differences[recipe.number]
         value, direction = difference.value, "worse" if difference.value < 0 else "better"
         if difference.interval is None:
-            images = _count(len(recipe.stems), "test image")
+            images = count(len(recipe.stems), "test image")
             return f"{direction} by {abs(value):.3f} on {images}, too few to tell a difference from chance"
         low, high = difference.interval
         if difference.p >= LEVEL and (difference.images_p >= LEVEL or difference.margin is None):
@@ -123,7 +133,7 @@ class Comparison:
         return f"worse than the best by {span}" if value < 0 else f"better on the test set by {span}"
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[RunRecord]) -> Comparison:
     """Compare runs.
 
     Raises:
@@ -141,18 +151,16 @@ def compare(runs: Sequence[Run]) -> Comparison:
     return Comparison(recipes, unfinished, damaged, varying, comparable, differences, noise, warnings, notes)
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
 def _too_few_images(images: int, comparisons: int) -> str:
     return (
-        f"{_count(images, 'test image')} cannot show a difference at the {100 * LEVEL:g} % level with "
-        f"{_count(comparisons, 'comparison')}: {least_images(comparisons, LEVEL)} or more are needed."
+        f"{count(images, 'test image')} cannot show a difference at the {100 * LEVEL:g} % level with "
+        f"{count(comparisons, 'comparison')}: {least_images(comparisons, LEVEL)} or more are needed."
     )
 
 
-def _too_few_runs(finished: Sequence[Run], unfinished: Sequence[Run], damaged: Sequence[Run]) -> str:
+def _too_few_runs(
+    finished: Sequence[RunRecord], unfinished: Sequence[RunRecord], damaged: Sequence[RunRecord]
+) -> str:
     others = [f" ({len(unfinished)} unfinished: {run.name}, {run.progress})" for run in unfinished[:1]]
     others += [f" ({len(damaged)} left out: {run.damage})" for run in damaged[:1]]
     if not finished:
@@ -160,7 +168,7 @@ def _too_few_runs(finished: Sequence[Run], unfinished: Sequence[Run], damaged: S
     name = finished[0].name
     return (
         f"{name} is the only finished run{''.join(others)}, and comparing takes two: give more folders, or "
-        f"polyp compare --card {name} for its model card alone"
+        f"polyp compare --card {shell_word(name)} for its model card alone"
     )
 
 
@@ -168,11 +176,11 @@ def _find_comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
     """The largest number of recipes with the same test images, in the order of their rank."""
     groups = defaultdict(list)
     for recipe in recipes:
-        groups[recipe.first.test_set].append(recipe)
-    largest = max(groups.values(), key=lambda group: sum(len(recipe.runs) for recipe in group))
+        groups[recipe.test_set].append(recipe)
+    largest = max(groups.values(), key=lambda group: (len(group), sum(len(recipe.runs) for recipe in group)))
     if len(largest) == 1 and len(largest[0].runs) == 1:
         first, second, *_ = recipes
-        keys = "data.split" + " and data.split_seed" * _has_random_split(recipes)
+        keys = _list_keys(recipes)
         raise InputError(
             f"no two of the {len(recipes)} runs have the same test images ({first.first.name} has "
             f"{len(first.stems)}, {second.first.name} other ones): train them with the same {keys}"
@@ -180,8 +188,11 @@ def _find_comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
     return largest
 
 
-def _has_random_split(recipes: Sequence[Recipe]) -> bool:
-    return any(recipe.first.config["data"].get("split") == "random" for recipe in recipes)
+def _list_keys(recipes: Sequence[Recipe]) -> str:
+    """The keys that decide about the test images."""
+    folds = any(recipe.first.fold_count > 1 for recipe in recipes)
+    drawn = any(recipe.first.split_is_drawn for recipe in recipes)
+    return ", ".join(["data.split", *["data.folds"] * folds, *["data.split_seed"] * drawn])
 
 
 def _measure_differences(
@@ -215,17 +226,24 @@ def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> l
         ),
     ]
     if warnings:
-        way_out = " With data.split=random, data.split_seed draws them: give all runs the same."
         warnings.append(
             "Other validation images: the order of the runs and the choice of the best go by Dice of "
-            "different validation images, and part of a difference between them is that of the images."
+            "different validation images, and part of a difference between them is that of the images. "
+            f"Give all runs the same {_list_keys(recipes)}."
         )
-        warnings[-1] += way_out * _has_random_split(recipes)
     warnings += _list_mismatches(
         recipes,
         "Other definition of the scores",
         lambda run: " ".join(run.metrics["definitions"].get(name, "unknown") for name in ("dice", "test")),
     )
+    if incomplete := [recipe for recipe in recipes if recipe.missing_folds]:
+        missing = [
+            f"{', '.join(map(str, recipe.missing_folds))} of #{recipe.number}" for recipe in incomplete[:6]
+        ]
+        warnings.append(
+            f"Missing folds: {'; '.join(missing)}{'; …' * (len(incomplete) > 6)}. All numbers of these, "
+            "validation included, are of the other folds alone: train the missing ones (data.fold)."
+        )
     if others := [recipe for recipe in recipes if recipe not in comparable]:
         warnings.append(
             f"Other test images: {_list_numbers(others)}. There is no paired difference for them, and their "
@@ -245,7 +263,7 @@ def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> l
 def _list_notes(
     recipes: Sequence[Recipe], comparable: Sequence[Recipe], noise: tuple[float, int] | None
 ) -> list[str]:
-    values: dict[str, Callable[[Run], Any]] = {
+    values: dict[str, Callable[[RunRecord], Any]] = {
         "Other resolution (validation Dice is at network resolution)": lambda run: run.image_size,
         "Epochs trained": lambda run: run.metrics["epochs"],
         "Chosen by": lambda run: run.monitor,
@@ -255,23 +273,22 @@ def _list_notes(
     if noise is None:
         notes.append(
             "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell "
-            "chance "
-            "of the images only. Another seed changes the result too; to know by how much, train one "
+            "chance of the images only. Another seed changes the result too; to know by how much, train one "
             f"configuration or more with several: {train_command()} -m … seed=0,1,2"
         )
     else:
         deviation, freedom = noise
-        pooled = _count(sum(len(recipe.seeds) > 1 for recipe in comparable), "configuration")
+        pooled = count(sum(len(recipe.seeds) > 1 for recipe in comparable), "configuration")
         notes.append(
             f"Seed noise: test Dice has a standard deviation of {deviation:.4f} between seeds, pooled over "
-            f"{pooled} with several ({_count(freedom, 'degree')} of freedom). Two single-seed runs may "
+            f"{pooled} with several ({count(freedom, 'degree')} of freedom). Two single-seed runs may "
             f"differ by {seed_margin(noise, 1, 1):.3f} for no other reason."
         )
         notes[-1] += " More seeds would tell it better: seed=0,1,2,3,4." * (freedom < 4)
     return notes
 
 
-def _list_mismatches(recipes: Sequence[Recipe], what: str, value: Callable[[Run], Any]) -> list[str]:
+def _list_mismatches(recipes: Sequence[Recipe], what: str, value: Callable[[RunRecord], Any]) -> list[str]:
     """A line if runs differ in a value, with the recipes that have each value."""
     groups: dict[str, list[Recipe]] = defaultdict(list)
     for recipe in recipes:

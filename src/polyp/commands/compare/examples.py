@@ -8,6 +8,7 @@ import numpy as np
 
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe
+from polyp.data.splits import SUBSETS
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
 from polyp.report.pictures import PREDICTION, TRUTH, contour
@@ -42,7 +43,7 @@ def choose_recipes(comparison: Comparison) -> list[Recipe]:
 
 def choose_images(comparison: Comparison) -> dict[str, str]:
     """The stems to show and why: spread over size and shape, then those whose Dice differs most."""
-    scores, stems = comparison.reference.first.scores, comparison.reference.stems
+    scores, stems = comparison.reference.rows, comparison.reference.stems
     reasons = dict.fromkeys(_choose_varied(comparison.reference), "chosen for variety")
     if "polyp_share" in scores:
         reasons = {stem: f"polyp {scores['polyp_share'][stem]:.1%} of the image" for stem in reasons}
@@ -57,7 +58,7 @@ def choose_images(comparison: Comparison) -> dict[str, str]:
 
 def _choose_varied(recipe: Recipe) -> list[str]:
     """Stems far apart in what is known of the polyps, from the middle on (farthest point first)."""
-    traits = recipe.first.scores.reindex(recipe.stems, columns=["polyp_share", "irregularity", "polyps"])
+    traits = recipe.rows.reindex(columns=["polyp_share", "irregularity", "polyps"])
     ranks = traits.dropna(axis="columns").rank(method="first", pct=True)
     if ranks.empty:
         return recipe.stems[:VARIED]
@@ -81,26 +82,29 @@ def draw_examples(
     Raises:
         InputError: data or a checkpoint are no longer there, or no longer what they were.
     """
-    run = comparison.reference.first
+    run, rows = comparison.reference.first, comparison.reference.rows
     data = load_run_data(run.folder, run.config, root, needed=False)
-    pairs = {pair.stem: pair for pair in data.get_pairs("test")}
+    pairs = {pair.stem: pair for subset in SUBSETS for pair in data.get_pairs(subset)}
     images, examples = {}, {}
     for stem, reason in choose_images(comparison).items():
         if stem not in pairs:
             raise InputError(f"the image {stem} is no longer there")
         image, mask = pairs[stem].read()
-        if np.sum(mask == 1) != run.scores["tp"][stem] + run.scores["fn"][stem]:
+        if np.sum(mask == 1) != rows["tp"][stem] + rows["fn"][stem]:
             raise InputError(f"the mask of {stem} is no longer what the runs were tested on")
-        images[stem] = image, contour(image.copy(), mask, TRUTH)
+        images[stem] = image, contour(image.copy(), mask == 1, TRUTH)
         tiles = [(_shrink(image), "image"), (_shrink(images[stem][1]), "truth")]
         examples[stem] = Example(stem, f"{stem}: {reason}", tiles)
     for recipe in recipes:
-        predictor = load_predictor([str(recipe.first.folder)])
         seed = f", seed {recipe.first.seed}" * (len(recipe.seeds) > 1)
-        for stem, (image, truth) in images.items():
-            predicted = predictor.predict(image) >= predictor.threshold
-            caption = f"{recipe.title}{seed}: {recipe.first.scores['dice'][stem]:.2f}"
-            examples[stem].tiles.append((_shrink(contour(truth.copy(), predicted, PREDICTION)), caption))
+        for run in recipe.one_seed(recipe.first.seed):
+            predictor = None  # loaded if the run has tested one of the images
+            for stem in (stem for stem in images if stem in run.scores.index):
+                predictor = predictor or load_predictor([str(run.folder)])
+                image, truth = images[stem]
+                predicted = predictor.predict(image) >= predictor.threshold
+                caption = f"{recipe.title}{seed}: {run.scores['dice'][stem]:.2f}"
+                examples[stem].tiles.append((_shrink(contour(truth.copy(), predicted, PREDICTION)), caption))
     return list(examples.values())
 
 

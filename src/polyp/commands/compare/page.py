@@ -10,8 +10,8 @@ from rich.markup import escape
 
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe, format_setting, shorten_keys
-from polyp.errors import InputError
-from polyp.report.tables import Column, Table
+from polyp.errors import InputError, printable
+from polyp.report.tables import Column, Table, format_mean
 
 PICTURES_FOLDER = "pictures"
 
@@ -23,12 +23,15 @@ def build_table(comparison: Comparison) -> Table:
     """The table of a comparison: a row for each recipe, best validation first."""
     settings = shorten_keys(comparison.keys).items()
     several_seeds = any(len(recipe.seeds) > 1 for recipe in comparison.recipes)
+    dice = "out-of-fold Dice (95 %)" if comparison.has_folds else "test Dice (95 %)"
     columns = [
         Column("rank", "", lambda row: f"#{row['rank']}"),
         *(Column(key, name, partial(_format_setting, key=key)) for key, name in settings),
         *[Column("seeds", format=lambda row: str(len(row["seeds"].split())))] * several_seeds,
-        Column("val/dice", "val Dice", partial(_format_mean, name="val/dice")),
-        Column("test/dice", "test Dice (95 %)", partial(_format_mean, name="test/dice")),
+        *[Column("folds", format=lambda row: str(len(row["folds"].split())))] * comparison.has_folds,
+        Column("val/dice", "val Dice", partial(format_mean, name="val/dice")),
+        Column("test/dice", dice, partial(format_mean, name="test/dice")),
+        *[Column("over_folds", "over folds", partial(format_mean, name="over_folds"))] * comparison.has_folds,
         Column("p", format=_format_p),
         Column("verdict", align="left"),
         Column("parameters", format=lambda row: f"{row['parameters'] / 1e6:.2f} M"),
@@ -45,10 +48,14 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
     low, high = recipe.interval or (None, None)
     difference_low, difference_high = (difference.interval if difference else None) or (None, None)
     val, test = "val/dice", "test/dice"
+    spread = zip(("over_folds", "over_folds_sd"), recipe.over_folds or (None, None), strict=True)
+    folds = {"folds": " ".join(map(str, recipe.folds)), **dict(spread)}
+    sources = recipe.sources.items()
     return {
         "rank": recipe.number,
         **{key: recipe.values.get(key) for key in comparison.keys},
         "seeds": " ".join(map(str, recipe.seeds)),
+        **(folds if comparison.has_folds else {}),
         val: recipe.val,
         f"{val}_sd": recipe.deviations.get(val),
         test: recipe.means[test],
@@ -56,6 +63,7 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
         f"{test}_low": low,
         f"{test}_high": high,
         "n": len(recipe.stems),
+        **{f"{test} {name}{end}": value for name, part in sources for end, value in part.items()},
         "difference": difference and difference.value,
         "difference_low": difference_low,
         "difference_high": difference_high,
@@ -70,14 +78,17 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def build_source_table(comparison: Comparison, table: Table) -> Table:
+    """Test Dice by source, a row for each recipe with several sources; no rows if there is none."""
+    parts = {name: part for recipe in reversed(comparison.recipes) for name, part in recipe.sources.items()}
+    labels = {f"test/dice {name}": f"{printable(name)} ({part['_n']} images)" for name, part in parts.items()}
+    columns = [Column(key, label, partial(format_mean, name=key)) for key, label in labels.items()]
+    rows = [row for row in table.rows if labels.keys() & row.keys()]
+    return Table(rows, [Column("rank", "", lambda row: f"#{row['rank']}"), *columns])
+
+
 def _format_setting(row: Mapping[str, Any], key: str) -> str:
     return format_setting(row[key])
-
-
-def _format_mean(row: Mapping[str, Any], name: str) -> str:
-    deviation, low = row[f"{name}_sd"], row.get(f"{name}_low")
-    text = f"{row[name]:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")
-    return text if low is None else f"{text} ({low:.3f} to {row[f'{name}_high']:.3f})"
 
 
 def _format_p(row: Mapping[str, Any]) -> str:
@@ -87,7 +98,8 @@ def _format_p(row: Mapping[str, Any]) -> str:
 
 def print_comparison(comparison: Comparison, table: Table) -> None:
     """Print the table and what to know about it to the terminal."""
-    table.print(bold=lambda row: row["rank"] == comparison.reference.number)
+    for shown in filter(lambda table: table.rows, (table, build_source_table(comparison, table))):
+        shown.print(bold=lambda row: row["rank"] == comparison.reference.number)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold]{escape(comparison.headline)}[/]")
     for text in comparison.warnings:
@@ -114,10 +126,13 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
 
     page = Page("Runs compared", comparison.headline)
     counts = f"{len(comparison.runs)} finished runs of {len(comparison.recipes)} configurations"
-    page.section("Table", f"{counts}, best validation first; {len(comparison.reference.stems)} test images.")
+    page.section("Table", f"{counts}, best validation first; {comparison.reference.test_images}.")
     for text in comparison.warnings:
         page.text(text, "warning")
     page.table(table)
+    if (by_source := build_source_table(comparison, table)).rows:
+        page.heading("Test Dice by source (95 %)")
+        page.table(by_source)
     for text in comparison.notes:
         page.text(text)
     if comparison.unfinished:
@@ -133,12 +148,13 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
     page.include("compare_method.html")
     page.heading("Runs")
     rows = [
-        {"": f"#{recipe.number}", "run": run.name, "seed": run.seed, **run.numbers}
+        {"": f"#{recipe.number}", "run": run.name, "seed": run.seed, "fold": run.fold, **run.numbers}
         for recipe in comparison.recipes
         for run in recipe.runs
     ]
     numbers = Column("val/dice", "val Dice", ".3f"), Column("test/dice", "test Dice", ".3f")
-    page.table(Table(rows, [Column(""), Column("run"), Column("seed"), *numbers]))
+    fold = [Column("fold")] * comparison.has_folds
+    page.table(Table(rows, [Column(""), Column("run"), Column("seed"), *fold, *numbers]))
     page.write(file)
 
 
@@ -180,5 +196,5 @@ def _add_examples(page: "Page", comparison: Comparison, folder: Path, root: str 
     for number, image in enumerate(images, 1):
         page.heading(image.title)
         page.gallery(image.tiles, small=True)
-        file = folder / f"image_{number}_{image.stem}.png"
+        file = folder / f"image_{number}_{image.stem.replace('/', '_')}.png"
         charts.draw_tiles(image.tiles, image.title).savefig(file, dpi=144)

@@ -4,43 +4,41 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from polyp import files
 from polyp.errors import InputError, describe_error, printable, train_command
-from polyp.report.tables import unescape_formula
+from polyp.files import DamagedError
 from polyp.runs import identity
 from polyp.runs.folder import RunFolder, check_metrics
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NOT_COMPARED = (*identity.NEUTRAL, "seed", "model.image_size")
-"""Keys that are no setting: seeds are runs of one configuration, and image_size is in data.image_size too."""
-
-SCORES = ("dice", "iou", "precision", "recall", "mae")
-"""The numbers per image that every version has written."""
+NOT_COMPARED = (
+    *identity.NEUTRAL,
+    *("seed", "model.image_size", "data.images", "data.masks", "data.missing_mask"),
+)
+"""Keys that are no setting: seeds are runs of one configuration, image_size is in data.image_size too, and
+what was found in the folders is in the data's fingerprint.
+"""
 
 CONFIG_KEYS = {"seed": int, "monitor": str, "data": {"dataset": str}, "model": {"arch": str, "encoder": str}}
 """What config.yaml has held since the first version, with the types."""
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A run's folder and its content.
+class RunRecord:
+    """A run's folder and what it records; a run without folds is fold 0 of 1.
 
     Attributes:
         folder: the run's.
         config: its configuration, as nested plain containers.
         metrics: the content of metrics.json; empty if the run is not finished.
-        scores: per_image.csv as a DataFrame, indexed by the image's stem; None if the run is not finished.
+        scores: see `RunFolder.read_scores`; None if the run is not finished.
         damage: why the run is left out, in a line; empty if nothing is wrong with it.
     """
 
@@ -62,10 +60,26 @@ class Run:
         return self.config["seed"]
 
     @property
+    def fold_count(self) -> int:
+        """The number of folds that the images are divided into."""
+        return self.metrics["data"].get("folds", 1)
+
+    @property
+    def fold(self) -> int:
+        """The fold that is the run's test set."""
+        return self.metrics["data"].get("fold", 0)
+
+    @property
+    def split_is_drawn(self) -> bool:
+        """Whether the test images depend on data.split_seed."""
+        return bool(self.config["data"].get("folds")) or self.metrics["data"]["split"] == "random"
+
+    @property
     def split(self) -> str:
-        """The split; of a random one also the seed that it was drawn with."""
-        split = self.metrics["data"]["split"]
-        return f"random (seed {self.config['data']['split_seed']})" if split == "random" else split
+        """The split, as `official` or `5 folds`; of one that is drawn also the seed."""
+        data = self.config["data"]
+        split = f"{data['folds']} folds" if data.get("folds") else self.metrics["data"]["split"]
+        return f"{split} (seed {data['split_seed']})" if self.split_is_drawn else split
 
     @property
     def image_size(self) -> str:
@@ -76,8 +90,12 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What may change the result: the configuration, with dotted keys, and the data's fingerprint."""
         flat = dict(_format_leaf(key, value) for key, value in identity.flatten(self.config))
-        if flat.get("data.split") != "random":
+        if flat.get("data.folds"):
+            flat.pop("data.split", None)  # which has no effect then
+        if not self.split_is_drawn:
             flat.pop("data.split_seed", None)
+        if self.fold_count > 1 or not flat.get("data.fold"):
+            flat.pop("data.fold", None)  # the folds are runs of one configuration
         flat["data.fingerprint"] = self.metrics["data"]["fingerprint"]
         settings = {key: value for key, value in flat.items() if not identity.matches(key, NOT_COMPARED)}
         return {key: value for key, value in settings.items() if value not in (None, {})}
@@ -86,6 +104,12 @@ class Run:
     def test_set(self) -> frozenset[tuple[str, float]]:
         """The test images: stems, and how many pixels of each image are polyp."""
         return frozenset((self.scores["tp"] + self.scores["fn"]).items())
+
+    def shares_division(self, other: "RunRecord") -> bool:
+        """Whether the same division of the images into folds may have given both test sets."""
+        if self.fold == other.fold:
+            return self.test_set == other.test_set
+        return self.test_set.isdisjoint(other.test_set)
 
     @property
     def monitor(self) -> str:
@@ -180,7 +204,7 @@ def _format_transform(transform: Any) -> str:
     return f"{str(transform.get('_target_', '?')).rpartition('.')[2]}({arguments})"
 
 
-def find_runs(folders: Sequence[Path]) -> list[Run]:
+def find_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """Every run at or below the folders, each once.
 
     A damaged run below a folder is returned with its `damage`, so that the others can be compared.
@@ -204,63 +228,42 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
         reason = f"{error.filename} cannot be read ({describe_error(error)})"
         if Path(error.filename) in folders:
             raise InputError(f"{reason}: give a folder that can") from error
-        found.append(Run(Path(error.filename), {}, {}, damage=reason))
+        found.append(RunRecord(Path(error.filename), {}, {}, damage=reason))
     named = {top.resolve() for top in folders}
     return found + [read_run(path) if place in named else _try_run(path) for place, path in places.items()]
 
 
-def _try_run(folder: Path) -> Run:
+def _try_run(folder: Path) -> RunRecord:
     try:
         run = read_run(folder)
         if run.metrics:
             run.val  # noqa: B018 - raises where the number that runs are ranked by is gone
         return run
     except InputError as error:
-        return Run(folder, {}, {}, damage=str(error))
+        return RunRecord(folder, {}, {}, damage=str(error))
 
 
-def read_run(folder: Path) -> Run:
+def read_run(path: Path) -> RunRecord:
     """Read one run.
 
     Raises:
         InputError: a file of it is missing or damaged; the message has the path.
     """
-    config = RunFolder(folder).read_config()
-    with _report_damage(RunFolder(folder).config_file, "move the run elsewhere"):
+    folder = RunFolder(path)
+    config = folder.read_config()
+    try:
+        file, way_out = folder.config_file, "move the run elsewhere"
         check_metrics(config, CONFIG_KEYS)
-    if not (RunFolder(folder).metrics_file).exists():
-        return Run(folder, config, {})
-    metrics = RunFolder(folder).read_metrics()
-    way_out = f"train it again ({train_command()} {RunFolder(folder).resume_override}) or move it elsewhere"
-    with _report_damage(RunFolder(folder).metrics_file, way_out):
+        if not folder.metrics_file.exists():
+            return RunRecord(path, config, {})
+        file, metrics = folder.metrics_file, folder.read_metrics()
+        way_out = f"train it again ({train_command()} {folder.resume_override}) or move it elsewhere"
         if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
             raise ValueError("n, parameters or seconds is 0")
-    with _report_damage(RunFolder(folder).rows_file, f"delete metrics.json and {way_out}"):
-        return Run(folder, config, metrics, _read_scores(RunFolder(folder).rows_file, metrics["test"]["n"]))
-
-
-@contextmanager
-def _report_damage(file: Path, way_out: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise files.DamagedError(f"{file.parent} has no {file.name}: put it back, or {way_out}") from error
-    except (OSError, ValueError, KeyError) as error:
-        reason = describe_error(error)
-        raise files.DamagedError(f"{file} is damaged ({reason}): {way_out}") from error
-
-
-def _read_scores(file: Path, count: int) -> "DataFrame":
-    import pandas
-
-    # As text first: pandas' own parser of numbers may be off in the last digit.
-    scores = pandas.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
-    scores["stem"] = scores["stem"].map(unescape_formula)
-    scores = scores.set_index("stem").astype(float)
-    if len(scores) != count or not scores.index.is_unique:
-        raise ValueError(f"{scores.index.nunique()} images instead of {count}")
-    if not np.isfinite(scores[["tp", "fp", "fn", *SCORES]]).all(axis=None):
-        raise ValueError("a score is missing or not finite")
-    if not scores["dice"].between(0, 1).all():
-        raise ValueError("a Dice is not between 0 and 1")
-    return scores
+        if "folds" in metrics["data"]:
+            check_metrics(metrics["data"], {"folds": int, "fold": int}, "data.")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise DamagedError(f"{file} is damaged ({describe_error(error)}): {way_out}") from error
+    return RunRecord(path, config, metrics, folder.read_scores())

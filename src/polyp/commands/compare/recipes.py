@@ -1,4 +1,4 @@
-"""Runs grouped into recipes: a recipe is a configuration, trained with one seed or several."""
+"""Runs grouped into recipes: a recipe is a configuration, trained with one or more seeds and folds."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyp.commands.compare.read_runs import Run
+from polyp.commands.compare.read_runs import RunRecord
 from polyp.errors import printable
 from polyp.metrics.intervals import bootstrap_interval
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """The runs of one configuration on one test set, which differ in their seeds alone.
+    """The runs of one configuration on the same test images, which differ in seeds and folds alone.
+
+    Every seed has the same folds, so that a seed's test images are those of all its folds.
 
     Attributes:
-        runs: at least one.
+        runs: at least one, sorted by seed and fold.
         number: its rank by validation, from 1 on.
         values: those of its settings that differ between recipes; a key that it does not have is missing.
         label: the same in a few words.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     number: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
@@ -38,8 +40,8 @@ class Recipe:
         return f"#{self.number} {self.label}".strip()
 
     @property
-    def first(self) -> Run:
-        """The run of the lowest seed, where one must stand for all."""
+    def first(self) -> RunRecord:
+        """The run of the lowest seed and fold, where one must stand for all."""
         return self.runs[0]
 
     @property
@@ -48,9 +50,42 @@ class Recipe:
         return self.first.metrics["parameters"]
 
     @cached_property
+    def folds(self) -> list[int]:
+        """The folds that were tested; [0] without folds."""
+        return sorted({run.fold for run in self.runs})
+
+    @property
+    def missing_folds(self) -> list[int]:
+        """The folds that no run has tested."""
+        return [fold for fold in range(self.first.fold_count) if fold not in self.folds]
+
+    @cached_property
+    def test_set(self) -> frozenset[tuple[int, frozenset[tuple[str, float]]]]:
+        """The test images of each fold, see `RunRecord.test_set`: equal for recipes that can be compared."""
+        return frozenset((run.fold, run.test_set) for run in self.runs)
+
+    @cached_property
+    def dice_by_seed(self) -> "DataFrame":
+        """Test Dice, a row for each seed, a column for each image; where a seed was run twice, the mean."""
+        import pandas
+
+        dice = pandas.concat([run.scores["dice"] for run in self.runs])
+        seeds = np.repeat([run.seed for run in self.runs], [len(run.scores) for run in self.runs])
+        return dice.groupby([seeds, dice.index]).mean().unstack()
+
+    @cached_property
+    def by_fold(self) -> "DataFrame":
+        """The `numbers` of its runs, a row for each seed and fold."""
+        import pandas
+
+        numbers = [{"seed": run.seed, "fold": run.fold, **run.numbers} for run in self.runs]
+        return pandas.DataFrame(numbers).groupby(["seed", "fold"]).mean()
+
+    @cached_property
     def by_seed(self) -> "DataFrame":
-        """The `numbers` of its runs, a row for each seed; where a seed was run twice, the mean of both."""
-        return _average_by_seed(self.runs, [run.numbers for run in self.runs])
+        """The same, a row for each seed: means over folds, but test Dice over all images."""
+        means = self.by_fold.groupby(level="seed").mean()
+        return means.assign(**{"test/dice": self.dice_by_seed.mean(axis="columns")})
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -69,39 +104,93 @@ class Recipe:
 
     @property
     def val(self) -> float:
-        """Validation Dice, the mean over seeds."""
+        """Validation Dice, the mean over seeds and folds."""
         return self.means["val/dice"]
 
-    @cached_property
+    @property
     def stems(self) -> list[str]:
-        """The test images."""
-        return sorted(self.first.scores.index)
+        """The test images, sorted."""
+        return list(self.dice_by_seed.columns)
 
     @cached_property
     def dice(self) -> np.ndarray:
         """Test Dice of each image, (N,), in the order of `stems`: the mean over seeds."""
-        scores = _average_by_seed(self.runs, [run.scores["dice"][self.stems] for run in self.runs])
-        return scores.mean().to_numpy()
+        return self.dice_by_seed.mean().to_numpy()
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the test Dice over other images; None for a single image."""
-        low, high = bootstrap_interval(self.dice)
-        return None if np.isnan(low) else (low, high)
+        return _interval(self.dice)
+
+    @cached_property
+    def over_folds(self) -> tuple[float, float] | None:
+        """Mean and standard deviation over folds of the fold's test Dice; None for a single fold."""
+        dice = self.by_fold["test/dice"].groupby(level="fold").mean()
+        return (dice.mean(), dice.std()) if len(dice) > 1 else None
+
+    @property
+    def test_images(self) -> str:
+        """What the test Dice is of: `120 test images`, or `5 folds, n = 1000 out-of-fold`."""
+        if (total := self.first.fold_count) == 1:
+            return count(len(self.stems), "test image")
+        folds = f"{len(self.folds)} of {total} folds" if self.missing_folds else f"{total} folds"
+        return f"{folds}, n = {len(self.stems)} out-of-fold"
+
+    def one_seed(self, seed: int) -> list[RunRecord]:
+        """The runs of a seed, one for each fold."""
+        runs: dict[int, RunRecord] = {}
+        for run in self.runs:
+            if run.seed == seed:
+                runs.setdefault(run.fold, run)
+        return list(runs.values())
+
+    @cached_property
+    def rows(self) -> "DataFrame":
+        """The rows of per_image.csv of the first seed, in the order of `stems`."""
+        return pool_scores(self.one_seed(self.first.seed))
+
+    @cached_property
+    def sources(self) -> dict[str, dict[str, float | None]]:
+        """Test Dice of each source, if there are several, its 95 % interval (_low, _high) and images (_n)."""
+        numbers = {}
+        for name in sorted(set(self.rows.get("source", ()))):
+            dice = self.dice[self.rows["source"] == name]
+            low, high = _interval(dice) or (None, None)
+            numbers[name] = {"": dice.mean(), "_low": low, "_high": high, "_n": len(dice)}
+        return numbers
 
 
-def _average_by_seed(runs: Sequence[Run], rows: Sequence[Any]) -> "DataFrame":
+def _interval(dice: np.ndarray) -> tuple[float, float] | None:
+    low, high = bootstrap_interval(dice)
+    return None if np.isnan(low) else (low, high)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def pool_scores(runs: Sequence[RunRecord]) -> "DataFrame":
+    """The rows of per_image.csv of runs of different folds, sorted by stem."""
     import pandas
 
-    return pandas.DataFrame(list(rows), index=[run.seed for run in runs]).groupby(level=0).mean()
+    return pandas.concat([run.scores for run in runs]).sort_index()
 
 
-def group_runs(finished: Sequence[Run]) -> tuple[list[Recipe], list[list[str]]]:
+def group_runs(finished: Sequence[RunRecord]) -> tuple[list[Recipe], list[list[str]]]:
     """The recipes of finished runs, best validation first, and the keys that differ, see `_group_keys`."""
-    groups = defaultdict(list)
-    for run in sorted(finished, key=lambda run: (run.seed, run.name)):
+    divisions: dict[Any, list[list[RunRecord]]] = defaultdict(list)
+    for run in sorted(finished, key=lambda run: (run.seed, run.fold, run.name)):
         settings = tuple(sorted((key, str(value)) for key, value in run.settings.items()))
-        groups[settings, run.test_set].append(run)
+        parts = divisions[settings, run.seed]
+        if fitting := [part for part in parts if all(map(run.shares_division, part))]:
+            fitting[0].append(run)
+        else:
+            parts.append([run])
+    groups: dict[Any, list[RunRecord]] = defaultdict(list)
+    for (settings, _), parts in divisions.items():
+        for part in parts:
+            groups[settings, Recipe(tuple(part)).test_set] += part
     recipes = sorted((Recipe(tuple(group)) for group in groups.values()), key=lambda recipe: -recipe.val)
     varying = _group_keys([recipe.first.settings for recipe in recipes])
     keys = [key for group in varying for key in group]
@@ -142,7 +231,7 @@ def format_setting(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else printable(value)
 
 
-def _label(run: Run, keys: Sequence[str]) -> str:
+def _label(run: RunRecord, keys: Sequence[str]) -> str:
     words = []
     for key, name in shorten_keys(keys).items():
         value = run.settings.get(key)

@@ -1,6 +1,7 @@
 """`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
 
 import re
+import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,10 @@ from polyp.data.pairs import (
 from polyp.data.sources import NAMED, find_source
 from polyp.data.splits import AUTO, SUBSETS, Splitter, draw_split, repair_split
 from polyp.data.traits import measure_traits
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, shell_word
 from polyp.files import check_writable, write_text
 from polyp.report.tables import to_csv
+from polyp.runs.configuration import parse_override
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +150,21 @@ def _name_options(text: str) -> str:
     """A message that names configuration keys, with the options of `polyp data` instead."""
     if text.startswith("data.root=") and " is not a folder" in text:
         return f"{text.removeprefix('data.root=')}; give a folder, {' or '.join(NAMED)}"
-    text = text.removeprefix("data.root=")
+    text = re.sub(r"""(?=['"]data\.)(?:'[^']*'|"[^"]*")+""", _name_option, text.removeprefix("data.root="))
     text = text.replace("data.allow_empty=true", "--allow-empty")
-    for quote in "\"'":  # of the shell, around the whole word: around the value only, without those of Hydra
-        text = re.sub(rf"{quote}data\.([a-z_]+)='([^']*)'{quote}", rf"data.\1={quote}\2{quote}", text)
-        text = re.sub(rf"{quote}data\.([a-z_]+)=([^{quote}]*){quote}", rf"data.\1={quote}\2{quote}", text)
     keys = r"\bdata\.([a-z_]+)"
     text = re.sub(keys + r"=(?=\S)", r"--\1 ", text)
     return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), re.sub(keys, r"--\1", text))
+
+
+def _name_option(word: re.Match[str]) -> str:
+    """An override in quotes for the shell, as an option."""
+    override = parse_override(shlex.split(word[0])[0])
+    if override is None:
+        return word[0]
+    value = override.value()
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
+    return f"--{override.key_or_group.removeprefix('data.').replace('_', '-')} {shell_word(text)}"
 
 
 def _check_page(page: Path) -> None:
