@@ -229,6 +229,7 @@ def test_an_odd_mask_among_many_is_named(tmp_path: Path) -> None:
         (RED_AND_GREEN, "!= 0", {}, TRUTH | OTHER),
         (RED_AND_GREEN, ["#ff0000"], {"ending": ".jpg"}, TRUTH),
         (RED_AND_GREEN, ["#ff0000", "#00ff00"], {"ending": ".jpg"}, TRUTH | OTHER),
+        (RED_AND_GREEN, "!= 0", {"ending": ".jpg"}, TRUTH | OTHER),
         (TRUTH * 127 + OTHER * 255, [127], {}, TRUTH),
         (TRUTH * 255, "!= 0", {"ending": ".jpg"}, TRUTH),
         (TRUTH * 255, "> 127", {"ending": ".jpg"}, TRUTH),

@@ -310,10 +310,12 @@ def _find_images(files: Sequence[_File]) -> list[_File]:
         folders[above].add(parts[:1])
     finished = []
     for file in files:
-        above, parts = places.get(file, (file.above, ()))
-        if parts and len(folders[above]) == 1:
-            file = replace(file, folder=above.joinpath(*parts[1:]), above=above)
-        finished.append(replace(file, role="image" if file in places else file.role))
+        if file in places:
+            above, parts = places[file]
+            if parts and len(folders[above]) == 1:
+                file = replace(file, folder=above.joinpath(*parts[1:]), above=above)
+            file = replace(file, role="image")
+        finished.append(file)
     return finished
 
 

@@ -285,7 +285,9 @@ def _matches(pixels: _Pixels, levels: Levels, value: Value | None) -> np.ndarray
         distance = np.square(difference).sum(axis=2)
         from_black = np.square(colours.astype(np.int32)).sum(axis=2)
         return (distance < NEAR**2) & ((distance < from_black) | (value == "#000000"))
-    if _is_lossy(pixels) and levels.label == "value":
+    if _is_lossy(pixels) and levels.label == "colour":
+        return np.abs(pixels.values.astype(np.int32) - value) < 2 * STEP  # as black was counted
+    if _is_lossy(pixels):
         known = np.array([level for level in levels.counts if isinstance(level, int)])
         nearest = known[np.abs(np.arange(256)[:, None] - known).argmin(axis=1)]
         return ((np.abs(nearest - value) <= STEP) & ((nearest == 0) == (value == 0)))[pixels.values]

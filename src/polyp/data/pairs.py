@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from polyp.data.duplicates import SIDE, field_thumbnail, thumbnail
 from polyp.data.masks import AUTO, Levels, MaskCoding, describe_coding, read_levels, read_mask
-from polyp.errors import InputError, several
+from polyp.errors import InputError, override_word, several
 from polyp.images import IGNORED, SUFFIXES, read_image
 
 T = TypeVar("T")
@@ -270,8 +270,9 @@ def find_suspicions(inspection: Inspection) -> list[str]:
         return [f"all {len(shares)} masks are the same"]
     share, border = float(np.median(shares)), float(np.median(inspection.borders))
     if share > 0.5 or border > 0.9:
+        way_out = override_word("data.polyp_values", "== 0")
         return [
             f"the masks look inverted or full: in the median mask {share:.0%} of the pixels and {border:.0%} "
-            "of those at the border are polyp. If black is polyp, add \"data.polyp_values='== 0'\""
+            f"of those at the border are polyp. If black is polyp, add {way_out}"
         ]
     return []

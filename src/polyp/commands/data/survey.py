@@ -142,7 +142,7 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
         suggestion = subsets or suggestion
     return Survey(
         name, images, problems, groups, splitter.used if subsets else None, subsets, suggestion,
-        [*listing.notes, *notes], find_suspicions(inspection),
+        [*listing.notes, *notes], [_name_options(text) for text in find_suspicions(inspection)],
     )  # fmt: skip
 
 
