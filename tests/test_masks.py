@@ -244,7 +244,7 @@ def test_polyp_values(
     tmp_path: Path, mask: np.ndarray, values: Any, options: dict[str, Any], truth: np.ndarray
 ) -> None:
     (found,), inspection = look(tmp_path, [mask], coding=MaskCoding(values), **options)
-    assert error(found, truth) <= (0.05 if "ending" in options else 0)
+    assert error(found, truth) <= (0.06 if "ending" in options else 0)
     assert inspection.notes.startswith("polyp is where a mask has")
 
 
