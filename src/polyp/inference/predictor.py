@@ -19,7 +19,7 @@ from polyp.model import device
 from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
-from polyp.runs.model import Source, load_checkpoint, load_model
+from polyp.runs.model import Source, find_sources, load_checkpoint, load_model
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ FLIPS = ((), (-1,), (-2,), (-2, -1))
 """The axes that each view of test-time augmentation is flipped along: none, left-right, up-down, both."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictor:
     """One model or several, whose probabilities are averaged.
 
@@ -77,6 +77,11 @@ class Predictor:
     def is_exact(self) -> bool:
         """Whether this is the reference computation."""
         return self.compute == "exact" and not any(isinstance(model, OnnxModel) for model in self.models)
+
+    def select(self, numbers: Sequence[int]) -> "Predictor":
+        """The same with some of the models, by their places."""
+        models, sources = [self.models[n] for n in numbers], [self.sources[n] for n in numbers]
+        return replace(self, models=models, sources=sources)
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Polyp probabilities (H, W) float32 in 0-1 of an image (H, W, 3) uint8 RGB.
@@ -194,7 +199,7 @@ def load_predictor(
     """Load models.
 
     Args:
-        names: run folders, checkpoints, or ONNX files that `polyp export` wrote.
+        names: folders of runs or sweeps, checkpoints, or ONNX files that `polyp export` wrote.
         compute: exact or fast; an ONNX file computes as it was exported.
         device_name: auto, cpu, cuda, ...
         flips, scales: see `Predictor`.
@@ -203,7 +208,7 @@ def load_predictor(
         InputError: one is not there, or cannot be used so.
     """
     pick("--compute", compute, dict.fromkeys(COMPUTE))
-    sources = [Source.of(name) for name in names]
+    sources = find_sources(names)
     exported = [source for source in sources if source.is_exported]
     if exported:
         require("onnx", "onnxruntime")

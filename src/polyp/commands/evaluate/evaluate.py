@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
 from polyp.runs.folder import RunFolder, replace_folder
-from polyp.runs.model import Source
+from polyp.runs.model import Source, find_sources
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ PACKAGES = ("torch", "segmentation-models-pytorch")
 
 
 def run(options: Options) -> list[dict[str, Any]]:
-    """Score models, and leave the answer in the folder of the first one's run, under evaluations/.
+    """Score models, and leave the answer in the folder of the first one's run or sweep, under evaluations/.
 
     Returns:
         The content of each evaluation's metrics.json.
@@ -41,15 +41,17 @@ def run(options: Options) -> list[dict[str, Any]]:
         InputError: anything that cannot work; before the network is used wherever that can be known.
     """
     options.check()
-    sources = [Source.of(name) for name in options.models]
+    sources = find_sources(options.models)
     if options.data is None and sources[0].config is None:
         raise InputError(
             f"{sources[0].file} is not in a run's folder: say with --data FOLDER what to score it on"
         )
     training = TrainingData(sources, options.root, options.archive, needed=options.data is None)
     warnings: list[str] = []
+    members: Mapping[str, tuple[int, ...]] = {}
     if options.data is None:
-        test_sets = [_find_own_images(training, options.subset, warnings)]
+        test_set, members = _find_own_images(training, options.subset, warnings)
+        test_sets = [test_set]
     else:
         test_sets = find_test_sets(options.data, options.images, options.masks, options.normal)
     folders = [_choose_folder(sources[0], test_set, options, len(test_sets)) for test_set in test_sets]
@@ -65,7 +67,8 @@ def run(options: Options) -> list[dict[str, Any]]:
     evaluations = []
     for test_set, folder in zip(test_sets, folders, strict=True):
         started = time.time()
-        images = score_images(predictor, test_set, options.threshold)
+        predictors = _choose_predictors(predictor, test_set, members)
+        images = _score(predictors, test_set, options.threshold)
         metrics = {
             "models": [os.path.relpath(source.file) for source in sources],
             "images": test_set.name,
@@ -89,7 +92,7 @@ def run(options: Options) -> list[dict[str, Any]]:
             metrics["warnings"].append(predictor.describe_deviation(first))
         with replace_folder(folder, "polyp evaluate") as part:
             RunFolder(part).write_rows([image.row for image in images])
-            write_report(metrics, images, test_set, predictor, part / REPORT)
+            write_report(metrics, images, test_set, predictors, part / REPORT)
             RunFolder(part).write_metrics(metrics)
         print_metrics(metrics, folder)
         evaluations.append(metrics)
@@ -98,13 +101,21 @@ def run(options: Options) -> list[dict[str, Any]]:
     return evaluations
 
 
-def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -> TestSet:
-    """A subset of the first run's images, which no other model may have been trained on."""
+def _find_own_images(
+    training: TrainingData, subset: str, warnings: list[str]
+) -> tuple[TestSet, dict[str, tuple[int, ...]]]:
+    """A subset of the first run's images, which no other model may have been trained on; of folds, the images
+    of all, each with the models that score it.
+    """
     first, *others = training.sources
-    test_set = subset_of(training.known[first.home], subset)
     if subset != "test":
         warnings.append(f"these are the run's {subset} images, which training has seen")
-    for other in others:
+    if training.is_cross_validation:
+        test_set, members = training.unite_folds(subset)
+        warnings.append(f"each image is scored by the runs that have it among their {subset} images alone")
+    else:
+        test_set, members = subset_of(training.known[first.home], subset), {}
+    for other in others if not members else ():
         if training.of(other) is None:
             warnings.append(f"it is not known what {other.file} was trained on: perhaps on these images")
         elif subset == "test" and training.may_include(other, test_set, FITTED):
@@ -116,7 +127,25 @@ def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -
         warnings.append(
             f"the data have changed since training: fingerprint {test_set.fingerprint}, then {before}"
         )
-    return test_set
+    return test_set, members
+
+
+def _choose_predictors(
+    predictor: Predictor, test_set: TestSet, members: Mapping[str, tuple[int, ...]]
+) -> dict[str, Predictor]:
+    """The predictor of each image by stem: of its members, or of all models if there are none."""
+    parts = {numbers: predictor.select(numbers) for numbers in set(members.values())}
+    return {pair.stem: parts[members[pair.stem]] if members else predictor for pair in test_set.pairs}
+
+
+def _score(predictors: Mapping[str, Predictor], test_set: TestSet, threshold: float) -> list[Image]:
+    """Score each image of a set with its predictor."""
+    images: dict[str, Image] = {}
+    for predictor in dict.fromkeys(predictors.values()):
+        pairs = [pair for pair in test_set.pairs if predictors[pair.stem] is predictor]
+        scored = score_images(predictor, replace(test_set, pairs=pairs), threshold)
+        images |= {image.pair.stem: image for image in scored}
+    return [images[pair.stem] for pair in test_set.pairs]
 
 
 def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: int) -> Path:
@@ -124,7 +153,7 @@ def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: in
     name = prefix + options.folder_name(test_set.name)
     if options.name is not None:
         name = options.name if sets == 1 else f"{options.name}_{test_set.name}"
-    folder = source.home / EVALUATIONS / name
+    folder = source.output_folder / EVALUATIONS / name
     if (RunFolder(folder).metrics_file).exists() and not options.overwrite:
         raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --name")
     return folder
@@ -178,8 +207,3 @@ def _describe_training_images(
         "images": training_images,
         "without": without,
     }
-
-
-def evaluate(models: Sequence[str], options: Options) -> None:
-    """Score models as `run` does."""
-    run(replace(options, models=tuple(models)))
