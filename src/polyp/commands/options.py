@@ -5,6 +5,7 @@ default, and below it the help. These modules import nothing heavy, since `polyp
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
@@ -56,3 +57,44 @@ Compute = Annotated[
 Device = Annotated[str, option("NAME", "auto, cpu, cuda, cuda:1 or mps.")]
 Root = Annotated[str | None, option("FOLDER", "Where the run's data are, if they have moved.")]
 Archive = Annotated[str | None, option("FILE", "The archive of the run's data, if it has moved.")]
+
+
+def _parse_values(word: str) -> tuple[int | str, ...] | str:
+    """A comparison such as '!= 0', or values such as 1,2 or [#ff0000,#00ff00]."""
+    if word.strip().startswith(("!", "=", "<", ">")):
+        return word
+    values = [value.strip(" '\"") for value in word.strip("[] ").split(",")]
+    return tuple(int(value) if value.isdigit() else value for value in values)
+
+
+Values = Annotated[tuple[int | str, ...] | str | None, _word("V,V", _parse_values)]
+Value = Annotated[int | str | None, _word("V", lambda word: int(word) if word.isdigit() else word)]
+Labels = Annotated[tuple[str, ...] | None, _word("L,L", lambda word: tuple(word.split(",")))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How the images and masks of a folder are laid out and coded: the keys of conf/data/folder.yaml."""
+
+    images: Annotated[str | None, option("NAME")] = None
+    """The folder of images (found by its name), or a pattern such as '*.jpg'."""
+    masks: Annotated[str | None, option("NAME")] = None
+    """The folder of masks (found by its name), a pattern, or polygons: a JSON file or a folder."""
+    image_name: Annotated[str | None, option("PATTERN")] = None
+    """How images are named, such as '{stem}_0000' (found)."""
+    mask_name: Annotated[str | None, option("PATTERN")] = None
+    """How masks are named, such as '{stem}_mask' (found)."""
+    missing_mask: Annotated[Literal["error", "empty"], option()] = "error"
+    """empty: an image without a mask has no polyp."""
+    polyp_values: Annotated[Values, option("V,V")] = None
+    """What is polyp in the masks: 1,2 or '#ff0000' or '> 127' (they are two-valued)."""
+    polyp_labels: Annotated[Labels, option("L,L")] = None
+    """Which labels of polygons are polyps (there is only one)."""
+    ignore_value: Annotated[Value, option("V")] = None
+    """The value or colour of pixels that do not count."""
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The options above by name, those that were given."""
+        values = {field.name: getattr(self, field.name) for field in fields(DataOptions)}
+        return {name: value for name, value in values.items() if value not in (None, "error")}

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from zipfile import ZipFile
 
 import numpy as np
@@ -27,7 +27,7 @@ from polyp.images import resize
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FORMAT = 3  # goes up when the pixels or the layout of the files change: older files are then made again
+FORMAT = 4  # goes up when the pixels or the layout of the files change: older files are then made again
 
 
 class CacheError(WriteError):
@@ -99,7 +99,9 @@ def load_inspection(
             if damaged := members.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return Inspection(**{**arrays, "fingerprint": str(arrays["fingerprint"])})
+            return Inspection(
+                **{**arrays, "fingerprint": str(arrays["fingerprint"]), "notes": str(arrays["notes"])}
+            )
 
     def build(stream: BinaryIO) -> None:
         np.savez(stream, **vars(inspect(pairs, problems, allow_empty, visit)))
@@ -121,7 +123,7 @@ def load_resized(
 
     Args:
         pairs: all of the data set: what is cached for its folders and size is replaced when the pairs change.
-        problems: those that `find_pairs` met.
+        problems: those that were met when the files were found.
         size: height and width in pixels.
         cache: the folder; None without a cache.
         allow_empty: accept masks without a polyp.
@@ -176,12 +178,18 @@ def load_resized(
 
 def _key(pairs: Sequence[Pair], *settings: object) -> str:
     """`WHERE-STATE`: 12 hex digits for folders and settings, 12 for the state of the files and the format."""
-    where = [os.path.abspath(path.parent) for path in (pairs[0].image, pairs[0].mask)], settings
-    files = [path for pair in pairs for path in (pair.image, pair.mask)]
-    state = [(os.path.abspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+    images, masks = [pair.image for pair in pairs], [pair.mask for pair in pairs if pair.mask]
+    where = [_common_folder(paths) for paths in (images, masks)], settings
+    state: list[Any] = [(pair.stem, pair.coding, pair.mask is None) for pair in pairs]
+    for path in (*images, *masks):
+        state.append((os.path.abspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns))
     # The 1 keeps WHERE as it was in format 1: files of an older format are replaced, not left behind.
     digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in ((1, where), (FORMAT, state))]
     return "-".join(digest[:12] for digest in digests)
+
+
+def _common_folder(paths: Sequence[Path]) -> str:
+    return os.path.commonpath({os.path.abspath(path.parent) for path in paths}) if paths else ""
 
 
 def _load_or_build(file: Path, read: Callable[[Path], T], build: Callable[[BinaryIO], None]) -> T:

@@ -3,7 +3,10 @@
 import functools
 import logging
 import signal
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +17,18 @@ from torch.utils.data import DataLoader
 from polyp.data.augment import Augmentation
 from polyp.data.cache import cache_folder, load_inspection, load_resized
 from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_lists
-from polyp.data.pairs import Inspection, Pair, find_pairs
+from polyp.data.layouts import Listing, list_images
+from polyp.data.pairs import Inspection, Pair, find_suspicions
 from polyp.data.sources import DATASETS
-from polyp.data.splits import check_stems, split_file, split_stems
+from polyp.data.splits import SUBSETS, Splitter, check_stems
 from polyp.errors import InputError, pick
 from polyp.images import square
 from polyp.settings import collect, raise_together
 
 log = logging.getLogger(__name__)
+
+NORMAL = "normal"
+"""The source of frames without polyps, and their subset that is tested."""
 
 
 class PolypDataModule(pl.LightningDataModule):
@@ -29,8 +36,8 @@ class PolypDataModule(pl.LightningDataModule):
 
     Args:
         dataset: a key of `sources.DATASETS`; `source` holds the keyword arguments of its class.
-        split: official, pranet, random, or the path of a CSV with the columns stem and subset.
-        split_seed: of the random split: runs of different seeds share their subsets.
+        split, split_seed, group, folds, fold: see `polyp.data.splits.Splitter`; runs of different seeds share
+            their subsets.
         image_size: height and width in pixels that the network works at, or one number for both.
         batch_size: images in a training batch of each device.
         num_workers: processes that load and augment training images; 0 does it in the training process.
@@ -41,6 +48,8 @@ class PolypDataModule(pl.LightningDataModule):
         seed: of the order and the augmentation.
         eval_batch_size: images in a batch of validation and test; None is batch_size. No score depends on it.
         eval_workers: processes that load images for each of validation and test; None is num_workers.
+        normal: a folder of frames without polyps: four fifths are trained on with empty masks, the others are
+            a test of their own.
 
     Raises:
         InputError: on construction for an unknown or impossible value, on `setup` for everything wrong with
@@ -61,16 +70,21 @@ class PolypDataModule(pl.LightningDataModule):
         seed: int,
         eval_batch_size: int | None = None,
         eval_workers: int | None = None,
+        normal: str | None = None,
+        group: str | None = None,
+        folds: int | None = None,
+        fold: int = 0,
         **source: Any,
     ) -> None:
         super().__init__()
         self.source = pick("data.dataset", dataset, DATASETS)(**source)
         self.dataset = dataset
         self.split = split
+        self.normal = normal
         self.image_size = square(image_size)
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         eval_workers = num_workers if eval_workers is None else eval_workers
-        self.split_seed = _check_int("split_seed", split_seed, 0)
+        self.splitter = Splitter(split, _check_int("split_seed", split_seed, 0), group, folds, fold)
         self.batch_size = _check_int("batch_size", batch_size, 1)
         self.num_workers = _check_int("num_workers", num_workers, 0)
         self.eval_batch_size = _check_int("eval_batch_size", eval_batch_size, 1)
@@ -80,8 +94,11 @@ class PolypDataModule(pl.LightningDataModule):
         self.augmentation = Augmentation(augment) if augment else None
         self.seed = seed
         self.recorded_split: dict[str, list[str]] = {}
-        """The split of a run that exists, which holds whatever `split` would give now."""
+        """The subsets of a run that exists, which hold whatever `split` would give now."""
         self.subsets: dict[str, list[str]] = {}
+        """The stems of train, val and test, and those of the test's normal frames as `normal` if there are
+        any.
+        """
         self.train_loader: TrainLoader | None = None
         self.progress: dict[str, int] | None = None
 
@@ -96,7 +113,10 @@ class PolypDataModule(pl.LightningDataModule):
             self.source.check()
         with collect(problems):
             if not self.recorded_split:
-                split_file(self.split)
+                self.splitter.check()
+        with collect(problems):
+            if self.normal is not None and not Path(self.normal).expanduser().is_dir():
+                raise InputError(f"data.normal={self.normal} is not a folder")
         raise_together(problems)
 
     def prepare_data(self) -> None:
@@ -104,29 +124,77 @@ class PolypDataModule(pl.LightningDataModule):
         self.source.prepare()
 
     @functools.cached_property
-    def _files(self) -> tuple[list[Pair], list[str]]:
-        return find_pairs(self.source.prepare(), self.source.images, self.source.masks)
+    def _listing(self) -> Listing:
+        """All images, normal frames last."""
+        listing = self.source.find()
+        if self.normal is not None:
+            frames = list_images(Path(self.normal).expanduser().absolute())
+            listing.problems += frames.problems
+            listing.pairs += [
+                replace(pair, stem=f"{NORMAL}/{pair.stem}", source=NORMAL, subset=None)
+                for pair in frames.pairs
+            ]
+        return listing
 
     @functools.cached_property
     def pixels(self) -> np.ndarray | None:
         """All images and masks at network resolution, see `load_resized`; None without a cache."""
-        return load_resized(*self._files, self.image_size, cache_folder(self.cache), self.allow_empty)
+        listing, folder = self._listing, cache_folder(self.cache)
+        return load_resized(listing.pairs, listing.problems, self.image_size, folder, self.allow_empty)
 
     def find(self) -> None:
-        """Check every file and split, once."""
+        """Check every file and split, once; what was understood of the files is logged."""
         if self.subsets:
             return
-        self.pairs, problems = self._files
+        self.pairs, folder = self._listing.pairs, cache_folder(self.cache)
         self.rows = {pair.stem: row for row, pair in enumerate(self.pairs)}
-        cache = cache_folder(self.cache)
-        self.inspection: Inspection = load_inspection(self.pairs, problems, cache, self.allow_empty)
+        self.inspection: Inspection = load_inspection(
+            self.pairs, self._listing.problems, folder, self.allow_empty
+        )
+        for note in (*self._listing.notes, *self.inspection.notes.splitlines()):
+            log.info("%s", note)
+        for suspicion in find_suspicions(self._inspect(self._polyp_rows)):
+            log.warning("%s", suspicion)
         if self.recorded_split:
             check_stems(self.split, self.recorded_split, list(self.rows))
-        self.subsets = self.recorded_split or split_stems(
-            self.split, list(self.rows), self.inspection, self.split_seed
-        )
+        self.subsets = self.recorded_split or self._divide()
         counts = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
-        log.info("%s: %s images (split %s)", self.dataset, counts, self.split)
+        log.info("%s: %s images (split %s)", self.dataset, counts, self._split_name)
+
+    @property
+    def _polyp_rows(self) -> list[int]:
+        return [row for row, pair in enumerate(self.pairs) if pair.source != NORMAL]
+
+    def _inspect(self, rows: Sequence[int]) -> Inspection:
+        """The inspection of some rows."""
+        inspection = self.inspection
+        arrays = {name: value for name, value in vars(inspection).items() if isinstance(value, np.ndarray)}
+        return Inspection(**vars(inspection) | {name: value[rows] for name, value in arrays.items()})
+
+    def _divide(self) -> dict[str, list[str]]:
+        rows = self._polyp_rows
+        pairs = [self.pairs[row] for row in rows]
+        subsets = self.splitter.divide(pairs, self._inspect(rows), self._listing.lists)
+        rows = [row for row in range(len(self.pairs)) if self.pairs[row].source == NORMAL]
+        if not rows:
+            return subsets
+        frames = self.splitter.divide_normal([self.pairs[row] for row in rows], self._inspect(rows))
+        return {**subsets, "train": [*subsets["train"], *frames["train"]], NORMAL: frames["test"]}
+
+    @property
+    def _split_name(self) -> str:
+        """What the split turned out to be."""
+        return self.splitter.used or self.split
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of the data sets or centres that the images are from; empty where there is only one."""
+        names = list(dict.fromkeys(pair.source for pair in self.pairs if pair.source != NORMAL))
+        return names if len(names) > 1 else []
+
+    def source_of(self, stem: str) -> str:
+        """The source of an image, see `sources`."""
+        return self.pairs[self.rows[stem]].source
 
     def setup(self, stage: str) -> None:
         """Check and split the data and fill the cache, once."""
@@ -139,8 +207,8 @@ class PolypDataModule(pl.LightningDataModule):
             raise InputError(f"data.batch_size={self.batch_size}{devices} {reason}: lower it")
 
     def get_pairs(self, subset: str) -> list[Pair]:
-        """The files of train, val or test, after `find`."""
-        return [self.pairs[self.rows[stem]] for stem in self.subsets[subset]]
+        """The files of train, val, test, or of the test's normal frames (`normal`), after `find`."""
+        return [self.pairs[self.rows[stem]] for stem in self.subsets.get(subset, ())]
 
     def _dataset(self, subset: str, resize: bool = True, augment: bool = False) -> PolypDataset:
         rows = [self.rows[stem] for stem in self.subsets[subset]]
@@ -192,10 +260,13 @@ class PolypDataModule(pl.LightningDataModule):
         options = self._loader_options(self.eval_workers) | {"persistent_workers": self.eval_workers > 0}
         return DataLoader(self._dataset("val"), self.eval_batch_size, **options)
 
-    def test_dataloader(self) -> DataLoader:
-        """Images and masks at their original sizes, as an `OriginalBatch`."""
+    def test_dataloader(self) -> list[DataLoader]:
+        """The test images at their own sizes, as an `OriginalBatch`, and those of normal frames if any."""
         options = self._loader_options(self.eval_workers) | {"collate_fn": collate_lists}
-        return DataLoader(self._dataset("test", resize=False), self.eval_batch_size, **options)
+        subsets = [name for name in ("test", NORMAL) if name in self.subsets]
+        return [
+            DataLoader(self._dataset(name, resize=False), self.eval_batch_size, **options) for name in subsets
+        ]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave images of their original sizes on the CPU, where they are resized; the result is moved."""
@@ -211,11 +282,14 @@ class PolypDataModule(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What a run's metrics.json says of its data."""
+        stems = [stem for name in SUBSETS for stem in self.subsets[name]]
         return {
             "dataset": self.dataset,
             "fingerprint": self.inspection.fingerprint,
-            "split": self.split,
-            **({"split_seed": self.split_seed} if self.split == "random" else {}),
+            "split": self._split_name,
+            **({"split_seed": self.splitter.seed} if self.splitter.is_drawn else {}),
+            **({"folds": folds, "fold": self.splitter.fold} if (folds := self.splitter.folds) else {}),
+            **({"sources": dict(Counter(map(self.source_of, stems)))} if self.sources else {}),
             "image_size": list(self.image_size),
             "images": {name: len(stems) for name, stems in self.subsets.items()},
         }

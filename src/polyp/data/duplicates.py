@@ -1,8 +1,7 @@
 """Images that show the same: neighbouring frames of a video, or one frame saved twice.
 
 Three comparisons, each with a threshold chosen by eye on Kvasir-SEG: of its 499,500 pairs of images the 35
-that correlate most as frames, the 40 nearest by hash, the 56 nearest as fields of view and the 84 nearest by
-features.
+that correlate most as frames, the 40 nearest by hash and the 56 nearest as fields of view.
 
 - frame: correlation of the whole images at 32x32. Above .99 there are four pairs, and all show the same;
   between .94 and .99 chance comes in, since all frames share the black corners. There a perceptual hash must
@@ -11,7 +10,6 @@ features.
 - field: correlation of the fields of view, without black border, corners and the box of the lower left. Above
   .94 there are 18 pairs, all right; 14 of them are one frame saved twice, with and without border. The next,
   .934, is wrong.
-- cosine, where an encoder is given: of its pooled features. Above .935 all were right for mobilenet_v2.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +24,6 @@ SIDE = 32  # pixels of a thumbnail
 SAME_FRAME = 0.99
 SIMILAR_FRAME = 0.94, 6  # correlation, and bits of the hash that may differ
 SAME_FIELD = 0.94
-SAME_FEATURES = 0.935
 BLOCK = 1024  # rows of the N x N comparison in memory at a time
 
 
@@ -64,15 +61,12 @@ def group_images(count: int, links: Iterable[Link]) -> np.ndarray:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def find_links(
-    thumbnails: np.ndarray, fields: np.ndarray, features: np.ndarray | None = None, split: int | None = None
-) -> list[Link]:
+def find_links(thumbnails: np.ndarray, fields: np.ndarray, split: int | None = None) -> list[Link]:
     """Pairs of images that show the same, by any of the comparisons above.
 
     Args:
         thumbnails: (N, 32, 32) uint8, see `thumbnail`.
         fields: (N, 32, 32) uint8, see `field_thumbnail`.
-        features: (N, K) of an encoder.
         split: compare the first `split` images with the rest, and neither among themselves.
     """
     why: dict[tuple[int, int], list[str]] = {}
@@ -83,10 +77,6 @@ def find_links(
             why[first, second] = [f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"]
     for first, second, correlation in _pairs(_centred(fields[:, _inner()]), SAME_FIELD, split):
         why.setdefault((first, second), []).append(f"fields of view correlate {correlation:.3f}")
-    if features is not None:
-        rows = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
-        for first, second, cosine in _pairs(rows, SAME_FEATURES, split):
-            why.setdefault((first, second), []).append(f"encoder's cosine {cosine:.3f}")
     return [Link(*pair, "; ".join(texts)) for pair, texts in sorted(why.items())]
 
 

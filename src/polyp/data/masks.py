@@ -38,8 +38,8 @@ class MaskCoding:
     """Which values or colours of mask files are polyp, and which pixels count in no loss and no score.
 
     Attributes:
-        polyp_values: grey values or palette indices such as (1, 2), colours such as ("#ff0000", "#00ff00"), or
-            a comparison such as "!= 0"; None: masks must be two-valued.
+        polyp_values: grey values or palette indices such as (1, 2), colours such as ("#ff0000", "#00ff00"),
+            or a comparison such as "!= 0"; None: masks must be two-valued.
         ignore_value: a value or a colour, or None.
 
     Raises:
@@ -59,7 +59,8 @@ class MaskCoding:
         elif isinstance(values, str):
             if not _parse_comparison(values):
                 raise InputError(
-                    f"data.polyp_values={values} is neither a list nor a comparison: give values such as [1] or "
+                    f"data.polyp_values={values} is neither a list nor a comparison: give values such as [1] "
+                    "or "
                     "['#ff0000'], or a comparison such as '!= 0' or '> 127'"
                 )
         elif values is not None:

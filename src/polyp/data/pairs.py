@@ -1,20 +1,21 @@
-"""Images and their masks: matched by stem, read, and inspected."""
+"""Images and their masks: read, named by their stems, and inspected."""
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from polyp.data.duplicates import SIDE, field_thumbnail, thumbnail
-from polyp.data.masks import AUTO, MaskCoding, read_mask
+from polyp.data.masks import AUTO, Levels, MaskCoding, describe_coding, read_levels, read_mask
 from polyp.errors import InputError, several
-from polyp.images import SUFFIXES, read_image
+from polyp.images import IGNORED, SUFFIXES, read_image
 
 T = TypeVar("T")
 Visit = Callable[[int, np.ndarray, np.ndarray], None]
@@ -53,16 +54,48 @@ class Pair:
         return image, read_mask(self.mask, self.coding)
 
 
+class StemIndex:
+    """Finds the stem that a name in a split or in annotations means.
+
+    A name is a stem with or without its ending and the folder images, or the last part of a stem if no other
+    stem ends alike.
+    """
+
+    def __init__(self, stems: Iterable[str]) -> None:
+        self.stems = set(stems)
+        self._ends: dict[str, list[str]] = defaultdict(list)
+        for stem in self.stems:
+            parts = stem.split("/")
+            for start in range(1, len(parts)):
+                self._ends["/".join(parts[start:])].append(stem)
+
+    def find(self, name: str) -> str | None:
+        """The stem, or None if there is none or more than one."""
+        path = PurePosixPath(*(part for part in PurePosixPath(name).parts if part != "images"))
+        name = str(path)
+        names = [name, *([str(path.with_suffix(""))] if path.suffix.lower() in SUFFIXES else [])]
+        for text in names:
+            if text in self.stems:
+                return text
+        for text in names:
+            if len(stems := self._ends.get(text, [])) == 1:
+                return stems[0]
+        return None
+
+
 @dataclass
 class Inspection:
     """What `inspect` finds out about N pairs, in their order.
 
     Attributes:
         sizes: (N, 2) int32, heights and widths.
-        shares: (N,) float32, the polyp's share of the pixels.
+        shares: (N,) float32, the polyp's share of the pixels that count.
         thumbnails: (N, 32, 32) uint8, grey.
-        fingerprint: 16 hex digits, of all stems and file contents.
+        fingerprint: 16 hex digits, of all stems, file contents and what is polyp in them.
         fields: (N, 32, 32) uint8, thumbnails of the fields of view.
+        borders: (N,) float32, the polyp's share of the image's outermost pixels.
+        masks: (N,) uint64, equal for masks of equal content.
+        notes: what the masks hold, a line for each data set whose masks are not of 0 and 255.
     """
 
     sizes: np.ndarray
@@ -70,71 +103,86 @@ class Inspection:
     thumbnails: np.ndarray
     fingerprint: str
     fields: np.ndarray = field(default_factory=lambda: np.empty((0, SIDE, SIDE), np.uint8))
+    borders: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    masks: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    notes: str = ""
 
 
-def find_pairs(root: Path, images: str, masks: str) -> tuple[list[Pair], list[str]]:
-    """Match images and masks by stem; hidden files and files of other kinds are ignored.
+@dataclass(frozen=True, eq=False)
+class Check:
+    """What is found out about one pair, without its pixels.
 
-    Returns:
-        The pairs, sorted by stem, and the problems, a short text each: an image or mask alone, two files of
-            one stem.
-
-    Raises:
-        InputError: there is no pair at all.
+    Attributes:
+        problems: a short text each; with any, only `levels` may be there.
+        levels: what the mask file holds; None without a file or if it cannot be read.
+        row: the pair's values of `Inspection`: size, share, thumbnail, field, border and mask.
+        content: what the fingerprint is made of.
     """
-    problems: list[str] = []
-    image_of, mask_of = (_files_by_stem(root, name, problems) for name in (images, masks))
-    pairs = [Pair(stem, image_of[stem], mask_of[stem]) for stem in sorted(image_of.keys() & mask_of.keys())]
-    if not pairs:
-        image, mask = (next(iter(paths.values()), Path("no image")).name for paths in (image_of, mask_of))
-        reason = problems[0] if problems else f"in {images}/ there is {image}, in {masks}/ {mask}"
-        raise InputError(f"{root} has no image and mask of the same stem: {reason}")
-    alone = [image_of[stem].name for stem in image_of if stem not in mask_of]
-    problems += [f"{images}/{name}: no mask in {masks}/" for name in alone]
-    alone = [mask_of[stem].name for stem in mask_of if stem not in image_of]
-    problems += [f"{masks}/{name}: no image in {images}/" for name in alone]
-    return pairs, problems
+
+    problems: Sequence[str] = ()
+    levels: Levels | None = None
+    row: tuple[Any, ...] = ()
+    content: bytes = b""
 
 
-def _files_by_stem(root: Path, folder: str, problems: list[str]) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in sorted((root / folder).iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-            continue
-        if not path.is_file():
-            problems.append(f"{folder}/{path.name}: a broken link, or not a file")
-        elif path.stem in files:
-            problems.append(f"{folder}/{path.name}: has the same stem as {folder}/{files[path.stem].name}")
-        else:
-            files[path.stem] = path
-    return files
+def check_pair(number: int, pair: Pair, allow_empty: bool, visit: Visit | None = None) -> Check:
+    """Read a pair and look for everything that is wrong with it.
 
-
-def read_pair(pair: Pair, allow_empty: bool) -> tuple[np.ndarray, np.ndarray] | list[str]:
-    """Image and mask of a pair as `read_image` and `read_mask` return them, or all of its problems."""
-    arrays, problems = [], []
-    for read in (lambda: read_image(pair.image), lambda: read_mask(pair.mask, pair.coding)):
-        try:
-            arrays.append(read())
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        return problems
-    image, mask = arrays
+    Args:
+        number: of the pair, for `visit`.
+        pair: its files.
+        allow_empty: accept a mask without a polyp.
+        visit: called if nothing is wrong.
+    """
+    image = mask = levels = None
+    problems = []
+    try:
+        image = read_image(pair.image)
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        if pair.mask is not None:
+            mask, levels = read_levels(pair.mask, pair.coding)
+    except InputError as error:
+        problems.append(str(error))
+    if image is None or problems:
+        return Check(problems, levels)
+    if mask is None:
+        mask = np.zeros(image.shape[:2], np.uint8)
     if image.shape[:2] != mask.shape:
         sizes = "is {}x{}, its mask is {}x{}".format(*image.shape[1::-1], *mask.shape[::-1])
         rotated = " (rotated: does one of them have an orientation tag?)" * (image.shape[1::-1] == mask.shape)
-        return [f"{pair.image}: {sizes}{rotated}"]
-    if not (allow_empty or mask.any()):
-        return [f"{pair.mask}: the mask is empty (data.allow_empty=true if that is meant)"]
-    return image, mask
+        return Check([f"{pair.image}: {sizes}{rotated}"], levels)
+    if not (allow_empty or pair.mask is None or (mask == 1).any()):
+        return Check([f"{pair.mask}: the mask is empty (data.allow_empty=true if that is meant)"], levels)
+    if visit is not None:
+        visit(number, image, mask)
+    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    mask_hash = int.from_bytes(hashlib.sha256(mask.tobytes()).digest()[:8], "little")
+    row = (
+        mask.shape,
+        polyp_share(mask),
+        thumbnail(image),
+        field_thumbnail(image),
+        polyp_share(border),
+        mask_hash,
+    )
+    files = [path for path in (pair.image, pair.mask) if path is not None]
+    digest = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)
+    coding = b"" if pair.coding == AUTO else repr(pair.coding).encode()
+    return Check((), levels, row, os.fsencode(pair.stem) + b"\0" + digest + coding)
 
 
 def map_pairs(function: Callable[[int, Pair], T], pairs: Sequence[Pair], label: str) -> list[T]:
     """The function's results for (number, pair), computed by several threads, with a progress bar."""
-    with ThreadPoolExecutor() as pool:  # OpenCV releases the interpreter while it decodes
+    with ThreadPoolExecutor() as pool:  # OpenCV and Pillow release the interpreter while they decode
         results = pool.map(function, range(len(pairs)), pairs)
         return list(tqdm(results, label, len(pairs), leave=False, disable=None, delay=3))
+
+
+def polyp_share(mask: np.ndarray) -> float:
+    """The share of polyp among the pixels of a mask that count."""
+    return float(np.count_nonzero(mask == 1) / max(1, int(np.count_nonzero(mask != IGNORED))))
 
 
 def inspect(
@@ -144,36 +192,84 @@ def inspect(
 
     Args:
         pairs: at least one.
-        problems: those that `find_pairs` met.
+        problems: those that were met when the files were found.
         allow_empty: accept masks without a polyp.
         visit: called with each pair that has no problem, which saves decoding it again.
 
     Raises:
-        InputError: a headline with the folder and the number of problems, then a line for each.
+        InputError: it is not clear what is polyp in the masks; or a headline with the folder and the number
+            of problems, then a line for each.
     """
+    checks = map_pairs(
+        lambda number, pair: check_pair(number, pair, allow_empty, visit), pairs, "checking images"
+    )
+    notes = describe_codings(pairs, checks)
+    if lines := list_problems(pairs, checks, problems):
+        headline = f"{common_folder(pairs)}: {len(lines)} problem{'s' * (len(lines) > 1)}"
+        raise several(f"{headline} with the images and masks", lines)
+    return combine_checks(checks, notes)
 
-    def inspect_pair(number: int, pair: Pair) -> tuple | list[str]:
-        arrays = read_pair(pair, allow_empty)
-        if isinstance(arrays, list):
-            return arrays
-        image, mask = arrays
-        if visit is not None:
-            visit(number, image, mask)
-        digest = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in (pair.image, pair.mask))
-        content = os.fsencode(pair.stem) + b"\0" + digest
-        return mask.shape, mask.mean(), thumbnail(image), field_thumbnail(image), content
 
-    results = map_pairs(inspect_pair, pairs, "checking images")
-    root = os.path.commonpath([pairs[0].image, pairs[0].mask])
-    texts = [text for result in results if isinstance(result, list) for text in result]
-    if lines := sorted([*problems, *(text.removeprefix(root + os.sep) for text in texts)]):
-        headline = f"{root}: {len(lines)} problem{'s' * (len(lines) > 1)} with the images and masks"
-        raise several(headline, lines)
-    sizes, shares, thumbnails, fields, contents = zip(*results, strict=True)
+def common_folder(pairs: Sequence[Pair]) -> str:
+    """The folder that all files lie in."""
+    return os.path.commonpath({path.parent for pair in pairs for path in (pair.image, pair.mask) if path})
+
+
+def list_problems(pairs: Sequence[Pair], checks: Sequence[Check], problems: Sequence[str]) -> list[str]:
+    """All problems, a line each, sorted, without the folder that all files lie in."""
+    root = common_folder(pairs) + os.sep
+    texts = [text for check in checks for text in check.problems]
+    return sorted([*problems, *(text.removeprefix(root) for text in texts)])
+
+
+def combine_checks(checks: Sequence[Check], notes: Sequence[str] = ()) -> Inspection:
+    """The inspection of pairs without problems, at least one."""
+    sizes, shares, thumbnails, fields, borders, masks = zip(*(check.row for check in checks), strict=True)
     return Inspection(
         np.array(sizes, np.int32),
         np.array(shares, np.float32),
         np.stack(thumbnails),
-        hashlib.sha256(b"".join(contents)).hexdigest()[:16],
+        hashlib.sha256(b"".join(check.content for check in checks)).hexdigest()[:16],
         np.stack(fields),
+        np.array(borders, np.float32),
+        np.array(masks, np.uint64),
+        "\n".join(notes),
     )
+
+
+def describe_codings(pairs: Sequence[Pair], checks: Sequence[Check]) -> list[str]:
+    """What the masks of each source hold, a sentence each, without those of 0 and 255.
+
+    Sources of one coding are judged together if their masks agree.
+
+    Raises:
+        InputError: the masks of a source are not two-valued, and its coding does not say what is polyp.
+    """
+    groups: dict[tuple[str, MaskCoding], list[Levels]] = defaultdict(list)
+    roots: dict[tuple[str, MaskCoding], Path] = {}
+    for pair, check in zip(pairs, checks, strict=True):
+        if pair.mask is not None and check.levels is not None:
+            groups[pair.source, pair.coding].append(check.levels)
+            roots.setdefault((pair.source, pair.coding), pair.mask.parent)
+    notes = []
+    for key, levels in groups.items():
+        if text := describe_coding(levels, key[1], str(roots[key])):
+            notes.append(f"{key[0]}: {text}" if key[0] else text)
+    return notes
+
+
+def find_suspicions(inspection: Inspection) -> list[str]:
+    """What is possible but suspicious about the masks of a data set, a sentence each."""
+    shares = inspection.shares
+    if not shares.any():
+        return ["no mask has a polyp: a network learns to predict none"]
+    if len(shares) > 1 and len(set(inspection.masks.tolist())) == 1:
+        return [f"all {len(shares)} masks are the same"]
+    share, border = float(np.median(shares)), float(np.median(inspection.borders))
+    if share > 0.5 or border > 0.9:
+        return [
+            f"the masks look inverted or full: in the median mask {share:.0%} of the pixels and {border:.0%} "
+            "of "
+            "those at the border are polyp. If black is polyp, add \"data.polyp_values='== 0'\""
+        ]
+    return []

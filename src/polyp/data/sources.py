@@ -2,16 +2,20 @@
 
 import os
 import tempfile
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from polyp.data import kvasir
 from polyp.data.drawing import draw_dataset
-from polyp.errors import InputError, describe_error
+from polyp.data.layouts import Listing, list_pairs
+from polyp.data.masks import MaskCoding, Value
+from polyp.data.polygons import draw_masks, find_annotations
+from polyp.errors import InputError, describe_error, nearest
 
 LEAST = {
     "count": 10,
@@ -26,15 +30,12 @@ class Source:
 
     Attributes:
         root: the folder that holds the data set, or where it is put.
-        images, masks: the names of the two folders below the one that `prepare` returns.
         default_split: the split that `polyp data` reports on if none is given.
         licence: terms of use and whom to cite, for model cards.
     """
 
     root: str | None = None
 
-    images = "images"
-    masks = "masks"
     default_split: ClassVar[str | None] = None
     licence = "Not known here: ask whoever gave the data."
 
@@ -53,40 +54,133 @@ class Source:
         """Make the data set if it is not there yet; one that is there is only read.
 
         Returns:
-            The folder that holds images and masks of equal stems.
+            The folder that holds images/ and masks/.
 
         Raises:
             InputError: as `check`, or the data set cannot be made or is incomplete.
         """
         raise NotImplementedError
 
+    def find(self) -> Listing:
+        """Find the images and masks, after `prepare`.
+
+        Raises:
+            InputError: as `prepare`, or the images and masks cannot be told apart.
+        """
+        return list_pairs(self.prepare(), "images", "masks")
+
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """A folder of the user's, `root`, with a folder of images and one of masks."""
+    """Folders of the user's, in any layout that `polyp.data.layouts` knows.
 
-    images: str = "images"
-    masks: str = "masks"
+    Attributes:
+        root: a folder, a list of folders, or a mapping from names to folders or to these attributes of one.
+        images, masks, image_name, mask_name, missing_mask: see `polyp.data.layouts.list_pairs`; `masks` may
+            also name polygons, see `polyp.data.polygons`, whose `polyp_labels` are polyps.
+        polyp_values, ignore_value: see `polyp.data.masks.MaskCoding`.
+    """
+
+    root: Any = None
+    images: str | None = None
+    masks: str | None = None
+    image_name: str | None = None
+    mask_name: str | None = None
+    missing_mask: str = "error"
+    polyp_values: Sequence[Value] | str | None = None
+    polyp_labels: Sequence[Any] | None = None
+    ignore_value: Value | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: one cannot be.
+        """
+        _ = self.coding
+        if self.missing_mask not in ("error", "empty"):
+            raise InputError(f"data.missing_mask={self.missing_mask} is unknown: choose error or empty")
+
+    @property
+    def coding(self) -> MaskCoding:
+        """Which values of the masks are polyp."""
+        return MaskCoding(self.polyp_values, self.ignore_value)  # type: ignore[arg-type]
+
+    @property
+    def parts(self) -> dict[str, "Folder"]:
+        """The folders by name; the name of a single one is empty.
+
+        Raises:
+            InputError: no root is given, or it is neither a folder nor a list nor a mapping.
+        """
+        root = self.root
+        if isinstance(root, str) and root:
+            return {"": self}
+        if isinstance(root, Sequence) and root and all(isinstance(folder, str) for folder in root):
+            names = [Path(os.path.abspath(Path(folder).expanduser())).name for folder in root]
+            if double := next((name for name in names if names.count(name) > 1), None):
+                raise InputError(
+                    f"data.root: two folders are named {double}: give names, {{a: FOLDER, b: FOLDER}}"
+                )
+            return {name: replace(self, root=folder) for name, folder in zip(names, root, strict=True)}
+        if isinstance(root, Mapping) and root:
+            return {str(name): self._part(str(name), options) for name, options in root.items()}
+        if not root:
+            raise InputError(
+                "data.root=FOLDER is needed: the folder of the images and masks, or a list of folders"
+            )
+        raise InputError(f"data.root={root} must be a folder, a list of folders, or a mapping NAME: FOLDER")
+
+    def _part(self, name: str, options: Any) -> "Folder":
+        if isinstance(options, str):
+            return replace(self, root=options)
+        keys = [field.name for field in fields(self)]
+        if not isinstance(options, Mapping) or "root" not in options:
+            raise InputError(f"data.root.{name}={options} must be a folder, or a mapping with root: FOLDER")
+        for key in options:
+            if key not in keys:
+                raise InputError(f"data.root.{name}.{key} is unknown: {nearest(str(key), keys)}")
+        return replace(self, **options)
 
     def check(self) -> None:
-        """Check that the root and both folders are there."""
-        self.prepare()
+        """Check that every folder is there."""
+        for part in self.parts.values():
+            if not Path(part.root).expanduser().is_dir():
+                raise InputError(f"data.root={part.root} is not a folder")
 
     def prepare(self) -> Path:
-        """The root as an absolute path."""
-        if not self.root:
-            raise InputError(f"data.root=FOLDER is needed: it holds {self.images}/ and {self.masks}/")
-        root = Path(self.root).expanduser().absolute()
-        if not root.is_dir():
-            raise InputError(f"data.root={self.root} is not a folder")
-        for key, name in (("images", self.images), ("masks", self.masks)):
-            if not (root / name).is_dir():
-                folders = ", ".join(sorted(f"'{path.name}'" for path in root.iterdir() if path.is_dir()))
-                way_out = f"its folders are {folders or 'none'}: say which with data.images= and data.masks="
-                raise InputError(f"data.root={self.root} has no folder '{name}' (data.{key}); {way_out}")
-        if (root / self.images).samefile(root / self.masks):
-            raise InputError(f"data.images and data.masks are the same folder: {root / self.images}")
-        return root
+        """The first root as an absolute path."""
+        self.check()
+        return Path(next(iter(self.parts.values())).root).expanduser().absolute()
+
+    def find(self) -> Listing:
+        """The images and masks of all folders; of several, stems and sources begin with the folder's name."""
+        self.check()
+        listing = Listing([])
+        for name, part in self.parts.items():
+            found = part._find_part(Path(part.root).expanduser().absolute())
+            if name:
+                listing.notes.append(f"{name}: {len(found.pairs)} images")
+            for pair in found.pairs:
+                source = "/".join(text for text in (name, pair.source) if text)
+                listing.pairs.append(
+                    replace(pair, stem=f"{name}/{pair.stem}" if name else pair.stem, source=source)
+                )
+            listing.problems += found.problems
+            if not name and all(
+                Path(part.root).expanduser().joinpath(f"{s}.txt").is_file() for s in ("train", "test")
+            ):
+                listing.lists = Path(part.root).expanduser()
+            listing.notes += [f"{name}: {note}" if name else note for note in found.notes]
+        listing.pairs.sort(key=lambda pair: pair.stem)
+        return listing
+
+    def _find_part(self, root: Path) -> Listing:
+        if annotations := find_annotations(root, self.masks):
+            return draw_masks(root, annotations, self.images, self.polyp_labels, self.missing_mask)
+        return list_pairs(
+            root, self.images, self.masks, self.image_name, self.mask_name, self.missing_mask, self.coding
+        )
 
 
 @dataclass(frozen=True)
@@ -217,7 +311,7 @@ class Synthetic(Source):
                     except OSError:
                         if not folder.exists():  # else another process was faster, with equal pictures
                             raise
-            counts = [len(list((folder / name).iterdir())) for name in (self.images, self.masks)]
+            counts = [len(list((folder / name).iterdir())) for name in ("images", "masks")]
         except OSError as error:
             way_out = "data.root=FOLDER puts the set elsewhere"
             raise InputError(f"cannot use {root} ({error}); {way_out}") from error
@@ -234,24 +328,32 @@ NAMED = [name for name, source in DATASETS.items() if source is not Folder]
 """What a command takes by name; any other text is a folder."""
 
 
-def find_source(data: str, root: str | None, archive: str | None, images: str, masks: str) -> Source:
-    """The data set that a command is given.
+def find_source(
+    data: Sequence[str], root: str | None = None, archive: str | None = None, **options: Any
+) -> tuple[str, Source]:
+    """The data set that a command is given, and its name.
 
     Args:
-        data: one of NAMED, or a folder.
+        data: one of NAMED, or folders.
         root, archive: as data.root and data.archive, of a named one.
-        images, masks: the names of the two folders in a folder.
+        options: the other fields of `Folder`, of folders.
 
     Raises:
         InputError: an option does not fit the data set.
     """
-    options = {key: value for key, value in (("root", root), ("archive", archive)) if value}
-    if data not in NAMED:
-        if options:
-            raise InputError(f"--root and --archive are for {' and '.join(NAMED)}, and {data} is a folder")
-        if not Path(data).expanduser().is_dir():
-            raise InputError(f"{data} is not a folder; give a folder or one of {', '.join(NAMED)}")
-        return Folder(data, images, masks)
-    for key in options.keys() - {field.name for field in fields(DATASETS[data])}:
-        raise InputError(f"--{key} is not for {data}, which has none")
-    return DATASETS[data](**options)
+    known = {key: value for key, value in (("root", root), ("archive", archive)) if value}
+    options = {key: value for key, value in options.items() if value is not None}
+    names = ", ".join(data)
+    if len(data) == 1 and data[0] in NAMED:
+        kind = DATASETS[data[0]]
+        for key in (known | options).keys() - {field.name for field in fields(kind)}:
+            raise InputError(f"--{key.replace('_', '-')} is not for {names}, which has none")
+        return names, kind(**known | options)
+    if known:
+        raise InputError(f"--root and --archive are for {' and '.join(NAMED)}, and {names} is a folder")
+    for folder in data:
+        if not Path(folder).expanduser().is_dir():
+            raise InputError(f"{folder} is not a folder; give a folder or one of {', '.join(NAMED)}")
+    paths = [Path(os.path.abspath(Path(folder).expanduser())) for folder in data]
+    name = "+".join(path.name for path in paths)
+    return name, Folder(root=data[0] if len(data) == 1 else list(data), **options)

@@ -4,76 +4,344 @@ A split is a CSV with the columns `stem,subset`. Two are shipped, both of Kvasir
 880/120) and `pranet` (the literature's 900/100). Their test sets are as published; validation (80 and 90
 images) was drawn from the rest with a fixed seed, spread evenly over the polyps' sizes, and without images
 whose whole frame has a near-duplicate; `polyp data` also finds frames that are in the set twice, cut
-differently. `random` draws a split.
+differently. `random` and folds are drawn.
 """
 
 import csv
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from polyp.data.duplicates import find_links, group_images
-from polyp.data.pairs import Inspection
-from polyp.errors import InputError, nearest
+from polyp.data.duplicates import Link, find_links, group_images
+from polyp.data.pairs import Inspection, Pair, StemIndex
+from polyp.errors import InputError, nearest, printable
 from polyp.report.tables import unescape_formula
 
 log = logging.getLogger(__name__)
 
 SUBSETS = ("train", "val", "test")
 SHIPPED = ("official", "pranet")
+AUTO, RANDOM, FOLDERS, LEAVE_ONE_OUT = "auto", "random", "folders", "leave-one-group-out"
+DRAWN = (AUTO, RANDOM, FOLDERS, LEAVE_ONE_OUT)
+"""The splits that have no file."""
 BLOCK = 10  # of so many images a random split gives one to val and one to test
+NORMAL_FOLDS = 5  # of so many parts of the normal frames one is for the test, where there are no folds
 
 
-def split_file(split: str) -> Path | None:
-    """The CSV of a split; `random` has none.
+@dataclass
+class Splitter:
+    """Divides a data set into train, val and test.
+
+    Attributes:
+        split: `official`, `pranet`, `random`, `folders`, `leave-one-group-out`, `auto`, the path of a CSV
+            with the columns stem and subset, or of a folder with train.txt and test.txt. `auto` is `folders`
+            if the data set's folders say which images are for the test, else `random`.
+        seed: of what is drawn; the same seed and images give the same subsets.
+        group: what keeps images in one subset: `folder`, `source`, a column of the split's CSV, or
+            FILE.csv:COLUMN. Near-duplicates stay together in any case.
+        folds: K for a cross-validation, whose test sets are K parts of all images; `split` is then of no
+            account.
+        fold: which of the parts is the test set, from 0; with leave-one-group-out which of the groups.
+        used: what `split` turned out to be, after `divide`.
+
+    Raises:
+        InputError: on construction, for an impossible value.
+    """
+
+    split: str = AUTO
+    seed: int = 0
+    group: str | None = None
+    folds: int | None = None
+    fold: int = 0
+    used: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.folds is not None and (type(self.folds) is not int or self.folds < 2):
+            raise InputError(f"data.folds={self.folds} must be a whole number of at least 2, or null")
+        if type(self.fold) is not int or self.fold < 0:
+            raise InputError(f"data.fold={self.fold} must be a whole number from 0 on")
+        if self.folds is not None and self.fold >= self.folds:
+            raise InputError(f"data.fold={self.fold} must be below data.folds={self.folds}")
+        if self.fold and self.folds is None and self.split != LEAVE_ONE_OUT:
+            raise InputError(f"data.fold={self.fold} needs data.folds=NUMBER or data.split={LEAVE_ONE_OUT}")
+        if self.split == LEAVE_ONE_OUT and self.group is None:
+            raise InputError(f"data.split={LEAVE_ONE_OUT} needs data.group=folder, source or FILE.csv:COLUMN")
+
+    def check(self) -> None:
+        """Check that the split's file is there.
+
+        Raises:
+            InputError: it is not.
+        """
+        split_files(self.split)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the seed decides the test set, after `divide`."""
+        return self.folds is not None or self.used == RANDOM
+
+    def divide(
+        self, pairs: Sequence[Pair], inspection: Inspection, lists: Path | None = None
+    ) -> dict[str, list[str]]:
+        """The stems of each of train, val and test; none is empty and no stem is in two.
+
+        Args:
+            pairs: the images with polyps or masks.
+            inspection: of the same images in the same order.
+            lists: a folder of the data set with train.txt and test.txt, for `auto`.
+
+        Raises:
+            InputError: the split's file is malformed, it names images that are not there, or the images are
+                too few or too much of one kind to be divided.
+        """
+        stems = [pair.stem for pair in pairs]
+        subsets, columns = self.read(pairs, lists)
+        labels = self._label(pairs, columns)
+        groups = np.arange(0)
+        if self.folds is not None or not (subsets and subsets["val"]):  # else nothing is drawn
+            links = find_links(inspection.thumbnails, inspection.fields)
+            groups = group_images(len(stems), [*links, *_link_equal(labels)])
+        if self.folds is not None:
+            subsets = self._take_fold(stems, groups, inspection.shares)
+        elif self.split == LEAVE_ONE_OUT:
+            subsets = self._leave_out(stems, labels)
+        elif not subsets:
+            self.used = RANDOM
+            if not (subsets := draw_split(stems, groups, inspection.shares, self.seed)):
+                raise InputError(
+                    f"data.split=random cannot divide {len(stems)} images in {groups.max() + 1} groups that "
+                    "stay "
+                    "together (near-duplicates, data.group) into 80/10/10: add images, or give "
+                    "data.split=FILE.csv"
+                )
+        else:
+            _warn_of_straddling(subsets, stems, labels, self.group)
+        if not subsets["val"]:
+            subsets = self._draw_val(subsets, stems, groups, inspection.shares)
+        return subsets
+
+    def divide_normal(self, pairs: Sequence[Pair], inspection: Inspection) -> dict[str, list[str]]:
+        """The stems of normal frames for train and test: a fold, or a fifth, is for the test.
+
+        Args:
+            pairs: frames without polyps; those of one folder stay together if there are several folders.
+            inspection: of the same images in the same order.
+
+        Raises:
+            InputError: there are too few, or all are near-duplicates.
+        """
+        folds = self.folds or NORMAL_FOLDS
+        folders = [str(pair.image.parent) for pair in pairs]
+        links = find_links(inspection.thumbnails, inspection.fields)
+        groups = group_images(
+            len(pairs), [*links, *_link_equal(folders if len(set(folders)) >= folds else [])]
+        )
+        if groups.max() + 1 < folds:
+            raise InputError(
+                f"data.normal: {len(pairs)} frames in {groups.max() + 1} groups of near-duplicates or "
+                "folders are "
+                f"too few: {folds} or more are needed"
+            )
+        test = set(self._draw_folds(groups, inspection.shares, folds)[self.fold % folds].tolist())
+        return {
+            "train": [pair.stem for row, pair in enumerate(pairs) if row not in test],
+            "test": [pairs[row].stem for row in sorted(test)],
+        }
+
+    def read(
+        self, pairs: Sequence[Pair], lists: Path | None = None
+    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """The subsets that files or folders give, if any, and the split's other columns by stem.
+
+        Args:
+            pairs, lists: as for `divide`.
+
+        Raises:
+            InputError: as `divide`, for the split's file.
+        """
+        self.used = self.split
+        if self.split == AUTO and lists is not None:
+            self.used = str(lists)
+            log.info("data.split=auto: the subsets are those of the lists in %s", lists)
+            return read_split(str(lists), [pair.stem for pair in pairs]), {}
+        if self.split in (AUTO, FOLDERS):
+            subsets = _read_folders(pairs)
+            if self.split == FOLDERS and not subsets:
+                raise InputError(
+                    "data.split=folders needs folders named train and test (and val): give data.split=random"
+                )
+            self.used = FOLDERS if subsets else RANDOM
+            return subsets, {}
+        if self.split in DRAWN:
+            return {}, {}
+        stems = [pair.stem for pair in pairs]
+        has_groups = self.group is not None or self.folds is not None
+        subsets, columns = _read_files(split_files(self.split, stems), self.split, stems, not has_groups)
+        return subsets, columns
+
+    def _label(self, pairs: Sequence[Pair], columns: Mapping[str, Mapping[str, str]]) -> list[str]:
+        """The group of each image by `group`; empty without."""
+        if self.group is None:
+            return []
+        if self.group == "folder":
+            return [pair.stem.rpartition("/")[0] for pair in pairs]
+        if self.group == "source":
+            return [pair.source for pair in pairs]
+        file, colon, column = self.group.rpartition(":")
+        stems = [pair.stem for pair in pairs]
+        if colon:
+            path = Path(file).expanduser()
+            if not path.is_file():
+                raise InputError(f"data.group={self.group}: {path} is not a file")
+            columns = _read_files([path], str(path), stems, needs_subset=False)[1]
+        missing = [stem for stem in stems if column not in columns.get(stem, {})]
+        if missing:
+            known = sorted({name for row in columns.values() for name in row} | {"folder", "source"})
+            reason = (
+                f"{len(missing)} images have no {column}" if columns else "the split is no CSV with columns"
+            )
+            raise InputError(
+                f"data.group={self.group}: {reason}: {nearest(column, known)}, or FILE.csv:COLUMN"
+            )
+        return [columns[stem][column] for stem in stems]
+
+    def _take_fold(
+        self, stems: Sequence[str], groups: np.ndarray, shares: np.ndarray
+    ) -> dict[str, list[str]]:
+        """Fold `fold` of all images is the test set."""
+        assert self.folds is not None
+        if (count := groups.max() + 1) < self.folds:
+            raise InputError(
+                f"data.folds={self.folds} needs as many groups of images that stay together, and there are "
+                f"{count}"
+            )
+        test = set(self._draw_folds(groups, shares, self.folds)[self.fold].tolist())
+        self.used = f"{self.folds} folds"
+        return {
+            "train": [stem for row, stem in enumerate(stems) if row not in test],
+            "val": [],
+            "test": [stem for row, stem in enumerate(stems) if row in test],
+        }
+
+    def _draw_folds(self, groups: np.ndarray, shares: np.ndarray, folds: int) -> list[np.ndarray]:
+        """The rows of each fold: groups stay together, and each fold has small and large polyps alike."""
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        bins = max(1, min(10, len(shares) // folds))
+        strata = np.argsort(np.argsort(shares, kind="stable"), kind="stable") * bins // len(shares)
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=self.seed)
+        return [test for _, test in splitter.split(np.zeros(len(shares)), strata, groups)]
+
+    def _leave_out(self, stems: Sequence[str], labels: Sequence[str]) -> dict[str, list[str]]:
+        """The images of one group are the test set."""
+        names = sorted(set(labels))
+        if len(names) < 2 or self.fold >= len(names):
+            known = ", ".join(f"{number}: {name}" for number, name in enumerate(names[:12]))
+            raise InputError(
+                f"data.fold={self.fold} is no group of data.group={self.group}, which has {len(names)} "
+                f"({known})"
+            )
+        log.info("data.split=%s: the test set is %s, fold %d of %d", self.split, names[self.fold], self.fold,
+                 len(names))  # fmt: skip
+        test = {stem for stem, label in zip(stems, labels, strict=True) if label == names[self.fold]}
+        return {
+            "train": [stem for stem in stems if stem not in test],
+            "val": [],
+            "test": [stem for stem in stems if stem in test],
+        }
+
+    def _draw_val(
+        self, subsets: dict[str, list[str]], stems: Sequence[str], groups: np.ndarray, shares: np.ndarray
+    ) -> dict[str, list[str]]:
+        """Take a tenth of train for validation."""
+        row = {stem: number for number, stem in enumerate(stems)}
+        rows = [row[stem] for stem in subsets["train"]]
+        drawn = draw_split(subsets["train"], groups[rows], shares[rows], self.seed, parts=("val",))
+        if not drawn:
+            raise InputError(
+                f"data.split={self.split}: validation needs images of its own, and the {len(rows)} of train "
+                "cannot "
+                "be divided: add images, or name the subset val in the split"
+            )
+        log.info("validation: %d images of train, drawn by data.split_seed=%d", len(drawn["val"]), self.seed)
+        return {**drawn, "test": subsets["test"]}
+
+
+def _link_equal(labels: Sequence[str]) -> list[Link]:
+    """Links between images of equal labels."""
+    last: dict[str, int] = {}
+    links = []
+    for row, label in enumerate(labels):
+        if label in last:
+            links.append(Link(last[label], row, "group"))
+        last[label] = row
+    return links
+
+
+def _warn_of_straddling(
+    subsets: Mapping[str, Sequence[str]], stems: Sequence[str], labels: Sequence[str], group: str | None
+) -> None:
+    """Warn of groups that a published split divides."""
+    label_of = dict(zip(stems, labels, strict=True)) if labels else {}
+    subsets_of = defaultdict(set)
+    for name, members in subsets.items():
+        for stem in members:
+            subsets_of[label_of.get(stem)].add(name)
+    if label_of and (divided := [label for label, names in subsets_of.items() if len(names) > 1]):
+        log.warning(
+            "data.group=%s: %d of %d groups are in several subsets of the split, such as %s",
+            group, len(divided), len(subsets_of), divided[0],
+        )  # fmt: skip
+
+
+def _read_folders(pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    """The subsets that the folders' names say; empty if they do not name train and test."""
+    subsets = {name: [pair.stem for pair in pairs if pair.subset == name] for name in SUBSETS}
+    if not subsets["train"] or not (subsets["test"] or subsets["val"]):
+        return {}
+    if not subsets["test"]:
+        raise InputError(
+            "data.split: the folders name train and val but no test: give data.split=random, or rename val "
+            "to test, "
+            "and validation is drawn from train"
+        )
+    if unused := sum(pair.subset is None for pair in pairs):
+        log.info("data.split=folders leaves out %d images in folders of no subset", unused)
+    return subsets
+
+
+def split_files(split: str, stems: Sequence[str] = ()) -> list[Path]:
+    """The files of a split; what is drawn has none.
+
+    Args:
+        split: its name or path.
+        stems: of the data set: a shipped split of several data sets has a file for each of them.
 
     Raises:
         InputError: the split is unknown.
     """
-    if split == "random":
-        return None
-    shipped = split in SHIPPED
-    file = (
-        Path(__file__).with_name("splits") / f"kvasir-seg_{split}.csv"
-        if shipped
-        else Path(split).expanduser()
-    )
-    if not file.is_file():
+    if split in DRAWN:
+        return []
+    if split in SHIPPED:
+        folder = Path(__file__).with_name("splits")
+        others = [folder / f"cvc-clinicdb_{split}.csv"] if any("/" in stem for stem in stems) else []
+        return [folder / f"kvasir-seg_{split}.csv", *(file for file in others if file.is_file())]
+    path = Path(split).expanduser()
+    if path.is_dir():
+        lists = [path / f"{name}.txt" for name in SUBSETS]
+        if not (lists[0].is_file() and lists[2].is_file()):
+            raise InputError(f"data.split={split} is a folder without train.txt and test.txt")
+        return [file for file in lists if file.is_file()]
+    if not path.is_file():
         raise InputError(
-            f"data.split={split} is neither a file nor known: {nearest(split, [*SHIPPED, 'random'])}"
+            f"data.split={split} is neither a file nor known: {nearest(split, [*SHIPPED, *DRAWN])}"
         )
-    return file
-
-
-def split_stems(
-    split: str, pairs_stems: Sequence[str], inspection: Inspection, seed: int
-) -> dict[str, list[str]]:
-    """Divide a data set into train, val and test.
-
-    Args:
-        split: `official`, `pranet`, `random`, or the path of a CSV `stem,subset`.
-        pairs_stems: the stems of the data set.
-        inspection: of the same images in the same order.
-        seed: for `random`; the same seed and images give the same split.
-
-    Returns:
-        The stems of each of train, val and test; none is empty and no stem is in two.
-
-    Raises:
-        InputError: the split is unknown, its file is malformed, it names images that are not there, or the
-            data set is too small or too much of one kind to be divided.
-    """
-    if split != "random":
-        return read_split(split, pairs_stems)
-    groups = group_images(len(pairs_stems), find_links(inspection.thumbnails, inspection.fields))
-    if subsets := draw_split(pairs_stems, groups, inspection.shares, seed):
-        return subsets
-    raise InputError(
-        f"data.split=random cannot divide {len(pairs_stems)} images in {groups.max() + 1} groups of "
-        "near-duplicates, which stay together, into 80/10/10: add images, or give data.split=FILE.csv"
-    )
+    return [path]
 
 
 def check_stems(split: str, subsets: Mapping[str, Sequence[str]], stems: Sequence[str]) -> None:
@@ -84,66 +352,118 @@ def check_stems(split: str, subsets: Mapping[str, Sequence[str]], stems: Sequenc
     """
     used = [stem for members in subsets.values() for stem in members]
     if absent := sorted(set(used) - set(stems)):
-        some = f"{len(absent)} of its {len(used)} images are not in the data ({', '.join(absent[:5])}"
-        some += ", ...)" if len(absent) > 5 else ")"
-        advice = (
-            " is a split of Kvasir-SEG: for other data give data.split=random;" if split in SHIPPED else ":"
-        )
-        raise InputError(f"data.split={split}{advice} {some}")
+        raise _describe_absence(split, absent, len(used))
     if unused := len(stems) - len(used):
         log.info("data.split=%s uses %d images and leaves %d out", split, len(used), unused)
 
 
+def _describe_absence(split: str, absent: Sequence[str], count: int) -> InputError:
+    some = f"{len(absent)} of its {count} images are not in the data ({', '.join(map(printable, absent[:5]))}"
+    some += ", ...)" if len(absent) > 5 else ")"
+    advice = " is a split of Kvasir-SEG: for other data give data.split=random;" if split in SHIPPED else ":"
+    return InputError(f"data.split={split}{advice} {some}")
+
+
 def read_split(split: str, stems: Sequence[str]) -> dict[str, list[str]]:
-    """The subsets of a split other than `random`; arguments, result and errors as of `split_stems`."""
-    file = split_file(split)
-    assert file is not None
+    """The subsets of a split that has a file; `val` may be empty.
+
+    Args:
+        split: official, pranet, the path of a CSV with the columns stem and subset, which may have others, or
+            of a folder with train.txt, test.txt and perhaps val.txt.
+        stems: of the data set; the file's may have endings, and may leave out folders that make no
+            difference.
+
+    Raises:
+        InputError: the split is unknown or malformed, or it names images that are not there.
+    """
+    return _read_files(split_files(split, stems), split, stems)[0]
+
+
+def _read_files(
+    files: Sequence[Path], split: str, stems: Sequence[str], needs_subset: bool = True
+) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+    """The subsets of a split, empty if it has none, and its other columns by stem."""
+    index = StemIndex(stems)
+    subsets: dict[str, list[str]] = {name: [] for name in SUBSETS}
+    columns: dict[str, dict[str, str]] = {}
+    absent, line_of = [], dict[str, str]()
+    for file in files:
+        for number, row in _read_rows(file, needs_subset):
+            name, subset = row.pop("stem"), row.pop("subset", None)
+            if subset is not None and subset not in subsets:
+                reason = f"the subset '{subset}' is unknown: {nearest(subset, SUBSETS)}"
+                raise InputError(f"{file}, line {number}: {reason}")
+            if (stem := index.find(name)) is None:
+                absent.append(name)
+                continue
+            if stem in line_of:
+                raise InputError(f"{file}, line {number}: {name} was given in {line_of[stem]} already")
+            line_of[stem] = f"line {number}" if len(files) == 1 else f"{file.name}, line {number}"
+            columns[stem] = row
+            if subset is not None:
+                subsets[subset].append(stem)
+    if absent:
+        raise _describe_absence(split, sorted(absent), len(absent) + len(columns))
+    if not any(subsets.values()):
+        return {}, columns
+    if empty := [name for name in ("train", "test") if not subsets[name]]:
+        reason = "train and test are needed, and validation is drawn from train if it is not given"
+        raise InputError(f"{files[0]}: no image is given for {' and '.join(empty)}; {reason}")
+    check_stems(split, subsets, stems)
+    return subsets, columns
+
+
+def _read_rows(file: Path, needs_subset: bool) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV with their line numbers, or the lines of train.txt, val.txt or test.txt as rows."""
     try:
         text = file.read_text("utf-8-sig")  # spreadsheets begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     lines = [
-        (n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip() and not line.startswith("#")
+        (number, line)
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip() and not line.startswith("#")
     ]
-    rows = [(n, [unescape_formula(field.strip()) for field in next(csv.reader([line]))]) for n, line in lines]
-    if not rows or rows[0][1] != ["stem", "subset"]:
-        raise InputError(f"{file}, line {rows[0][0] if rows else 1}: the first line must be stem,subset")
-    subsets: dict[str, list[str]] = {name: [] for name in SUBSETS}
-    line_of: dict[str, int] = {}
-    for n, row in rows[1:]:
-        if len(row) != 2:
-            raise InputError(f"{file}, line {n}: has {len(row)} columns instead of the two of stem,subset")
-        stem, subset = row
-        if subset not in subsets:
+    if file.suffix == ".txt":
+        return [(number, {"stem": line.strip(), "subset": file.stem}) for number, line in lines]
+    rows = [(n, [unescape_formula(cell.strip()) for cell in next(csv.reader([line]))]) for n, line in lines]
+    header = rows[0][1] if rows else []
+    needed = ["stem", "subset"] if needs_subset else ["stem"]
+    if not set(needed) <= set(header) or len(set(header)) < len(header):
+        line = rows[0][0] if rows else 1
+        raise InputError(f"{file}, line {line}: the first line must name the columns {' and '.join(needed)}")
+    for number, row in rows[1:]:
+        if len(row) != len(header):
             raise InputError(
-                f"{file}, line {n}: the subset '{subset}' is unknown: {nearest(subset, SUBSETS)}"
+                f"{file}, line {number}: has {len(row)} columns instead of the {len(header)} of "
+                f"{','.join(header)}"
             )
-        if stem in line_of:
-            raise InputError(f"{file}, line {n}: {stem} was given in line {line_of[stem]} already")
-        line_of[stem] = n
-        subsets[subset].append(stem)
-    if empty := [name for name in SUBSETS if not subsets[name]]:
-        raise InputError(
-            f"{file}: no image is given for {' and '.join(empty)}; all of {', '.join(SUBSETS)} are needed"
-        )
-    check_stems(split, subsets, stems)
-    return subsets
+    return [(number, dict(zip(header, row, strict=True))) for number, row in rows[1:]]
 
 
 def draw_split(
-    stems: Sequence[str], groups: np.ndarray, shares: np.ndarray, seed: int
+    stems: Sequence[str],
+    groups: np.ndarray,
+    shares: np.ndarray,
+    seed: int,
+    parts: Sequence[str] = ("test", "val"),
 ) -> dict[str, list[str]]:
-    """A split of 80/10/10: groups stay together, and each subset has small and large polyps alike.
+    """A tenth of the images for each part, the others for train: 80/10/10 for test and val.
+
+    Groups stay together, and each subset has small and large polyps alike.
 
     Args:
         stems: of the data set.
-        groups: (N,) int from 0; images of one group show the same.
+        groups: (N,) int; images of one number show the same.
         shares: (N,) the polyps' shares of the pixels.
         seed: the same seed and images give the same split.
+        parts: the subsets that get a tenth each.
 
     Returns:
-        As `split_stems`; empty where the images or groups are too few to leave none of the three empty.
+        The stems of train and of each part, in the order of SUBSETS; empty where the images or groups are too
+        few to leave none of them empty.
     """
+    groups = np.unique(groups, return_inverse=True)[1]
     if len(stems) < BLOCK:
         return {}
     ranked = np.argsort(np.bincount(groups, weights=shares) / np.bincount(groups), kind="stable")
@@ -154,14 +474,12 @@ def draw_split(
     ]
     order = [block[place] for place in range(BLOCK) for block in blocks if place < len(block)]
     members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
-    room = dict.fromkeys(("test", "val"), round(len(stems) / BLOCK))
-    rows: dict[str, list[int]] = {name: [] for name in SUBSETS}
+    room = dict.fromkeys(parts, round(len(stems) / BLOCK))
+    rows: dict[str, list[int]] = {name: [] for name in SUBSETS if name in ("train", *parts)}
     for group in order:
         subset = next((name for name in room if len(rows[name]) + len(members[group]) <= room[name]), "train")
         rows[subset].extend(members[group])
-    return (
-        {name: [stems[row] for row in sorted(rows[name])] for name in SUBSETS} if all(rows.values()) else {}
-    )
+    return {name: [stems[row] for row in sorted(rows[name])] for name in rows} if all(rows.values()) else {}
 
 
 def repair_split(subsets: dict[str, list[str]], groups: Mapping[str, int]) -> dict[str, list[str]]:

@@ -40,7 +40,7 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
     file = folder.split_file
     if file.is_file():
         subsets = files.read_json(file)
-        if not isinstance(subsets, dict) or list(subsets) != list(SUBSETS):
+        if not isinstance(subsets, dict) or list(subsets)[: len(SUBSETS)] != list(SUBSETS):
             raise files.DamagedError(f"{file} is damaged (it must list the images of {', '.join(SUBSETS)})")
         data.recorded_split = subsets
     elif data.split == "random":
@@ -51,6 +51,15 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
             "images "
             "(polyp evaluate --data FOLDER)"
         )
+
+
+def _move_root(root: Any, folder: str) -> Any:
+    """Where the data are now: the folder, or the folders of the same names in it if the run has several."""
+    if isinstance(root, list):
+        return [str(Path(folder, Path(former).name)) for former in root]
+    if isinstance(root, dict):
+        return {name: _move_root(former, str(Path(folder, name))) for name, former in root.items()}
+    return folder
 
 
 def load_run_data(
@@ -78,7 +87,7 @@ def load_run_data(
                 raise InputError(
                     f"--{key} means nothing for data={settings.get('dataset')}, which the run was trained on"
                 )
-            settings[key] = value
+            settings[key] = _move_root(settings[key], value) if key == "root" else value
     try:
         data = build_data(settings, {"transforms": []}, config["seed"])
     except InputError as error:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
+from polyp.data.masks import MaskCoding, sum_levels
+from polyp.data.pairs import Check, Pair
 from polyp.data.traits import STRATA, group_by_stratum
+from polyp.errors import InputError
 from polyp.report.html import Page
 from polyp.report.pictures import TRUTH, contour
 
@@ -35,6 +39,10 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
     low, high = sizes.min(axis=0), sizes.max(axis=0)
     count = _count(survey.images, "image")
     console.print(f"[bold]{escape(survey.name)}[/]  {count}, {low[1]}x{low[0]} to {high[1]}x{high[0]}")
+    for note in survey.notes:
+        console.print(f"  {escape(note)}")
+    for suspicion in survey.suspicions:
+        console.print(f"  {escape(suspicion)}", style="yellow")
     if survey.split:
         console.print(f"  split      {escape(f'{survey.split_name}: {_count_subsets(survey.split)}')}")
     console.print(
@@ -62,6 +70,12 @@ def build_page(survey: "Survey", suggestion: Path | None) -> Page:
         f"{_count(survey.images, 'image')} and as many masks; {_count(survey.problems, 'problem')}. "
         f"{_describe_groups(survey)}",
     )
+    if survey.notes or survey.suspicions:
+        page.section("Layout and masks", "How the files were understood.")
+        for note in survey.notes:
+            page.text(f"{note[:1].upper()}{note[1:]}.")
+        for suspicion in survey.suspicions:
+            page.text(f"{suspicion[:1].upper()}{suspicion[1:]}.", "warning")
     page.section("Problems", "" if survey.problems else "None: every image has a readable mask of its size.")
     if survey.problems:
         page.text("These files are left out here, and training refuses to start with them.", "warning")
@@ -79,6 +93,37 @@ def build_page(survey: "Survey", suggestion: Path | None) -> Page:
     if suggestion:
         page.text(f"It is in {suggestion.name}, beside this page: train with data.split={suggestion}")
         page.table(_split_rows(survey))
+    return page
+
+
+def build_values_page(name: str, message: str, pairs: Sequence[Pair], checks: Sequence[Check]) -> Page:
+    """A page for masks of which it is not clear what is polyp: their values, and a picture of each.
+
+    Args:
+        name: of the data set.
+        message: what is unclear and what to add.
+        pairs: all of the data set.
+        checks: of the same pairs.
+    """
+    page = Page(f"{TITLE}{name}", "It is not clear what is polyp in the masks.")
+    page.text(message, "warning")
+    levels = [check.levels for check in checks if check.levels is not None]
+    shares = sum_levels(levels)
+    page.section("Values", "Of all masks; the pictures show where a mask has each of them.")
+    page.table(
+        [{"value": str(value), "share of the pixels": f"{share:.2%}"} for value, share in shares.items()]
+    )
+    pictures = []
+    for value in shares:
+        counts = [check.levels.counts.get(value, 0) if check.levels else 0 for check in checks]
+        pair = pairs[int(np.argmax(counts))]
+        try:
+            image, mask = replace(pair, coding=MaskCoding((value,))).read()
+        except InputError:
+            continue
+        if image.shape[:2] == mask.shape:
+            pictures.append((_outline(image, mask), f"{value}: {pair.stem}"))
+    page.gallery(pictures)
     return page
 
 
@@ -172,9 +217,8 @@ def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
 def _add_groups(page: Page, survey: "Survey") -> None:
     page.section("Near-duplicates", _describe_groups(survey))
     page.text(
-        "Linked where whole frames or fields of view correlate, or an encoder's features agree; links of "
-        "links count too. None of these knows one polyp from two sides: keep patients together where you "
-        "know them.",
+        "Linked where whole frames or fields of view correlate; links of links count too. This does not know "
+        "one polyp from two sides: keep patients together where you know them (data.group).",
         "faint",
     )
     subset, straddling = _subsets(survey), _straddling(survey)
@@ -200,11 +244,15 @@ def _add_groups(page: Page, survey: "Survey") -> None:
 
 def _draw(image: "Image", caption: str) -> tuple[np.ndarray, str]:
     """A small picture of an image with its polyps outlined, and a caption that begins with its stem."""
-    pixels, mask = image.pair.read()
+    outlined = _outline(*image.pair.read())
+    return outlined, f"{image.pair.stem}: {caption}" if caption else image.pair.stem
+
+
+def _outline(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A small picture with the polyps of a mask outlined."""
     size = max(1, round(pixels.shape[1] * HEIGHT / pixels.shape[0])), HEIGHT
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    outlined = contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)
-    return outlined, f"{image.pair.stem}: {caption}" if caption else image.pair.stem
+    return contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)
 
 
 def _split_rows(survey: "Survey") -> list[dict[str, Any]]:

@@ -1,29 +1,33 @@
 """`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
 
-import os
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from polyp.commands.data.options import Options
-from polyp.commands.data.report import TITLE, build_page, print_summary
-from polyp.data.duplicates import field_thumbnail, find_links, group_images, thumbnail
-from polyp.data.pairs import Pair, find_pairs, map_pairs, read_pair
+from polyp.commands.data.report import TITLE, build_page, build_values_page, print_summary
+from polyp.data.duplicates import find_links, group_images
+from polyp.data.layouts import Listing
+from polyp.data.pairs import (
+    Check,
+    Pair,
+    check_pair,
+    combine_checks,
+    common_folder,
+    describe_codings,
+    find_suspicions,
+    list_problems,
+    map_pairs,
+)
 from polyp.data.sources import NAMED, find_source
-from polyp.data.splits import SUBSETS, draw_split, read_split, repair_split
+from polyp.data.splits import AUTO, SUBSETS, Splitter, draw_split, repair_split
 from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
 from polyp.files import check_writable, write_text
 from polyp.report.tables import to_csv
-
-FEATURE_SIDE = 224  # pixels of the square that an encoder sees
-
-Encode = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +38,11 @@ class Image:
         pair: its files.
         size: height and width in pixels.
         traits: see `polyp.data.traits.measure_traits`.
-        thumbnail, field: (32, 32) uint8, see `polyp.data.duplicates`.
-        features: (K,) of an encoder, or None.
     """
 
     pair: Pair
     size: tuple[int, int]
     traits: dict[str, float]
-    thumbnail: np.ndarray
-    field: np.ndarray
-    features: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,8 @@ class Survey:
         split_name: of the split in use; None where there is none.
         split: the subsets in use, without images that have a problem; empty where there is none.
         suggestion: the suggested subsets; empty where there are too few images.
+        notes: how the files and masks were understood.
+        suspicions: what is possible but suspicious.
     """
 
     name: str
@@ -67,25 +68,24 @@ class Survey:
     split_name: str | None
     split: dict[str, list[str]]
     suggestion: dict[str, list[str]]
+    notes: list[str]
+    suspicions: list[str]
 
 
 def run(options: Options) -> None:
     """Look at a data set; print a summary, write a page and the suggested split beside it.
 
     Raises:
-        InputError: the data set is not there or has no pair that can be used, the split or the weights do not
-            fit, or the page cannot be written.
+        InputError: the data set is not there, has no pair that can be used, or it is not clear what is polyp
+            in its masks; the split does not fit, or the page cannot be written.
     """
     try:
-        source = find_source(options.data, options.root, options.archive, options.images, options.masks)
-        encode = _load_encoder(options.encoder, options.weights)
-        folder = source.prepare()
-        name = options.data if options.data in NAMED else folder.name
+        name, source = find_source(options.data, options.root, options.archive, **options.layout)
+        source.prepare()
         page = Path(options.out).expanduser() if options.out else Path("outputs", "data", f"{name}.html")
         _check_page(page)
-        split = options.split or source.default_split
-        pairs, problems = find_pairs(folder, source.images, source.masks)
-        survey = _look(name, pairs, problems, split, options, encode)
+        listing = source.find()
+        survey = _look(name, listing, source.default_split, options, page)
         suggestion = _write_split(survey.suggestion, page) if survey.suggestion else None
         build_page(survey, suggestion).write(page)
     except InputError as error:
@@ -93,93 +93,64 @@ def run(options: Options) -> None:
     print_summary(survey, page, suggestion)
 
 
-def _look(
-    name: str,
-    pairs: Sequence[Pair],
-    problems: Sequence[str],
-    split: str | None,
-    options: Options,
-    encode: Encode | None,
-) -> Survey:
-    published: dict[str, list[str]] = {}
-    if split is not None and split != "random":  # before long work
-        published = read_split(split, [pair.stem for pair in pairs])
+def _look(name: str, listing: Listing, default_split: str | None, options: Options, page: Path) -> Survey:
+    pairs, traits = listing.pairs, dict[int, dict[str, float]]()
+    splitter = Splitter(options.split or default_split or AUTO, options.seed, options.group)
+    splitter.check()
+    published, _ = splitter.read(pairs, listing.lists)  # before long work
 
-    def inspect(number: int, pair: Pair) -> Image | list[str]:
-        """The image, or its problems."""
-        arrays = read_pair(pair, options.allow_empty)
-        if isinstance(arrays, list):
-            return arrays
-        image, mask = arrays
-        looks = thumbnail(image), field_thumbnail(image), encode(image) if encode else None
-        return Image(pair, (mask.shape[0], mask.shape[1]), measure_traits(mask), *looks)
+    def check(number: int, pair: Pair) -> Check:
+        def visit(number: int, image: np.ndarray, mask: np.ndarray) -> None:
+            traits[number] = measure_traits(mask)
 
-    results = map_pairs(inspect, pairs, "checking images")
-    images = [result for result in results if isinstance(result, Image)]
-    root = os.path.commonpath([pairs[0].image, pairs[0].mask]) + os.sep
-    texts = [text.removeprefix(root) for result in results if isinstance(result, list) for text in result]
-    problems = sorted([*problems, *map(_name_options, texts)])
-    if not images:
-        raise InputError(f"{root}: none of its {len(pairs)} pairs can be used, the first: {problems[0]}")
-    stems = [image.pair.stem for image in images]
-    shares = np.array([image.traits["polyp_share"] for image in images], np.float32)
-    thumbnails = np.stack([image.thumbnail for image in images])
-    fields = np.stack([image.field for image in images])
-    links = find_links(thumbnails, fields, np.array([image.features for image in images]) if encode else None)
+        return check_pair(number, pair, options.allow_empty, visit)
+
+    checks = map_pairs(check, pairs, "checking images")
+    try:
+        notes = describe_codings(pairs, checks)
+    except InputError as error:
+        build_values_page(name, str(error), pairs, checks).write(page)
+        raise InputError(f"{error}\n  {page} shows the values") from error
+    problems = [_name_options(text) for text in list_problems(pairs, checks, listing.problems)]
+    rows = [row for row, check in enumerate(checks) if not check.problems]
+    if not rows:
+        count = f"none of its {len(pairs)} pairs can be used"
+        raise InputError(f"{common_folder(pairs)}: {count}, the first: {problems[0]}")
+    inspection = combine_checks([checks[row] for row in rows])
+    images = [Image(pairs[row], tuple(checks[row].row[0]), traits[row]) for row in rows]
+    links = find_links(inspection.thumbnails, inspection.fields)
     numbers = group_images(len(images), links)
     groups = []
     for number in np.flatnonzero(np.bincount(numbers) > 1):
-        rows = np.flatnonzero(numbers == number).tolist()
-        groups.append(([images[row] for row in rows], [link.why for link in links if link.first in rows]))
-    if published:
-        group_of = dict(zip(stems, numbers.tolist(), strict=True))
-        subsets = {key: [stem for stem in members if stem in group_of] for key, members in published.items()}
-        suggestion = repair_split(subsets, group_of)
-        suggestion = suggestion if all(suggestion.values()) else {}
-    else:
-        suggestion = draw_split(stems, numbers, shares, options.seed)
-        without_features = group_images(len(images), find_links(thumbnails, fields))  # as in training
-        subsets = draw_split(stems, without_features, shares, options.seed) if split else {}
-    return Survey(name, images, problems, groups, split, subsets, suggestion)
-
-
-def _load_encoder(encoder: str | None, weights: str | None) -> Encode | None:
-    """From images (H, W, 3) uint8 to features (K,), the means of an encoder's deepest layer."""
-    if bool(encoder) != bool(weights):
-        raise InputError(
-            "--encoder NAME and --weights FILE go together: features of untrained weights tell nothing"
+        members = np.flatnonzero(numbers == number).tolist()
+        groups.append(
+            ([images[row] for row in members], [link.why for link in links if link.first in members])
         )
-    if not encoder or not weights:
-        return None
-    import segmentation_models_pytorch as smp
-    import torch
-
-    from polyp.model.fitting import check_encoder_name
-    from polyp.model.weights import load_encoder_weights, normalisation
-
-    check_encoder_name(encoder)
-    network = smp.encoders.get_encoder(encoder, weights=None).eval()
-    load_encoder_weights(network, encoder, weights)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in normalisation(encoder, weights))
-
-    def encode(image: np.ndarray) -> np.ndarray:
-        small = cv2.resize(image, (FEATURE_SIDE, FEATURE_SIDE), interpolation=cv2.INTER_AREA)
-        with torch.inference_mode():
-            pixels = (torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255 - mean) / std
-            return network(pixels)[-1].mean(dim=(0, 2, 3)).numpy()
-
-    return encode
+    stems = [image.pair.stem for image in images]
+    if published:
+        subsets = {key: [stem for stem in members if stem in stems] for key, members in published.items()}
+        suggestion = repair_split(subsets, dict(zip(stems, numbers.tolist(), strict=True)))
+        suggestion = suggestion if suggestion["train"] and suggestion["test"] else {}
+    else:
+        suggestion = draw_split(stems, numbers, inspection.shares, options.seed)
+        drawn = options.split is not None or options.group is not None
+        subsets = splitter.divide([image.pair for image in images], inspection) if drawn else {}
+        suggestion = subsets or suggestion
+    return Survey(
+        name, images, problems, groups, splitter.used if subsets else None, subsets, suggestion,
+        [*listing.notes, *notes], find_suspicions(inspection),
+    )  # fmt: skip
 
 
 def _name_options(text: str) -> str:
     """A message that names configuration keys, with the options of `polyp data` instead."""
     if text.startswith("data.root=") and " is not a folder" in text:
         return f"{text.removeprefix('data.root=')}; give a folder, {' or '.join(NAMED)}"
-    if " has no folder '" in text:
-        text = text.removeprefix("data.root=")
-    text = text.replace("data.allow_empty=true", "--allow-empty").replace("encoder_weights", "weights")
-    keys = r"\b(?:data|model)\.(root|archive|images|masks|split|encoder|weights)\b"
-    return re.sub(keys, r"--\1", re.sub(keys + r"=(?=\S)", r"--\1 ", text))
+    text = text.removeprefix("data.root=")
+    text = text.replace("data.allow_empty=true", "--allow-empty")
+    keys = r"\bdata\.([a-z_]+)"
+    text = re.sub(keys + r"=(?=\S)", r"--\1 ", text)
+    return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), re.sub(keys, r"--\1", text))
 
 
 def _check_page(page: Path) -> None:

@@ -1,0 +1,461 @@
+"""Layouts: how the images and masks of a data set lie in folders, and how their files are named.
+
+`list_pairs` understands a folder of images and one of masks, several of both for centres, sequences or
+subsets, and masks beside their images. `Listing.notes` says what it understood; what is ambiguous is refused.
+"""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from itertools import takewhile
+from pathlib import Path, PurePath
+
+from polyp.data.masks import AUTO, MaskCoding
+from polyp.data.pairs import Pair
+from polyp.errors import InputError, override_text, printable, shell_word
+from polyp.images import SUFFIXES
+
+IMAGE_FOLDER = r"images?|imgs?|originals?|frames?|jpegimages|pictures?|inputs?"
+MASK_FOLDER = (
+    r"masks?|gts?|ground[ _-]?truths?|labels?|segmentations?|segmentationclass|annotations?|targets?"
+)
+MASK_AFFIX = r"masks?|gt|ground[ _-]?truth|labels?|seg|segmentation|annotation"
+SUBSET_FOLDERS = {"train": r"train(ing)?", "val": r"val(id|idation)?", "test": r"test(ing)?"}
+NNUNET = {"tr": "train", "ts": "test", "val": "val"}
+SAMPLE = 20  # file names that rules for names are derived from
+LISTED = 6  # folders that a note names
+
+
+@dataclass
+class Listing:
+    """The images and masks of a data set.
+
+    Attributes:
+        pairs: sorted by stem.
+        problems: a short text each: an image or a mask alone, two files of one stem, a broken link.
+        notes: how the files were understood, a sentence each; empty for images/ and masks/ with equal names.
+        lists: the folder, if it has train.txt and test.txt.
+    """
+
+    pairs: list[Pair]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    lists: Path | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """An image file below the root.
+
+    Attributes:
+        path: of the file.
+        role: image, mask, or empty where no folder says it.
+        folder: its folder, without the one that says its role.
+        above: the part of `folder` that is above that one.
+        affix: what the name of that one has beside the role, such as C1 in images_C1.
+        name: without the ending.
+        subset: that a folder names.
+    """
+
+    path: Path
+    role: str
+    folder: PurePath
+    above: PurePath
+    affix: str
+    name: str
+    subset: str | None
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What comes before and after the common part in the names of images and of masks."""
+
+    image: tuple[str, str] = ("", "")
+    mask: tuple[str, str] = ("", "")
+
+    def describe(self) -> list[str]:
+        """A sentence for each of both that is not the common part alone."""
+        names = {"images": self.image, "masks": self.mask}
+        return [f"{what} are named {'{stem}'.join(affix)}" for what, affix in names.items() if any(affix)]
+
+
+def list_pairs(
+    root: Path,
+    images: str | None = None,
+    masks: str | None = None,
+    image_name: str | None = None,
+    mask_name: str | None = None,
+    missing_mask: str = "error",
+    coding: MaskCoding = AUTO,
+) -> Listing:
+    """Find the images and masks below a folder.
+
+    Args:
+        root: the folder.
+        images, masks: the names of the folders of images and of masks, or paths below the root, or patterns
+            of file names such as `*.jpg`; None: folders are known by names such as images, Frame, masks, GT.
+        image_name, mask_name: how the files are named, such as `{stem}_mask`; None: a common prefix or suffix
+            is found.
+        missing_mask: `empty` takes an image without a mask for one without a polyp, `error` reports it.
+        coding: which values of the masks are polyp.
+
+    Raises:
+        InputError: there is no pair, or it is ambiguous which files belong together.
+    """
+    problems: list[str] = []
+    paths = _walk(root, problems)
+    files = _keep_affixes([_classify(root, path, images, masks) for path in paths])
+    files = _assign_roles(root, files, mask_name)
+    notes = _describe_folders(root, files, images, masks)
+    sides = {role: [file for file in files if file.role == role] for role in ("image", "mask")}
+    if not sides["image"] or not (sides["mask"] or missing_mask == "empty"):
+        raise InputError(_describe_lack(root, paths, sides, images, masks))
+    rule = _choose_rule(root, sides, image_name, mask_name)
+    notes += rule.describe()
+    pairs = _match(root, sides, rule, missing_mask, problems)
+    if not pairs:
+        image, mask = (sides[role][0].path.relative_to(root) if sides[role] else "none" for role in sides)
+        reason = f"an image is {printable(image)}, a mask is {printable(mask)}"
+        key = shell_word(override_text("data.mask_name", "{stem}_mask"))
+        raise InputError(
+            f"{root} has no image and mask of the same name: {reason}. Say how: {key}, for example"
+        )
+    return Listing([replace(pair, coding=coding) for pair in pairs], problems, notes)
+
+
+def list_images(root: Path) -> Listing:
+    """All images below a folder, as pairs without masks: frames that show no polyp.
+
+    Raises:
+        InputError: there is none.
+    """
+    problems: list[str] = []
+    files = _keep_affixes([_classify(root, path, None, None) for path in _walk(root, problems)])
+    if not files:
+        raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
+    sources = _name_sources([file.above for file in files])
+    pairs = [
+        Pair(_join(*key), file.path, None, sources[file.above], file.subset)
+        for key, file in _unique(files, root, ("", ""), problems).items()
+    ]
+    return Listing(_shorten(pairs), problems)
+
+
+def _walk(root: Path, problems: list[str]) -> list[Path]:
+    """The image files below a folder, sorted; hidden ones and what archives of macOS add are left out."""
+    found, visited = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:  # links may go round in circles
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != "__MACOSX")
+        for name in names:
+            path = Path(folder, name)
+            if name[0] == "." or path.suffix.lower() not in SUFFIXES:
+                continue
+            if path.is_file():
+                found.append(path)
+            else:
+                problems.append(f"{path.relative_to(root)}: a broken link, or not a file")
+    return sorted(found)
+
+
+def _classify(root: Path, path: Path, images: str | None, masks: str | None) -> _File:
+    """The role of a file by the names of its folders; the innermost decides."""
+    relative = path.relative_to(root)
+    parts = relative.parent.parts
+    for role, name in (("mask", masks), ("image", images)):
+        if name is None:
+            continue
+        wanted = PurePath(name).parts
+        if "*" in name or "?" in name:
+            if fnmatch(path.name, name):
+                return _make_file(path, role, parts, len(parts), "")
+        elif name == ".":
+            if not parts:
+                return _make_file(path, role, parts, 0, "")
+        else:
+            for start in range(len(parts) - len(wanted), -1, -1):
+                if parts[start : start + len(wanted)] == wanted:
+                    return _make_file(path, role, parts[:start] + parts[start + len(wanted) :], start, "")
+    words = {
+        "image": IMAGE_FOLDER if images is None else None,
+        "mask": MASK_FOLDER if masks is None else None,
+    }
+    for place in range(len(parts) - 1, -1, -1):
+        for role, word in words.items():
+            pattern = rf"(?:(.+)[ _-])?(?:{word})(?:[ _-](.+)|(Tr|Ts|Val))?"
+            if word and (match := re.fullmatch(pattern, parts[place], re.IGNORECASE)):
+                affix = next((text for text in match.groups() if text), "")
+                return _make_file(path, role, parts[:place] + parts[place + 1 :], place, affix)
+    return _make_file(path, "", parts, len(parts), "")
+
+
+def _make_file(path: Path, role: str, parts: tuple[str, ...], place: int, affix: str) -> _File:
+    """A file in the folders `parts`, whose role a folder at `place` says; `affix` is the rest of its name."""
+    subset = next((name for part in (*parts, affix) if (name := _find_subset(part))), None)
+    return _File(path, role, PurePath(*parts), PurePath(*parts[:place]), affix, path.stem, subset)
+
+
+def _keep_affixes(files: Sequence[_File]) -> list[_File]:
+    """Files whose folders keep the affix where several lie side by side, such as images_C1 and images_C2."""
+    affixes = defaultdict(set)
+    for file in files:
+        if file.role:
+            affixes[file.above].add(file.affix)
+    finished = []
+    for file in files:
+        if file.affix and len(affixes[file.above]) > 1:
+            above = file.above / file.affix
+            file = replace(file, above=above, folder=above / file.folder.relative_to(file.above))
+        finished.append(file)
+    return finished
+
+
+def _find_subset(part: str) -> str | None:
+    """The subset that a folder's name stands for: train, Training, TestDataset, val_set, imagesTr's Tr."""
+    for subset, word in SUBSET_FOLDERS.items():
+        if re.fullmatch(rf"(?i:{word})(?:$|[ _-].*|[A-Z].*|(?i:set|data)\w*)", part):
+            return subset
+    return NNUNET.get(part.lower())
+
+
+def _assign_roles(root: Path, files: Sequence[_File], mask_name: str | None) -> list[_File]:
+    """Decide the role of files in folders that say none: images if only masks have a folder, else by name."""
+    roles = {file.role for file in files}
+    if roles - {""} == {"mask"}:  # masks/ lies beside the images
+        return [replace(file, role=file.role or "image") for file in files]
+    if roles - {""}:
+        return list(files)
+    names = {(file.folder, file.name) for file in files}
+    if mask_name is not None:
+        before, after = _parse_name("data.mask_name", mask_name)
+        pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}")
+    else:
+        pattern = re.compile(rf"(?:{MASK_AFFIX})[ _.-]?(.+)|(.+?)[ _.-]?(?:{MASK_AFFIX})", re.IGNORECASE)
+
+    def is_mask(file: _File) -> bool:
+        match = pattern.fullmatch(file.name)
+        return match is not None and any((file.folder, text) in names for text in match.groups() if text)
+
+    masks = [is_mask(file) for file in files]
+    if not any(masks):
+        doubles = [
+            key for key, count in Counter((file.folder, file.name) for file in files).items() if count > 1
+        ]
+        if doubles and len(doubles) >= len(names) / 2:
+            first, second = [file.path for file in files if (file.folder, file.name) == doubles[0]][:2]
+            keys = f"data.images='*{first.suffix}' data.masks='*{second.suffix}'"
+            raise InputError(
+                f"{root} has {first.name} and {second.name} in one folder: say which are masks, for example "
+                f"{keys}"
+            )
+        return list(files)
+    return [replace(file, role="mask" if flag else "image") for file, flag in zip(files, masks, strict=True)]
+
+
+def _describe_folders(root: Path, files: Sequence[_File], images: str | None, masks: str | None) -> list[str]:
+    """Which folders hold images and masks, if they are not just images/ and masks/, and what is left out."""
+    notes = []
+    folders = {
+        role: sorted({file.path.parent.relative_to(root).as_posix() for file in files if file.role == role})
+        for role in ("image", "mask", "")
+    }
+    if folders["image"] != [images or "images"] or folders["mask"] != [masks or "masks"]:
+        for role in ("image", "mask"):
+            if folders[role]:
+                notes.append(f"{role}s are in {_name_folders(folders[role])}")
+    if folders[""] and folders["image"]:
+        count = sum(not file.role for file in files)
+        notes.append(f"{count} other images are left out, in {_name_folders(folders[''])}")
+    return notes
+
+
+def _name_folders(folders: Sequence[str]) -> str:
+    names = ["the folder itself" if folder == "." else f"{folder}/" for folder in folders]
+    more = f" and {len(names) - LISTED} more" * (len(names) > LISTED)
+    return ", ".join(names[:LISTED]) + more
+
+
+def _describe_lack(
+    root: Path, paths: Sequence[Path], sides: dict[str, list[_File]], images: str | None, masks: str | None
+) -> str:
+    """What is missing where there are no images or no masks, and how to say which they are."""
+    if not paths:
+        return f"{root} has no images ({', '.join(sorted(SUFFIXES))})"
+    lacking = [role for role in ("image", "mask") if not sides[role]]
+    named = {"image": images, "mask": masks}
+    for role in lacking:
+        if named[role]:
+            what = f"data.root={root} has no {role}s in '{named[role]}' (data.{role}s)"
+            break
+    else:
+        contents = " or ".join(f"{role}s" for role in lacking)
+        what = f"data.root={root} has no folder that is known to hold {contents}"
+    folders = sorted({path.parent.relative_to(root).as_posix() for path in paths})
+    return f"{what}; its folders are {_name_folders(folders)}: say which with data.images= and data.masks="
+
+
+def _parse_name(key: str, pattern: str) -> tuple[str, str]:
+    """What comes before and after {stem} in a file's name."""
+    before, stem, after = pattern.partition("{stem}")
+    if not stem or "{stem}" in after:
+        raise InputError(f"{key}={pattern} must contain {{stem}} once, as in '{{stem}}_mask'")
+    suffix = Path(after).suffix.lower()
+    return before, after[: -len(suffix)] if suffix in SUFFIXES else after
+
+
+def _choose_rule(
+    root: Path, sides: dict[str, list[_File]], image_name: str | None, mask_name: str | None
+) -> _Rule:
+    """The rule for names that matches most images with masks; the user's own if there is one.
+
+    Raises:
+        InputError: two rules match as many, in different ways.
+    """
+    if image_name is not None or mask_name is not None:
+        parsed = [
+            _parse_name(key, name) if name is not None else ("", "")
+            for key, name in (("data.image_name", image_name), ("data.mask_name", mask_name))
+        ]
+        return _Rule(*parsed)
+    names = {role: {(file.folder, file.name) for file in files} for role, files in sides.items()}
+    best, most = _Rule(), len(_apply(_Rule(), names))
+    if most == len(names["mask"]) or not names["mask"]:
+        return best
+    ties: list[_Rule] = []
+    for rule in _propose_rules(names):
+        if (count := len(_apply(rule, names))) > most:
+            best, most, ties = rule, count, []
+        elif count == most and most and _apply(rule, names) != _apply(best, names):
+            ties.append(rule)
+    if ties:
+        texts = [" and ".join(rule.describe()) or "equal names" for rule in (best, ties[0])]
+        raise InputError(
+            f"{root}: it is not clear which masks belong to which images: {most} fit with {texts[0]}, and as "
+            "many "
+            f"with {texts[1]}: say how with data.mask_name= and data.image_name="
+        )
+    return best
+
+
+def _apply(rule: _Rule, names: dict[str, set[tuple[PurePath, str]]]) -> dict[tuple[PurePath, str], str]:
+    """The image's name and the mask's that a rule matches: {(folder, image name): mask name}."""
+    images = {(folder, stem): name for folder, name in names["image"] if (stem := _strip(name, rule.image))}
+    matched = {}
+    for folder, name in names["mask"]:
+        stem = _strip(name, rule.mask)
+        if stem and (folder, stem) in images:
+            matched[folder, images[folder, stem]] = name
+    return matched
+
+
+def _strip(name: str, affix: tuple[str, str]) -> str:
+    """A name without its prefix and suffix; empty if it does not have them."""
+    before, after = affix
+    if len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after):
+        return name[len(before) : len(name) - len(after)]
+    return ""
+
+
+def _propose_rules(names: dict[str, set[tuple[PurePath, str]]]) -> list[_Rule]:
+    """Rules that some names suggest: one contains the other, or both have a prefix or suffix of their own."""
+    by_folder: dict[PurePath, list[str]] = defaultdict(list)
+    for folder, name in sorted(names["image"]):
+        by_folder[folder].append(name)
+    proposals: Counter[_Rule] = Counter()
+    for folder, mask in sorted(names["mask"])[:: max(1, len(names["mask"]) // SAMPLE)]:
+        for image in by_folder[folder]:
+            if image in mask:
+                before, _, after = mask.partition(image)
+                proposals[_Rule(mask=(before, after))] += 1
+            elif mask in image:
+                before, _, after = image.partition(mask)
+                proposals[_Rule(image=(before, after))] += 1
+    rules = [rule for rule, _ in proposals.most_common(SAMPLE)]
+    own = {role: _find_affix([name for _, name in names[role]]) for role in names}
+    return [*rules, _Rule(own["image"], own["mask"])]
+
+
+def _find_affix(names: Sequence[str]) -> tuple[str, str]:
+    """The prefix and the suffix that all names have, without digits, which count the images."""
+    before = "".join(_common(names)).rstrip("0123456789")
+    after = "".join(_common([name[::-1] for name in names]))[::-1].lstrip("0123456789")
+    return before, after if len(before) + len(after) < min(map(len, names)) else ""
+
+
+def _match(
+    root: Path, sides: dict[str, list[_File]], rule: _Rule, missing_mask: str, problems: list[str]
+) -> list[Pair]:
+    """The pairs by a rule, sorted by stem; what is alone or double becomes a problem."""
+    images, masks = (_unique(sides[role], root, getattr(rule, role), problems) for role in ("image", "mask"))
+    pairs = []
+    sources = _name_sources([file.above for file in images.values()])
+    for key, image in images.items():
+        mask = masks.get(key)
+        if mask is None and missing_mask == "error":
+            places = sorted({file.path.parent.relative_to(root).as_posix() for file in masks.values()})
+            where = f" in {places[0]}/" if len(places) == 1 else ""
+            problems.append(f"{image.path.relative_to(root)}: no mask{where}")
+            continue
+        stem = _join(*key)
+        pairs.append(Pair(stem, image.path, mask.path if mask else None, sources[image.above], image.subset))
+    if not pairs:
+        problems.clear()
+    for key in masks.keys() - images.keys():
+        places = sorted({file.path.parent.relative_to(root).as_posix() for file in images.values()})
+        where = f" in {places[0]}/" if len(places) == 1 else ""
+        problems.append(f"{masks[key].path.relative_to(root)}: no image{where}")
+    return _shorten(pairs)
+
+
+def _unique(
+    files: Iterable[_File], root: Path, affix: tuple[str, str], problems: list[str]
+) -> dict[tuple[PurePath, str], _File]:
+    """Files by folder and the common part of their names, without those that have another prefix or suffix."""
+    unique: dict[tuple[PurePath, str], _File] = {}
+    for file in files:
+        if not (name := _strip(file.name, affix)):
+            continue
+        if (first := unique.setdefault((file.folder, name), file)) is not file:
+            both = (file.path.relative_to(root), first.path.relative_to(root))
+            problems.append("{}: has the same stem as {}".format(*both))
+    return unique
+
+
+def _common(sequences: Sequence[Sequence[str]]) -> list[str]:
+    """What all texts or tuples of texts begin with."""
+    return [
+        items[0] for items in takewhile(lambda items: len(set(items)) == 1, zip(*sequences, strict=False))
+    ]
+
+
+def _join(folder: PurePath, name: str) -> str:
+    return (folder / name).as_posix()
+
+
+def _shorten(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs sorted by stem, without the folders that all stems begin with."""
+    folders = [PurePath(pair.stem).parent.parts for pair in pairs]
+    common = _common(folders)
+    shortened = [replace(pair, stem="/".join(PurePath(pair.stem).parts[len(common) :])) for pair in pairs]
+    return sorted(shortened, key=lambda pair: pair.stem)
+
+
+def _name_sources(folders: Sequence[PurePath]) -> dict[PurePath, str]:
+    """The source of each folder above images and masks, if there are several: its name without subsets."""
+    names = {}
+    for folder in set(folders):
+        parts = [part for part in folder.parts if not _find_subset(part)]
+        names[folder] = "/".join(parts)
+    if len(set(names.values())) == 1:
+        return dict.fromkeys(names, "")
+    common = len(_common([name.split("/") if name else [] for name in names.values()]))
+    return {
+        folder: "/".join(name.split("/")[common:]) or "/".join(folder.parts) or "."
+        for folder, name in names.items()
+    }

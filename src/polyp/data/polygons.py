@@ -1,0 +1,314 @@
+"""Polygons in place of masks: COCO's JSON, LabelMe's JSON files, and YOLO's text files.
+
+They are drawn once, as masks of 0 and 255 in the user's cache folder, which are read like any other mask.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from platformdirs import user_cache_path
+
+from polyp.data.layouts import Listing, list_images
+from polyp.data.pairs import StemIndex
+from polyp.errors import InputError, describe_error, printable, require, shell_word
+from polyp.images import SUFFIXES, open_image
+
+FORMATS = {".json": "LabelMe", ".txt": "YOLO"}
+"""The formats with a file for each image, by its ending; a single .json file is COCO's."""
+
+Shape = tuple[str, Any]
+"""A label, and an outline: the flat list x1, y1, x2, y2, ... in pixels, or COCO's run lengths."""
+
+
+@dataclass
+class Annotation:
+    """What is known of one image.
+
+    Attributes:
+        size: height and width in pixels; None: those of the image.
+        shapes: outlines with labels.
+    """
+
+    size: tuple[int, int] | None
+    shapes: list[Shape] = field(default_factory=list)
+
+
+def find_annotations(root: Path, masks: str | None) -> Path | None:
+    """The file or folder of polygons that `data.masks` names; None if it names masks.
+
+    Args:
+        root: the data set's folder.
+        masks: a path below it.
+    """
+    if masks is None or "*" in masks:
+        return None
+    path = root / Path(masks).expanduser()
+    if path.suffix.lower() == ".json":
+        if not path.is_file():
+            raise InputError(f"data.masks={masks}: there is no file {path}")
+        return path
+    if not path.is_dir():
+        return None
+    endings = {file.suffix.lower() for file in path.rglob("*") if file.name[0] != "."}
+    holds_masks = bool(endings & SUFFIXES) and masks != "."
+    return path if endings & FORMATS.keys() and not holds_masks else None
+
+
+def draw_masks(
+    root: Path,
+    annotations: Path,
+    images: str | None = None,
+    labels: Sequence[Any] | None = None,
+    missing_mask: str = "error",
+) -> Listing:
+    """Draw the polygons of a data set, unless they have been drawn before.
+
+    Args:
+        root: the folder of the images.
+        annotations: COCO's JSON file, or the folder of LabelMe's or YOLO's files.
+        images: the folder of the images below `root`.
+        labels: those that are polyps, COCO's names or YOLO's numbers; None: there is only one.
+        missing_mask: `empty` takes an image without annotations for one without a polyp.
+
+    Raises:
+        InputError: a file is damaged, an outline is no polygon, several labels are not explained, or the
+            cache cannot be written.
+    """
+    require("polygons", "pycocotools")
+    listing = list_images(root / images if images else root)
+    index = StemIndex(pair.stem for pair in listing.pairs)
+    kind, found = _read_annotations(annotations, index, listing)
+    chosen = _choose_labels(root, found, labels)
+    sizes = {pair.stem: _read_size(pair.image) for pair in listing.pairs if pair.stem in found}
+    folder = _draw_all(root, annotations, found, chosen, sizes)
+    pairs = []
+    for pair in listing.pairs:
+        if pair.stem in found:
+            pairs.append(replace(pair, mask=folder / f"{pair.stem}.png"))
+        elif missing_mask == "empty":
+            pairs.append(pair)
+        else:
+            name = pair.image.relative_to(root)
+            listing.problems.append(
+                f"{name}: not in {annotations.name} (data.missing_mask=empty if it has no polyp)"
+            )
+    if not pairs:
+        raise InputError(f"none of the images in {root} is in {annotations}")
+    count = sum(len(annotation.shapes) for annotation in found.values())
+    notes = [f"masks are drawn from {count} outlines in {annotations.name} ({kind})"]
+    return Listing(pairs, listing.problems, [*listing.notes, *notes])
+
+
+def _read_annotations(path: Path, index: StemIndex, listing: Listing) -> tuple[str, dict[str, Annotation]]:
+    """The format's name, and the annotations by stem; what is of no image becomes a problem."""
+    if path.is_file():
+        return "COCO", _read_coco(path, index, listing)
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in FORMATS and f.name[0] != ".")
+    kinds = Counter(FORMATS[file.suffix.lower()] for file in files)
+    kind = kinds.most_common(1)[0][0]
+    found = {}
+    for file in files:
+        if FORMATS[file.suffix.lower()] != kind:
+            continue
+        stem = index.find(file.relative_to(path).with_suffix("").as_posix())
+        if stem is None:
+            listing.problems.append(f"{file.relative_to(path)}: no image")
+        else:
+            found[stem] = _read_labelme(file) if kind == "LabelMe" else _read_yolo(file)
+    return kind, found
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {describe_error(error)}") from error
+
+
+def _read_coco(path: Path, index: StemIndex, listing: Listing) -> dict[str, Annotation]:
+    content = _load_json(path)
+    try:
+        labels = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
+        found, stem_of = {}, {}
+        for image in content["images"]:
+            name = Path(str(image["file_name"])).with_suffix("").as_posix()
+            if (stem := index.find(name)) is None:
+                listing.problems.append(f"{path.name}: there is no image {printable(image['file_name'])}")
+                continue
+            stem_of[image["id"]] = stem
+            found[stem] = Annotation((int(image["height"]), int(image["width"])))
+        for shape in content["annotations"]:
+            if shape["image_id"] not in stem_of:
+                continue
+            label, outline = (
+                labels.get(shape["category_id"], str(shape["category_id"])),
+                shape["segmentation"],
+            )
+            outlines = outline if isinstance(outline, list) else [outline]
+            if not outlines:
+                raise InputError(f"{path}: annotation {shape.get('id')} has a box only and no polygon")
+            found[stem_of[shape["image_id"]]].shapes += [(label, part) for part in outlines]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} is not COCO's JSON of polygons ({describe_error(error)} is wrong)"
+        ) from error
+    return found
+
+
+def _read_labelme(path: Path) -> Annotation:
+    content = _load_json(path)
+    try:
+        annotation = Annotation((int(content["imageHeight"]), int(content["imageWidth"])))
+        for shape in content["shapes"]:
+            points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
+            kind = shape.get("shape_type") or "polygon"
+            if kind == "rectangle":
+                (left, top), (right, bottom) = points
+                points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+            elif kind == "circle":
+                centre, edge = points
+                angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+                circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+                points = centre + np.linalg.norm(edge - centre) * circle
+            elif kind != "polygon":
+                raise InputError(f"{path}: a shape is a {kind}, which is no area: polygons are needed")
+            annotation.shapes.append((str(shape["label"]), points.ravel().tolist()))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} is not LabelMe's JSON of polygons ({describe_error(error)} is wrong)"
+        ) from error
+    return annotation
+
+
+def _read_yolo(path: Path) -> Annotation:
+    """Lines of a class and the corners x, y of a polygon, as shares of width and height."""
+    annotation = Annotation(None)
+    try:
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            if not (words := line.split()):
+                continue
+            corners = [float(word) for word in words[1:]]
+            if len(corners) == 4:
+                raise InputError(
+                    f"{path}, line {number}: is a box and no polygon: YOLO's segmentation is needed"
+                )
+            if len(corners) < 6 or len(corners) % 2 or not all(-0.01 <= value <= 1.01 for value in corners):
+                raise InputError(
+                    f"{path}, line {number}: needs a class and three or more corners from 0 to 1"
+                )
+            annotation.shapes.append((words[0], corners))
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not YOLO's segmentation ({describe_error(error)})") from error
+    return annotation
+
+
+def _choose_labels(root: Path, found: dict[str, Annotation], labels: Sequence[Any] | None) -> set[str]:
+    """The labels that are polyps.
+
+    Raises:
+        InputError: there are several and none is named, or a named one does not occur.
+    """
+    counts = Counter(label for annotation in found.values() for label, _ in annotation.shapes)
+    listed = ", ".join(f"{printable(label)} ({count})" for label, count in counts.most_common(12))
+    if labels is not None:
+        chosen = {str(label) for label in labels}
+        if missing := sorted(chosen - counts.keys()):
+            raise InputError(
+                f"data.polyp_labels={missing[0]} does not occur in {root}; its labels are {listed}"
+            )
+        return chosen
+    if len(counts) > 1:
+        text = "[{}]".format(",".join(f"'{label}'" for label in sorted(counts)))
+        raise InputError(
+            f"{root}: the outlines have several labels, so that it is not clear what is polyp: {listed}. Add "
+            f"{shell_word('data.polyp_labels=' + text)} or name only those that are polyps"
+        )
+    return set(counts)
+
+
+def _read_size(image: Path) -> tuple[int, int] | None:
+    """Height and width of an image as a viewer shows it; None if it cannot be read: that is reported later."""
+    try:
+        with open_image(image) as opened:
+            return opened.height, opened.width
+    except InputError:
+        return None
+
+
+def _draw_all(
+    root: Path,
+    annotations: Path,
+    found: dict[str, Annotation],
+    labels: set[str],
+    sizes: dict[str, tuple[int, int] | None],
+) -> Path:
+    """The folder with a mask for each image of `found`, which is made if it is not there yet."""
+    where = hashlib.sha256(os.fsencode(annotations)).hexdigest()[:12]
+    content = sorted((stem, a.size or sizes[stem], a.shapes) for stem, a in found.items())
+    state = hashlib.sha256(json.dumps([content, sorted(labels)]).encode()).hexdigest()[:12]
+    home = user_cache_path("polyp") / "masks"
+    folder = home / f"{where}-{state}"
+    if folder.is_dir():
+        return folder
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as temporary:
+            for stem, annotation in found.items():
+                size = annotation.size or sizes[stem] or (1, 1)
+                mask = _draw(annotation, size, labels, f"{annotations}: {stem}")
+                file = Path(temporary, "masks", f"{stem}.png")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(cv2.imencode(".png", mask * 255)[1].tobytes())
+            try:
+                os.rename(Path(temporary, "masks"), folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster, with equal masks
+                    raise
+        for former in set(home.glob(f"{where}-*")) - {folder}:
+            shutil.rmtree(former, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder} ({describe_error(error)}): free some space") from error
+    return folder
+
+
+def _draw(annotation: Annotation, size: tuple[int, int], labels: set[str], name: str) -> np.ndarray:
+    """The mask (H, W) uint8 in {0, 1} of the outlines with one of the labels."""
+    from pycocotools import mask as coco
+
+    height, width = size
+    codes = []
+    for label, outline in annotation.shapes:
+        if label not in labels:
+            continue
+        if isinstance(outline, dict):
+            code = (
+                coco.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline
+            )
+        else:
+            corners = np.asarray(outline, np.float64)
+            if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
+                raise InputError(f"{name}: an outline has fewer than three corners or is damaged")
+            if annotation.size is None:  # YOLO's shares
+                corners = corners * np.tile([width, height], len(corners) // 2)
+            (code,) = coco.frPyObjects([corners.tolist()], height, width)
+        codes.append(code)
+    if not codes:
+        return np.zeros(size, np.uint8)
+    return coco.decode(coco.merge(codes))
