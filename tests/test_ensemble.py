@@ -1,7 +1,6 @@
 """Sweeps over seeds and folds as ensembles: all commands take them, and no run scores what it has seen."""
 
 import csv
-import inspect
 import json
 import shutil
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from run_writers import on_drawn_images, write_model_run
 import polyp
 from polyp.cli import main
 from polyp.commands.app.inference_queue import InferenceQueue
-from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.images import read_image
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder
@@ -151,11 +149,6 @@ def test_seeds_are_evaluated_together_on_their_test_images(here: Path) -> None:
     assert found == scores(here / "seeds" / "0_seed-0" / "evaluations" / "named")
 
 
-FOLDS = pytest.mark.skipif(
-    "folds" not in inspect.signature(PolypDataModule).parameters, reason="needs data.folds"
-)
-
-
 def write_folds(folder: Path, folds: int = 4, seeds: int = 1) -> Path:
     """A sweep over folds, each of which tests an equal share of the images and validates on the next one."""
     jobs = [{"data.folds": folds, "data.fold": n % folds, "seed": n // folds} for n in range(folds * seeds)]
@@ -168,7 +161,6 @@ def write_folds(folder: Path, folds: int = 4, seeds: int = 1) -> Path:
     return folder
 
 
-@FOLDS
 def test_folds_are_evaluated_out_of_fold_on_all_images(here: Path) -> None:
     write_folds(here / "folds", folds=2, seeds=2)
     main(["evaluate", "folds"])
@@ -183,7 +175,6 @@ def test_folds_are_evaluated_out_of_fold_on_all_images(here: Path) -> None:
     assert metrics["numbers"]["dice"]["value"] == pytest.approx(np.mean(list(expected.values())))
 
 
-@FOLDS
 def test_folds_on_other_data_are_an_ensemble(here: Path) -> None:
     write_folds(here / "folds", folds=2)
     shutil.copytree(here / "images", here / "other" / "images")

@@ -1,5 +1,6 @@
 """Which of the images that a model is scored on were among those that it was trained or validated on."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import numpy as np
 from polyp.commands.evaluate.testsets import TestSet
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.duplicates import find_links
-from polyp.data.pairs import Pair
 from polyp.errors import InputError
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source
@@ -55,28 +55,23 @@ class TrainingData:
         return None if source.config is None else self.known.get(source.home)
 
     @property
-    def is_cross_validation(self) -> bool:
-        """Whether the models are from several folds of the same data set."""
-        runs = [(self.of(source), (source.config or {}).get("data", {})) for source in self.sources]
-        folds = {settings.get("fold") for _, settings in runs if settings.get("folds")}
-        same = len({data and data.inspection.fingerprint for data, _ in runs}) == 1
-        return len(folds) > 1 and same and all(data and settings.get("folds") for data, settings in runs)
+    def has_folds(self) -> bool:
+        """Whether the models are from several folds of one data set."""
+        folds = [(source.config or {}).get("data", {}) for source in self.sources]
+        data = [self.of(source) for source in self.sources]
+        return (
+            all(settings.get("folds") for settings in folds)
+            and len({settings["fold"] for settings in folds}) > 1
+            and len({each and each.inspection.fingerprint for each in data} | {None}) == 2
+        )
 
-    def unite_folds(self, subset: str) -> tuple[TestSet, dict[str, tuple[int, ...]]]:
-        """The images that at least one of the runs has in a subset, for `is_cross_validation`.
-
-        Returns:
-            The images in the order of stems, and for each stem the numbers of the models whose runs have it.
-        """
-        pairs: dict[str, Pair] = {}
-        models: dict[str, tuple[int, ...]] = {}
+    def assign_models(self, subset: str) -> dict[str, tuple[int, ...]]:
+        """The images that runs have in a subset, by stem: the numbers of the models whose runs have each."""
+        models: defaultdict[str, tuple[int, ...]] = defaultdict(tuple)
         for number, source in enumerate(self.sources):
-            for pair in self.known[source.home].get_pairs(subset):
-                pairs[pair.stem] = pair
-                models[pair.stem] = (*models.get(pair.stem, ()), number)
-        fingerprint = self.known[self.sources[0].home].inspection.fingerprint
-        name = "out-of-fold" if subset == "test" else subset
-        return TestSet(name, [pairs[stem] for stem in sorted(pairs)], fingerprint=fingerprint), models
+            for stem in self.known[source.home].subsets.get(subset, ()):
+                models[stem] += (number,)
+        return dict(sorted(models.items()))
 
     def may_include(self, source: Source, images: TestSet, subsets: Sequence[str]) -> bool:
         """Whether images of a run may be among those that another model was fitted to."""

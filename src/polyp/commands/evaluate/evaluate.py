@@ -15,6 +15,8 @@ from polyp.commands.evaluate.options import Options
 from polyp.commands.evaluate.report import REPORT, print_metrics, print_sets, write_report
 from polyp.commands.evaluate.scoring import Image, control_risk, score_images, summarise_images
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
+from polyp.commands.options import name_options
+from polyp.data.datamodule import NORMAL
 from polyp.errors import InputError
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
@@ -48,12 +50,16 @@ def run(options: Options) -> list[dict[str, Any]]:
         )
     training = TrainingData(sources, options.root, options.archive, needed=options.data is None)
     warnings: list[str] = []
-    members: Mapping[str, tuple[int, ...]] = {}
+    members: dict[str, tuple[int, ...]] = {}
     if options.data is None:
-        test_set, members = _find_own_images(training, options.subset, warnings)
-        test_sets = [test_set]
+        test_sets, members = _find_own_images(training, options.subset, warnings)
     else:
-        test_sets = find_test_sets(options.data, options.images, options.masks, options.normal)
+        try:
+            test_sets = find_test_sets(options.data, normal=options.normal, **options.layout)
+        except InputError as error:
+            text = name_options(str(error))
+            normal = ", or with --normal that no image shows a polyp" if text.endswith("--masks") else ""
+            raise InputError(text + normal) from error
     folders = [_choose_folder(sources[0], test_set, options, len(test_sets)) for test_set in test_sets]
     if lacking := literature.unavailable():
         log.warning("%s", lacking)
@@ -79,7 +85,9 @@ def run(options: Options) -> list[dict[str, Any]]:
             "tta": {"flips": options.tta, "scales": list(options.scales)},
             "computed": predictor.backend,
             "deviation": 0.0,
-            **summarise_images(images, options.threshold, options.normal, control),
+            **summarise_images(
+                images, options.threshold, test_set.normal, None if test_set.normal else control
+            ),
             "training_images": options.data
             and _describe_training_images(training, test_set, images, options),
             "warnings": list(warnings),
@@ -103,37 +111,42 @@ def run(options: Options) -> list[dict[str, Any]]:
 
 def _find_own_images(
     training: TrainingData, subset: str, warnings: list[str]
-) -> tuple[TestSet, dict[str, tuple[int, ...]]]:
-    """A subset of the first run's images, which no other model may have been trained on; of folds, the images
-    of all, each with the models that score it.
+) -> tuple[list[TestSet], dict[str, tuple[int, ...]]]:
+    """A subset of the first run's images, which no other model may have been trained on, and for the test its
+    normal frames; of folds those of all runs, and for each image, by stem, the models that score it.
     """
     first, *others = training.sources
+    data = training.known[first.home]
+    test_sets = [subset_of(data, name) for name in ([subset, NORMAL] if subset == "test" else [subset])]
+    members: dict[str, tuple[int, ...]] = {}
+    if training.has_folds:
+        for number, test_set in enumerate(test_sets):
+            own = training.assign_models(test_set.name)
+            name = "out-of-fold" if test_set.name == "test" else test_set.name
+            pairs = [data.pairs[data.rows[stem]] for stem in own]
+            test_sets[number] = replace(test_set, name=name, pairs=pairs)
+            members |= own
+        warnings.append(f"each image is scored by the runs that have it among their {subset} images alone")
+    test_sets = [test_set for test_set in test_sets if test_set.pairs]
     if subset != "test":
         warnings.append(f"these are the run's {subset} images, which training has seen")
-    if training.is_cross_validation:
-        test_set, members = training.unite_folds(subset)
-        warnings.append(f"each image is scored by the runs that have it among their {subset} images alone")
-    else:
-        test_set, members = subset_of(training.known[first.home], subset), {}
     for other in others if not members else ():
         if training.of(other) is None:
             warnings.append(f"it is not known what {other.file} was trained on: perhaps on these images")
-        elif subset == "test" and training.may_include(other, test_set, FITTED):
+        elif subset == "test" and any(training.may_include(other, images, FITTED) for images in test_sets):
             raise InputError(
-                f"{other.home} was trained on some of the {len(test_set.pairs)} test images of {first.home}: "
-                "average only runs of one split"
+                f"{other.home} was trained on some of the {len(test_sets[0].pairs)} test images of "
+                f"{first.home}: average only runs of one split"
             )
-    if (before := first.data_fingerprint) not in (None, test_set.fingerprint):
-        warnings.append(
-            f"the data have changed since training: fingerprint {test_set.fingerprint}, then {before}"
-        )
-    return test_set, members
+    if (before := first.data_fingerprint) not in (None, now := data.inspection.fingerprint):
+        warnings.append(f"the data have changed since training: fingerprint {now}, then {before}")
+    return test_sets, members
 
 
 def _choose_predictors(
     predictor: Predictor, test_set: TestSet, members: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Predictor]:
-    """The predictor of each image by stem: of its members, or of all models if there are none."""
+    """The predictor of each image by stem: of its own models, or of all where none are given."""
     parts = {numbers: predictor.select(numbers) for numbers in set(members.values())}
     return {pair.stem: parts[members[pair.stem]] if members else predictor for pair in test_set.pairs}
 

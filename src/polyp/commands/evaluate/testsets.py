@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from polyp.data.cache import cache_folder, load_inspection
-from polyp.data.datamodule import PolypDataModule
+from polyp.data.datamodule import NORMAL, PolypDataModule
 from polyp.data.layouts import list_images
 from polyp.data.pairs import Pair, find_suspicions
 from polyp.data.sources import Folder
@@ -45,8 +45,8 @@ class TestSet:
 
 
 def subset_of(data: PolypDataModule, subset: str) -> TestSet:
-    """The train, val or test images of a run."""
-    return TestSet(subset, data.get_pairs(subset), fingerprint=data.inspection.fingerprint)
+    """The train, val or test images of a run, or its test's normal frames (`normal`)."""
+    return TestSet(subset, data.get_pairs(subset), subset == NORMAL, data.inspection.fingerprint)
 
 
 def find_test_sets(
