@@ -1,6 +1,7 @@
 """What a model is scored on: the test images of its run, or any folder of images with or without masks."""
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def find_test_sets(
     Raises:
         InputError: the folder is not there, has no masks, or anything is wrong with a file.
     """
-    root = Path(folder).expanduser().absolute()
+    root = Path(os.path.abspath(Path(folder).expanduser()))  # its name is that of the evaluation
     if not root.is_dir():
         raise InputError(f"--data {folder} is not a folder")
     if normal:
