@@ -56,14 +56,10 @@ class TrainingData:
 
     @property
     def has_folds(self) -> bool:
-        """Whether the models are from several folds of one data set."""
-        folds = [(source.config or {}).get("data", {}) for source in self.sources]
-        data = [self.of(source) for source in self.sources]
-        return (
-            all(settings.get("folds") for settings in folds)
-            and len({settings["fold"] for settings in folds}) > 1
-            and len({each and each.inspection.fingerprint for each in data} | {None}) == 2
-        )
+        """Whether the models are from several folds of one data set, or leave out different groups of it."""
+        folds = {(source.config or {}).get("data", {}).get("fold", 0) for source in self.sources}
+        fingerprints = {data and data.inspection.fingerprint for data in map(self.of, self.sources)}
+        return len(folds) > 1 and len(fingerprints) == 1 and None not in fingerprints
 
     def assign_models(self, subset: str) -> dict[str, tuple[int, ...]]:
         """The images that runs have in a subset, by stem: the numbers of the models whose runs have each."""
