@@ -36,7 +36,7 @@ from polyp.commands.app.gallery import Gallery, load_gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.commands.app.server import make_app
 from polyp.errors import InputError
-from polyp.images import decode
+from polyp.images import IGNORED, decode
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.runs.data import load_run_data
@@ -395,10 +395,12 @@ def test_names_of_runs_and_files_are_data(run: Path) -> None:
 def test_views_are_drawn_where_they_belong() -> None:
     probability, truth = np.zeros((200, 200)), np.zeros((200, 200), np.uint8)
     probability[:, 50:150], truth[:, 100:] = 1, 1
+    truth[150:] = IGNORED
     drawn = media.draw(predicted(probability, truth), 0.5, 1, "errors")
     colours = [media.OUTCOMES[name] for name in ("false alarm", "correct", "missed")]
     assert [tuple(drawn[100, x]) for x in (75, 125, 175)] == colours
     assert tuple(drawn[100, 25]) == (100, 100, 100)
+    assert (drawn[160:] == 100).all()  # ignored: neither right nor wrong
     shown = media.describe_result(predicted(probability), 0.5, 1, "probability")
     heat, scale = media.draw(predicted(probability), 0.5, 1, "probability"), shown["legend"]["scale"]
     assert [list(heat[100, x]) for x in (25, 100)] == [scale[0], scale[-1]]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polyp.errors import InputError
+from polyp.images import IGNORED
 from polyp.model.losses import LOSSES, build_loss
 
 LOGITS = [2.0, -1.0, 0.0, -3.0]
@@ -28,10 +29,11 @@ def structure_by_hand(logits: Tensor, truth: Tensor, weighted: bool = True) -> t
     published.
     """
     x, t = logits[0, 0].double().numpy(), truth[0, 0].double().numpy()
-    weight = np.empty_like(t)
-    for i, j in np.ndindex(t.shape):
+    weight = np.zeros_like(t)
+    for i, j in np.argwhere(t != IGNORED):
         around = t[max(0, i - 15) : i + 16, max(0, j - 15) : j + 16]
-        weight[i, j] = 1 + 5 * abs(around.mean() - t[i, j])
+        weight[i, j] = 1 + 5 * abs(around[around != IGNORED].mean() - t[i, j])
+    x, t = np.where(t == IGNORED, 0, x), np.where(t == IGNORED, 0, t)  # they have no weight
     p = 1 / (1 + np.exp(-x))
     cross_entropy = -t * np.log(p) - (1 - t) * np.log(1 - p)
     both, either = (weight * p * t).sum(), (weight * (p + t - p * t)).sum()
@@ -105,6 +107,57 @@ def test_structure_is_a_mean_over_images_and_dice_pools() -> None:
     p = 1 / (1 + math.exp(-4))
     both, total = P[0] + P[2] + 2 * p + 2 * (1 - p), sum(P) + 2 * p + 2 * (1 - p) + 6
     assert dice(logits, truth).item() == pytest.approx(1 - 2 * both / total, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ignored_pixels_change_neither_value_nor_gradient(name: str) -> None:
+    ignored = torch.full((1, 1, 2, 1), IGNORED)
+    truth = torch.cat([square(TRUTH), ignored], -1)
+    for beside in (-7.0, 0.0, 30.0):
+        logits = torch.cat([square(LOGITS), torch.full_like(square(TRUTH)[..., :1], beside)], -1)
+        logits.requires_grad_()
+        loss = build_loss(name)(logits, truth)
+        loss.backward()
+        assert loss.item() == pytest.approx(hand_values()[name], rel=1e-5)
+        alone = square(LOGITS).requires_grad_()
+        build_loss(name)(alone, square(TRUTH)).backward()
+        assert logits.grad is not None and alone.grad is not None
+        assert torch.allclose(logits.grad[..., :2], alone.grad, rtol=1e-5)
+        assert not logits.grad[..., 2].any()
+
+
+@pytest.mark.parametrize("name", LOSSES.keys() - {"structure"})
+def test_pooled_losses_are_those_of_the_counted_pixels_alone(name: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 3, (3, 1, 20, 30), generator=random)
+    truth[truth == 2] = IGNORED
+    truth[2] = IGNORED  # an image in which nothing counts
+    logits = 3 * torch.randn(truth.shape, generator=random)
+    counted = truth != IGNORED
+    alone = build_loss(name)(logits[counted].reshape(1, 1, 1, -1), truth[counted].reshape(1, 1, 1, -1))
+    assert build_loss(name)(logits, truth).item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+def test_structure_by_hand_with_ignored_pixels() -> None:
+    truth = disc()
+    truth[..., :20, :9] = 1
+    truth[..., 25:50, 40:60] = IGNORED
+    logits = 3 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    loss = build_loss("structure")
+    expected = sum(structure_by_hand(logits, truth))
+    assert loss(logits, truth).item() == pytest.approx(expected, rel=1e-5)
+    nothing = torch.full_like(truth, IGNORED)  # an image in which nothing counts
+    assert loss(torch.cat([logits, logits]), torch.cat([truth, nothing])).item() == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_in_which_nothing_counts_costs_nothing(name: str) -> None:
+    logits = torch.randn(2, 1, 8, 8, requires_grad=True)
+    loss = build_loss(name)(logits, torch.full((2, 1, 8, 8), IGNORED, dtype=torch.uint8))
+    loss.backward()
+    assert loss == 0 and logits.grad is not None and not logits.grad.any()
 
 
 @pytest.mark.parametrize("name", LOSSES)

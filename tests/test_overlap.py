@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import BinaryF1Score
 
+from polyp.images import IGNORED
 from polyp.metrics.overlap import DEFINITIONS, SegmentationScores, image_scores
 
 EMPTY = torch.zeros(4, 4)
@@ -44,6 +45,31 @@ def test_values_by_hand() -> None:
             "polyp_share": 4 / 6,
         }
     )
+
+
+def test_ignored_pixels_are_left_out_by_hand() -> None:
+    probability = torch.tensor([[0.9, 0.5, 0.2, 0.99], [0.7, 0.0, 0.4, 0.01]])
+    truth = torch.tensor([[1, 1, 1, IGNORED], [0, 0, IGNORED, IGNORED]])
+    # Predicted: the first two of the first row and the first of the second. Missed: 0.2. Five pixels count.
+    expected = {
+        "tp": 2,
+        "fp": 1,
+        "fn": 1,
+        "dice": 4 / 6,
+        "iou": 2 / 4,
+        "precision": 2 / 3,
+        "recall": 2 / 3,
+        "mae": (0.1 + 0.5 + 0.8 + 0.7 + 0.0) / 5,
+        "polyp_share": 3 / 5,
+    }
+    assert scores(probability, truth) == pytest.approx(expected)
+    batch = torch.stack([truth, torch.full_like(truth, IGNORED)])
+    first, second = (
+        compute(iter([(probability[None], truth[None])])),
+        image_scores(torch.stack([probability, probability]), batch),
+    )
+    assert first["pooled_dice"] == pytest.approx(4 / 6)
+    assert second["dice"].tolist() == [pytest.approx(4 / 6), 1] and second["mae"][1] == 0
 
 
 @pytest.mark.parametrize(
@@ -115,8 +141,8 @@ def test_laws() -> None:
         (torch.tensor([[0.5, 1.01]]), torch.ones(1, 2), r"in \[0, 1\]"),
         (
             torch.ones(1, 2),
-            torch.tensor([[0, 255]], dtype=torch.uint8),
-            "0 or 1, got 0 to 255: is this a grey image",
+            torch.tensor([[0, 254]], dtype=torch.uint8),
+            "0 or 1 .*, got 0 to 254: is this a grey image",
         ),
         (torch.ones(1, 2), torch.tensor([[0.0, 0.5]]), "0 or 1"),
         (torch.ones(1, 2), torch.tensor([[0.0, math.nan]]), "0 or 1"),

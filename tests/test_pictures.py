@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from polyp.errors import InputError
+from polyp.images import IGNORED
 from polyp.report import pictures
 from polyp.report.pictures import GAP, PREDICTION, TRUTH
 
@@ -78,6 +79,15 @@ def test_empty_masks_have_no_outline() -> None:
         pictures.panel(grey(), nothing, nothing.astype(np.float32), 0.5), WIDTH
     )
     assert (outlined == 90).all() and not truth.any() and not prediction.any()
+
+
+def test_ignored_pixels_are_grey_and_have_no_outline() -> None:
+    mask = TRUE.copy()
+    mask[FOUND == 1] = IGNORED
+    outlined, truth, _ = parts(pictures.panel(grey(), mask, np.zeros((HEIGHT, WIDTH)), 0.5), WIDTH)
+    assert not (is_colour(outlined, TRUTH) & ~border(np.uint8(mask == 1))).any()
+    untouched = ~border(np.uint8(mask == 1))
+    assert np.array_equal(is_colour(truth, (128, 128, 128))[untouched], (mask == IGNORED)[untouched])
 
 
 def test_contour_outlines_every_polyp() -> None:

@@ -19,6 +19,7 @@ from polyp.errors import InputError
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
+from polyp.training import callbacks
 from polyp.training.trainer import build_trainer
 
 SIZE = 64
@@ -69,7 +70,7 @@ PREDICTIONS = [box(2, 10, 3, 9), box(0, 8, 4, 12, 8, 8), box(4, 8, 8, 12, 6, 8),
 
 
 def data(
-    root: Path, pairs: list[Pair], batch_size: int = 2, eval_batch_size: int | None = None
+    root: Path, pairs: list[Pair], batch_size: int = 2, eval_batch_size: int | None = None, **options: Any
 ) -> PolypDataModule:
     """The same pairs, as (prediction, truth), for validation and test, and four others for training."""
     lines = ["stem,subset"]
@@ -98,6 +99,7 @@ def data(
         seed=0,
         eval_batch_size=eval_batch_size,
         root=str(root),
+        **options,
     )
 
 
@@ -280,6 +282,26 @@ def test_each_test_image_has_its_row(tmp_path: Path) -> None:
         )
         assert row["tp"] == (predicted & truth).sum() and type(row["tp"]) is int
         assert row["polyp_share"] == pytest.approx(truth.mean())
+
+
+def test_normal_frames_are_counted_apart(tmp_path: Path) -> None:
+    """Frame N has N % 3 false positives, in the red channel; the other channels tell the frames apart."""
+    random = np.random.default_rng(0)
+    (tmp_path / "frames").mkdir()
+    for number in range(20):
+        frame = cv2.resize(random.integers(0, 255, (5, 5, 3), np.uint8), (64, 64))
+        frame[..., 2] = 255 * sum((box(8 * n, 8 * n + 6, 3, 9) for n in range(number % 3)), box(0, 0, 0, 0))
+        cv2.imwrite(str(tmp_path / "frames" / f"{number}.png"), frame)
+    pairs, found = list(zip(PREDICTIONS, TRUTHS, strict=True)), []
+    for options in ({}, {"normal": str(tmp_path / "frames")}):
+        record = callbacks.TestRecord(RunFolder(tmp_path / "run"))
+        trainer, dm = bare_trainer(record), data(tmp_path / "data", pairs, **options)
+        trainer.test(knowing(), dm, verbose=False)
+        found.append((dict(trainer.callback_metrics), record.rows))
+    assert found[0] == found[1] and len(found[0][1]) == len(TRUTHS)
+    expected = [int(pair.image.stem) % 3 for pair in dm.get_pairs("normal")]
+    assert [row["false_positives"] for row in record.normal] == expected
+    assert len(set(expected)) > 1
 
 
 # Prediction

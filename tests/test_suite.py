@@ -5,6 +5,8 @@ import pytest
 import torch
 from masks import disc, odd_masks, predictions
 
+from polyp.data.traits import measure_traits
+from polyp.images import IGNORED
 from polyp.metrics import literature
 from polyp.metrics.calibration import THRESHOLDS
 from polyp.metrics.intervals import bootstrap_interval
@@ -51,6 +53,44 @@ def test_sums_and_ratios_by_hand() -> None:
     assert summary["brier"].value == pytest.approx(np.mean(wrong))
     # All pixels are in the first or the last bin: what is missed in one, the alarm in the other.
     assert summary["ece"].value == pytest.approx((missing + alarm) / 5 / truth.size)
+
+
+@pytest.mark.parametrize("beside", [0.0, 0.3, 1.0])
+def test_ignored_pixels_are_left_out_of_what_counts_pixels(beside: float) -> None:
+    """An image with ignored columns scores like the image without them, whatever is predicted there."""
+    for probability, truth in IMAGES:
+        ignored = np.full((truth.shape[0], 30), IGNORED, np.uint8)
+        wide = (
+            np.hstack([probability, np.full_like(ignored, beside, np.float32)]),
+            np.hstack([truth, ignored]),
+        )
+        with_ignored, alone = (score(*pair, literature=LITERATURE) for pair in (wide, (probability, truth)))
+        geometric = {"nsd", "hd95", "wfm", "sm", "polyps_found", "polyps_missed", "false_positives"}
+        for name in alone.row.keys() - geometric:
+            assert with_ignored.row[name] == pytest.approx(alone.row[name], abs=1e-6), name
+        for name, vector in alone.vectors.items():
+            assert with_ignored.vectors[name] == pytest.approx(vector), name
+        traits = measure_traits(wide[1])
+        assert traits["polyp_share"] == measure_traits(truth)["polyp_share"]
+
+
+def test_ignored_pixels_are_background_where_shapes_matter() -> None:
+    probability, truth = disc(14, 12, 8).astype(np.float32), disc(14, 12, 8).astype(np.uint8)
+    probability[:, 25:] = 1  # a false positive, of which no pixel counts
+    truth[:, 25:] = IGNORED
+    row = score(probability, truth).row
+    assert (row["nsd"], row["hd95"], row["polyps_found"], row["false_positives"]) == (1, 0, 1, 0)
+    truth[:, 12:] = IGNORED  # half of the polyp
+    row = score(probability, truth, threshold=0.0).row
+    assert (row["recall"], row["polyps_found"] + row["polyps_missed"]) == (1, 1)
+    assert measure_traits(truth)["polyps"] == 1
+
+
+def test_an_image_in_which_nothing_counts_scores_like_an_empty_one() -> None:
+    nothing = np.full((29, 41), IGNORED, np.uint8)
+    row = score(np.ones((29, 41), np.float32), nothing, literature=LITERATURE).row
+    empty = score(np.zeros((29, 41), np.float32), np.zeros((29, 41)), literature=LITERATURE).row
+    assert row == empty
 
 
 def test_the_truth_itself_is_perfect() -> None:

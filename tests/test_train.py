@@ -7,14 +7,17 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,8 @@ from conftest import ROOT, SMALL, Train, run_script, start
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import polyp
+from polyp.images import components
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.model import device
 from polyp.runs.folder import RunFolder
@@ -164,6 +169,82 @@ def test_hparams_hold_the_numbers_in_a_real_tensorboard(finished: Path) -> None:
 def test_the_same_seed_gives_the_same_run(finished: Path, train: Train) -> None:
     outputs = train(*SMALL, "trainer.max_epochs=2", "data.num_workers=2", "trainer.precision=auto")
     assert read(outputs / "run")["test"] == read(finished)["test"]
+
+
+DRAWN = 0, 200, 255
+"""Background, a border that is ignored, and polyp, in the masks of `draw_sources`."""
+
+
+def draw_sources(folder: Path) -> None:
+    """Two data sets, alpha and beta, and frames without polyps, normal, of 20 images each."""
+    random = np.random.default_rng(0)
+    for source in ("alpha", "beta", "normal"):
+        for part in ("images", "masks"):
+            (folder / source / part).mkdir(parents=True)
+        for number in range(20):
+            cells = random.integers(0, 120, (6, 6, 3)).astype(np.uint8)
+            image, mask = cv2.resize(cells, (60, 48)), np.zeros((48, 60), np.uint8)
+            x, y, radius = (int(random.integers(*limits)) for limits in ((15, 45), (15, 33), (6, 12)))
+            for value, reach in ((DRAWN[1], radius + 3), (DRAWN[2], radius)):
+                cv2.circle(mask, (x, y), reach, value, -1)
+            image[mask == DRAWN[2]] += 120
+            cv2.imwrite(str(folder / source / "images" / f"{source}{number}.png"), image)
+            cv2.imwrite(str(folder / source / "masks" / f"{source}{number}.png"), mask)
+    shutil.rmtree(folder / "normal" / "masks")
+
+
+@pytest.mark.slow
+def test_sources_and_normal_frames_are_scored_apart_and_ignored_pixels_not_at_all(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_sources(tmp_path)
+    run = train(
+        *(override for override in SMALL if not override.startswith(("data=", "data.count", "data.size"))),
+        "data=folder",
+        f"data.root=[{tmp_path}/alpha,{tmp_path}/beta]",
+        f"data.polyp_values=[{DRAWN[2]}]",
+        f"data.ignore_value={DRAWN[1]}",
+        f"data.normal={tmp_path}/normal/images",
+    )
+    run /= "run"
+    said = capsys.readouterr().out
+    test, model = read(run)["test"], polyp.load(run, device="cpu")
+    with open(run / "per_image.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:2] == ["stem", "source"] and len(rows) == test["n"] == 4
+
+    for row in rows:
+        source, name = row["stem"].split("/")
+        assert source == row["source"]
+        predicted = model.predict(tmp_path / source / "images" / f"{name}.png").probability >= 0.5
+        mask = cv2.imread(str(tmp_path / source / "masks" / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
+        counted, true = mask != DRAWN[1], mask == DRAWN[2]
+        tp, both = (predicted & true).sum(), (predicted & counted).sum() + true.sum()
+        assert float(row["dice"]) == pytest.approx(2 * tp / both)
+        assert float(row["polyp_share"]) == pytest.approx(true.sum() / counted.sum())
+    for source, part in test["sources"].items():
+        dice = [float(row["dice"]) for row in rows if row["source"] == source]
+        assert (part["n"], part["dice"]) == (len(dice), pytest.approx(np.mean(dice)))
+        assert f"{source:<10} Dice {part['dice']:.3f}" in said
+    assert {source: part["n"] for source, part in test["sources"].items()} == Counter(
+        row["source"] for row in rows
+    )
+
+    frames = json.loads((run / "split.json").read_text())["normal"]
+    stems = [Path(stem).name for stem in frames]
+    predictions = model.predict([tmp_path / "normal" / "images" / f"{stem}.png" for stem in stems])
+    counts = [components(prediction.probability >= 0.5)[0] for prediction in predictions]
+    normal = test["normal"]
+    assert normal["n"] == len(frames) > 0
+    assert normal["false_alarms"] == pytest.approx(np.mean([count > 0 for count in counts]))
+    assert normal["false_positives_per_image"] == pytest.approx(np.mean(counts))
+    assert f"false alarms on {normal['false_alarms']:.1%}" in said
+    events = EventAccumulator(str(run)).Reload()
+    assert events.Scalars("test/false_alarms")[0].value == pytest.approx(normal["false_alarms"])
+
+    again = polyp.evaluate(run)["test"]
+    assert again["sources"] == test["sources"]
+    assert again["numbers"]["dice"]["value"] == pytest.approx(test["dice"])
 
 
 def test_a_finished_run_is_not_resumed(

@@ -8,23 +8,24 @@ from typing import Any
 import cv2
 import numpy as np
 
+from polyp.data.pairs import polyp_share
 from polyp.images import components
 
 
 def measure_traits(mask: np.ndarray) -> dict[str, float]:
-    """What a mask (H, W) in {0, 1} shows.
+    """What a mask (H, W) in {0, 1, 255} shows.
 
     Returns:
-        polyp_share: of the pixels, 0-1.
+        polyp_share: of the pixels that count (see `polyp.images.IGNORED`), 0-1.
         polyps: how many there are, see `polyp.images.components`.
         irregularity: 1 - 4 pi area / perimeter² of the largest polyp (the isoperimetric quotient; outline
             simplified by 1 % of its size): 0 for a disc, about .21 for a square, near 1 for a fringed shape.
             NaN without a polyp.
     """
-    count, labels = components(mask)
+    count, labels = components(mask == 1)
     largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1 if count else None
     return {
-        "polyp_share": float(np.mean(mask != 0)),
+        "polyp_share": polyp_share(mask),
         "polyps": float(count),
         "irregularity": math.nan if largest is None else _irregularity(largest),
     }

@@ -34,8 +34,8 @@ def histograms(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, 
     """The levels of one image, for the choice of a threshold, and its reliability, for the calibration.
 
     Args:
-        probability: (H, W) float32 in [0, 1].
-        truth: (H, W) bool.
+        probability: of its pixels, float32 in [0, 1], of any shape.
+        truth: bool, of the same shape.
 
     Returns:
         levels: (2, 256) int64, the background's and the polyp's pixels in steps [k/256, (k+1)/256); the last

@@ -1,6 +1,8 @@
 """Bootstrap intervals of numbers that are made of means over images."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -78,3 +80,31 @@ def bootstrap_intervals(
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     valid = [row[~np.isnan(row)] for row in np.concatenate(numbers).T]
     return np.stack([np.quantile(row, ends) if row.size else [np.nan] * 2 for row in valid])
+
+
+def summarise_rows(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Means over images, as JSON.
+
+    Args:
+        rows: at least one, a number by each name.
+        names: of the numbers.
+
+    Returns:
+        n; for each name its mean and, as NAME_interval, its `bootstrap_interval`, None for a single image.
+    """
+    summary: dict[str, Any] = {"n": len(rows)}
+    for name in names:
+        values = [row[name] for row in rows]
+        interval = bootstrap_interval(values)
+        summary[name] = float(np.mean(values))
+        summary[f"{name}_interval"] = None if math.isnan(interval[0]) else list(interval)
+    return summary
+
+
+def summarise_sources(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`summarise_rows` of dice and iou by source; empty if the rows have no source, as where there is one."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if "source" in row:
+            groups.setdefault(row["source"], []).append(row)
+    return {source: summarise_rows(group, ["dice", "iou"]) for source, group in groups.items()}

@@ -41,19 +41,20 @@ def unavailable() -> str | None:
 
 
 def literature_scores(
-    probability: np.ndarray,
-    truth: np.ndarray,
+    probability: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Score one image.
 
     Args:
         probability: (H, W) float in [0, 1], rounded to 256 steps, as which the field saves predictions.
         truth: (H, W) bool.
+        counted: (H, W) bool, at least one pixel; the others, where truth is False, are left out of dice, iou,
+            em and the stretching, and are background for wfm and sm. None: all.
 
     Returns:
-        Numbers: wfm, sm, and the means over thresholds dice_mean, iou_mean and em_mean. Vectors: dice_curve,
-            iou_curve
-        and em_curve, float32 (256,), from the highest threshold to the lowest, for the maxima of DEFINITIONS.
+        Numbers: wfm, sm, and the means over thresholds dice_mean, iou_mean and em_mean. Vectors, for the
+            maxima of DEFINITIONS: dice_curve, iou_curve and em_curve, float32 (256,), from the highest
+            threshold to the lowest.
     """
     import py_sod_metrics as sod
 
@@ -63,13 +64,18 @@ def literature_scores(
         def ssim(self, pred: np.ndarray, gt: np.ndarray) -> float:
             return super().ssim(pred, gt) if pred.size else 0.0
 
-    steps = np.rint(probability * 255).astype(np.uint8)
-    stretched, truth = sod.utils.prepare_data(steps, truth * np.uint8(255))
+    counted = np.ones_like(truth) if counted is None else counted
+    steps = np.rint(probability[counted] * 255).astype(np.uint8)
+    pixels, polyp = sod.utils.prepare_data(steps[None], truth[counted][None] * np.uint8(255))
+    stretched = np.zeros(truth.shape)
+    stretched[counted] = pixels[0]
     options = {"with_dynamic": True, "with_adaptive": False}
     handlers = {"dice": sod.DICEHandler(**options), "iou": sod.IOUHandler(**options)}
     weighted, structure, aligned = sod.WeightedFmeasure(), Smeasure(), sod.Emeasure()
-    for metric in (weighted, structure, aligned, sod.FmeasureV2(handlers)):
+    for metric in (weighted, structure):
         metric.step(stretched, truth, normalize=False)
+    for metric in (aligned, sod.FmeasureV2(handlers)):
+        metric.step(pixels, polyp, normalize=False)
     numbers = {"wfm": weighted.get_results()["wfm"], "sm": structure.get_results()["sm"]}
     curves = {name: handler.dynamic_results[0] for name, handler in handlers.items()}
     curves["em"] = aligned.changeable_ems[0]

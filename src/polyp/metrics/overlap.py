@@ -1,6 +1,7 @@
 """The overlap of prediction and truth: Dice, IoU, precision and recall, for training, evaluation and the app.
 
-`image_scores` scores images one by one, `SegmentationScores` accumulates them over a data set.
+`image_scores` scores images one by one, `SegmentationScores` accumulates them over a data set. Pixels whose
+truth is `polyp.images.IGNORED` are left out of every number.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+
+from polyp.images import IGNORED
 
 _COUNTED = "per image, a pixel is polyp where its probability is >= 0.5, mean over images"
 
@@ -54,7 +57,7 @@ def ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
 
 
 def _check(probability: Tensor, truth: Tensor, values: bool) -> tuple[Tensor, Tensor]:
-    """Both as (B, H, W), the truth as bool; ValueError for wrong shapes, types or (if `values`) values."""
+    """Both as (B, H, W); ValueError for wrong shapes, types or (if `values`) values."""
     shape = tuple(probability.shape)
     if shape != tuple(truth.shape):
         raise ValueError(f"probability {shape} and truth {tuple(truth.shape)} must have the same shape")
@@ -69,11 +72,13 @@ def _check(probability: Tensor, truth: Tensor, values: bool) -> tuple[Tensor, Te
         if not (low >= 0 and high <= 1):  # also when either is NaN
             limits = f"{low:.3g} to {high:.3g}"
             raise ValueError(f"probabilities must be in [0, 1], got {limits}: are these logits?")
-        if not ((truth == 0) | (truth == 1)).all():
+        if not ((truth == 0) | (truth == 1) | (truth == IGNORED)).all():
             limits = f"{truth.min():.3g} to {truth.max():.3g}"
-            raise ValueError(f"truth must be 0 or 1, got {limits}: is this a grey image?")
+            raise ValueError(
+                f"truth must be 0 or 1 (or {IGNORED}: ignored), got {limits}: is this a grey image?"
+            )
     height, width = shape[-2:]
-    return probability.reshape(-1, height, width), truth.reshape(-1, height, width) == 1
+    return probability.reshape(-1, height, width), truth.reshape(-1, height, width)
 
 
 @torch.no_grad()
@@ -85,7 +90,7 @@ def image_scores(
     Args:
         probability: (H, W), (B, H, W) or (B, 1, H, W), float in [0, 1]: the network's output after one
             sigmoid.
-        truth: the same shape, values 0 and 1, any type.
+        truth: the same shape, values 0, 1 and `IGNORED`, any type.
         threshold: a pixel is predicted to be polyp where its probability is >= threshold.
         check_values: False for a training step, which must not wait for the GPU: only shapes and types are
             checked.
@@ -93,28 +98,31 @@ def image_scores(
     Returns:
         Tensors of shape (B,), where (H, W) is a batch of one, on the device of the input. int64: the pixel
         counts tp, fp and fn. float64: dice, iou, precision, recall and mae as in DEFINITIONS but before the
-        mean over images, and polyp_share, the truth's share of the image. All but mae are 1 if prediction and
-        truth are both empty, and 0 if one is.
+        mean over images, and polyp_share, the truth's share of the pixels that count. All but mae are 1 if
+        prediction and truth are both empty, and 0 if one is. An image of which no pixel counts scores like an
+        empty one in which nothing is predicted.
 
     Raises:
         ValueError: shapes differ or there is more than one channel (a second, empty one would count as
             correct pixels); probabilities outside [0, 1] or NaN (logits, for example); truth with other
-            values (0 and 255, for example).
+            values (those of a grey image, for example).
     """
     probability, truth = _check(probability, truth, check_values)
-    predicted = probability >= threshold
+    counted, truth = truth != IGNORED, truth == 1
+    predicted = (probability >= threshold) & counted
     pixels = (1, 2)
     tp = (predicted & truth).sum(pixels)  # a sum of bool is int64; float32 cannot count beyond 2^24 pixels
     fp = predicted.sum(pixels) - tp
     fn = truth.sum(pixels) - tp
-    error = (probability.float() - truth.float()).abs()
+    error = (probability.float() - truth.float()).abs() * counted
+    count = _to_float(counted.sum(pixels).clamp_min(1))
     return {
         "tp": tp,
         "fp": fp,
         "fn": fn,
         **ratios(tp, fp, fn),
-        "mae": _to_float(error.mean(pixels)),
-        "polyp_share": _to_float(tp + fn) / truth[0].numel(),
+        "mae": _to_float(error.mean(pixels)) * counted[0].numel() / count,
+        "polyp_share": _to_float(tp + fn) / count,
     }
 
 

@@ -2,6 +2,9 @@
 
 A score keeps no pixels, but numbers and a few small arrays (14 kB an image), from which everything else
 follows, by any choice of images and at any of 256 thresholds.
+
+Pixels whose truth is `polyp.images.IGNORED` are left out of whatever counts pixels. Where shapes matter (nsd,
+hd95, the polyps that are found, wfm and sm) they are background in prediction and truth alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from polyp.images import IGNORED
 from polyp.metrics import boundary, calibration, detection, overlap
 from polyp.metrics.intervals import bootstrap_intervals
 from polyp.metrics.literature import CURVES, literature_scores
@@ -50,7 +54,7 @@ def score(
 
     Args:
         probability: (H, W) float32 in [0, 1], at the image's original size.
-        truth: (H, W), values 0 and 1.
+        truth: (H, W), values 0, 1 and `IGNORED`.
         threshold: a pixel is predicted to be polyp where its probability is >= threshold.
         literature: the literature's suite too; needs PySODMetrics, see `literature.unavailable`.
 
@@ -61,14 +65,19 @@ def score(
     if probability.ndim != 2:
         raise ValueError(f"need one image (H, W), got {probability.shape}")
     overlaps = overlap.image_scores(torch.as_tensor(probability), torch.as_tensor(truth), threshold)
-    polyp, prediction = truth == 1, probability >= threshold
+    counted = truth != IGNORED
+    if not counted.any():  # the overlaps take it for an empty image
+        counted, probability = np.ones_like(counted), np.zeros_like(probability)
+    polyp, prediction = truth == 1, (probability >= threshold) & counted
+    pixels, polyp_pixels = (probability, polyp) if counted.all() else (probability[counted], polyp[counted])
     row = {name: overlaps[name].item() for name in overlap.COUNTS + overlap.MEANS}
     row |= boundary.boundary_scores(prediction, polyp)
-    row |= {"brier": float(np.square(probability - polyp).mean(dtype=np.float64))}
+    row |= {"brier": float(np.square(pixels - polyp_pixels).mean(dtype=np.float64))}
     row |= detection.detection_scores(prediction, polyp)
-    vectors = dict(zip(("levels", "reliability"), calibration.histograms(probability, polyp), strict=True))
+    histograms = calibration.histograms(pixels, polyp_pixels)
+    vectors = dict(zip(("levels", "reliability"), histograms, strict=True))
     if literature:
-        numbers, curves = literature_scores(probability, polyp)
+        numbers, curves = literature_scores(probability, polyp, counted)
         row, vectors = row | numbers, vectors | curves
     return Scores(row, vectors)
 

@@ -2,6 +2,9 @@
 
 Below, p = sigmoid(logit) is a pixel's probability and t in {0, 1} its truth. Every formula takes logits,
 never probabilities. "Pooled" means that the sums run over all pixels of the batch together.
+
+Ignored pixels change neither loss nor gradient. `Loss` gives them t = 0 and a logit with p = 0, so that they
+add 0 to every sum below; `counted` (bool) is False there, for the denominators of means.
 """
 
 from collections.abc import Callable
@@ -12,14 +15,27 @@ from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor, nn
 
 from polyp.errors import pick
+from polyp.images import IGNORED
+
+Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From logits, target (both float32) and counted (bool), (B, 1, H, W) each, to a scalar."""
+
+BACKGROUND = -1e4
+"""A logit that float32 knows as p = 0, with a cross-entropy of exactly 0 at t = 0."""
 
 
-def bce(logits: Tensor, target: Tensor) -> Tensor:
+def _correction(counted: Tensor) -> Tensor:
+    """What turns a mean over all elements into the mean over those that count: exactly 1 if all do."""
+    count = counted.sum()
+    return torch.full_like(count, counted.numel()) / count.clamp_min(1)  # a number / count would be rounded
+
+
+def bce(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """Binary cross-entropy: mean of -t log p - (1 - t) log(1 - p). An empty mask counts like any other."""
-    return F.binary_cross_entropy_with_logits(logits, target)
+    return F.binary_cross_entropy_with_logits(logits, target) * _correction(counted)
 
 
-def dice(logits: Tensor, target: Tensor) -> Tensor:
+def dice(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """Soft Dice, pooled: 1 - 2 Σpt / (Σp + Σt) (Milletari et al., V-Net, 3DV 2016, without the squares).
 
     No smoothing: an inverted mask costs 1, a perfect one 0. False alarms on an empty mask cost as long as
@@ -28,23 +44,23 @@ def dice(logits: Tensor, target: Tensor) -> Tensor:
     return DiceLoss("binary")(logits, target)
 
 
-def dice_bce(logits: Tensor, target: Tensor) -> Tensor:
+def dice_bce(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """Soft Dice plus binary cross-entropy, both with weight 1. A batch of empty masks is left to the
     cross-entropy.
     """
-    return dice(logits, target) + bce(logits, target)
+    return dice(logits, target, counted) + bce(logits, target, counted)
 
 
-def focal(logits: Tensor, target: Tensor) -> Tensor:
+def focal(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """Focal loss: mean of -(1 - q)² log q with q = p where t = 1, else 1 - p (Lin et al., ICCV 2017, equation
     4).
 
     γ = 2 as in the paper, without its class weight α. An empty mask counts like any other.
     """
-    return FocalLoss("binary", alpha=None, gamma=2.0)(logits, target)
+    return FocalLoss("binary", alpha=None, gamma=2.0)(logits, target) * _correction(counted)
 
 
-def tversky(logits: Tensor, target: Tensor) -> Tensor:
+def tversky(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """Tversky loss, pooled: 1 - TP / (TP + 0.3 FP + 0.7 FN) with TP = Σpt, FP = Σp(1 - t), FN = Σ(1 - p)t.
 
     Missing a pixel costs more than inventing one (Salehi et al., MLMI 2017; their best weights). A batch of
@@ -53,11 +69,12 @@ def tversky(logits: Tensor, target: Tensor) -> Tensor:
     return TverskyLoss("binary", alpha=0.3, beta=0.7)(logits, target)
 
 
-def structure(logits: Tensor, target: Tensor) -> Tensor:
+def structure(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """Boundary-weighted cross-entropy plus boundary-weighted IoU (Wei et al., F3Net, AAAI 2020; the loss of
     PraNet).
 
-    With w = 1 + 5 |m - t|, where m is the mean of t in the 31 × 31 pixels around a pixel, per image:
+    With w = 1 + 5 |m - t|, where m is the mean of t in the 31 × 31 pixels around a pixel, per image (ignored
+    pixels are left out of m and have w = 0):
         Σ w·bce / Σ w   +   1 - (1 + Σ w·p·t) / (1 + Σ w·(p + t - p·t))
 
     The weights count per pixel, as in the paper. In the code published with it they cancel out of the first
@@ -68,18 +85,24 @@ def structure(logits: Tensor, target: Tensor) -> Tensor:
 
     An empty mask has w = 1 and leaves the plain cross-entropy plus 1 - 1 / (1 + Σ p): false alarms cost.
     """
-    around = F.avg_pool2d(target, kernel_size=31, stride=1, padding=15, count_include_pad=False)
-    weight = 1 + 5 * (around - target).abs()
+    around = _sum_around(target) / _sum_around(counted.float()).clamp_min(1)
+    weight = (1 + 5 * (around - target).abs()) * counted
     pixels = (1, 2, 3)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    weighted_bce = (weight * cross_entropy).sum(pixels) / weight.sum(pixels)
+    weighted_bce = (weight * cross_entropy).sum(pixels) / weight.sum(pixels).clamp_min(1)
     probability = logits.sigmoid()
     both = (weight * probability * target).sum(pixels)
     either = (weight * (probability + target)).sum(pixels) - both
-    return (weighted_bce + 1 - (1 + both) / (1 + either)).mean()
+    return (weighted_bce + 1 - (1 + both) / (1 + either)).mean() * _correction(counted.any((1, 2, 3)))
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def _sum_around(values: Tensor) -> Tensor:
+    """The sum over the 31 × 31 pixels around a pixel, inside the image; exact for whole numbers."""
+    rows = F.avg_pool2d(values, (1, 31), stride=1, padding=(0, 15), divisor_override=1)
+    return F.avg_pool2d(rows, (31, 1), stride=1, padding=(15, 0), divisor_override=1)
+
+
+LOSSES: dict[str, Formula] = {
     "bce": bce,
     "dice": dice,
     "dice_bce": dice_bce,
@@ -92,8 +115,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class Loss(nn.Module):
     """One of the formulas above as a module, with its inputs checked and in float32."""
 
-    def __init__(self, formula: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """`formula` takes float32 logits and targets (B, 1, H, W) and returns a scalar."""
+    def __init__(self, formula: Formula) -> None:
         super().__init__()
         self.formula = formula
 
@@ -103,10 +125,10 @@ class Loss(nn.Module):
         Args:
             logits: (B, 1, H, W), any floating type; sums over pixels need more digits than autocast's
                 bfloat16 has.
-            target: (B, 1, H, W), values 0 and 1, any type.
+            target: (B, 1, H, W), values 0, 1 and `polyp.images.IGNORED`, any type.
 
         Returns:
-            A float32 scalar >= 0.
+            A float32 scalar >= 0; 0 if no pixel counts.
 
         Raises:
             ValueError: the shapes differ or have more than one channel, which smp's losses would score along
@@ -116,7 +138,12 @@ class Loss(nn.Module):
             raise ValueError(
                 f"need logits and target (B, 1, H, W), got {tuple(logits.shape)} and {tuple(target.shape)}"
             )
-        return self.formula(logits.to(torch.float32), target.to(torch.float32))
+        ignored = target == IGNORED
+        return self.formula(
+            logits.to(torch.float32).masked_fill(ignored, BACKGROUND),
+            target.to(torch.float32).masked_fill(ignored, 0),
+            ~ignored,
+        )
 
 
 def build_loss(name: str) -> nn.Module:

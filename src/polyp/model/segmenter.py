@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from polyp.errors import InputError
 from polyp.images import SMALLEST, resize, square
+from polyp.metrics.detection import detection_scores
 from polyp.metrics.overlap import SegmentationScores, image_scores
 from polyp.model import device
 from polyp.model.losses import build_loss
@@ -139,8 +141,7 @@ class PolypSegmenter(pl.LightningModule):
             raise InputError(
                 f"data.batch_size=1 does not work with model.arch={self.hparams['arch']} and model.encoder="
                 f"{self.hparams['encoder']} at {self.image_size[0]}x{self.image_size[1]} (batch "
-                "normalisation of a "
-                "single value): choose data.batch_size=2 or more"
+                "normalisation of a single value): choose data.batch_size=2 or more"
             )
 
     def check_scale(self, scale: float) -> None:
@@ -155,8 +156,7 @@ class PolypSegmenter(pl.LightningModule):
             raise InputError(
                 f"scale {scale:g} is not possible: model.arch={self.hparams['arch']} with model.encoder="
                 f"{self.hparams['encoder']}, made for {self.image_size[0]}x{self.image_size[1]}, does not "
-                "work at "
-                f"{height}x{width}: leave the scale at 1"
+                f"work at {height}x{width}: leave the scale at 1"
             )
 
     def _scaled(self, scale: float) -> tuple[int, int]:
@@ -264,14 +264,22 @@ class PolypSegmenter(pl.LightningModule):
         if not math.isfinite(loss):
             raise InputError(
                 f"the {stage} loss is {loss} at step {step} (epoch {self.current_epoch}); the last good "
-                "checkpoint "
-                "stays: try a lower optim.decoder_lr or optim.encoder_lr, or trainer.precision=32-true"
+                "checkpoint stays: try a lower optim.decoder_lr or optim.encoder_lr, or "
+                "trainer.precision=32-true"
             )
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Scores at original resolution; returns probabilities and scores of each image."""
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Scores at original resolution; returns probabilities and scores of each image.
+
+        The second loader has frames without polyps: their false positives are counted and nothing else.
+        """
         probabilities = self.predict(batch["image"])
-        rows = []
+        rows: list[dict[str, Any]] = []
+        if dataloader_idx:
+            for probability in probabilities:
+                predicted = (probability >= 0.5).cpu().numpy()
+                rows.append(detection_scores(predicted, np.zeros_like(predicted)))
+            return {"probability": probabilities, "rows": rows}
         for probability, mask in zip(probabilities, batch["mask"], strict=True):
             scores = image_scores(probability, mask.to(probability.device))
             self._scores("test").update(scores)

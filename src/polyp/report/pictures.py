@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from polyp import files
+from polyp.images import IGNORED
 
 TRUTH = (80, 220, 100)
 PREDICTION = (255, 200, 0)
@@ -13,7 +14,7 @@ GAP = 4
 
 
 def contour(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """The image (H, W, 3) uint8 with the outline of a mask (H, W) drawn on it."""
+    """The image (H, W, 3) uint8 with the outline of a mask (H, W), polyp where not 0, drawn on it."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(min(mask.shape) / 120))
     return cv2.drawContours(np.ascontiguousarray(image), outlines, -1, colour, thickness)
@@ -38,19 +39,20 @@ def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, thresho
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        truth: (H, W) in {0, 1}.
+        truth: (H, W) in {0, 1, 255}; 255 is ignored.
         probability: (H, W) in 0-1.
         threshold: a pixel is predicted to be polyp from here on.
 
     Returns:
         (H, 3 W + gaps, 3) uint8 RGB: the image with the outlines of truth (green) and prediction (yellow),
-        and both masks.
+        and both masks, that of the truth grey where pixels are ignored.
     """
-    predicted = probability >= threshold
-    outlined = contour(contour(image.copy(), truth, TRUTH), predicted, PREDICTION)
-    masks = [((mask > 0) * np.uint8(255))[..., None].repeat(3, 2) for mask in (truth, predicted)]
+    predicted, polyp = probability >= threshold, truth == 1
+    outlined = contour(contour(image.copy(), polyp, TRUTH), predicted, PREDICTION)
+    masks = [(mask * np.uint8(255))[..., None].repeat(3, 2) for mask in (polyp, predicted)]
+    masks[0][truth == IGNORED] = 128
     gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
-    contours = contour(masks[0], truth, TRUTH), contour(masks[1], predicted, PREDICTION)
+    contours = contour(masks[0], polyp, TRUTH), contour(masks[1], predicted, PREDICTION)
     return np.hstack([outlined, gap, contours[0], gap, contours[1]])
 
 

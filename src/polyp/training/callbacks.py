@@ -115,15 +115,21 @@ class ValidationPictures(Callback):
 
 
 class TestRecord(Callback):
-    """per_image.csv, and pictures of a few test images."""
+    """per_image.csv, and pictures of a few test images.
+
+    Attributes:
+        rows: of per_image.csv.
+        normal: the false positives of each frame without polyps, which is in neither of them.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
+        self.normal: list[dict[str, int]] = []
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the images."""
-        self.rows = []
+        self.rows, self.normal = [], []
         self.panels: dict[str, Any] = {}
         self.stems: list[str] = trainer.datamodule.showcase("test")  # type: ignore[attr-defined]
 
@@ -137,9 +143,14 @@ class TestRecord(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the scores, draw the chosen images."""
+        if dataloader_idx:
+            self.normal += outputs["rows"]
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
         for row, stem in enumerate(batch["stem"]):
             mask = batch["mask"][row].numpy()  # on the CPU
-            self.rows.append({"stem": stem, **outputs["rows"][row], **measure_traits(mask)})
+            names = {"stem": stem} | ({"source": data.source_of(stem)} if data.sources else {})
+            self.rows.append({**names, **outputs["rows"][row], **measure_traits(mask)})
             if stem in self.stems:
                 self.panels[stem] = _panel(batch, outputs["probability"], row, pl_module)
 
@@ -149,7 +160,7 @@ class TestRecord(Callback):
         # a test may be cut short
         drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]
         for number, (stem, panel) in enumerate(drawn):
-            pictures.save(self.folder.pictures / f"{number}_{stem}.png", panel)
+            pictures.save(self.folder.pictures / f"{number}_{stem.replace('/', '_')}.png", panel)
         if drawn:
             pictures.save(
                 self.folder.pictures / "overview.png", pictures.sheet([panel for _, panel in drawn])

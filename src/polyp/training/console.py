@@ -2,11 +2,13 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
+from rich.markup import escape
 
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import train_command
@@ -40,8 +42,7 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
             console.print(
                 f"trainer.max_epochs={trainer.max_epochs} instead of {last.max_epochs} stretches the "
                 f"{model.optim.schedule} schedule: the learning rates continue at {now:.0%} of their peak "
-                "instead of "
-                f"{before:.0%}"
+                f"instead of {before:.0%}"
             )
     console.print()
 
@@ -49,14 +50,21 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
 def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     """Print the result, where everything is, and what to do next."""
     test, where = metrics["test"], os.path.relpath(folder.path)
-    interval = (
-        "95 % interval {:.3f} to {:.3f}; ".format(*test["dice_interval"]) if test["dice_interval"] else ""
-    )
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({interval}per image, original resolution, "
-        f"n = {test['n']})   IoU {test['iou']:.3f}   {metrics['seconds'] / 60:.1f} min"
+        f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({_format_interval(test['dice_interval'])}per image, "
+        f"original resolution, n = {test['n']})   IoU {test['iou']:.3f}   {metrics['seconds'] / 60:.1f} min"
     )
+    for source, part in test.get("sources", {}).items():
+        console.print(
+            f"  {escape(source):<10} Dice {part['dice']:.3f} ({_format_interval(part['dice_interval'])}"
+            f"n = {part['n']})   IoU {part['iou']:.3f}"
+        )
+    if normal := test.get("normal"):
+        console.print(
+            f"  normal     false alarms on {normal['false_alarms']:.1%} of the frames without polyps "
+            f"({_format_interval(normal['false_alarms_interval'], '.1%')}n = {normal['n']})"
+        )
     if folder.is_sweep_job:
         return
     console.print(f"  the run    {where}")
@@ -76,3 +84,10 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
         )
     else:
         console.print(f"  next       {train} -m model.encoder=mobilenet_v2,resnet34     compare encoders")
+
+
+def _format_interval(interval: Sequence[float] | None, style: str = ".3f") -> str:
+    if interval is None:
+        return ""
+    low, high = (format(end, style) for end in interval)
+    return f"95 % interval {low} to {high}; "

@@ -1,6 +1,5 @@
 """A run after its parts are built: training, the test, and the numbers in metrics.json."""
 
-import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -14,7 +13,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from polyp import __version__
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError, describe_error
-from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics import suite
+from polyp.metrics.intervals import summarise_rows, summarise_sources
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
 from polyp.model.cost import measure_latency
@@ -51,8 +51,7 @@ def fit(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trai
             raise
         raise InputError(
             f"{model.hparams['arch']} with {model.hparams['encoder']} has weights that its output does not "
-            "use, which "
-            "several devices need: trainer.strategy=ddp_find_unused_parameters_true"
+            "use, which several devices need: trainer.strategy=ddp_find_unused_parameters_true"
         ) from error
     except MisconfigurationException as error:
         raise InputError(f"trainer: {describe_error(error)}") from error
@@ -93,14 +92,12 @@ def record(
     Returns:
         The content of metrics.json.
     """
-    rows = _callback(tester, TestRecord).rows
-    test = {name.removeprefix("test/"): float(value) for name, value in tester.callback_metrics.items()}
-    intervals = {f"{name}_interval": _interval([row[name] for row in rows]) for name in ("dice", "iou")}
+    test, definitions = _summarise_test(tester)
     best: Any = trainer.checkpoint_callback
     metrics = {
-        "test": test | intervals | {"n": len(rows)},
+        "test": test,
         "best": {"monitor": best.monitor, "value": float(best.best_model_score), "epoch": _epoch(run.folder)},
-        "definitions": DEFINITIONS
+        "definitions": definitions
         | {
             "test": "at original resolution, by the checkpoint that validated best; it is used once",
             "best": "the monitored number of the best epoch (the first is 0), at network resolution",
@@ -127,6 +124,20 @@ def record(
     return metrics
 
 
+def _summarise_test(tester: pl.Trainer) -> tuple[dict[str, Any], dict[str, str]]:
+    """The numbers of the test, and what they are."""
+    recorded, texts = _callback(tester, TestRecord), DEFINITIONS
+    test = summarise_rows(recorded.rows, ["dice", "iou"])
+    test |= {name.removeprefix("test/"): float(value) for name, value in tester.callback_metrics.items()}
+    if sources := summarise_sources(recorded.rows):
+        test["sources"] = sources
+    if counts := [row["false_positives"] for row in recorded.normal]:
+        frames = [{"false_alarms": count > 0, "false_positives_per_image": count} for count in counts]
+        test["normal"] = summarise_rows(frames, list(frames[0]))
+        texts = texts | {name: suite.definitions()[name] for name in frames[0]}
+    return test, texts
+
+
 def _callback(trainer: pl.Trainer, kind: type[T]) -> T:
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
 
@@ -139,15 +150,13 @@ def _log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], metrics
     hyperparameters = {
         key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)
     }
-    values = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
+    test = metrics["test"]
+    values = {f"test/{name}": value for name, value in test.items() if isinstance(value, float)}
+    if "normal" in test:
+        values["test/false_alarms"] = test["normal"]["false_alarms"]
     best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
     trainer.logger.log_hyperparams(hyperparameters, values | best, step=trainer.global_step)
     trainer.logger.finalize("success")
-
-
-def _interval(values: list[float]) -> list[float] | None:
-    interval = bootstrap_interval(values)
-    return None if math.isnan(interval[0]) else list(interval)  # JSON knows no NaN
 
 
 def _epoch(folder: RunFolder) -> int:

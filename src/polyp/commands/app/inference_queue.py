@@ -36,7 +36,7 @@ class InputImage:
     Attributes:
         key: identifies it in the cache.
         pixels: (H, W, 3) uint8 RGB.
-        truth: (H, W) uint8 in {0, 1}; None where it is not known.
+        truth: (H, W) uint8 in {0, 1, 255}, see `polyp.images.IGNORED`; None where it is not known.
     """
 
     key: str

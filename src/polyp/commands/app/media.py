@@ -164,7 +164,7 @@ def draw(prediction: Prediction, threshold: float, opacity: float, view: str) ->
                 drawn = contour(drawn, part, colour)
             return drawn
     drawn = overlay(pixels, mask, opacity)
-    return drawn if truth is None else contour(drawn, truth, TRUTH)
+    return drawn if truth is None else contour(drawn, truth == 1, TRUTH)
 
 
 def draw_heat(pixels: np.ndarray, values: np.ndarray, mask: np.ndarray, opacity: float) -> np.ndarray:
@@ -183,8 +183,9 @@ def apply_viridis(values: np.ndarray) -> np.ndarray:
 
 def find_outcomes(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
     """The pixels (H, W) bool of each of `OUTCOMES`: true positives, false negatives and false positives."""
-    predicted, true = mask != 0, truth != 0
-    return dict(zip(OUTCOMES, (predicted & true, true & ~predicted, predicted & ~true), strict=True))
+    predicted, polyp, background = mask != 0, truth == 1, truth == 0  # the others are ignored
+    parts = predicted & polyp, polyp & ~predicted, predicted & background
+    return dict(zip(OUTCOMES, parts, strict=True))
 
 
 def encode(picture: np.ndarray, suffix: str = ".png", flags: Sequence[int] = ()) -> bytes:

@@ -91,7 +91,7 @@ def draw_examples(
         image, mask = pairs[stem].read()
         if np.sum(mask == 1) != run.scores["tp"][stem] + run.scores["fn"][stem]:
             raise InputError(f"the mask of {stem} is no longer what the runs were tested on")
-        images[stem] = image, contour(image.copy(), mask, TRUTH)
+        images[stem] = image, contour(image.copy(), mask == 1, TRUTH)
         tiles = [(_shrink(image), "image"), (_shrink(images[stem][1]), "truth")]
         examples[stem] = Example(stem, f"{stem}: {reason}", tiles)
     for recipe in recipes:

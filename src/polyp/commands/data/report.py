@@ -252,7 +252,7 @@ def _outline(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A small picture with the polyps of a mask outlined."""
     size = max(1, round(pixels.shape[1] * HEIGHT / pixels.shape[0])), HEIGHT
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), TRUTH)
+    return contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) == 1, TRUTH)
 
 
 def _split_rows(survey: "Survey") -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from polyp.data.traits import group_by_stratum, measure_traits
 from polyp.inference.predictor import BATCH, Predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl, risk_threshold
-from polyp.metrics.intervals import bootstrap_interval
+from polyp.metrics.intervals import summarise_rows, summarise_sources
 from polyp.metrics.overlap import FAILURE
 from polyp.metrics.suite import Scores, at_threshold, definitions, missed, score, summarise
 
@@ -32,8 +32,9 @@ class Image:
 
     @property
     def row(self) -> dict[str, Any]:
-        """Its row of per_image.csv."""
-        return {"stem": self.pair.stem, **self.scores.row, **self.traits}
+        """Its row of per_image.csv; `source` is left out where there is only one."""
+        source = {"source": self.pair.source} if self.pair.source else {}
+        return {"stem": self.pair.stem, **source, **self.scores.row, **self.traits}
 
     @property
     def dice(self) -> float:
@@ -77,7 +78,8 @@ def score_images(predictor: Predictor, test_set: TestSet, threshold: float) -> l
 def summarise_images(
     images: Sequence[Image], threshold: float, normal: bool = False, control: RiskControl | None = None
 ) -> dict[str, Any]:
-    """What scored images say together: numbers with definitions and intervals, strata, calibration.
+    """What scored images say together: numbers with definitions and intervals, sources, strata,
+    calibration.
 
     Args:
         images: at least one.
@@ -95,6 +97,7 @@ def summarise_images(
     return {
         "numbers": {name: vars(number) for name, number in numbers.items()},
         "definitions": {name: texts[name] for name in numbers},
+        "sources": {} if normal else summarise_sources([image.row for image in images]),
         "strata": {} if normal else _summarise_strata(images),
         "reliability": dict(zip(("pixels", "probability", "polyp"), reliability, strict=True)),
         "risk_control": control and {**vars(control), "here": {name: vars(here[name]) for name in here}},
@@ -105,13 +108,8 @@ def _summarise_strata(images: Sequence[Image]) -> dict[str, dict[str, dict[str, 
     """For each bin that has images n, Dice with its interval, and the share of failures."""
 
     def summarise_bin(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        dice = np.array([row["dice"] for row in rows])
-        return {
-            "n": len(rows),
-            "dice": float(dice.mean()),
-            "dice_interval": bootstrap_interval(dice) if len(rows) > 1 else None,  # JSON knows no NaN
-            "failures": float(np.mean(dice < FAILURE)),
-        }
+        failures = np.mean([row["dice"] < FAILURE for row in rows])
+        return {**summarise_rows(rows, ["dice"]), "failures": float(failures)}
 
     groups = group_by_stratum([image.row for image in images])
     return {
