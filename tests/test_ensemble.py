@@ -200,6 +200,10 @@ def test_exported_sweep_averages_the_probabilities_in_one_file(here: Path) -> No
     assert len(record["models"]) == 2 and max(record["onnx"]["float32"]["difference"].values()) < 1e-4
     np.testing.assert_allclose(probability("seeds/export/model.onnx"), probability("seeds"), atol=0.02)
     assert np.abs(probability("seeds/export/model_int8.onnx") - probability("seeds")).max() < 0.3
+    deviation = polyp.load("seeds/export/model.onnx").predictor.deviation(
+        [read_image(Path("images/frame.png"))]
+    )
+    assert deviation is not None and 0 < deviation < 0.02
     main(["predict", "seeds/export/model.onnx", "images"])
     assert (here / "seeds" / "predictions" / "model_images" / "polyps.csv").is_file()
 

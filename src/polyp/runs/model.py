@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyp.errors import InputError, pick, train_command
 from polyp.runs import identity
-from polyp.runs.folder import SWEEP_FILE, RunFolder
+from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder
 from polyp.runs.resume import job_folders, sweep_finished
 from polyp.settings import check_keys
 
@@ -109,7 +109,7 @@ def _find_sweep_runs(sweep: Path) -> list[Source]:
     jobs = list(job_folders(sweep).values())
     if not sweep_finished(sweep) or not jobs:
         unfinished = [job.name for job in jobs if not RunFolder(job).is_finished]
-        which = ", ".join(unfinished) or "jobs that have not started"
+        which = ", ".join(unfinished[:5]) or f"{RESULTS_FILE} is not complete"
         command = f"{train_command()} {RunFolder(sweep / 'job').resume_override}"
         raise InputError(f"the sweep {sweep} is not finished ({which}): continue it with {command}")
     sources = [replace(Source.of(str(job)), sweep=sweep) for job in jobs]
@@ -120,8 +120,8 @@ def _find_sweep_runs(sweep: Path) -> list[Source]:
     keys = sorted(set().union(*settings) - set(ENSEMBLE))
     if different := [key for key in keys if any(own.get(key) != settings[0].get(key) for own in settings)]:
         raise InputError(
-            f"the runs of the sweep {sweep} differ in {', '.join(different)}, and only runs that differ in "
-            f"{' and '.join(ENSEMBLE)} are averaged: give the runs by name, such as {jobs[0]}"
+            f"the runs of the sweep {sweep} differ in {', '.join(different[:5])}, and only runs that differ "
+            f"in {' and '.join(ENSEMBLE)} are averaged: give the runs by name, such as {jobs[0]}"
         )
     return sources
 

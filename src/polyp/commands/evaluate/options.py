@@ -66,10 +66,8 @@ class Options(DataOptions):
             raise InputError(
                 f"--subset {self.subset} is of the run's own images, --data of others: leave one out"
             )
-        if self.normal and self.data is None:
-            raise InputError("--normal needs --data FOLDER, the folder of normal frames")
-        if self.layout and self.data is None:
-            raise InputError(f"--{next(iter(self.layout)).replace('_', '-')} is of --data FOLDER: give both")
+        if (given := [*["normal"] * self.normal, *self.layout]) and self.data is None:
+            raise InputError(f"--{given[0].replace('_', '-')} needs --data FOLDER, the folder of images")
         if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
             raise InputError(f"--name {self.name} must be a single folder's name")
 

@@ -140,15 +140,11 @@ def _predict_images(images: list[Input], predictor: Predictor, results: Results,
     seconds = time.perf_counter() - started
     records = [results.records[str(item.path)] for item in images if str(item.path) in results.records]
     if records:
-        parts = [
-            _count(len(records), "image"),
-            f"{sum(bool(record['polyps']) for record in records)} with polyps",
-        ]
-        parts += [f"{done} done before"] * (0 < done < len(records))
-        parts += [
-            f"{(len(records) - done) / seconds:.1f} images/s" if done < len(records) else "all done before"
-        ]
-        print(", ".join([*parts, f"in {printable(os.path.relpath(results.folder))}"]))
+        new, polyps = len(records) - done, sum(bool(record["polyps"]) for record in records)
+        before = f"{done} done before, " if done and new else ""
+        speed = f"{new / seconds:.1f} images/s" if new else "all done before"
+        where = printable(os.path.relpath(results.folder))
+        print(f"{_count(len(records), 'image')}, {polyps} with polyps, {before}{speed}, in {where}")
 
 
 def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
