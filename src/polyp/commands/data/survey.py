@@ -1,7 +1,5 @@
 """`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
 
-import re
-import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 
 from polyp.commands.data.options import Options
 from polyp.commands.data.report import TITLE, build_page, build_values_page, print_summary
+from polyp.commands.options import name_options
 from polyp.data.duplicates import find_links, group_images
 from polyp.data.layouts import Listing
 from polyp.data.pairs import (
@@ -27,10 +26,9 @@ from polyp.data.pairs import (
 from polyp.data.sources import NAMED, find_source
 from polyp.data.splits import AUTO, SUBSETS, Splitter, draw_split, repair_split
 from polyp.data.traits import measure_traits
-from polyp.errors import InputError, describe_error, shell_word
+from polyp.errors import InputError, describe_error
 from polyp.files import check_writable, write_text
 from polyp.report.tables import to_csv
-from polyp.runs.configuration import parse_override
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +90,9 @@ def run(options: Options) -> None:
         suggestion = _write_split(survey.suggestion, page) if survey.suggestion else None
         build_page(survey, suggestion).write(page)
     except InputError as error:
-        raise InputError(_name_options(str(error))) from error
+        text = name_options(str(error))
+        known = f"; give a folder, {' or '.join(NAMED)}" if text.endswith(" is not a folder") else ""
+        raise InputError(text + known) from error
     print_summary(survey, page, suggestion)
 
 
@@ -114,7 +114,7 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
     except InputError as error:
         build_values_page(name, str(error), pairs, checks).write(page)
         raise InputError(f"{error}\n  {page} shows the values") from error
-    problems = [_name_options(text) for text in list_problems(pairs, checks, listing.problems)]
+    problems = [name_options(text) for text in list_problems(pairs, checks, listing.problems)]
     rows = [row for row, check in enumerate(checks) if not check.problems]
     if not rows:
         count = f"none of its {len(pairs)} pairs can be used"
@@ -142,29 +142,8 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
         suggestion = subsets or suggestion
     return Survey(
         name, images, problems, groups, splitter.used if subsets else None, subsets, suggestion,
-        [*listing.notes, *notes], [_name_options(text) for text in find_suspicions(inspection)],
+        [*listing.notes, *notes], [name_options(text) for text in find_suspicions(inspection)],
     )  # fmt: skip
-
-
-def _name_options(text: str) -> str:
-    """A message that names configuration keys, with the options of `polyp data` instead."""
-    if text.startswith("data.root=") and " is not a folder" in text:
-        return f"{text.removeprefix('data.root=')}; give a folder, {' or '.join(NAMED)}"
-    text = re.sub(r"""(?=['"]data\.)(?:'[^']*'|"[^"]*")+""", _name_option, text.removeprefix("data.root="))
-    text = text.replace("data.allow_empty=true", "--allow-empty")
-    keys = r"\bdata\.([a-z_]+)"
-    text = re.sub(keys + r"=(?=\S)", r"--\1 ", text)
-    return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), re.sub(keys, r"--\1", text))
-
-
-def _name_option(word: re.Match[str]) -> str:
-    """An override in quotes for the shell, as an option."""
-    override = parse_override(shlex.split(word[0])[0])
-    if override is None:
-        return word[0]
-    value = override.value()
-    text = ",".join(map(str, value)) if isinstance(value, list) else value
-    return f"--{override.key_or_group.removeprefix('data.').replace('_', '-')} {shell_word(text)}"
 
 
 def _check_page(page: Path) -> None:
