@@ -30,6 +30,7 @@ def paint(*masks: tuple[np.ndarray, Sequence[int]], background: Sequence[int] = 
     return pixels
 
 
+NOISE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 RED_AND_GREEN = paint((TRUTH, (255, 0, 0)), (OTHER, (0, 255, 0)))
 
 
@@ -186,11 +187,14 @@ def test_a_trace_of_a_third_value_is_no_class(tmp_path: Path) -> None:
         (TRUTH + 1, {}, ("1 (", "2 (", "'data.polyp_values=[2]'")),
         (paint((TRUTH, (255, 255, 0)), background=(0, 0, 255)), {}, ("\"data.polyp_values=['#ffff00']\"",)),
         (picture(1, SIZE), {}, ("colours",)),
+        (NOISE, {}, ("colours",)),
+        (NOISE, {"ending": ".jpg"}, ("colours",)),
+        (NOISE[..., 0], {}, ("values",)),
         (picture(1, SIZE)[..., 0], {}, ("values",)),
     ],
     ids=[
         *("0 1 2", "0 127 255", "VOC", "palette", "BKAI", "BKAI as JPEG", "0 127 255 as JPEG", "1 2"),
-        *("blue background", "photograph", "grey photograph"),
+        *("blue background", "photograph", "noise", "noise as JPEG", "grey noise", "grey photograph"),
     ],
 )
 def test_several_values_are_refused_in_one_message(

@@ -363,8 +363,8 @@ def _describe_lack(
         what = f"data.root={root} has no folder that is known to hold {contents}"
     folders = sorted({path.parent.relative_to(root).as_posix() for path in paths})
     return (
-        f"{what}; its folders are {_name_folders(folders)}: say which with data.images= and data.masks=: "
-        "folders, patterns such as '*.jpg', or for masks polygons such as a JSON file"
+        f"{what}; it has {_name_folders(folders)}: name a folder, a pattern such as '*.jpg', or a JSON file of "
+        "polygons with data.images= and data.masks="
     )
 
 
@@ -405,8 +405,8 @@ def _choose_rule(
         texts = [" and ".join(rule.describe()) or "equal names" for rule in (best, ties[0])]
         raise InputError(
             f"{root}: it is not clear which masks belong to which images: {most} fit with {texts[0]}, and as "
-            f"many with {texts[1]}: say how with data.mask_name= and data.image_name=, or which files with a "
-            "pattern such as data.masks='masks/*_mask.png'"
+            f"many with {texts[1]}: say how with data.mask_name= or data.image_name= or give a pattern of "
+            "the masks such as data.masks='masks/*_mask.png'"
         )
     return best
 

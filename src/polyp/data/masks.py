@@ -198,7 +198,7 @@ def _suggest(foreground: set[Value]) -> str:
             f"{override(*numbers, *colours)} if all are polyps, or {others} data.ignore_value=255 if 255 "
             "marks pixels to leave out, or name only those that are polyps"
         )
-    return f"{override(*numbers, *colours)}, or name only those that are polyps"
+    return f"{override(*numbers, *colours)} or name only those that are polyps"
 
 
 def _describe_polyp(coding: MaskCoding) -> str:
@@ -343,6 +343,9 @@ def _find_levels(pixels: _Pixels) -> Levels:
     for value, count in counts.items():
         if value == 0 or areas.get(value, 0) >= least or (value == highest and (is_alone or count >= least)):
             levels[f"#{value:06x}" if label == "colour" else value] = count
+    if is_lossy and sum(levels.values()) < packed.size * 2 / 3:  # a photograph, or nothing that has areas
+        ranked = sorted(counts, key=lambda value: -counts[value])[:6]
+        levels = {f"#{value:06x}" if label == "colour" else value: counts[value] for value in ranked}
     return Levels(levels, packed.size, label)
 
 
