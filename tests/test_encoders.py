@@ -164,7 +164,7 @@ def test_an_encoder_of_each_family_trains_loads_predicts_and_exports(
     ]
     probabilities = model.eval().predict(images)
     assert all(map(torch.equal, probabilities, loaded.predict(images)))
-    file.write_onnx(loaded, tmp_path / "model.onnx", {})
+    file.write_onnx([loaded], tmp_path / "model.onnx", {})
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     exported = [session.run(None, {"image": image.permute(1, 2, 0)[None].numpy()})[0][0] for image in images]
     for probability, other in zip(probabilities, exported, strict=True):

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from polyp.cli import main
 from polyp.commands.evaluate.report import describe_control
+from polyp.data.layouts import list_pairs
 from polyp.data.masks import read_mask
-from polyp.data.pairs import find_pairs
 from polyp.data.sources import Synthetic
 from polyp.images import components, read_image
 from polyp.inference.predictor import Predictor, load_predictor
@@ -153,7 +153,7 @@ def test_a_random_split_that_was_not_recorded_is_refused(
     assert "has no split.json" in unchecked[str(run)]
     config = RunFolder(run).read_config()
     config["data"]["split"] = str(drawn / "split.csv")
-    stems = sorted(pair.stem for pair in find_pairs(drawn, "images", "masks")[0])
+    stems = sorted(pair.stem for pair in list_pairs(drawn).pairs)
     subsets = ["train"] * 6 + ["val", "val", "test", "test"]
     (drawn / "split.csv").write_text("stem,subset\n" + "".join(map("{},{}\n".format, stems, subsets)))
     (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
@@ -189,14 +189,12 @@ def test_several_sets_in_one_go(
         assert re.search(rf"^{name} +10 +{first['dice']['value']:.3f} ", together, re.MULTILINE)
 
 
-def test_no_set_is_passed_over(
-    run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_set_is_passed_over(run: Path, drawn: Path, tmp_path: Path) -> None:
     for name in ("CVC-300", "Kvasir"):
         shutil.copytree(drawn, tmp_path / "TestDataset" / name)
-    (tmp_path / "TestDataset/Kvasir/masks").rename(tmp_path / "TestDataset/Kvasir/mask")
-    line = said(capsys, str(run), "--data", str(tmp_path / "TestDataset"))
-    assert "Kvasir needs the folders 'images' and 'masks', its folders are 'images', 'mask'" in line
+    (tmp_path / "TestDataset/Kvasir/masks").rename(tmp_path / "TestDataset/Kvasir/other")
+    with pytest.raises(SystemExit, match=r"10 problems(.|\n)*Kvasir/images/.*: no mask"):
+        main(["evaluate", str(run), "--data", str(tmp_path / "TestDataset")])
 
 
 def test_normal_frames_have_false_alarms(run: Path, drawn: Path) -> None:
@@ -206,6 +204,21 @@ def test_normal_frames_have_false_alarms(run: Path, drawn: Path) -> None:
     assert found["numbers"]["false_alarms"]["value"] == np.mean([count > 0 for count in seen])
     assert found["numbers"]["false_positives_per_image"]["value"] == np.mean(seen) > 0
     assert found["normal"] is True and "dice" not in found["numbers"]
+
+
+def test_normal_frames_of_a_run_are_scored_beside_its_test_images(run: Path, drawn: Path) -> None:
+    frames = sorted((drawn / "images").iterdir())
+    split = json.loads(RunFolder(run).split_file.read_text()) | {"normal": [f"normal/{frames[0].stem}"]}
+    split["train"] += [f"normal/{frame.stem}" for frame in frames[1:]]
+    config = RunFolder(run).read_config()
+    config["data"]["normal"] = str(drawn / "images")
+    RunFolder(run).write_config(config, split)
+    main(["evaluate", str(run)])
+    normal = answer(run, "normal")
+    count, _ = components(probabilities(run, frames[:1])[0] >= 0.5)
+    assert normal["n"] == 1 and normal["normal"] is True
+    assert normal["numbers"]["false_alarms"]["value"] == (count > 0)
+    assert answer(run)["n"] == len(split["test"])
 
 
 @pytest.mark.parametrize(
@@ -233,7 +246,7 @@ def test_normal_frames_that_cannot_be_read_are_all_told_before_the_work(run: Pat
     with pytest.raises(SystemExit) as error:
         main(["evaluate", str(run), "--data", str(drawn / "images"), "--normal"])
     assert re.search(
-        f"2 problems\n.*{frames[0].name}: not a readable image.*\n.*{frames[1].stem}", str(error.value.code)
+        f"2 problems.*\n.*{frames[0].name}: not a readable image.*\n.*{frames[1].stem}", str(error.value.code)
     )
     assert not (run / "evaluations").exists()
 
@@ -357,7 +370,7 @@ def test_a_folder_without_masks(run: Path, drawn: Path, capsys: pytest.CaptureFi
     shutil.rmtree(drawn / "masks")
     for folder in (drawn, drawn / "images"):
         line = said(capsys, str(run), "--data", str(folder))
-        assert "'masks'" in line and "--normal" in line
+        assert "--masks" in line and "--normal" in line
 
 
 def test_masks_of_another_size(run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:

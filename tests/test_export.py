@@ -96,7 +96,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[PolypSegmenter, Pat
     """A network for oblong images, whose sides are no multiples of 32, and its file."""
     model = network(encoder_depth=3, decoder_channels=[8, 8, 8], image_size=[40, 72])
     file = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    write_onnx(model, file, METADATA)
+    write_onnx([model], file, METADATA)
     return model, file
 
 
@@ -330,7 +330,7 @@ WITH = {"dpt": "tu-vit_tiny_patch16_224"}  # which works with transformers of ti
 def test_every_architecture_is_exported(arch: str, tmp_path: Path) -> None:
     size = 128 if arch == "pan" else 64  # whose pyramid has no pixels left of less
     model = network(arch, WITH.get(arch, "resnet18"), image_size=size)
-    write_onnx(model, tmp_path / "model.onnx", METADATA)
+    write_onnx([model], tmp_path / "model.onnx", METADATA)
     images = pictures((64, 64), (131, 97), (20, 333), (131, 97), (131, 97))
     assert min(one.std() for one in model.predict(images)) > 1e-3
     assert largest_difference(model, tmp_path / "model.onnx", images) < 1e-3
@@ -347,7 +347,7 @@ def test_every_architecture_is_exported(arch: str, tmp_path: Path) -> None:
 )
 def test_other_networks_are_exported(settings: dict[str, Any], tmp_path: Path) -> None:
     model = network(**settings)
-    write_onnx(model, tmp_path / "model.onnx", METADATA)
+    write_onnx([model], tmp_path / "model.onnx", METADATA)
     images = pictures((64, 64), (131, 97), (20, 333))
     assert largest_difference(model, tmp_path / "model.onnx", images) < 1e-3
 

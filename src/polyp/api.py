@@ -96,7 +96,7 @@ def load(
 
     Args:
         models: the path of a run's folder, a checkpoint, or an ONNX file that `polyp export` wrote; or a list
-            of these.
+            of these. The folder of a sweep over seeds or folds stands for its runs.
         device: auto, cpu, cuda, cuda:1 or mps.
         compute: exact, as the run was tested, or fast: images in batches, in the precision that the device
             gains from.
@@ -120,7 +120,8 @@ def evaluate(models: PathLike | Sequence[PathLike], **options: Any) -> dict[str,
         options: those of the command, such as data="my_polyps", tta=True or overwrite=True.
 
     Returns:
-        The content of metrics.json for each set of images, by the set's name; "test" is the run's own.
+        The content of metrics.json for each set of images, by the set's name: "test" is the run's own,
+        "out-of-fold" that of folds, "normal" the run's frames without polyps.
 
     Raises:
         InputError: anything that cannot work.

@@ -4,12 +4,16 @@ The options of a command are the fields of the dataclass `Options` in its packag
 default, and below it the help. These modules import nothing heavy, since `polyp --help` imports all of them.
 """
 
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
+
+from polyp.errors import shell_word
 
 
 def option(metavar: str | None = None, help: str | None = None, name: str | None = None) -> Any:
@@ -98,3 +102,24 @@ class DataOptions:
         """The options above by name, those that were given."""
         values = {field.name: getattr(self, field.name) for field in fields(DataOptions)}
         return {name: value for name, value in values.items() if value not in (None, "error")}
+
+
+def name_options(text: str) -> str:
+    """A message that names configuration keys of the data, with the options of a command instead."""
+    text = re.sub(r"""(?=['"]data\.)(?:'[^']*'|"[^"]*")+""", _name_option, text.removeprefix("data.root="))
+    text = text.replace("data.allow_empty=true", "--allow-empty")
+    keys = r"\bdata\.([a-z_]+)"
+    text = re.sub(keys, r"--\1", re.sub(keys + "= ?", r"--\1 ", text)).rstrip()
+    return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), text)
+
+
+def _name_option(word: re.Match[str]) -> str:
+    """An override in quotes for the shell, as an option."""
+    from polyp.runs.configuration import parse_override
+
+    override = parse_override(shlex.split(word[0])[0])
+    if override is None:
+        return word[0]
+    value = override.value()
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
+    return f"--{override.key_or_group.removeprefix('data.').replace('_', '-')} {shell_word(text)}"

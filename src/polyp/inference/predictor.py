@@ -18,8 +18,7 @@ from polyp.errors import InputError, pick, require
 from polyp.model import device
 from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
-from polyp.runs.folder import RunFolder
-from polyp.runs.model import Source, load_checkpoint, load_model
+from polyp.runs.model import Source, find_sources, load_checkpoint, load_model
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ FLIPS = ((), (-1,), (-2,), (-2, -1))
 """The axes that each view of test-time augmentation is flipped along: none, left-right, up-down, both."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictor:
     """One model or several, whose probabilities are averaged.
 
@@ -78,6 +77,11 @@ class Predictor:
         """Whether this is the reference computation."""
         return self.compute == "exact" and not any(isinstance(model, OnnxModel) for model in self.models)
 
+    def select(self, numbers: Sequence[int]) -> "Predictor":
+        """The same with some of the models, by their places."""
+        models, sources = [self.models[n] for n in numbers], [self.sources[n] for n in numbers]
+        return replace(self, models=models, sources=sources)
+
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Polyp probabilities (H, W) float32 in 0-1 of an image (H, W, 3) uint8 RGB.
 
@@ -104,28 +108,21 @@ class Predictor:
         """The largest difference of a probability to the exact computation's, on the first `COMPARED` images.
 
         Returns:
-            None if it cannot be measured: the checkpoint that an ONNX file was made from is not beside it.
+            None if it cannot be measured: the checkpoints that an ONNX file was made from are not beside it.
         """
         if self.is_exact:
             return 0.0
-        exact = []
-        for model, source in zip(self.models, self.sources, strict=True):
-            if isinstance(model, OnnxModel):
-                checkpoint = RunFolder(source.home).best_checkpoint
-                made_from = model.metadata["fingerprint"]
-                if (
-                    source.config is None
-                    or not checkpoint.is_file()
-                    or files.fingerprint(checkpoint) != made_from
-                ):
-                    return None
-                model = load_checkpoint(replace(source, file=checkpoint)).eval().to(self.device)
-            exact.append(model)
-        reference = replace(self, models=exact, compute="exact")
-        pairs = zip(
-            self.predict_all(images[:COMPARED]), reference.predict_all(images[:COMPARED]), strict=True
-        )
-        return max((float(np.abs(a - b).max()) for a, b in pairs), default=0.0)
+        originals = [_load_originals(*pair) for pair in zip(self.models, self.sources, strict=True)]
+        if not all(originals):
+            return None
+        images = images[:COMPARED]
+        exact = replace(self, sources=(), compute="exact")
+        parts = [
+            replace(exact, models=[model.to(self.device) for model in models]).predict_all(images)
+            for models in originals
+        ]
+        pairs = zip(self.predict_all(images), zip(*parts, strict=True), strict=True)
+        return max((float(np.abs(own - np.mean(others, 0)).max()) for own, others in pairs), default=0.0)
 
     def describe_deviation(self, images: Sequence[np.ndarray]) -> str:
         """What computes, and how far that is from the exact computation, in a line; see `deviation`."""
@@ -156,6 +153,18 @@ class Predictor:
                             "to 1: train it anew, in trainer.precision=32-true"
                         )
                 yield probabilities
+
+
+def _load_originals(model: PolypSegmenter | OnnxModel, source: Source) -> list[PolypSegmenter]:
+    """The models that an ONNX file was exported from, or the model itself; empty if they are not there."""
+    if not isinstance(model, OnnxModel):
+        return [model]
+    try:
+        originals = find_sources([str(source.home)])
+    except InputError:
+        return []
+    same = model.metadata["fingerprint"] == " ".join(files.fingerprint(each.file) for each in originals)
+    return [load_checkpoint(each).eval() for each in originals] if same else []
 
 
 def predict_stream(
@@ -194,7 +203,7 @@ def load_predictor(
     """Load models.
 
     Args:
-        names: run folders, checkpoints, or ONNX files that `polyp export` wrote.
+        names: folders of runs or sweeps, checkpoints, or ONNX files that `polyp export` wrote.
         compute: exact or fast; an ONNX file computes as it was exported.
         device_name: auto, cpu, cuda, ...
         flips, scales: see `Predictor`.
@@ -203,7 +212,7 @@ def load_predictor(
         InputError: one is not there, or cannot be used so.
     """
     pick("--compute", compute, dict.fromkeys(COMPUTE))
-    sources = [Source.of(name) for name in names]
+    sources = find_sources(names)
     exported = [source for source in sources if source.is_exported]
     if exported:
         require("onnx", "onnxruntime")

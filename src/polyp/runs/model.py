@@ -1,12 +1,15 @@
 """Trained models: the only place where what a user names becomes a model."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyp.errors import InputError, pick
-from polyp.runs.folder import SWEEP_FILE, RunFolder
+from polyp.errors import InputError, pick, train_command
+from polyp.runs import identity
+from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder
+from polyp.runs.resume import job_folders, sweep_finished
 from polyp.settings import check_keys
 
 if TYPE_CHECKING:
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from polyp.model.onnx import OnnxModel
     from polyp.model.segmenter import PolypSegmenter
 
+ENSEMBLE = ("seed", "data.fold")
+"""Keys in which the runs of a sweep may differ for the sweep to be an ensemble."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -22,13 +28,16 @@ class Source:
 
     Attributes:
         file: its checkpoint or ONNX file.
-        home: the run's folder; of a file outside a run, the folder that it lies in.
+        home: the run's folder; the sweep's of a model that was exported from a sweep; of another file outside
+            a run, the folder that it lies in.
         config: the run's configuration; None for a file outside a run.
+        sweep: the sweep that the run was named by; None if it was named itself.
     """
 
     file: Path
     home: Path
     config: dict[str, Any] | None
+    sweep: Path | None = None
 
     @staticmethod
     def of(name: str) -> "Source":
@@ -38,8 +47,6 @@ class Source:
             InputError: there is none.
         """
         path = Path(name).expanduser()
-        if (path / SWEEP_FILE).is_file():
-            raise InputError(f"{name} is a sweep: give one of the runs in it")
         if path.is_dir():
             folder = RunFolder(path)
             config, file = folder.read_config(), folder.best_checkpoint
@@ -53,12 +60,19 @@ class Source:
         run = RunFolder(os.path.relpath(parent.parent))
         if parent.name in (RunFolder.CHECKPOINTS, RunFolder.EXPORTS) and run.is_run:
             return Source(run.path / parent.name / path.name, run.path, run.read_config())
+        if parent.name == RunFolder.EXPORTS and is_sweep(run.path):
+            return Source(path, run.path, None)
         return Source(path, path.parent, None)
 
     @property
     def is_exported(self) -> bool:
         """Whether it is an ONNX file."""
         return self.file.suffix == ".onnx"
+
+    @property
+    def output_folder(self) -> Path:
+        """The folder in which commands write by default: the sweep's or the run's."""
+        return self.sweep or self.home
 
     @property
     def data_fingerprint(self) -> str | None:
@@ -69,6 +83,47 @@ class Source:
             return RunFolder(self.home).read_metrics()["data"]["fingerprint"]
         except InputError:  # not finished, or damaged
             return None
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is a sweep's."""
+    return (folder / SWEEP_FILE).is_file()
+
+
+def find_sources(names: Sequence[str]) -> list[Source]:
+    """Find models by the paths of runs, checkpoints, exported models, and sweeps; nothing is loaded.
+
+    A sweep stands for all its runs, which may differ in the keys of `ENSEMBLE` alone.
+
+    Raises:
+        InputError: one is not there, or is a sweep that is not finished or has runs that differ in more.
+    """
+    sources = []
+    for name in names:
+        path = Path(name).expanduser()
+        sources += _find_sweep_runs(path) if is_sweep(path) else [Source.of(name)]
+    return sources
+
+
+def _find_sweep_runs(sweep: Path) -> list[Source]:
+    jobs = list(job_folders(sweep).values())
+    if not sweep_finished(sweep) or not jobs:
+        unfinished = [job.name for job in jobs if not RunFolder(job).is_finished]
+        which = ", ".join(unfinished[:5]) or f"{RESULTS_FILE} is not complete"
+        command = f"{train_command()} {RunFolder(sweep / 'job').resume_override}"
+        raise InputError(f"the sweep {sweep} is not finished ({which}): continue it with {command}")
+    sources = [replace(Source.of(str(job)), sweep=sweep) for job in jobs]
+    settings = [
+        identity.decisive(source.config or {}) | {"data.fingerprint": source.data_fingerprint}
+        for source in sources
+    ]
+    keys = sorted(set().union(*settings) - set(ENSEMBLE))
+    if different := [key for key in keys if any(own.get(key) != settings[0].get(key) for own in settings)]:
+        raise InputError(
+            f"the runs of the sweep {sweep} differ in {', '.join(different[:5])}, and only runs that differ "
+            f"in {' and '.join(ENSEMBLE)} are averaged: give the runs by name, such as {jobs[0]}"
+        )
+    return sources
 
 
 def load_model(source: Source) -> "PolypSegmenter | OnnxModel":

@@ -51,10 +51,10 @@ def serve(
     from polyp.commands.app.inference_queue import InferenceQueue
     from polyp.commands.app.server import LOCAL_HOSTS, make_app
     from polyp.inference.predictor import COMPARED
-    from polyp.runs.model import Source
+    from polyp.runs.model import find_sources
 
     queue = InferenceQueue(models, options.compute, options.device)
-    gallery = load_gallery([Source.of(model) for model in models.values()], options.root)
+    gallery = load_gallery(find_sources(list(models.values())), options.root)
     host, port = listening.getsockname()[:2]
     local = host in LOCAL_HOSTS
     images = f"{len(gallery.images)} test images" if gallery.images else f"no test images ({gallery.note})"

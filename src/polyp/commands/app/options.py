@@ -17,7 +17,7 @@ class Options:
     """
 
     models: Annotated[Positional[tuple[str, ...]], option("RUN...")] = ()
-    """Run folders or checkpoints; the first is the default."""
+    """Run folders, sweeps over seeds or folds, or checkpoints; the first is the default."""
     demo: Flag = False
     """The newest run below outputs/; trains one if there is none."""
     root: Root = None

@@ -1,6 +1,5 @@
 """`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from polyp.commands.data.options import Options
 from polyp.commands.data.report import TITLE, build_page, build_values_page, print_summary
+from polyp.commands.options import name_options
 from polyp.data.duplicates import find_links, group_images
 from polyp.data.layouts import Listing
 from polyp.data.pairs import (
@@ -89,7 +89,9 @@ def run(options: Options) -> None:
         suggestion = _write_split(survey.suggestion, page) if survey.suggestion else None
         build_page(survey, suggestion).write(page)
     except InputError as error:
-        raise InputError(_name_options(str(error))) from error
+        text = name_options(str(error))
+        known = f"; give a folder, {' or '.join(NAMED)}" if text.endswith(" is not a folder") else ""
+        raise InputError(text + known) from error
     print_summary(survey, page, suggestion)
 
 
@@ -111,7 +113,7 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
     except InputError as error:
         build_values_page(name, str(error), pairs, checks).write(page)
         raise InputError(f"{error}\n  {page} shows the values") from error
-    problems = [_name_options(text) for text in list_problems(pairs, checks, listing.problems)]
+    problems = [name_options(text) for text in list_problems(pairs, checks, listing.problems)]
     rows = [row for row, check in enumerate(checks) if not check.problems]
     if not rows:
         count = f"none of its {len(pairs)} pairs can be used"
@@ -140,17 +142,6 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
         name, images, problems, groups, splitter.used if subsets else None, subsets, suggestion,
         [*listing.notes, *notes], find_suspicions(inspection),
     )  # fmt: skip
-
-
-def _name_options(text: str) -> str:
-    """A message that names configuration keys, with the options of `polyp data` instead."""
-    if text.startswith("data.root=") and " is not a folder" in text:
-        return f"{text.removeprefix('data.root=')}; give a folder, {' or '.join(NAMED)}"
-    text = text.removeprefix("data.root=")
-    text = text.replace("data.allow_empty=true", "--allow-empty")
-    keys = r"\bdata\.([a-z_]+)"
-    text = re.sub(keys + r"=(?=\S)", r"--\1 ", text)
-    return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), re.sub(keys, r"--\1", text))
 
 
 def _check_page(page: Path) -> None:

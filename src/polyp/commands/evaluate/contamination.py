@@ -1,5 +1,6 @@
 """Which of the images that a model is scored on were among those that it was trained or validated on."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +53,21 @@ class TrainingData:
     def of(self, source: Source) -> PolypDataModule | None:
         """The data of a model's run; None if they are not known."""
         return None if source.config is None else self.known.get(source.home)
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether the models are from several folds of one data set, or leave out different groups of it."""
+        folds = {(source.config or {}).get("data", {}).get("fold", 0) for source in self.sources}
+        fingerprints = {data and data.inspection.fingerprint for data in map(self.of, self.sources)}
+        return len(folds) > 1 and len(fingerprints) == 1 and None not in fingerprints
+
+    def assign_models(self, subset: str) -> dict[str, tuple[int, ...]]:
+        """The images that runs have in a subset, by stem: the numbers of the models whose runs have each."""
+        models: defaultdict[str, tuple[int, ...]] = defaultdict(tuple)
+        for number, source in enumerate(self.sources):
+            for stem in self.known[source.home].subsets.get(subset, ()):
+                models[stem] += (number,)
+        return dict(sorted(models.items()))
 
     def may_include(self, source: Source, images: TestSet, subsets: Sequence[str]) -> bool:
         """Whether images of a run may be among those that another model was fitted to."""

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +15,14 @@ from polyp.commands.evaluate.options import Options
 from polyp.commands.evaluate.report import REPORT, print_metrics, print_sets, write_report
 from polyp.commands.evaluate.scoring import Image, control_risk, score_images, summarise_images
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
+from polyp.commands.options import name_options
+from polyp.data.datamodule import NORMAL
 from polyp.errors import InputError
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
 from polyp.runs.folder import RunFolder, replace_folder
-from polyp.runs.model import Source
+from polyp.runs.model import Source, find_sources
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ PACKAGES = ("torch", "segmentation-models-pytorch")
 
 
 def run(options: Options) -> list[dict[str, Any]]:
-    """Score models, and leave the answer in the folder of the first one's run, under evaluations/.
+    """Score models, and leave the answer in the folder of the first one's run or sweep, under evaluations/.
 
     Returns:
         The content of each evaluation's metrics.json.
@@ -41,17 +43,23 @@ def run(options: Options) -> list[dict[str, Any]]:
         InputError: anything that cannot work; before the network is used wherever that can be known.
     """
     options.check()
-    sources = [Source.of(name) for name in options.models]
+    sources = find_sources(options.models)
     if options.data is None and sources[0].config is None:
         raise InputError(
             f"{sources[0].file} is not in a run's folder: say with --data FOLDER what to score it on"
         )
     training = TrainingData(sources, options.root, options.archive, needed=options.data is None)
     warnings: list[str] = []
+    members: dict[str, tuple[int, ...]] = {}
     if options.data is None:
-        test_sets = [_find_own_images(training, options.subset, warnings)]
+        test_sets, members = _find_own_images(training, options.subset, warnings)
     else:
-        test_sets = find_test_sets(options.data, options.images, options.masks, options.normal)
+        try:
+            test_sets = find_test_sets(options.data, normal=options.normal, **options.layout)
+        except InputError as error:
+            text = name_options(str(error))
+            normal = ", or with --normal that no image shows a polyp" if text.endswith("--masks") else ""
+            raise InputError(text + normal) from error
     folders = [_choose_folder(sources[0], test_set, options, len(test_sets)) for test_set in test_sets]
     if lacking := literature.unavailable():
         log.warning("%s", lacking)
@@ -65,7 +73,8 @@ def run(options: Options) -> list[dict[str, Any]]:
     evaluations = []
     for test_set, folder in zip(test_sets, folders, strict=True):
         started = time.time()
-        images = score_images(predictor, test_set, options.threshold)
+        predictors = _choose_predictors(predictor, test_set, members)
+        images = _score(predictors, test_set, options.threshold)
         metrics = {
             "models": [os.path.relpath(source.file) for source in sources],
             "images": test_set.name,
@@ -76,7 +85,9 @@ def run(options: Options) -> list[dict[str, Any]]:
             "tta": {"flips": options.tta, "scales": list(options.scales)},
             "computed": predictor.backend,
             "deviation": 0.0,
-            **summarise_images(images, options.threshold, options.normal, control),
+            **summarise_images(
+                images, options.threshold, test_set.normal, None if test_set.normal else control
+            ),
             "training_images": options.data
             and _describe_training_images(training, test_set, images, options),
             "warnings": list(warnings),
@@ -89,7 +100,7 @@ def run(options: Options) -> list[dict[str, Any]]:
             metrics["warnings"].append(predictor.describe_deviation(first))
         with replace_folder(folder, "polyp evaluate") as part:
             RunFolder(part).write_rows([image.row for image in images])
-            write_report(metrics, images, test_set, predictor, part / REPORT)
+            write_report(metrics, images, test_set, predictors, part / REPORT)
             RunFolder(part).write_metrics(metrics)
         print_metrics(metrics, folder)
         evaluations.append(metrics)
@@ -98,25 +109,56 @@ def run(options: Options) -> list[dict[str, Any]]:
     return evaluations
 
 
-def _find_own_images(training: TrainingData, subset: str, warnings: list[str]) -> TestSet:
-    """A subset of the first run's images, which no other model may have been trained on."""
+def _find_own_images(
+    training: TrainingData, subset: str, warnings: list[str]
+) -> tuple[list[TestSet], dict[str, tuple[int, ...]]]:
+    """A subset of the first run's images, which no other model may have been trained on, and for the test its
+    normal frames; of folds those of all runs, and for each image, by stem, the models that score it.
+    """
     first, *others = training.sources
-    test_set = subset_of(training.known[first.home], subset)
+    data = training.known[first.home]
+    test_sets = [subset_of(data, name) for name in ([subset, NORMAL] if subset == "test" else [subset])]
+    members: dict[str, tuple[int, ...]] = {}
+    if training.has_folds:
+        for number, test_set in enumerate(test_sets):
+            own = training.assign_models(test_set.name)
+            name = "out-of-fold" if test_set.name == "test" else test_set.name
+            pairs = [data.pairs[data.rows[stem]] for stem in own]
+            test_sets[number] = replace(test_set, name=name, pairs=pairs)
+            members |= own
+        warnings.append(f"each image is scored by the runs that have it among their {subset} images alone")
+    test_sets = [test_set for test_set in test_sets if test_set.pairs]
     if subset != "test":
         warnings.append(f"these are the run's {subset} images, which training has seen")
-    for other in others:
+    for other in others if not members else ():
         if training.of(other) is None:
             warnings.append(f"it is not known what {other.file} was trained on: perhaps on these images")
-        elif subset == "test" and training.may_include(other, test_set, FITTED):
+        elif subset == "test" and any(training.may_include(other, images, FITTED) for images in test_sets):
             raise InputError(
-                f"{other.home} was trained on some of the {len(test_set.pairs)} test images of {first.home}: "
-                "average only runs of one split"
+                f"{other.home} was trained on some of the {len(test_sets[0].pairs)} test images of "
+                f"{first.home}: average only runs of one split"
             )
-    if (before := first.data_fingerprint) not in (None, test_set.fingerprint):
-        warnings.append(
-            f"the data have changed since training: fingerprint {test_set.fingerprint}, then {before}"
-        )
-    return test_set
+    if (before := first.data_fingerprint) not in (None, now := data.inspection.fingerprint):
+        warnings.append(f"the data have changed since training: fingerprint {now}, then {before}")
+    return test_sets, members
+
+
+def _choose_predictors(
+    predictor: Predictor, test_set: TestSet, members: Mapping[str, tuple[int, ...]]
+) -> dict[str, Predictor]:
+    """The predictor of each image by stem: of its own models, or of all where none are given."""
+    parts = {numbers: predictor.select(numbers) for numbers in set(members.values())}
+    return {pair.stem: parts[members[pair.stem]] if members else predictor for pair in test_set.pairs}
+
+
+def _score(predictors: Mapping[str, Predictor], test_set: TestSet, threshold: float) -> list[Image]:
+    """Score each image of a set with its predictor."""
+    images: dict[str, Image] = {}
+    for predictor in dict.fromkeys(predictors.values()):
+        pairs = [pair for pair in test_set.pairs if predictors[pair.stem] is predictor]
+        scored = score_images(predictor, replace(test_set, pairs=pairs), threshold)
+        images |= {image.pair.stem: image for image in scored}
+    return [images[pair.stem] for pair in test_set.pairs]
 
 
 def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: int) -> Path:
@@ -124,7 +166,7 @@ def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: in
     name = prefix + options.folder_name(test_set.name)
     if options.name is not None:
         name = options.name if sets == 1 else f"{options.name}_{test_set.name}"
-    folder = source.home / EVALUATIONS / name
+    folder = source.output_folder / EVALUATIONS / name
     if (RunFolder(folder).metrics_file).exists() and not options.overwrite:
         raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --name")
     return folder
@@ -178,8 +220,3 @@ def _describe_training_images(
         "images": training_images,
         "without": without,
     }
-
-
-def evaluate(models: Sequence[str], options: Options) -> None:
-    """Score models as `run` does."""
-    run(replace(options, models=tuple(models)))

@@ -6,25 +6,21 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from polyp.commands.options import Archive, Compute, Device, Flag, Numbers, Root, option
+from polyp.commands.options import Archive, Compute, DataOptions, Device, Flag, Numbers, Root, option
 from polyp.errors import InputError
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(DataOptions):
     """Score a trained model, or the average of several.
 
     Leaves the numbers, a row for each image and a page with pictures in the run's folder, under evaluations/.
     """
 
     models: Annotated[Positional[tuple[str, ...]], option("RUN_OR_CHECKPOINT...")]
-    """Run folders, checkpoints or exported models; of several the probabilities are averaged."""
+    """Run folders, sweeps over seeds or folds, checkpoints or exported models; several are averaged."""
     data: Annotated[str | None, option("FOLDER")] = None
-    """Score on this folder with images/ and masks/, or folders that have these (the run's test images)."""
-    images: Annotated[str, option("NAME")] = "images"
-    """Name of the folder of images in FOLDER."""
-    masks: Annotated[str, option("NAME")] = "masks"
-    """Name of the folder of masks in FOLDER."""
+    """Score on the images and masks of this folder, in any layout (the run's test images)."""
     normal: Flag = False
     """No image of FOLDER shows a polyp; there are no masks."""
     subset: Literal["test", "val", "train"] = "test"
@@ -70,8 +66,8 @@ class Options:
             raise InputError(
                 f"--subset {self.subset} is of the run's own images, --data of others: leave one out"
             )
-        if self.normal and self.data is None:
-            raise InputError("--normal needs --data FOLDER, the folder of normal frames")
+        if (given := [*["normal"] * self.normal, *self.layout]) and self.data is None:
+            raise InputError(f"--{given[0].replace('_', '-')} needs --data FOLDER, the folder of images")
         if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
             raise InputError(f"--name {self.name} must be a single folder's name")
 

@@ -60,7 +60,11 @@ def print_sets(evaluations: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_report(
-    metrics: Mapping[str, Any], images: Sequence[Image], test_set: TestSet, predictor: Predictor, file: Path
+    metrics: Mapping[str, Any],
+    images: Sequence[Image],
+    test_set: TestSet,
+    predictors: Mapping[str, Predictor],
+    file: Path,
 ) -> None:
     """Write the page.
 
@@ -68,14 +72,15 @@ def write_report(
         metrics: the content of metrics.json.
         images: the scored images.
         test_set: reads them again for the pictures.
-        predictor: predicts them again for the pictures.
+        predictors: predict them again for the pictures, by stem.
         file: the page.
 
     Raises:
         InputError: it cannot be written.
     """
+    folder = next(iter(predictors.values())).sources[0].output_folder
     page = Page(
-        f"{predictor.sources[0].home.absolute().name} on {metrics['images']}",
+        f"{folder.absolute().name} on {metrics['images']}",
         f"{', '.join(metrics['models'])}: {metrics['n']} images, threshold {metrics['threshold']:g}. "
         "For research, not for diagnosis.",
     )
@@ -91,7 +96,7 @@ def write_report(
         page.section("Dice by image and stratum")
         page.charts([_plot_dice(images), _plot_reliability(metrics["reliability"])])
         page.table(_strata(metrics))
-    _add_cases(page, metrics, images, test_set, predictor)
+    _add_cases(page, metrics, images, test_set, predictors)
     page.section("Definitions")
     page.table([{"number": name, "definition": text} for name, text in metrics["definitions"].items()])
     page.write(file)
@@ -202,7 +207,11 @@ def _plot_reliability(reliability: Mapping[str, Any]) -> tuple[Figure, str, None
 
 
 def _add_cases(
-    page: Page, metrics: Mapping[str, Any], images: Sequence[Image], test_set: TestSet, predictor: Predictor
+    page: Page,
+    metrics: Mapping[str, Any],
+    images: Sequence[Image],
+    test_set: TestSet,
+    predictors: Mapping[str, Predictor],
 ) -> None:
     image_of = {image.pair.stem: image for image in images}
 
@@ -210,7 +219,7 @@ def _add_cases(
     def draw(stem: str) -> tuple[np.ndarray, str]:
         image = image_of[stem]
         pixels, mask = test_set.read(image.pair)
-        panel = pictures.panel(pixels, mask, predictor.predict(pixels), metrics["threshold"])
+        panel = pictures.panel(pixels, mask, predictors[stem].predict(pixels), metrics["threshold"])
         size = round(panel.shape[1] * HEIGHT / panel.shape[0]), HEIGHT
         caption = f"{stem}: Dice {image.dice:.3f}, polyp {image.traits['polyp_share']:.1%}"
         return cv2.resize(panel, size, interpolation=cv2.INTER_AREA), caption

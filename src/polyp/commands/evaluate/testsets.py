@@ -1,6 +1,7 @@
 """What a model is scored on: the test images of its run, or any folder of images with or without masks."""
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from polyp.data.cache import cache_folder, load_inspection
-from polyp.data.datamodule import PolypDataModule
+from polyp.data.datamodule import NORMAL, PolypDataModule
 from polyp.data.layouts import list_images
 from polyp.data.pairs import Pair, find_suspicions
 from polyp.data.sources import Folder
@@ -45,8 +46,8 @@ class TestSet:
 
 
 def subset_of(data: PolypDataModule, subset: str) -> TestSet:
-    """The train, val or test images of a run."""
-    return TestSet(subset, data.get_pairs(subset), fingerprint=data.inspection.fingerprint)
+    """The train, val or test images of a run, or its test's normal frames (`normal`)."""
+    return TestSet(subset, data.get_pairs(subset), subset == NORMAL, data.inspection.fingerprint)
 
 
 def find_test_sets(
@@ -63,7 +64,7 @@ def find_test_sets(
     Raises:
         InputError: the folder is not there, has no masks, or anything is wrong with a file.
     """
-    root = Path(folder).expanduser().absolute()
+    root = Path(os.path.abspath(Path(folder).expanduser()))  # its name is that of the evaluation
     if not root.is_dir():
         raise InputError(f"--data {folder} is not a folder")
     if normal:

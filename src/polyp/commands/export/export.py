@@ -4,7 +4,6 @@ import copy
 import json
 import os
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from polyp import __version__, files
+from polyp.commands.evaluate.contamination import FITTED, TrainingData
+from polyp.commands.evaluate.testsets import subset_of
 from polyp.commands.export import proof
-from polyp.commands.export.file import write_onnx
+from polyp.commands.export.file import describe_network, write_onnx
 from polyp.commands.export.integers import write_int8
 from polyp.commands.export.options import Options
 from polyp.data.pairs import Pair
@@ -24,9 +25,8 @@ from polyp.model import device
 from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 from polyp.report.tables import Column, Table
-from polyp.runs.data import load_run_data
 from polyp.runs.folder import RunFolder, replace_folder
-from polyp.runs.model import Source, load_checkpoint
+from polyp.runs.model import Source, find_sources, load_checkpoint
 
 RECORD = "export.json"
 
@@ -44,7 +44,7 @@ COMPARED, CALIBRATED = 16, 64
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Write a run's model as ONNX, measure it, and put both in place; a failure leaves nothing behind.
+    """Write models as ONNX, measure the files, and put both in place; a failure leaves nothing behind.
 
     Returns:
         The content of export.json.
@@ -53,25 +53,37 @@ def run(options: Options) -> dict[str, Any]:
         InputError: anything that cannot work; before long work wherever that can be known.
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime")
-    source = Source.of(options.model)
-    if source.config is None:
-        raise InputError(
-            f"{options.model} is not in a run's folder: the images to prove an export on are unknown"
-        )
-    folder = Path(options.out).expanduser() if options.out else RunFolder(source.home).exports
+    sources = find_sources(options.models)
+    for source in sources:
+        if source.config is None:
+            raise InputError(
+                f"{source.file} is not in a run's folder: the images to prove an export on are unknown"
+            )
+    folder = Path(options.out).expanduser() if options.out else sources[0].output_folder / RunFolder.EXPORTS
     _check_free(folder, options.overwrite)
-    model = load_checkpoint(source).eval()
-    reference = copy.copy(model)  # shares the weights
-    reference.precision = "32-true"
-    data = load_run_data(source.home, source.config, options.root, options.archive)
-    metadata = _describe(source, model, data.inspection.fingerprint)
+    models = [load_checkpoint(source).eval() for source in sources]
+    if len(sizes := {model.image_size for model in models}) > 1:
+        raise InputError(f"the runs have several image sizes, {sizes}: export runs of one size")
+    references = [copy.copy(model) for model in models]  # which share the weights
+    for reference in references:
+        reference.precision = "32-true"
+    training = TrainingData(sources, options.root, options.archive, needed=True)
+    data = training.known[sources[0].home]
+    metadata = _describe(sources, models, data.inspection.fingerprint)
     with replace_folder(folder, "polyp export") as part:
-        notes = _write_variants(part, reference, metadata, data.get_pairs("val"), options)
-        record = _measure(part, source, model, reference, data.get_pairs("val"), data.get_pairs("test"))
+        notes = _write_variants(part, references, metadata, data.get_pairs("val"), options)
+        record = _measure(part, models, references, data.get_pairs("val"), data.get_pairs("test"))
+        record["run"] = os.path.relpath(sources[0].output_folder)
+        record["models"] = [os.path.relpath(source.file) for source in sources]
         record |= {"fingerprint": metadata["fingerprint"], "data_fingerprint": metadata["data_fingerprint"]}
         record["notes"] += notes
-        if source.data_fingerprint not in (None, data.inspection.fingerprint):
+        if any(source.data_fingerprint not in (None, data.inspection.fingerprint) for source in sources):
             record["notes"].append("the data have changed since training")
+        if any(training.may_include(other, subset_of(data, "test"), FITTED) for other in sources[1:]):
+            record["notes"].append(
+                f"the images are the test images of {sources[0].home}, on which other runs were trained: "
+                "compare the files, and do not take their Dice for that of new images"
+            )
         files.write_json(part / RECORD, record)
     _print_record(record, folder)
     return record
@@ -86,19 +98,22 @@ def _check_free(folder: Path, overwrite: bool) -> None:
             raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --out")
 
 
-def _describe(source: Source, model: PolypSegmenter, data_fingerprint: str) -> dict[str, str]:
-    """The metadata of all variants."""
-    run = RunFolder(source.home)
-    is_final = source.file == run.best_checkpoint and run.is_finished
+def _describe(
+    sources: Sequence[Source], models: Sequence[PolypSegmenter], data_fingerprint: str
+) -> dict[str, str]:
+    """The metadata of all variants; of several models those of the first, and all fingerprints."""
+    first, settings = sources[0], models[0].hparams
+    run = RunFolder(first.home)
+    is_final = len(sources) == 1 and first.file == run.best_checkpoint and run.is_finished
     return {
         "classes": "polyp",
-        "threshold": str(model.hparams["threshold"]),
-        "image_size": json.dumps(model.image_size),
-        "arch": model.hparams["arch"],
-        "encoder": model.hparams["encoder"],
+        "threshold": str(settings["threshold"]),
+        "image_size": json.dumps(models[0].image_size),
+        "arch": " ".join(dict.fromkeys(model.hparams["arch"] for model in models)),
+        "encoder": " ".join(dict.fromkeys(model.hparams["encoder"] for model in models)),
         "metrics": json.dumps(run.read_metrics()["test"] if is_final else {}),
-        "config": json.dumps(source.config or {}),
-        "fingerprint": files.fingerprint(source.file),
+        "config": json.dumps(first.config),
+        "fingerprint": " ".join(files.fingerprint(source.file) for source in sources),
         "data_fingerprint": data_fingerprint,
         "polyp": __version__,
     }
@@ -106,7 +121,7 @@ def _describe(source: Source, model: PolypSegmenter, data_fingerprint: str) -> d
 
 def _write_variants(
     folder: Path,
-    model: PolypSegmenter,
+    models: Sequence[PolypSegmenter],
     metadata: dict[str, str],
     validation: Sequence[Pair],
     options: Options,
@@ -117,18 +132,17 @@ def _write_variants(
         InputError: the float32 file does not compute what the module does.
     """
     exact, integers = folder / FILES["float32"], folder / FILES["int8"]
-    write_onnx(model, exact, metadata | {"precision": "float32"})
+    write_onnx(models, exact, metadata | {"precision": "float32"})
     predict = OnnxModel(exact).predict
-    differences = proof.differences(model.predict, {"": predict}, _spread(validation, COMPARED))[""]
+    differences = proof.differences(proof.average(models), {"": predict}, _spread(validation, COMPARED))[""]
     if not all(difference <= MAX_DIFFERENCE for difference in differences.values()):  # nor NaN
         raise InputError(
             f"the ONNX model's probabilities differ from the module's by up to "
-            f"{max(differences.values()):.2g}, more than "
-            f"{MAX_DIFFERENCE:g}: model.arch={metadata['arch']} with "
-            f"model.encoder={metadata['encoder']} cannot be exported"
+            f"{max(differences.values()):.2g}, more than {MAX_DIFFERENCE:g}: {describe_network(models)} "
+            "cannot be exported"
         )
     if options.fp16:
-        write_onnx(model, folder / FILES["float16"], metadata | {"precision": "float16"}, half=True)
+        write_onnx(models, folder / FILES["float16"], metadata | {"precision": "float16"}, half=True)
     if options.int8:
         calibration = [pair.image for pair in _spread(validation, CALIBRATED)]
         for with_encoder in (True, False):
@@ -150,29 +164,31 @@ def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 def _measure(
     folder: Path,
-    source: Source,
-    model: PolypSegmenter,
-    reference: PolypSegmenter,
+    models: Sequence[PolypSegmenter],
+    references: Sequence[PolypSegmenter],
     validation: Sequence[Pair],
     test: Sequence[Pair],
 ) -> dict[str, Any]:
     """Dice, difference and speed of the module and of each file."""
-    models: dict[tuple[str, str], proof.Predict] = {
-        ("module", "float32"): reference.predict,
-        ("module", f"fast, {model.resolve_precision(fast=True)}"): partial(model.predict, fast=True),
+    exact, fast = (
+        " and ".join(dict.fromkeys(model.resolve_precision(is_fast) for model in models))
+        for is_fast in (False, True)
+    )
+    plain_predict = proof.average(references)
+    others: dict[tuple[str, str], proof.Predict] = {
+        ("module", f"fast, {fast}"): proof.average(models, fast=True)
     }
-    if (precision := model.resolve_precision()) != "32-true":
-        models["module", f"exact, {precision}"] = model.predict
+    if exact != "32-true":
+        others["module", f"exact, {exact}"] = proof.average(models)
     written = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
-    models |= {("onnx", name): OnnxModel(file).predict for name, file in written.items()}
+    others |= {("onnx", name): OnnxModel(file).predict for name, file in written.items()}
 
-    others = {key: predict for key, predict in models.items() if key != ("module", "float32")}
-    differences = proof.differences(reference.predict, others, _spread(validation, COMPARED))
-    scores = proof.score(models, test, model.hparams["threshold"])
+    differences = proof.differences(plain_predict, others, _spread(validation, COMPARED))
+    threshold = models[0].hparams["threshold"]
+    scores = proof.score({("module", "float32"): plain_predict} | others, test, threshold)
     plain = scores["module", "float32"]
     record: dict[str, Any] = {
-        "run": os.path.relpath(source.home),
-        "image_size": list(model.image_size),
+        "image_size": list(models[0].image_size),
         "device": device.description("cpu"),
         "n": len(test),
         "compared": min(COMPARED, len(validation)),
@@ -222,9 +238,9 @@ COLUMNS = [
 def _print_record(record: dict[str, Any], folder: Path) -> None:
     """Print the numbers of export.json, and where the files are."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"\n[bold]{escape(record['run'])}[/], {record['n']} test images, {escape(record['device'])}"
-    )
+    title, count = f"[bold]{escape(record['run'])}[/]", len(record["models"])
+    title += f", the average of {count} models" if count > 1 else ""
+    console.print(f"\n{title}, {record['n']} test images, {escape(record['device'])}")
     kinds = {"module": record["module"], "ONNX": record["onnx"]}
     Table(
         [{"name": f"{kind} {name}", **row} for kind in kinds for name, row in kinds[kind].items()], COLUMNS

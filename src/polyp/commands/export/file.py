@@ -3,7 +3,7 @@
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -22,27 +22,41 @@ EXAMPLE = (2, 96, 80, 3)
 """An image batch to trace with; a size of 1 would be taken for a constant."""
 
 
-def write_onnx(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], half: bool = False) -> None:
-    """Write a model as ONNX.
+MAX_BYTES = 2**31
+"""An ONNX file is smaller."""
+
+
+def write_onnx(
+    models: Sequence[PolypSegmenter], file: Path, metadata: Mapping[str, str], half: bool = False
+) -> None:
+    """Write a model, or the average of several, as ONNX.
 
     Its input is `image` (batch, height, width, 3) uint8 RGB, its output `probability` (batch, height, width)
     float32.
 
     Args:
-        model: on the CPU.
+        models: on the CPU, of one image size.
         file: the file to write.
         metadata: all metadata of the file.
         half: compute in float16, which is faster on GPUs; input and output keep their types.
 
     Raises:
-        InputError: the network has an operation that ONNX cannot express for images of any size.
+        InputError: a network has an operation that ONNX cannot express for images of any size, or the weights
+            are too large for a file.
     """
     import onnx
+
+    size = sum(weight.nbytes for model in models for weight in model.network.state_dict().values())
+    if size >= MAX_BYTES:
+        raise InputError(
+            f"the weights of {len(models)} networks take {size / 1e9:.1f} GB, and an ONNX file holds less "
+            f"than {MAX_BYTES / 1e9:.1f}: export fewer runs"
+        )
 
     try:
         with silence():
             program = torch.onnx.export(
-                Graph(model, half).eval(),
+                Graph(models, half).eval(),
                 (torch.zeros(EXAMPLE, dtype=torch.uint8),),
                 input_names=["image"],
                 output_names=["probability"],
@@ -53,14 +67,18 @@ def write_onnx(model: PolypSegmenter, file: Path, metadata: Mapping[str, str], h
                 verbose=False,
             )
     except Exception as error:  # each stage of the exporter has its own exceptions
-        raise InputError(
-            f"model.arch={model.hparams['arch']} with model.encoder={model.hparams['encoder']} cannot be "
-            f"exported ({describe_error(error.__cause__ or error)})"
-        ) from error
+        reason = describe_error(error.__cause__ or error)
+        raise InputError(f"{describe_network(models)} cannot be exported ({reason})") from error
     assert program is not None
     proto = program.model_proto  # made at each access
     set_metadata(proto, metadata)
     onnx.save(proto, file)
+
+
+def describe_network(models: Sequence[PolypSegmenter]) -> str:
+    """The settings that name the networks of models: "model.arch=unet with model.encoder=resnet34"."""
+    names = (f"model.arch={m.hparams['arch']} with model.encoder={m.hparams['encoder']}" for m in models)
+    return " and ".join(dict.fromkeys(names))
 
 
 def set_metadata(proto: Any, metadata: Mapping[str, str]) -> None:

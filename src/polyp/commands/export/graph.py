@@ -1,6 +1,7 @@
 """What an exported model computes: from the pixels of an image to probabilities of the same size."""
 
 import copy
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -11,29 +12,33 @@ from polyp.model.segmenter import PolypSegmenter
 
 
 class Graph(nn.Module):
-    """`PolypSegmenter.predict` in operations that all runtimes have and compute alike.
+    """`PolypSegmenter.predict` in operations that all runtimes have and compute alike, averaged over models.
 
     Args:
-        model: whose weights and sizes are taken.
-        half: compute the network in float16; what comes before and after it keeps float32.
+        models: whose weights are taken; of one image size.
+        half: compute the networks in float16; what comes before and after them keeps float32.
     """
 
-    def __init__(self, model: PolypSegmenter, half: bool = False) -> None:
+    def __init__(self, models: Sequence[PolypSegmenter], half: bool = False) -> None:
         super().__init__()
-        self.network = copy.deepcopy(model.network)
-        self.size = model.image_size
-        for module in self.network.modules():
-            if hasattr(
-                module, "fused_attn"
-            ):  # torch's exporter cannot translate all uses of the fused function
+        networks = [copy.deepcopy(model.network) for model in models]
+        self.networks = nn.ModuleList(networks)
+        self.size = models[0].image_size
+        for module in self.networks.modules():
+            if hasattr(module, "fused_attn"):  # torch's exporter cannot translate all uses of it
                 module.__dict__["fused_attn"] = False
         if half:
-            self.network.stages = nn.ModuleList(_Half(stage) for stage in self.network.stages)
+            for network in networks:
+                network.stages = nn.ModuleList(_Half(stage) for stage in network.stages)
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (B, H, W) float32 in 0-1 of images (B, H, W, 3) uint8 RGB."""
-        logits = self.network(resize(image, self.size) / 255)[-1]
-        return torch.sigmoid(F.interpolate(logits, size=image.shape[1:3], mode="bilinear"))[:, 0]
+        pixels, size = resize(image, self.size) / 255, image.shape[1:3]
+        logits = [network(pixels)[-1] for network in self.networks]
+        first, *others = (
+            torch.sigmoid(F.interpolate(each, size=size, mode="bilinear"))[:, 0] for each in logits
+        )
+        return sum(others, first) / len(logits) if others else first
 
 
 class _Half(nn.Module):

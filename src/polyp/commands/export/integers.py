@@ -67,21 +67,20 @@ def write_int8(
 def _list_excluded(graph: Any, with_encoder: bool) -> list[str]:
     """The names of the nodes that keep float32.
 
-    These are the nodes up to the network's first convolution and from its last one on, products without
+    These are the nodes up to each network's first convolution and from its last one on, products without
     weights (attention), and, if so wanted, those with the encoder's weights.
     """
-    first, *_, last = (node for node in graph.node if node.op_type == "Conv")
     weights = {weight.name for weight in graph.initializer}
-    before, after = set(first.input), set(last.output)  # values
-    excluded = {first.name, last.name}
-    for node in reversed(graph.node):  # the nodes are in the order of their computation
-        if before.intersection(node.output):
-            before.update(node.input)
-            excluded.add(node.name)
+    excluded = set()
+    nodes = [(node, node.input, node.output) for node in graph.node]  # in the order of their computation
+    for way in (nodes, [(node, output, input_) for node, input_, output in reversed(nodes)]):
+        behind: set[str] = set()  # values behind a convolution
+        for node, near, far in way:
+            if not behind.intersection(near):
+                excluded.add(node.name)
+            if node.op_type == "Conv" or behind.intersection(near):
+                behind.update(far)
     for node in graph.node:
-        if after.intersection(node.input):
-            after.update(node.output)
-            excluded.add(node.name)
         if node.op_type in ("MatMul", "Gemm") and not weights.intersection(node.input):
             excluded.add(node.name)
         if not with_encoder and any(".encoder." in name for name in node.input):

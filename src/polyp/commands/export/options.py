@@ -11,14 +11,16 @@ from polyp.errors import InputError
 
 @dataclass(frozen=True)
 class Options:
-    """Make a trained model an ONNX file that runs without polyp.
+    """Make a trained model, or the average of several, an ONNX file that runs without polyp.
 
     The file takes images of any size and returns probabilities. How good and how fast it is beside the
     checkpoint is measured; both go to the run's folder, under export/.
     """
 
-    model: Annotated[Positional[str], option("RUN")]
-    """A run's folder, or a checkpoint in it."""
+    models: Annotated[Positional[tuple[str, ...]], option("RUN...")]
+    """Run folders, sweeps over seeds or folds, or checkpoints in runs; of several the probabilities are
+    averaged.
+    """
     onnx: Flag = False
     """As ONNX, the one format that there is."""
     fp16: Flag = False
@@ -36,6 +38,10 @@ class Options:
         """Export the model; the content of export.json."""
         if not self.onnx:
             raise InputError("give --onnx, the one format that there is")
+        if not self.models:
+            raise InputError("give at least one RUN")
+        if len(self.models) > 1 and self.out is None:
+            raise InputError("say with --out FOLDER where the average of several RUNs is to be written")
         from polyp.commands.export.export import run
 
         return run(self)

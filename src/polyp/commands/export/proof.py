@@ -12,6 +12,7 @@ from tqdm import tqdm
 from polyp.data.pairs import Pair
 from polyp.images import read_image, resize
 from polyp.metrics.overlap import image_scores
+from polyp.model.segmenter import PolypSegmenter
 
 Predict = Callable[[Sequence[Tensor]], list[Tensor]]
 """From images (3, H, W) uint8 to probabilities (H, W) float32, as `PolypSegmenter.predict`."""
@@ -23,6 +24,16 @@ SIZES = (1.0, 0.5, 1.5)
 
 ROUND = 5
 """Consecutive images of each model when timing, so that other load on the machine hits all models."""
+
+
+def average(models: Sequence[PolypSegmenter], fast: bool = False) -> Predict:
+    """The mean of the probabilities of models."""
+
+    def predict(images: Sequence[Tensor]) -> list[Tensor]:
+        each = [model.predict(images, fast=fast) for model in models]
+        return [torch.stack(probabilities).mean(0) for probabilities in zip(*each, strict=True)]
+
+    return predict
 
 
 def differences(

@@ -19,7 +19,7 @@ class Options:
     """
 
     model: Annotated[Positional[str], option("RUN")]
-    """A run's folder, a checkpoint, or an exported model."""
+    """A run's folder, a sweep over seeds or folds, a checkpoint, or an exported model."""
     inputs: Annotated[Positional[tuple[str, ...]], option("INPUT...")]
     """Images, videos, and folders of these."""
     with_: Annotated[UseAppendAction[tuple[str, ...]], option("RUN", name="with")] = ()

@@ -23,7 +23,7 @@ from polyp.errors import InputError, printable, several
 from polyp.images import read_image
 from polyp.inference.predictor import BATCH, COMPARED, Predictor, load_predictor, predict_stream
 from polyp.runs.folder import RunFolder, lock_folder
-from polyp.runs.model import Source
+from polyp.runs.model import Source, find_sources
 
 PREDICTIONS = "predictions"
 
@@ -46,9 +46,9 @@ def run(options: Options) -> Path:
     if options.threshold is not None and not 0 < options.threshold < 1:
         raise InputError(f"--threshold {options.threshold:g} must lie between 0 and 1")
     models = [options.model, *options.with_]
-    sources = [Source.of(model) for model in models]
+    sources = find_sources(models)
     root, inputs, problems = find_inputs(options.inputs)
-    folder = Path(options.out).expanduser() if options.out else _default_folder(sources, root, options)
+    folder = Path(options.out).expanduser() if options.out else _default_folder(sources[0], root, options)
     _check_apart(folder, options.inputs, inputs)
     predictor = load_predictor(models, options.compute, options.device, options.tta)
     if not predictor.is_exact:
@@ -82,14 +82,14 @@ def run(options: Options) -> Path:
     return folder
 
 
-def _default_folder(sources: Sequence[Source], root: Path, options: Options) -> Path:
+def _default_folder(first: Source, root: Path, options: Options) -> Path:
     """Where predictions go by default: the same place for the same command."""
-    best = RunFolder(sources[0].home).best_checkpoint == sources[0].file
-    name = [sources[0].file.stem] * (not best) + [root.name or "images"] + ["tta"] * options.tta
+    best = RunFolder(first.home).best_checkpoint == first.file
+    name = [first.file.stem] * (not best) + [root.name or "images"] + ["tta"] * options.tta
     name += [options.compute] * (options.compute != "exact")
     name += [] if options.threshold is None else [f"threshold-{options.threshold:g}"]
-    name += [f"ensemble-of-{len(sources)}"] * (len(sources) > 1)
-    return sources[0].home / PREDICTIONS / "_".join(name)
+    name += [f"ensemble-of-{1 + len(options.with_)}"] * bool(options.with_)
+    return first.output_folder / PREDICTIONS / "_".join(name)
 
 
 def _check_apart(folder: Path, names: Sequence[str], inputs: Sequence[Input]) -> None:
@@ -140,15 +140,11 @@ def _predict_images(images: list[Input], predictor: Predictor, results: Results,
     seconds = time.perf_counter() - started
     records = [results.records[str(item.path)] for item in images if str(item.path) in results.records]
     if records:
-        parts = [
-            _count(len(records), "image"),
-            f"{sum(bool(record['polyps']) for record in records)} with polyps",
-        ]
-        parts += [f"{done} done before"] * (0 < done < len(records))
-        parts += [
-            f"{(len(records) - done) / seconds:.1f} images/s" if done < len(records) else "all done before"
-        ]
-        print(", ".join([*parts, f"in {printable(os.path.relpath(results.folder))}"]))
+        new, polyps = len(records) - done, sum(bool(record["polyps"]) for record in records)
+        before = f"{done} done before, " if done and new else ""
+        speed = f"{new / seconds:.1f} images/s" if new else "all done before"
+        where = printable(os.path.relpath(results.folder))
+        print(f"{_count(len(records), 'image')}, {polyps} with polyps, {before}{speed}, in {where}")
 
 
 def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -90,20 +90,16 @@ class Results:
             former = {key: content[key] for key in DECISIVE}
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(f"{printable(file)} is damaged: give another --out") from error
-        if changed := [key for key in DECISIVE if former[key] != self.settings[key]]:
-            if not self.options.overwrite:
-                key = changed[0]
-                what = (
-                    f"{key} {former[key]}, and not {self.settings[key]}"
-                    if key != "models"
-                    else "other models"
-                )
-                raise InputError(
-                    f"{printable(self.folder)} holds predictions made with {what}: give another --out, or "
-                    "--overwrite to replace them"
-                )
-            for source in list(self.records):
-                self._remove(source)
+        changed = [key for key in DECISIVE if former[key] != self.settings[key]]
+        if changed and not self.options.overwrite:
+            key = changed[0]
+            what = "other models" if key == "models" else f"{key} {former[key]}, and not {self.settings[key]}"
+            raise InputError(
+                f"{printable(self.folder)} holds predictions made with {what}: give another --out, or "
+                "--overwrite to replace them"
+            )
+        for source in list(self.records) if changed else ():
+            self._remove(source)
 
     def _is_finished(self, item: Input) -> bool:
         """Whether all files of an input are there, made from the file as it is now."""
