@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL, Train, run_script, start
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import polyp
@@ -453,23 +451,6 @@ def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(
         assert all(key in str(error.value) for key in keys)
     # a folder in which nothing has begun is not left behind
     assert not list((tmp_path / "outputs").iterdir())
-
-
-@pytest.mark.parametrize("name", ["Dữ liệu", "a=b", "it's", "(new) data", 'a "b" $c', "a#b,c"])
-def test_a_path_that_needs_quotes_is_given_ready_to_paste(name: str, tmp_path: Path) -> None:
-    from polyp.runs.configuration import check_overrides
-
-    if "," not in name:  # which makes a list, not an error
-        with pytest.raises(SystemExit) as error:
-            check_overrides(["train.py", f"data.root={name}"])
-        pasted = shlex.split(str(error.value).rpartition(": write ")[2])
-        check_overrides(["train.py", *pasted])
-        (override,) = OverridesParser.create().parse_overrides(pasted)
-        assert override.value() == name
-    run = tmp_path / name
-    hint = shlex.split(RunFolder(run).resume_override)
-    (override,) = OverridesParser.create().parse_overrides(hint)
-    assert Path(str(override.value())).resolve() == run
 
 
 @pytest.mark.parametrize("name", ["../../..", "a/../../b", "/tmp/elsewhere", "null"])

@@ -8,12 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra.errors import CompactHydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import CompactHydraException, HydraException
 
 T = TypeVar("T")
 
 LISTED = 20  # choices that one message names
 SPELT_OUT = 50  # problems that one message has a line for
+SHELL_SIGNS = re.compile(r"""['"$`\\!]""")  # what double quotes in a shell leave as it is, and quotes
 
 
 class InputError(CompactHydraException, ValueError):
@@ -90,19 +93,39 @@ def train_command() -> str:
     return "python train.py" if Path("train.py").is_file() else "polyp train"
 
 
-def override_text(key: str, value: str) -> str:
-    """An override for Hydra's command line, with quotes around the value if Hydra needs them."""
-    if re.fullmatch(r"[\w./+%@-]+(:[\w./+%@-]+)*", value, re.ASCII):
-        return f"{key}={value}"
-    escaped = re.sub(r"(\\*)'", r"\1\1\'", value)
-    return f"{key}='{escaped}'"
+def override_text(key: str, value: Any) -> str:
+    """An override that sets a key to a text, a number or a list of them, with quotes around a text that Hydra
+    would read as something else.
+    """
+    return f"{key}={_hydra_value(value)}"
 
 
-def shell_word(text: str) -> str:
+def _hydra_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_hydra_value, value))}]"
+    text = str(value)
+    try:
+        is_plain = OverridesParser.create().parse_override(f"key={text}").value() in (value, text)
+    except HydraException:
+        is_plain = False
+    return text if is_plain and "\\" not in text else hydra_text(text)
+
+
+def hydra_text(text: str) -> str:
+    """A text in quotes, as part of an override's value."""
+    quote = Quote.double if SHELL_SIGNS.search(text) else Quote.single
+    return QuotedString(text, quote).with_quotes()
+
+
+def shell_word(text: Any) -> str:
     """A word of a shell's command line, with quotes if it needs them."""
-    if re.search(r'["$`\\!]', text):
-        return shlex.quote(text)
-    return text if re.fullmatch(r"[\w./+%@:=,-]+", text) else f'"{text}"'
+    word = str(text)
+    return f'"{word}"' if "'" in word and not SHELL_SIGNS.search(word.replace("'", "")) else shlex.quote(word)
+
+
+def override_word(key: str, value: Any) -> str:
+    """As `override_text`, as a word of a shell's command line."""
+    return shell_word(override_text(key, value))
 
 
 def printable(name: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from polyp.errors import InputError, nearest, printable, several
+from polyp.errors import InputError, nearest, override_word, printable, several
 
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
@@ -46,6 +46,8 @@ def check_keys(
         elif not _fits(value, expected := types_of.get(key, Any)):
             choices = [choice for choice in _choices(expected) if isinstance(choice, str)]
             reason = nearest(str(value), choices) if choices else f"it must be {_describe(expected)}"
+            if not choices and type(value) in (int, float) and _fits(str(value), expected):
+                reason += f", such as {override_word(name, str(value))}"  # a folder's name may be a number
             problems.append(f"{name}={printable(value)} cannot work: {reason}")
     for key, argument in arguments.items():
         if argument.default is argument.empty and key not in keys:

@@ -4,7 +4,6 @@ The options of a command are the fields of the dataclass `Options` in its packag
 default, and below it the help. These modules import nothing heavy, since `polyp --help` imports all of them.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
@@ -99,11 +98,3 @@ class DataOptions:
         """The options above by name, those that were given."""
         values = {field.name: getattr(self, field.name) for field in fields(DataOptions)}
         return {name: value for name, value in values.items() if value not in (None, "error")}
-
-
-def name_options(text: str) -> str:
-    """A message that names configuration keys of the data, with the options of a command instead."""
-    text = text.removeprefix("data.root=").replace("data.allow_empty=true", "--allow-empty")
-    keys = r"\bdata\.([a-z_]+)"
-    text = re.sub(keys, r"--\1", re.sub(keys + "= ?", r"--\1 ", text)).rstrip()
-    return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), text)

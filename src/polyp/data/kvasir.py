@@ -10,7 +10,7 @@ from zipfile import ZipFile, ZipInfo
 
 from polyp.data.download import DownloadError
 from polyp.data.download import download as download_file
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, override_word
 from polyp.files import find_disk_error, fingerprint
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ def verify(folder: Path) -> None:
     manifest = _read_manifest()
     paths = [path for kind in ("images", "masks") for path in (folder / kind).glob("[!.]*.jpg")]
     if difference := _difference({path.relative_to(folder).as_posix() for path in paths}, set(manifest)):
-        way_out = f"repair or delete it; if it is another data set, give data=folder data.root={folder}"
+        root = override_word("data.root", folder)
+        way_out = f"repair or delete it; if it is another data set, give data=folder {root}"
         raise InputError(f"{folder} {difference}: {way_out}")
     if changed := sum(_sha((folder / name).read_bytes()) != sha for name, sha in manifest.items()):
         log.warning("%s: %d of %d files differ from the owners' release", folder, changed, len(manifest))

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 from polyp.data.masks import AUTO, MaskCoding
 from polyp.data.pairs import Pair
-from polyp.errors import InputError, override_text, printable, shell_word
+from polyp.errors import InputError, override_word, printable
 from polyp.images import SUFFIXES
 
 IMAGE_FOLDER = r"images?|imgs?|originals?|frames?|jpegimages|pictures?|inputs?"
@@ -119,7 +119,7 @@ def list_pairs(
     if not pairs:
         image, mask = (sides[role][0].path.relative_to(root) if sides[role] else "none" for role in sides)
         reason = f"an image is {printable(image)}, a mask is {printable(mask)}"
-        key = shell_word(override_text("data.mask_name", "{stem}_mask"))
+        key = override_word("data.mask_name", "{stem}_mask")
         raise InputError(
             f"{root} has no image and mask of the same name: {reason}. Say how: {key}, for example"
         )

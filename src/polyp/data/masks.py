@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from polyp.errors import InputError, override_text, shell_word
+from polyp.errors import InputError, override_word
 from polyp.images import IGNORED, fill_transparent, open_image
 
 Value = int | str
@@ -177,10 +177,7 @@ def _suggest(foreground: set[Value]) -> str:
     if len(numbers) > 1 and numbers[-1] == 255 and numbers[0] < 128:
         numbers.pop()
         ignore = ", with data.ignore_value=255 if 255 marks pixels to leave out,"
-    text = f"[{','.join([*map(str, numbers), *(repr(colour) for colour in colours)])}]"
-    word = shell_word(f"data.polyp_values={text}" if colours else override_text("data.polyp_values", text))
-    if not colours:
-        word = f"data.polyp_values={text}"
+    word = override_word("data.polyp_values", [*numbers, *colours])
     return f"{word}{ignore} or name only those that are polyps"
 
 

@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 
 from polyp.data.layouts import Listing, list_images
 from polyp.data.pairs import StemIndex
-from polyp.errors import InputError, describe_error, printable, require, shell_word
+from polyp.errors import InputError, describe_error, override_word, printable, require
 from polyp.images import SUFFIXES, open_image
 
 FORMATS = {".json": "LabelMe", ".txt": "YOLO"}
@@ -235,10 +235,9 @@ def _choose_labels(root: Path, found: dict[str, Annotation], labels: Sequence[An
             )
         return chosen
     if len(counts) > 1:
-        text = "[{}]".format(",".join(f"'{label}'" for label in sorted(counts)))
         raise InputError(
             f"{root}: the outlines have several labels, so that it is not clear what is polyp: {listed}. Add "
-            f"{shell_word('data.polyp_labels=' + text)} or name only those that are polyps"
+            f"{override_word('data.polyp_labels', sorted(counts))} or name only those that are polyps"
         )
     return set(counts)
 

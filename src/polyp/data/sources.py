@@ -15,7 +15,7 @@ from polyp.data.drawing import draw_dataset
 from polyp.data.layouts import Listing, list_pairs
 from polyp.data.masks import MaskCoding, Value
 from polyp.data.polygons import draw_masks, find_annotations
-from polyp.errors import InputError, describe_error, nearest
+from polyp.errors import InputError, describe_error, nearest, override_word
 
 LEAST = {
     "count": 10,
@@ -129,7 +129,10 @@ class Folder(Source):
             raise InputError(
                 "data.root=FOLDER is needed: the folder of the images and masks, or a list of folders"
             )
-        raise InputError(f"data.root={root} must be a folder, a list of folders, or a mapping NAME: FOLDER")
+        raise InputError(
+            f"data.root={root} must be a folder, a list of folders, or a mapping NAME: FOLDER; a name that "
+            f"is a number needs quotes, such as {override_word('data.root', '2024')}"
+        )
 
     def _part(self, name: str, options: Any) -> "Folder":
         if isinstance(options, str):

@@ -141,10 +141,9 @@ def find_settings(
     if stages * needed > device.memory() / 2 and torch.get_default_device().type != "meta":
         raise InputError(
             f"model.arch={arch} with model.encoder={encoder} and "
-            f"model.decoder_channels={options.decoder_channels} at "
-            f"{size[0]}x{size[1]} needs {stages * needed / 2**30:.0f} GiB for its weights alone, more than "
-            "half of "
-            f"this machine's {device.memory() / 2**30:.0f} GiB of memory: choose a smaller one"
+            f"model.decoder_channels={options.decoder_channels} at {size[0]}x{size[1]} needs "
+            f"{stages * needed / 2**30:.0f} GiB for its weights alone, more than half of this machine's "
+            f"{device.memory() / 2**30:.0f} GiB of memory: choose a smaller one"
         )
     return settings
 

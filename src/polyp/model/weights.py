@@ -133,8 +133,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except UnpicklingError as error:
         raise InputError(
             f"model.encoder_weights={path} holds more than tensors and is not opened, since it could run "
-            "code: "
-            "save the encoder's state dict instead"
+            "code: save the encoder's state dict instead"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"model.encoder_weights={path} cannot be read ({describe_error(error)})") from error
@@ -160,8 +159,8 @@ def _from_hub(
     except OSError as error:  # the hub's errors are all of this kind
         raise InputError(
             f"model.encoder_weights={weights}: cannot reach {_hub_host()} and its cache has no weights for "
-            f"{encoder}; "
-            f"give a file with model.encoder_weights=PATH.safetensors, or start from random weights with null"
+            f"{encoder}; give a file with model.encoder_weights=PATH.safetensors, or start from random "
+            "weights with null"
         ) from error
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE = offline

@@ -85,8 +85,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             raise DamagedError(f"{file} is damaged ({describe_error(error)})") from error
         raise InputError(
             f"{file} holds code ({', '.join(objects[:3])}), which would run when it is opened: refused. Take "
-            "only "
-            "checkpoints that polyp wrote, or save the others' weights as .safetensors for "
+            "only checkpoints that polyp wrote, or save the others' weights as .safetensors for "
             "model.encoder_weights"
         ) from error
 
@@ -147,8 +146,7 @@ def _check_best(point: ResumePoint, folder: RunFolder, max_epochs: int | None) -
     if best.is_file() or more:
         raise InputError(
             f"{reason}, the best epoch so far is lost: to train on and take the best of the remaining "
-            "epochs, delete "
-            f"it{more}; or start a new run"
+            f"epochs, delete it{more}; or start a new run"
         )
     log.warning("%s: the best of the remaining epochs is taken", reason)
     return point

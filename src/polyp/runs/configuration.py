@@ -1,18 +1,21 @@
 """A command's configuration: its overrides, what Hydra composes from them, and which keys polyp knows."""
 
 import functools
+import re
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from polyp.errors import InputError, describe_error, nearest, override_text, printable, shell_word
+from polyp.errors import InputError, describe_error, hydra_text, nearest, override_word, printable, shell_word
 from polyp.runs import identity
 from polyp.settings import raise_together
 
@@ -29,26 +32,105 @@ OTHER_NAMES = {
 """Keys of other projects' configurations, and what they are called here."""
 
 
+OVERRIDE = re.compile(r"-|~|\+{0,2}[a-z_$][\w$./@-]*=", re.ASCII | re.IGNORECASE)
+"""What a flag or an override begins with; any other word belongs to the value before it."""
+
+
 def check_overrides(argv: Sequence[str]) -> None:
-    """Check that Hydra can parse a command line's overrides.
+    """Check that Hydra understands a command line's overrides, and as what they were meant.
 
     Raises:
-        SystemExit: a value has characters that need quotes; the line has the override, ready to paste.
+        SystemExit: a value needs quotes, or was taken apart by the shell, or has a comma without -m; the line
+            has the override, ready to paste.
     """
-    parser = OverridesParser.create()
-    for word in argv[1:]:
-        if word.startswith("-") or "=" not in word:
+    is_sweep = bool({"-m", "--multirun"} & set(argv))
+    may_sweep = any(word.startswith(("-", "experiment=", "hydra.mode=")) for word in argv)
+    overrides = _join_words(argv[1:])
+    _check_braces(overrides)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if override.startswith("-") or not equals:
             continue
-        try:
-            parser.parse_override(word)
-        except HydraException as error:
-            key, _, value = word.partition("=")
-            quoted = override_text(key, value)
-            try:
-                parser.parse_override(quoted)
-            except HydraException:  # the key is wrong as well
-                sys.exit(f"{printable(word)} cannot be understood ({describe_error(error)}): give KEY=VALUE")
-            sys.exit(f"{printable(word)} has characters that need quotes: write {shell_word(quoted)}")
+        if (parsed := parse_override(override)) is None or override not in argv:
+            if parse_override(quoted := f"{key}={_quote(value, is_sweep)}") is None:
+                sys.exit(
+                    f"{printable(override)} cannot be understood: give KEY=VALUE, where KEY and the "
+                    "names of {NAME: VALUE} have letters a-z, digits and _ only"
+                )
+            sys.exit(f"{printable(override)} has characters that need quotes: write {shell_word(quoted)}")
+        if parsed.value_type == ValueType.SIMPLE_CHOICE_SWEEP and not may_sweep:
+            sys.exit(
+                f"{printable(override)} gives several values: add -m to run each, or write "
+                f"{shell_word(f'{key}=[{value}]')} for a list or {override_word(key, value)} for one text"
+            )
+
+
+def _join_words(words: Sequence[str]) -> list[str]:
+    """Flags and overrides; the words of a value with spaces that had no quotes are one again."""
+    joined: list[str] = []
+    for word in words:
+        if OVERRIDE.match(word) or not joined or joined[-1].startswith("-"):
+            joined.append(word)
+        else:
+            joined[-1] += f" {word}"
+    return joined
+
+
+def _check_braces(overrides: Sequence[str]) -> None:
+    """Check that a shell has not made two overrides of `data.root={A,B}`, of which Hydra takes the last.
+
+    Raises:
+        SystemExit: it has.
+    """
+    for key, group in groupby(overrides, key=lambda override: override.partition("=")[0]):
+        values = [override.partition("=")[2] for override in group]
+        if key.startswith("data.") and len(values) > 1:
+            text = ",".join(values)
+            text = _quote(f"{{{text}}}" if all(":" in value for value in values) else f"[{text}]")
+            sys.exit(
+                f"{key} is given {len(values)} times, which is what a shell makes of {key}={{A,B}}: write "
+                f"{shell_word(f'{key}={text}')}"
+            )
+
+
+def parse_override(override: str) -> Override | None:
+    """An override as Hydra understands it; None if it does not."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def _quote(value: str, is_sweep: bool = False) -> str:
+    """A value with quotes around what Hydra does not understand.
+
+    Args:
+        value: a text, a list `[A,B]` or `choice(A,B)`, a mapping `{NAME: A}`, or values of a sweep.
+        is_sweep: commas separate the values of a sweep.
+    """
+    value = value.strip()
+    if parse_override(f"key={value}"):
+        return value
+    if parts := re.fullmatch(r"(\[|choice\()(.*)([\])])", value):
+        return f"{parts[1]}{','.join(map(_quote, _split(parts[2])))}{parts[3]}"
+    pairs = [part.partition(":") for part in _split(value[1:-1])]
+    if value.startswith("{") and value.endswith("}") and all(colon for _, colon, _ in pairs):
+        return f"{{{','.join(f'{name}: {_quote(text)}' for name, _, text in pairs)}}}"
+    if is_sweep and len(choices := _split(value)) > 1:
+        return ",".join(map(_quote, choices))
+    return hydra_text(value)
+
+
+def _split(text: str) -> list[str]:
+    """The parts between the commas that are outside quotes and brackets."""
+    parts, depth = [""], 0
+    for token in re.findall(r"""(?<![^\[{,:\s])(?:'[^']*'|"[^"]*")|.""", text, re.DOTALL):
+        depth += (token in "[{(") - (token in ")}]")
+        if token == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
 
 
 def task_overrides(overrides: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from packaging.version import InvalidVersion, Version
 
 from polyp import __version__, files
-from polyp.errors import InputError, describe_error, override_text, shell_word, train_command
+from polyp.errors import InputError, describe_error, override_word, train_command
 from polyp.report.tables import to_csv
 
 LOCK = ".lock"
@@ -119,7 +119,7 @@ class RunFolder:
     def resume_override(self) -> str:
         """The override `resume=FOLDER` that continues the run, or the sweep that it is a job of."""
         folder = self.path.parent if self.is_sweep_job else self.path
-        return shell_word(override_text("resume", os.path.relpath(folder)))
+        return override_word("resume", os.path.relpath(folder))
 
     @property
     def disk_advice(self) -> str:

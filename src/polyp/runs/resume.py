@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, override_word
 from polyp.files import DamagedError, read_yaml
 from polyp.runs import identity
 from polyp.runs.configuration import resolve_config, task_overrides
@@ -105,8 +105,9 @@ def read_sweep(folder: Path) -> tuple[list[str], list[str]]:
             raise TypeError("its overrides are no texts")
     except (DamagedError, LookupError, TypeError) as error:
         reason = error if isinstance(error, DamagedError) else f"{file} is damaged ({describe_error(error)})"
+        directory = override_word("hydra.sweep.dir", folder)
         raise DamagedError(
-            f"{reason}: give the original command with -m resume={AUTO} hydra.sweep.dir={folder}"
+            f"{reason}: give the original command with -m resume={AUTO} {directory}"
         ) from error
     return task, own
 
@@ -206,8 +207,7 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
         if changed := identity.differences(before, config):
             raise InputError(
                 f"{folder} was started with {', '.join(changed[:5])}: give the original command, or another "
-                "folder; "
-                f"{folder.resume_override} alone can change {' and '.join(identity.EXTENSIBLE)}"
+                f"folder; {folder.resume_override} alone can change {' and '.join(identity.EXTENSIBLE)}"
             )
         return config | {key: before[key] for key in [CHANGES] if key in before}
     missing = [key for key in config if key not in before]

@@ -94,6 +94,5 @@ def prepare_data(run: Run, data: PolypDataModule, trainer: pl.Trainer) -> None:
     if 0 <= trainer.max_steps < steps:
         raise InputError(
             f"trainer.max_steps={trainer.max_steps} ends the run before its first validation, after {steps} "
-            "steps: "
-            "give more, or trainer.max_epochs instead"
+            "steps: give more, or trainer.max_epochs instead"
         )

@@ -1,7 +1,6 @@
 """What the terminal says before and after a run."""
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from polyp.data.datamodule import PolypDataModule
-from polyp.errors import train_command
+from polyp.errors import shell_word, train_command
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.training.run import Run
@@ -32,7 +31,7 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
     device, count = trainer.strategy.root_device, trainer.world_size
     where = f"{count} x {device.type}" if count > 1 else f"{device}"
     console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {where}")
-    console.print(f"{os.path.relpath(run.folder.path)}")
+    console.print(os.path.relpath(run.folder.path), markup=False)
     if last is not None:
         console.print(f"continues after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")
         if last.max_epochs != trainer.max_epochs and last.max_epochs and trainer.max_epochs and model.optim:
@@ -67,15 +66,18 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
         )
     if folder.is_sweep_job:
         return
-    console.print(f"  the run    {where}")
-    console.print(f"  pictures   {where}/{folder.pictures.name}/overview.png")
-    inside = not where.startswith("..")
-    console.print(
-        f"  curves     tensorboard --logdir {shlex.quote(Path(where).parts[0] if inside else where)}"
-    )
-    console.print(f"  evaluate   polyp evaluate {shlex.quote(where)}")
-    console.print(f"  use it     polyp predict {shlex.quote(where)} FOLDER_OR_VIDEO")
-    console.print(f"  show it    polyp app {shlex.quote(where)}")
+    run = shell_word(where)
+    curves = where if where.startswith("..") else Path(where).parts[0]
+    lines = {
+        "the run": where,
+        "pictures": f"{where}/{folder.pictures.name}/overview.png",
+        "curves": f"tensorboard --logdir {shell_word(curves)}",
+        "evaluate": f"polyp evaluate {run}",
+        "use it": f"polyp predict {run} FOLDER_OR_VIDEO",
+        "show it": f"polyp app {run}",
+    }
+    for what, text in lines.items():
+        console.print(f"  {what:<10} {text}", markup=False)
     train = train_command()
     if metrics["data"]["dataset"] == "synthetic":
         console.print(f"  next       {train:<52}UNet++ on Kvasir-SEG, downloaded once")

@@ -1,7 +1,6 @@
 """The results of a sweep: a table in the terminal and results.csv."""
 
 import os
-import shlex
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from polyp import files
-from polyp.errors import InputError, train_command
+from polyp.errors import InputError, override_word, shell_word, train_command
 from polyp.report.tables import Column, Table
 from polyp.runs import resume
 from polyp.runs.configuration import task_overrides
@@ -113,10 +112,11 @@ def print_results(done: Sequence[Job], failed: Mapping[Path, str], folder: Path)
     for job, reason in failed.items():
         log = os.path.relpath(RunFolder(job).log_file)
         console.print(f"[bold red]failed[/] job {escape(job.name)}: {escape(reason)}\n       {escape(log)}")
-    sweep = shlex.quote(os.path.relpath(folder))
+    path = os.path.relpath(folder)
+    sweep = shell_word(path)
     if failed:
-        console.print(f"To try these again: {train_command()} resume={sweep}", markup=False)
-    console.print(f"\n  the sweep  {sweep}", markup=False)
+        console.print(f"To try these again: {train_command()} {override_word('resume', path)}", markup=False)
+    console.print(f"\n  the sweep  {path}", markup=False)
     console.print(f"  curves     tensorboard --logdir {sweep}", markup=False)
     if len(done) > 1:
         console.print(f"  compare    polyp compare {sweep}", markup=False)

@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_sweeper import OptunaSweeper
 from polyp import files
-from polyp.errors import InputError, install_command, printable
+from polyp.errors import InputError, install_command, override_text, override_word, printable
 from polyp.runs import resume
-from polyp.runs.configuration import check_names, resolve_config, task_overrides
+from polyp.runs.configuration import check_names, parse_override, resolve_config, task_overrides
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder, lock_folder
 from polyp.training import isolation
 from polyp.training.overrides import find_objection, parse_overrides
@@ -129,15 +129,17 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
             line.
     """
     for word in argv[1:]:
-        key, _, value = word.partition("=")
-        folder = Path(value.strip("'\""))
-        if key == "resume" and value and any((folder / name).is_file() for name in (SWEEP_FILE, JOBS_FILE)):
+        override = parse_override(word) if word.startswith("resume=") else None
+        value = override.value() if override else None
+        folder = Path(str(value))
+        if value and any((folder / name).is_file() for name in (SWEEP_FILE, JOBS_FILE)):
+            directory = override_text("hydra.sweep.dir", str(folder))
             added = [other for other in argv[1:] if other != word]
             try:
                 command = [] if {"-m", "--multirun"} & set(added) else _read_command(folder, added)
             except InputError as error:
                 sys.exit(f"{error}")
-            return [argv[0], "-m", *command, *added, f"resume={resume.AUTO}", f"hydra.sweep.dir='{folder}'"]
+            return [argv[0], "-m", *command, *added, f"resume={resume.AUTO}", directory]
     return list(argv)
 
 
@@ -229,7 +231,7 @@ class Sweep(Callback):
         # Each job composes its own configuration, from these: the folder must be the same for all.
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(folder)
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+            config.hydra.overrides.hydra.append(override_text("hydra.sweep.dir", str(folder)))
 
     @_exit_on_error()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -301,7 +303,8 @@ def _record_jobs(folder: Path, jobs: list[list[str]], config: DictConfig) -> Non
     if file.exists() or (folder / SWEEP_FILE).exists():
         if config.get("resume") is None:
             raise InputError(
-                f"{folder} holds a sweep already: continue it with resume={folder}, or {elsewhere}"
+                f"{folder} holds a sweep already: continue it with {override_word('resume', folder)}, or "
+                f"{elsewhere}"
             )
         for number, before in enumerate(_read_jobs(folder, list(config.hydra.overrides.task))):
             if (now := jobs[number] if number < len(jobs) else []) != before:

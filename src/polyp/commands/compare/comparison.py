@@ -12,7 +12,7 @@ import numpy as np
 
 from polyp.commands.compare.read_runs import Run
 from polyp.commands.compare.recipes import Recipe, group_runs
-from polyp.errors import InputError, train_command
+from polyp.errors import InputError, shell_word, train_command
 from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 LEVEL = 0.05
@@ -160,7 +160,7 @@ def _too_few_runs(finished: Sequence[Run], unfinished: Sequence[Run], damaged: S
     name = finished[0].name
     return (
         f"{name} is the only finished run{''.join(others)}, and comparing takes two: give more folders, or "
-        f"polyp compare --card {name} for its model card alone"
+        f"polyp compare --card {shell_word(name)} for its model card alone"
     )
 
 

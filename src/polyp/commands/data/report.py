@@ -16,7 +16,7 @@ from rich.markup import escape
 from polyp.data.masks import MaskCoding, sum_levels
 from polyp.data.pairs import Check, Pair
 from polyp.data.traits import STRATA, group_by_stratum
-from polyp.errors import InputError
+from polyp.errors import InputError, override_word
 from polyp.report.html import Page
 from polyp.report.pictures import TRUTH, contour
 
@@ -60,7 +60,7 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
             console.print(f"  ... and {len(lines) - LINES} more: see the page")
     console.print(f"{escape(_describe_suggestion(survey))}\n\n  the page   {escape(os.path.relpath(page))}")
     if suggestion:
-        console.print(f"  the split  data.split={escape(os.path.relpath(suggestion))}")
+        console.print(f"  the split  {escape(override_word('data.split', os.path.relpath(suggestion)))}")
 
 
 def build_page(survey: "Survey", suggestion: Path | None) -> Page:
@@ -91,7 +91,8 @@ def build_page(survey: "Survey", suggestion: Path | None) -> Page:
         page.text(f"In use: {survey.split_name}, {_count_subsets(survey.split)}.")
     page.text(_describe_suggestion(survey))
     if suggestion:
-        page.text(f"It is in {suggestion.name}, beside this page: train with data.split={suggestion}")
+        override = override_word("data.split", suggestion)
+        page.text(f"It is in {suggestion.name}, beside this page: train with {override}")
         page.table(_split_rows(survey))
     return page
 

@@ -1,5 +1,7 @@
 """`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,6 @@ import numpy as np
 
 from polyp.commands.data.options import Options
 from polyp.commands.data.report import TITLE, build_page, build_values_page, print_summary
-from polyp.commands.options import name_options
 from polyp.data.duplicates import find_links, group_images
 from polyp.data.layouts import Listing
 from polyp.data.pairs import (
@@ -25,9 +26,10 @@ from polyp.data.pairs import (
 from polyp.data.sources import NAMED, find_source
 from polyp.data.splits import AUTO, SUBSETS, Splitter, draw_split, repair_split
 from polyp.data.traits import measure_traits
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, shell_word
 from polyp.files import check_writable, write_text
 from polyp.report.tables import to_csv
+from polyp.runs.configuration import parse_override
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +144,25 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
         name, images, problems, groups, splitter.used if subsets else None, subsets, suggestion,
         [*listing.notes, *notes], find_suspicions(inspection),
     )  # fmt: skip
+
+
+def name_options(text: str) -> str:
+    """A message that names configuration keys of the data, with the options of a command instead."""
+    text = re.sub(r"""(?=['"]data\.)(?:'[^']*'|"[^"]*")+""", _name_option, text.removeprefix("data.root="))
+    text = text.replace("data.allow_empty=true", "--allow-empty")
+    keys = r"\bdata\.([a-z_]+)"
+    text = re.sub(keys + "= ?", r"--\1 ", text).rstrip()
+    return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), re.sub(keys, r"--\1", text))
+
+
+def _name_option(word: re.Match[str]) -> str:
+    """An override in quotes for the shell, as an option."""
+    override = parse_override(shlex.split(word[0])[0])
+    if override is None:
+        return word[0]
+    value = override.value()
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
+    return f"--{override.key_or_group.removeprefix('data.').replace('_', '-')} {shell_word(text)}"
 
 
 def _check_page(page: Path) -> None:

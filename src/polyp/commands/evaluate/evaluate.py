@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from polyp import __version__, files
+from polyp.commands.data.survey import name_options
 from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.options import Options
 from polyp.commands.evaluate.report import REPORT, print_metrics, print_sets, write_report
 from polyp.commands.evaluate.scoring import Image, control_risk, score_images, summarise_images
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
-from polyp.commands.options import name_options
 from polyp.data.datamodule import NORMAL
 from polyp.errors import InputError
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
