@@ -81,6 +81,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f"hydra.run.dir={outputs}/runs/default/2026-11-23_{hour}-00-00",
             )
     shutil.copytree(outputs / "runs" / "default", outputs / "sweeps" / "hyperparameters")
+    sweep = outputs / "sweeps" / "default" / "2026-11-23_10-00-00"
+    for job in ("0_seed-0", "1_seed-1"):
+        shutil.copytree(outputs / "runs" / "default" / "2026-11-23_10-00-00", sweep / job)
+    (sweep / "multirun.yaml").touch()
+    (sweep / "results.csv").write_text("job,seed\n0,0\n1,1\n")
     return outputs
 
 
@@ -241,7 +246,7 @@ def test_exported_file_runs_without_polyp(workspace: None, trained: Path) -> Non
     for command in POLYP:
         if command.startswith("export"):
             main(shlex.split(command))
-    [exported] = Path("outputs").rglob("model.onnx")
+    [exported] = Path("outputs/runs").rglob("model.onnx")
     shutil.copy(exported, "model.onnx")
     image = next(Path("new_images").iterdir())
     shutil.copy(image, "frame.jpg")
