@@ -120,7 +120,7 @@ class OptunaSweeper(Sweeper):
             trials = study.trials[first : numbers.stop]
             if all(trial.state.is_finished() and _read_metrics(folder, trial.number) for trial in trials):
                 continue
-            values = [fixed | trial.params for trial in trials]
+            values = [trial.params | fixed for trial in trials]
             self.launcher.launch([[f"{key}={job[key]}" for key in overrides] for job in values], first)
             for trial in trials:
                 if not trial.state.is_finished() and (metrics := _read_metrics(folder, trial.number)):

@@ -23,8 +23,6 @@ OTHER_NAMES = {
     "ckpt_path": "resume=RUN continues a run",
     "init_from": "model.encoder_weights=FILE begins with an encoder's weights",
     "pretrained": "model.encoder_weights=FILE begins with an encoder's weights",
-    "logger": "TensorBoard's curves are always written to the run's folder",
-    "callbacks": "patience=EPOCHS stops early, optim.ema_decay= averages the weights",
     "ckpt": "resume=RUN continues a run",
     "epochs": "trainer.max_epochs=NUMBER",
     "lr": "optim.encoder_lr=NUMBER and optim.decoder_lr=NUMBER",

@@ -8,7 +8,7 @@ COMMAND = ("resume", "launcher")
 
 NEUTRAL = (
     *COMMAND,
-    *("name", "changes"),
+    *("name", "changes", "logger"),
     *("data.root", "data.archive", "data.cache", "data.num_workers", "data.eval_workers"),
     *(
         "trainer.log_every_n_steps",
@@ -21,8 +21,8 @@ NEUTRAL = (
 display.
 """
 
-EXTENSIBLE = ("trainer.max_epochs", "patience")
-"""Keys that `resume=RUN` may change as well: how long the run trains."""
+EXTENSIBLE = ("trainer.max_epochs", "patience", "callbacks")
+"""Keys that `resume=RUN` may change as well: how long the run trains, and code that no folder may name."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -202,7 +202,7 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
         return config
     if config["resume"] == AUTO and not folder.is_run:
         return config
-    before = folder.read_config()
+    before: dict[str, Any] = {"logger": None, "callbacks": None} | folder.read_config()  # none up to 0.6.0
     if config["resume"] == AUTO:
         if changed := identity.differences(before, config):
             raise InputError(
@@ -217,6 +217,13 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
     if missing:
         raise DamagedError(f"{folder.config_file} lacks {', '.join(missing)}: start a new run")
     now = _apply_changes(before, config, overrides)
+    # Whoever wrote the folder may have named any code: only the command's is imported.
+    if now["callbacks"] != config["callbacks"]:
+        raise InputError(
+            f"{folder} was trained with callbacks={now['callbacks']}, this command has "
+            f"{config['callbacks']}: callbacks are not taken from a run's folder, add callbacks=[...] or "
+            "callbacks=null"
+        )
     if folder.is_finished and (now["trainer"]["max_epochs"] or 0) <= (before["trainer"]["max_epochs"] or 0):
         raise InputError(
             f"{folder} is finished, its numbers are in {folder.metrics_file}: nothing to continue; "

@@ -1,7 +1,10 @@
-"""What happens beside training: its randomness, a line for each epoch, pictures, the record of the test."""
+"""What happens beside training: its randomness, a line for each epoch, pictures, the record of the test, and
+callbacks of the user's own.
+"""
 
+import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -13,6 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from polyp.data.traits import measure_traits
+from polyp.errors import InputError, describe_error
 from polyp.report import pictures
 from polyp.runs.folder import RunFolder
 
@@ -165,6 +169,45 @@ class TestRecord(Callback):
             pictures.save(
                 self.folder.pictures / "overview.png", pictures.sheet([panel for _, panel in drawn])
             )
+
+
+def import_callbacks(callbacks: Any) -> list[Callback]:
+    """Make the user's own callbacks.
+
+    This imports what it is asked to: the list must come from the user's command or conf/, never from the
+    folder of a run.
+
+    Args:
+        callbacks: a list of import paths `package.module.Class`, or of mappings with the path as `_target_`
+            and the arguments of the class; or None.
+
+    Raises:
+        InputError: a path cannot be imported, is no callback of Lightning's, or cannot be made.
+    """
+    if not isinstance(callbacks, list | None):
+        raise InputError(f"callbacks={callbacks} must be a list: callbacks=[my_package.MyCallback]")
+    return [_import_callback(entry) for entry in callbacks or []]
+
+
+def _import_callback(entry: Any) -> Callback:
+    settings = dict(entry) if isinstance(entry, Mapping) else {"_target_": entry}
+    path = str(settings.pop("_target_", ""))
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise InputError(f"callbacks: {str(entry)[:80]} is no import path: write my_package.MyCallback")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module raises
+        raise InputError(
+            f"callbacks: {path} cannot be imported ({describe_error(error)}): its folder must be in the "
+            "variable PYTHONPATH"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Callback)):
+        raise InputError(f"callbacks: {path} must be a class derived from pytorch_lightning.Callback")
+    try:
+        return kind(**settings)
+    except Exception as error:  # whatever its constructor raises
+        raise InputError(f"callbacks: {path} cannot be made: {describe_error(error)}") from error
 
 
 def _panel(batch: Batch, probability: Sequence[torch.Tensor], row: int, module: pl.LightningModule) -> Any:

@@ -11,12 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from polyp.errors import describe_error, train_command
 from polyp.files import WriteError, atomic_write
 from polyp.runs.folder import RunFolder
+from polyp.training.loggers import RunLogger
 from polyp.training.processes import STOP_SIGNALS
 
 
@@ -172,8 +172,8 @@ class LastCheckpoint(Checkpoint):
             self._leave(trainer)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.flush()  # first: a curve must not end before what it is continued from
+        if isinstance(trainer.logger, RunLogger):
+            trainer.logger.flush()  # first: a curve must not end before what it is continued from
         super()._save_checkpoint(trainer, filepath)
 
     def _asked(self, trainer: pl.Trainer) -> bool:

@@ -21,9 +21,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Override]:
 def find_objection(override: str) -> str | None:
     """The reason to refuse an override KEY=VALUE from a file; None if it is allowed.
 
-    Allowed is whatever sets a key of the task. Not allowed are Hydra's own keys, whose values can name any
-    function to call; resolvers, such as `${oc.env:HOME}`, which read what is on this machine; and files
-    outside conf/.
+    Allowed is whatever sets a key of the task. Not allowed are Hydra's own keys and `callbacks`, whose values
+    can name any function to call; resolvers, such as `${oc.env:HOME}`, which read what is on this machine;
+    and files outside conf/.
     """
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -31,6 +31,8 @@ def find_objection(override: str) -> str | None:
         return "cannot be understood"
     if re.match(r"hydra\b", parsed.key_or_group) or parsed.package is not None:
         return "is no key of the task"
+    if re.match(r"callbacks\b", parsed.key_or_group):
+        return "names code to import"
     value = override.partition("=")[2]
     if "${" in value and ":" in value.partition("${")[2]:
         return "is a value that depends on this machine"

@@ -1,12 +1,10 @@
 """A run after its parts are built: training, the test, and the numbers in metrics.json."""
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -19,10 +17,10 @@ from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
 from polyp.model.cost import measure_latency
 from polyp.model.segmenter import PolypSegmenter
-from polyp.runs import identity
 from polyp.runs.folder import RunFolder
 from polyp.training.callbacks import TestRecord
 from polyp.training.checkpoints import LastCheckpoint
+from polyp.training.loggers import RunLogger
 from polyp.training.run import Run
 from polyp.training.search import is_pruned
 from polyp.training.trainer import build_tester
@@ -83,7 +81,7 @@ def count_parameters(model: PolypSegmenter) -> int:
 def record(
     run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, tester: pl.Trainer
 ) -> dict[str, Any]:
-    """Write metrics.json and TensorBoard's HPARAMS at the end of a run.
+    """Write metrics.json, and the final numbers beside the curves, at the end of a run.
 
     Args:
         run, data, model, trainer: the run and its parts.
@@ -118,7 +116,7 @@ def record(
         "precision": str(trainer.precision),
         "versions": {"polyp": __version__} | {package: version(package) for package in PACKAGES},
     }
-    _log_hyperparameters(trainer, run.config, metrics)
+    _log_result(trainer, metrics)
     run.folder.write_metrics(metrics)
     run.folder.previous_checkpoint.unlink(missing_ok=True)  # a finished run needs no second copy
     return metrics
@@ -142,21 +140,15 @@ def _callback(trainer: pl.Trainer, kind: type[T]) -> T:
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
 
 
-def _log_hyperparameters(trainer: pl.Trainer, config: Mapping[str, Any], metrics: dict[str, Any]) -> None:
-    """TensorBoard's HPARAMS tab: the whole configuration beside the numbers that count."""
-    assert isinstance(trainer.logger, TensorBoardLogger)
-    groups = ("seed", "data", "model", "optim", "trainer")
-    settings = identity.decisive(config).items()
-    hyperparameters = {
-        key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)
-    }
+def _log_result(trainer: pl.Trainer, metrics: dict[str, Any]) -> None:
+    """The numbers that count, beside the curves."""
+    assert isinstance(trainer.logger, RunLogger)
     test = metrics["test"]
     values = {f"test/{name}": value for name, value in test.items() if isinstance(value, float)}
     if "normal" in test:
         values["test/false_alarms"] = test["normal"]["false_alarms"]
     best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
-    trainer.logger.log_hyperparams(hyperparameters, values | best, step=trainer.global_step)
-    trainer.logger.finalize("success")
+    trainer.logger.write_result(values | best, trainer.global_step)
 
 
 def _epoch(folder: RunFolder) -> int:

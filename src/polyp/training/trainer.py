@@ -9,7 +9,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -17,8 +16,16 @@ from polyp.errors import InputError, describe_error, pick
 from polyp.model import device
 from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys, collect, raise_together
-from polyp.training.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures, WeightAverage
+from polyp.training.callbacks import (
+    EpochLine,
+    StepSeed,
+    TestRecord,
+    ValidationPictures,
+    WeightAverage,
+    import_callbacks,
+)
 from polyp.training.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
+from polyp.training.loggers import RunLogger
 from polyp.training.search import pruning_callbacks
 
 FIXED_ARGUMENTS = (
@@ -42,33 +49,15 @@ MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall
 """What can decide which checkpoint is the best: the validation numbers of which more is better."""
 
 
-class RunLogger(TensorBoardLogger):
-    """TensorBoard's events in the run's folder and nothing else: the hyperparameters are in config.yaml."""
-
-    def __init__(self, folder: RunFolder, steps_done: int) -> None:
-        """Write to `folder`; what is there from a later step than `steps_done` is forgotten."""
-        super().__init__(folder.path, name="", version="", default_hp_metric=False, purge_step=steps_done)
-        self.written: dict[str, int | None] = {}
-
-    def save(self) -> None:
-        """Write no hparams.yaml."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write one point per curve and step, also where several batches make one step."""
-        fresh = {name: value for name, value in metrics.items() if self.written.get(name) != step}
-        self.written |= dict.fromkeys(fresh, step)
-        super().log_metrics(fresh, step)
-
-
 def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int = 0) -> pl.Trainer:
     """A Trainer that writes what a run's folder holds.
 
     Args:
         folder: the run's.
-        config: the run's: `trainer` has the arguments of Lightning's Trainer; `monitor`, `patience`, `seed`
-            and `optim.ema_decay` make the callbacks.
-        steps_done: optimiser steps of the checkpoint that training continues from; TensorBoard drops later
-            points.
+        config: the run's: `trainer` has the arguments of Lightning's Trainer; `monitor`, `patience`, `seed`,
+            `optim.ema_decay` and `callbacks` make the callbacks, `logger` is a name in `loggers.WRITERS`.
+        steps_done: optimiser steps of the checkpoint that training continues from; later points of the
+            curves are forgotten.
 
     Raises:
         InputError: an unknown or impossible argument.
@@ -84,6 +73,10 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
         problems.append(
             f"patience={patience} must be a number of epochs, at least 1, or null to train to the end"
         )
+    with collect(problems):
+        logger = RunLogger(folder, config, steps_done)
+    with collect(problems):
+        own = import_callbacks(config.get("callbacks"))
     raise_together(problems)
     _silence_lightning()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
@@ -94,12 +87,13 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
         Checkpoint(folder.best_checkpoint, monitor=monitor, mode="max"),
         LastCheckpoint(folder),
         *pruning_callbacks(folder, monitor),
+        *own,
     ]
     if ema_decay is not None:
         callbacks.append(WeightAverage(ema_decay))
     if patience is not None:
         callbacks.append(Patience(monitor, mode="max", patience=patience))
-    return _trainer(folder, settings, callbacks, RunLogger(folder, steps_done))
+    return _trainer(folder, settings, callbacks, logger)
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
