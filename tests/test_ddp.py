@@ -27,6 +27,7 @@ TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 # optimiser whose steps grow with the gradients: Adam's first steps would make much of the last digits.
 ALIKE = (
     *SMALL,
+    "logger=csv",
     "data.count=50",  # 40 / 5 / 5: neither the validation nor the test images divide by two
     "model.arch=fpn",
     "model.encoder=mit_b0",
@@ -141,6 +142,8 @@ def test_each_test_image_is_scored_once(one_and_two: tuple[Path, Path]) -> None:
 @pytest.mark.cluster
 def test_two_processes_leave_one_folder(one_and_two: tuple[Path, Path]) -> None:
     one, two = one_and_two
+    steps = [[row["step"] for row in csv.DictReader((run / "curves.csv").open())] for run in one_and_two]
+    assert steps[0] == steps[1] and len(steps[1]) == len(set(steps[1]))
     assert names(one) == names(two)
     assert [path.name for path in two.parent.iterdir()] == ["two"]
 

@@ -90,7 +90,7 @@ class WandbWriter(Writer):
         require("wandb", "wandb")
         import wandb
 
-        self.mode = os.environ.get("WANDB_MODE", "offline")
+        self.mode: Any = os.environ.get("WANDB_MODE", "offline")
         if self.mode in ("offline", "dryrun", "disabled"):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which would need the network
             return
@@ -115,7 +115,7 @@ class WandbWriter(Writer):
             id=ids[0] if ids else None,
             resume=None if self.mode == "offline" else "allow",  # offline W&B warns that it cannot
             config=hyperparameters(self.config),
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=self.mode,
             settings=wandb.Settings(silent=True, console="off"),
         )
 

@@ -5,12 +5,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from polyp import __version__, files
 from polyp.commands.evaluate.contamination import FITTED, TrainingData
+from polyp.commands.evaluate.corruptions import CORRUPTIONS_FILE, print_corruptions, score_corruptions
 from polyp.commands.evaluate.options import Options
 from polyp.commands.evaluate.report import REPORT, print_metrics, print_sets, write_report
 from polyp.commands.evaluate.scoring import Image, control_risk, score_images, summarise_images
@@ -21,6 +23,7 @@ from polyp.errors import InputError
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
+from polyp.report.tables import Table
 from polyp.runs.folder import RunFolder, replace_folder
 from polyp.runs.model import Source, find_sources
 
@@ -98,11 +101,22 @@ def run(options: Options) -> list[dict[str, Any]]:
             first = [test_set.read(pair)[0] for pair in test_set.pairs[:COMPARED]]
             metrics["deviation"] = predictor.deviation(first)
             metrics["warnings"].append(predictor.describe_deviation(first))
+        if has_corruptions := options.corruptions is not None and not test_set.normal:
+            metrics["corruptions"] = score_corruptions(
+                test_set,
+                images,
+                options.corruptions or (),
+                partial(_score, predictors, threshold=options.threshold),
+            )
         with replace_folder(folder, "polyp evaluate") as part:
+            if has_corruptions:
+                files.write_text(part / CORRUPTIONS_FILE, Table(metrics["corruptions"]).to_csv())
             RunFolder(part).write_rows([image.row for image in images])
             write_report(metrics, images, test_set, predictors, part / REPORT)
             RunFolder(part).write_metrics(metrics)
         print_metrics(metrics, folder)
+        if has_corruptions:
+            print_corruptions(metrics["corruptions"])
         evaluations.append(metrics)
     if len(evaluations) > 1:
         print_sets(evaluations)

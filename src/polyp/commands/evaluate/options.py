@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional
 
 from polyp.commands.options import Archive, Compute, DataOptions, Device, Flag, Numbers, Root, option
-from polyp.errors import InputError
+from polyp.errors import InputError, pick
+
+CorruptionName = Literal["blur", "noise", "jpeg", "dark", "bright", "colour", "highlights", "view"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Options(DataOptions):
     """Share of a polyp's pixels that may be missed by the threshold that is chosen on validation images."""
     confidence: Annotated[float, option("P")] = 0.95
     """The probability with which that threshold keeps to --missed."""
+    corruptions: Annotated[tuple[CorruptionName, ...] | None, option("NAME")] = None
+    """Measure what corrupted images cost, at five severities: all kinds, or NAME NAME."""
     device: Device = "auto"
     compute: Compute = "exact"
     name: Annotated[str | None, option("NAME")] = None
@@ -62,6 +66,10 @@ class Options(DataOptions):
             raise InputError(
                 f"--scales {','.join(map('{:g}'.format, self.scales))} must lie between 0.25 and 4"
             )
+        for name in self.corruptions or ():
+            pick("--corruptions", name, dict.fromkeys(get_args(CorruptionName)))
+        if self.corruptions is not None and self.normal:
+            raise InputError("--corruptions measures the loss of Dice, which --normal frames do not have")
         if self.data is not None and self.subset != "test":
             raise InputError(
                 f"--subset {self.subset} is of the run's own images, --data of others: leave one out"
@@ -77,6 +85,7 @@ class Options(DataOptions):
             test_set: True,
             "tta": self.tta,
             f"scales-{'-'.join(map('{:g}'.format, self.scales))}": self.scales != (1.0,),
+            "corruptions": self.corruptions is not None,
             self.compute: self.compute != "exact",
             f"threshold-{self.threshold:g}": self.threshold != 0.5,
             f"ensemble-of-{len(self.models)}": len(self.models) > 1,

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
+from polyp.commands.evaluate.corruptions import add_corruptions
 from polyp.commands.evaluate.scoring import Image
 from polyp.commands.evaluate.testsets import TestSet
 from polyp.data.traits import STRATA, group_by_stratum
@@ -102,6 +103,8 @@ def write_report(
         page.section("Dice by image and stratum")
         page.charts([_plot_dice(images), _plot_reliability(metrics["reliability"])])
         page.table(_strata(metrics))
+    if "corruptions" in metrics:
+        add_corruptions(page, metrics["corruptions"], test_set, predictors, metrics["threshold"])
     _add_cases(page, metrics, images, test_set, predictors)
     page.section("Definitions")
     page.table([{"number": name, "definition": text} for name, text in metrics["definitions"].items()])
