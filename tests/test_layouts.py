@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawn import lay_out, numbered, picture, polyp, write
 
+from polyp.commands.evaluate.testsets import find_test_sets
 from polyp.data.layouts import Listing, list_images, list_pairs
 from polyp.errors import InputError
 
@@ -268,6 +269,16 @@ def test_test_sets_that_differ_in_their_subset_are_sources(tmp_path: Path) -> No
         tmp_path, [*names, *numbered("TrainDataset/Frame/c/{}.jpg", "TrainDataset/GT/c/{}.png")]
     )
     assert {pair.source for pair in listing.pairs if pair.subset == "test"} == set(folders)
+
+
+def test_test_sets_are_evaluated_under_names_of_their_own(tmp_path: Path) -> None:
+    for level in ("Easy", "Hard"):
+        names = numbered(f"Test{level}Dataset/Seen/Frame/{{}}.jpg", f"Test{level}Dataset/Seen/GT/{{}}.png")
+        lay_out(tmp_path / "both", *names)
+        lay_out(tmp_path / f"five/TestDataset/CVC-{level}", *numbered("images/{}.jpg", "masks/{}.png"))
+    sets = find_test_sets(str(tmp_path / "both"))
+    assert {test_set.name for test_set in sets} == {"TestEasyDataset_Seen", "TestHardDataset_Seen"}
+    assert {test_set.name for test_set in find_test_sets(str(tmp_path / "five"))} == {"CVC-Easy", "CVC-Hard"}
 
 
 def test_thousands_of_files_take_seconds(tmp_path: Path) -> None:

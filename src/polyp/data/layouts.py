@@ -363,8 +363,8 @@ def _describe_lack(
         what = f"data.root={root} has no folder that is known to hold {contents}"
     folders = sorted({path.parent.relative_to(root).as_posix() for path in paths})
     return (
-        f"{what}; it has {_name_folders(folders)}: name a folder, a pattern such as '*.jpg', or a JSON file of "
-        "polygons with data.images= and data.masks="
+        f"{what}; it has {_name_folders(folders)}: name a folder, a pattern such as '*.jpg', or a JSON file "
+        "of polygons with data.images= and data.masks="
     )
 
 
