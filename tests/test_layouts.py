@@ -136,6 +136,17 @@ def test_an_image_or_a_mask_alone_is_a_problem(tmp_path: Path) -> None:
     assert listing.problems == ["masks/1.png: no image in images/"]
 
 
+def test_a_folder_of_images_without_masks_is_one_problem(tmp_path: Path) -> None:
+    lay_out(tmp_path, *numbered("images/{}.jpg", "masks/{}.png"))
+    lay_out(tmp_path, *((f"bbox_images/{number}.jpg", None) for number in range(1, 7)))
+    listing = list_pairs(tmp_path)
+    assert len(listing.pairs) == 3 and {pair.source for pair in listing.pairs} == {""}
+    (problem,) = listing.problems
+    assert problem.startswith("bbox_images/: none of its 6 images has a mask (data.images=")
+    listing = list_pairs(tmp_path, images="images")
+    assert not listing.problems and "6 other images are left out, in bbox_images/" in listing.notes
+
+
 def test_images_without_any_mask_can_be_meant(tmp_path: Path) -> None:
     names: Names = [(f"images/{number}.jpg", None) for number in (1, 2)]
     refuse(tmp_path, names, "known to hold masks", "images/", "data.masks=")
