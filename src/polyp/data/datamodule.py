@@ -5,6 +5,7 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,10 @@ class PolypDataModule(pl.LightningDataModule):
     @functools.cached_property
     def _listing(self) -> Listing:
         """All images, normal frames last."""
-        listing = self.source.find()
-        if self.normal is not None:
-            frames = list_images(Path(self.normal).expanduser().absolute())
+        normal = Path(self.normal).expanduser().absolute() if self.normal is not None else None
+        listing = self.source.find(exclude=normal)
+        if normal is not None:
+            frames = list_images(normal)
             if any(pair.stem.startswith(f"{NORMAL}/") for pair in listing.pairs):
                 raise InputError(
                     f"data.normal={self.normal}: data.root has images in a folder '{NORMAL}' as well, which "
@@ -166,6 +168,8 @@ class PolypDataModule(pl.LightningDataModule):
             log.warning("%s", suspicion)
         if self.recorded_split:
             check_stems(self.split, self.recorded_split, list(self.rows))
+            with suppress(InputError):  # the split's file may be gone: the record is enough
+                self.splitter.read([self.pairs[row] for row in self._polyp_rows], self._listing.lists)
         self.subsets = self.recorded_split or self._divide()
         counts = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
         log.info("%s: %s images (split %s)", self.dataset, counts, self._split_name)
@@ -298,14 +302,14 @@ class PolypDataModule(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What a run's metrics.json says of its data."""
-        stems = [stem for name in SUBSETS for stem in self.subsets[name]]
+        names = [self.source_of(stem) for name in SUBSETS for stem in self.subsets[name]]
         return {
             "dataset": self.dataset,
             "fingerprint": self.inspection.fingerprint,
             "split": self._split_name,
             **({"split_seed": self.splitter.seed} if self.splitter.is_drawn else {}),
-            **({"folds": folds, "fold": self.splitter.fold} if (folds := self.splitter.folds) else {}),
-            **({"sources": dict(Counter(map(self.source_of, stems)))} if self.sources else {}),
+            **({"folds": parts, "fold": self.splitter.fold} if (parts := self.splitter.parts) else {}),
+            **({"sources": {name: names.count(name) for name in self.sources}} if self.sources else {}),
             "image_size": list(self.image_size),
             "images": {name: len(stems) for name, stems in self.subsets.items()},
         }

@@ -95,6 +95,7 @@ def list_pairs(
     mask_name: str | None = None,
     missing_mask: str = "error",
     coding: MaskCoding = AUTO,
+    exclude: Path | None = None,
 ) -> Listing:
     """Find the images and masks below a folder.
 
@@ -107,12 +108,13 @@ def list_pairs(
             is found.
         missing_mask: `empty` takes an image without a mask for one without a polyp, `error` reports it.
         coding: which values of the masks are polyp.
+        exclude: a folder that is left out, with those in it.
 
     Raises:
         InputError: there is no pair, or it is ambiguous which files belong together.
     """
     problems: list[str] = []
-    paths = _walk(root, problems)
+    paths = _walk(root, problems, exclude)
     files = _keep_affixes([_classify(root, path, images, masks) for path in paths])
     files = _assign_roles(root, files, images, masks, mask_name)
     notes = _describe_folders(root, files, images, masks)
@@ -164,9 +166,9 @@ def list_images(root: Path) -> Listing:
     return Listing(_shorten(pairs), problems, notes)
 
 
-def _walk(root: Path, problems: list[str]) -> list[Path]:
+def _walk(root: Path, problems: list[str], exclude: Path | None = None) -> list[Path]:
     """The image files below a folder, sorted; hidden ones and what archives of macOS add are left out."""
-    found, visited = [], set()
+    found, visited = [], {os.path.realpath(exclude)} if exclude else set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:  # links may go round in circles
             subfolders.clear()

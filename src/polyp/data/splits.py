@@ -46,7 +46,8 @@ class Splitter:
         folds: K for a cross-validation, whose test sets are K parts of all images; `split` is then of no
             account.
         fold: which of the parts is the test set, from 0; with leave-one-group-out which of the groups.
-        used: what `split` turned out to be, after `divide`.
+        used: what `split` turned out to be, after `read` or `divide`.
+        parts: of a cross-validation: `folds`, or the number of groups that are left out one by one; else 0.
 
     Raises:
         InputError: on construction, for an impossible value.
@@ -58,6 +59,7 @@ class Splitter:
     folds: int | None = None
     fold: int = 0
     used: str = field(default="", init=False)
+    parts: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -82,7 +84,7 @@ class Splitter:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether the seed decides the test set, after `divide`."""
+        """Whether the seed decides the test set, after `read` or `divide`."""
         return self.folds is not None or self.used == RANDOM
 
     def divide(
@@ -100,8 +102,7 @@ class Splitter:
                 too few or too much of one kind to be divided.
         """
         stems = [pair.stem for pair in pairs]
-        subsets, columns = self.read(pairs, lists)
-        labels = self._label(pairs, columns)
+        subsets, labels = self.read(pairs, lists)
         groups = np.arange(0)
         if self.folds is not None or not (subsets and subsets["val"]):  # else nothing is drawn
             links = find_links(inspection.thumbnails, inspection.fields)
@@ -111,12 +112,10 @@ class Splitter:
         elif self.split == LEAVE_ONE_OUT:
             subsets = self._leave_out(stems, labels)
         elif not subsets:
-            self.used = RANDOM
             if not (subsets := draw_split(stems, groups, inspection.shares, self.seed)):
                 raise InputError(
                     f"data.split=random cannot divide {len(stems)} images in {groups.max() + 1} groups that "
-                    "stay "
-                    "together (near-duplicates, data.group) into 80/10/10: add images, or give "
+                    "stay together (near-duplicates, data.group) into 80/10/10: add images, or give "
                     "data.split=FILE.csv"
                 )
         else:
@@ -162,8 +161,8 @@ class Splitter:
 
     def read(
         self, pairs: Sequence[Pair], lists: Path | None = None
-    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-        """The subsets that files or folders give, if any, and the split's other columns by stem.
+    ) -> tuple[dict[str, list[str]], list[str]]:
+        """The subsets that files or folders give, if any, and the group of each image, if there are groups.
 
         Args:
             pairs, lists: as for `divide`.
@@ -171,6 +170,19 @@ class Splitter:
         Raises:
             InputError: as `divide`, for the split's file.
         """
+        subsets, columns = self._read_subsets(pairs, lists)
+        labels = self._label(pairs, columns)
+        self.parts = self.folds or (len(set(labels)) if self.split == LEAVE_ONE_OUT else 0)
+        if self.folds is not None:
+            self.used = f"{self.folds} folds"
+        elif not subsets and self.split != LEAVE_ONE_OUT:
+            self.used = RANDOM
+        return subsets, labels
+
+    def _read_subsets(
+        self, pairs: Sequence[Pair], lists: Path | None
+    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """The subsets that files or folders give, if any, and the split's other columns by stem."""
         self.used = self.split
         if self.split == AUTO and lists is not None:
             self.used = str(lists)
@@ -182,7 +194,7 @@ class Splitter:
                 raise InputError(
                     "data.split=folders needs folders named train and test (and val): give data.split=random"
                 )
-            self.used = FOLDERS if subsets else RANDOM
+            self.used = FOLDERS
             return subsets, {}
         if self.split in DRAWN:
             return {}, {}
@@ -228,7 +240,6 @@ class Splitter:
                 f"{count}"
             )
         test = set(self._draw_folds(groups, shares, self.folds)[self.fold].tolist())
-        self.used = f"{self.folds} folds"
         return {
             "train": [stem for row, stem in enumerate(stems) if row not in test],
             "val": [],
@@ -272,8 +283,7 @@ class Splitter:
         if not drawn:
             raise InputError(
                 f"data.split={self.split}: validation needs images of its own, and the {len(rows)} of train "
-                "cannot "
-                "be divided: add images, or name the subset val in the split"
+                "cannot be divided: add images, or name the subset val in the split"
             )
         log.info("validation: %d images of train, drawn by data.split_seed=%d", len(drawn["val"]), self.seed)
         return {**drawn, "test": subsets["test"]}
