@@ -87,7 +87,6 @@ def test_a_typing_error_gets_the_nearest_name(
         (["predict", "run", "a.png", "--threshold"], ["--threshold"]),
         (["evaluate", "run", "--scales", "1,large"], ["--scales", "'large'"]),
         (["evaluate", "run", "--subset", "tset"], ["--subset", "tset", "test"]),
-        (["export", "run", "and another"], ["and another"]),
         (["app", "--port", "http"], ["--port", "'http'"]),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawn import lay_out, numbered, picture, polyp, write
 
+from polyp.commands.evaluate.testsets import find_test_sets
 from polyp.data.layouts import Listing, list_images, list_pairs
 from polyp.errors import InputError
 
@@ -133,6 +134,17 @@ def test_an_image_or_a_mask_alone_is_a_problem(tmp_path: Path) -> None:
     listing = list_pairs(tmp_path, missing_mask="empty")
     assert [pair.mask is None for pair in listing.pairs] == [True, False]
     assert listing.problems == ["masks/1.png: no image in images/"]
+
+
+def test_a_folder_of_images_without_masks_is_one_problem(tmp_path: Path) -> None:
+    lay_out(tmp_path, *numbered("images/{}.jpg", "masks/{}.png"))
+    lay_out(tmp_path, *((f"bbox_images/{number}.jpg", None) for number in range(1, 7)))
+    listing = list_pairs(tmp_path)
+    assert len(listing.pairs) == 3 and {pair.source for pair in listing.pairs} == {""}
+    (problem,) = listing.problems
+    assert problem.startswith("bbox_images/: none of its 6 images has a mask (data.images=")
+    listing = list_pairs(tmp_path, images="images")
+    assert not listing.problems and "6 other images are left out, in bbox_images/" in listing.notes
 
 
 def test_images_without_any_mask_can_be_meant(tmp_path: Path) -> None:
@@ -268,6 +280,16 @@ def test_test_sets_that_differ_in_their_subset_are_sources(tmp_path: Path) -> No
         tmp_path, [*names, *numbered("TrainDataset/Frame/c/{}.jpg", "TrainDataset/GT/c/{}.png")]
     )
     assert {pair.source for pair in listing.pairs if pair.subset == "test"} == set(folders)
+
+
+def test_test_sets_are_evaluated_under_names_of_their_own(tmp_path: Path) -> None:
+    for level in ("Easy", "Hard"):
+        names = numbered(f"Test{level}Dataset/Seen/Frame/{{}}.jpg", f"Test{level}Dataset/Seen/GT/{{}}.png")
+        lay_out(tmp_path / "both", *names)
+        lay_out(tmp_path / f"five/TestDataset/CVC-{level}", *numbered("images/{}.jpg", "masks/{}.png"))
+    sets = find_test_sets(str(tmp_path / "both"))
+    assert {test_set.name for test_set in sets} == {"TestEasyDataset_Seen", "TestHardDataset_Seen"}
+    assert {test_set.name for test_set in find_test_sets(str(tmp_path / "five"))} == {"CVC-Easy", "CVC-Hard"}
 
 
 def test_thousands_of_files_take_seconds(tmp_path: Path) -> None:

@@ -276,3 +276,10 @@ def test_masks_are_drawn_once_and_again_when_an_outline_changes(tmp_path: Path) 
     assert changed.mask != first.mask and 0 < changed.read()[1].sum() < 250
     assert not first.mask.exists()  # what is out of date is gone
     assert sorted(root.rglob("*")) == before  # nothing is written beside the user's data
+
+
+def test_other_labels_leave_the_masks_of_a_run_alone(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg")
+    name = coco(tmp_path, {"a.jpg": [(1, [SQUARE]), (2, [TRIANGLE])]}, ("polyp", "tool"))
+    first, second = (find(tmp_path, name, polyp_labels=[label]).pairs[0] for label in ("polyp", "tool"))
+    assert first.read()[1].sum() > 1.5 * second.read()[1].sum()

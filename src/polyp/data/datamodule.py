@@ -199,7 +199,8 @@ class PolypDataModule(pl.LightningDataModule):
         if not (rows := self._normal_rows):
             return subsets
         frames = self.splitter.divide_normal([self.pairs[row] for row in rows], self._inspect(rows))
-        return {**subsets, "train": [*subsets["train"], *frames["train"]], NORMAL: frames["test"]}
+        tested = {NORMAL: frames["test"]} if frames["test"] else {}
+        return {**subsets, "train": [*subsets["train"], *frames["train"]], **tested}
 
     @property
     def _split_name(self) -> str:

@@ -158,7 +158,7 @@ def list_images(root: Path) -> Listing:
     if masks and any(file.role == "image" for file in files):
         files = [file for file in files if file.role != "mask"]
         notes.append(f"{len(masks)} masks are left out, in {_name_folders(_list_folders(root, masks))}")
-    sources = _name_sources(files)
+    sources = _name_sources(root, files)
     pairs = [
         Pair(_join(*key), file.path, None, sources[file.above], file.subset)
         for key, file in _unique(files, root, ("", ""), problems).items()
@@ -467,19 +467,28 @@ def _match(
 ) -> list[Pair]:
     """The pairs by a rule, sorted by stem; what is alone or double becomes a problem."""
     images, masks = (_unique(sides[role], root, getattr(rule, role), problems) for role in ("image", "mask"))
+    chosen = {key: image for key, image in images.items() if key in masks or missing_mask == "empty"}
+    sources = _name_sources(root, chosen.values())
     pairs = []
-    sources = _name_sources(images.values())
+    for key, image in chosen.items():
+        mask = masks[key].path if key in masks else None
+        pairs.append(Pair(_join(*key), image.path, mask, sources[image.above], image.subset))
     places = {}
     for role, side in (("image", images), ("mask", masks)):
         folders = _list_folders(root, side.values())
         places[role] = f" in {folders[0]}/" if len(folders) == 1 and folders != ["."] else ""
+    complete = {pair.image.parent for pair in pairs}
+    without = defaultdict(list)
     for key, image in images.items():
-        mask = masks.get(key)
-        if mask is None and missing_mask == "error":
-            problems.append(f"{image.path.relative_to(root)}: no mask{places['mask']}")
-            continue
-        stem = _join(*key)
-        pairs.append(Pair(stem, image.path, mask.path if mask else None, sources[image.above], image.subset))
+        if key not in chosen:
+            without[image.path.parent].append(image.path)
+    for folder, paths in without.items():
+        if folder in complete or len(paths) == 1:
+            problems += [f"{path.relative_to(root)}: no mask{places['mask']}" for path in paths]
+        else:
+            name = _name_folders([folder.relative_to(root).as_posix()])
+            reason = f"none of its {len(paths)} images has a mask (data.images= says which are meant)"
+            problems.append(f"{name}: {reason}")
     for key in masks.keys() - images.keys():
         problems.append(f"{masks[key].path.relative_to(root)}: no image{places['image']}")
     return _shorten(pairs)
@@ -518,7 +527,7 @@ def _shorten(pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(shortened, key=lambda pair: pair.stem)
 
 
-def _name_sources(files: Iterable[_File]) -> dict[PurePath, str]:
+def _name_sources(root: Path, files: Iterable[_File]) -> dict[PurePath, str]:
     """The source of each folder above images and masks, if there are several: its name without subsets.
 
     With subsets where test sets differ in that part only, such as TestEasyDataset and TestHardDataset.
@@ -533,6 +542,6 @@ def _name_sources(files: Iterable[_File]) -> dict[PurePath, str]:
         return dict.fromkeys(names, "")
     common = len(_common([name.split("/") if name else [] for name in names.values()]))
     return {
-        folder: "/".join(name.split("/")[common:]) or "/".join(folder.parts) or "."
+        folder: "/".join(name.split("/")[common:]) or "/".join(folder.parts) or root.name
         for folder, name in names.items()
     }

@@ -267,9 +267,9 @@ def _draw_all(
     sizes: dict[str, tuple[int, int] | None],
 ) -> Path:
     """The folder with a mask for each image of `found`, which is made if it is not there yet."""
-    where = hashlib.sha256(os.fsencode(annotations)).hexdigest()[:12]
-    content = sorted((stem, a.size or sizes[stem], a.shapes) for stem, a in found.items())
-    state = hashlib.sha256(json.dumps([content, sorted(labels)]).encode()).hexdigest()[:12]
+    place = json.dumps([os.fspath(annotations), sorted(labels)])
+    content = json.dumps(sorted((stem, a.size or sizes[stem], a.shapes) for stem, a in found.items()))
+    where, state = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (place, content))
     home = user_cache_path("polyp") / "masks"
     folder = home / f"{where}-{state}"
     if folder.is_dir():
