@@ -142,7 +142,10 @@ def test_each_test_image_is_scored_once(one_and_two: tuple[Path, Path]) -> None:
 @pytest.mark.cluster
 def test_two_processes_leave_one_folder(one_and_two: tuple[Path, Path]) -> None:
     one, two = one_and_two
-    steps = [[row["step"] for row in csv.DictReader((run / "curves.csv").open())] for run in one_and_two]
+    steps = [
+        [row["step"] for row in csv.DictReader((run / "curves.csv").read_text().splitlines())]
+        for run in one_and_two
+    ]
     assert steps[0] == steps[1] and len(steps[1]) == len(set(steps[1]))
     assert names(one) == names(two)
     assert [path.name for path in two.parent.iterdir()] == ["two"]
