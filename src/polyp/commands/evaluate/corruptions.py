@@ -216,6 +216,7 @@ def add_corruptions(
         pixels, mask = corrupt_set(test_set, name, SHOWN).read(pair)
         panel = pictures.panel(pixels, mask, predictors[pair.stem].predict(pixels), threshold)
         size = round(panel.shape[1] * HEIGHT / panel.shape[0]), HEIGHT
-        caption = f"{name}: {CORRUPTIONS[name].meaning}"
+        corruption = CORRUPTIONS[name]
+        caption = f"{name}: {corruption.meaning}: {corruption.strengths[SHOWN - 1]:g}"
         gallery.append((cv2.resize(panel, size, interpolation=cv2.INTER_AREA), caption))
     page.gallery(gallery)
