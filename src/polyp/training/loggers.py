@@ -88,12 +88,12 @@ class WandbWriter(Writer):
     def __init__(self, folder: RunFolder, config: Mapping[str, Any], steps_done: int) -> None:
         super().__init__(folder, config, steps_done)
         require("wandb", "wandb")
-        import wandb
-
         self.mode: Any = os.environ.get("WANDB_MODE", "offline")
         if self.mode in ("offline", "dryrun", "disabled"):
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which would need the network
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read by the import; it sends to W&B
             return
+        import wandb
+
         try:
             wandb.login()  # asks for the key where there is a terminal and none is known
         except wandb.errors.Error as error:
@@ -254,7 +254,6 @@ class RunLogger(TensorBoardLogger):
         self.log_hyperparams(hyperparameters(self.config), dict(values), step=step)
         super().finalize("success")
         if self.writer is not None:
-            self.points.setdefault(step, {}).update(values)
             self.flush()
             self.close(succeeded=True)
 
