@@ -78,7 +78,7 @@ def build_page(survey: "Survey", suggestion: Path | None) -> Page:
         if sources:
             page.text(f"Images of each source: {sources}.")
         for note in survey.notes:
-            page.text(f"{note[:1].upper()}{note[1:]}.")
+            page.text(f"{note}.")
         for suspicion in survey.suspicions:
             page.text(f"{suspicion[:1].upper()}{suspicion[1:]}.", "warning")
     page.section("Problems", "" if survey.problems else "None: every image has a readable mask of its size.")
