@@ -203,5 +203,7 @@ def _parse_row(header: Sequence[str], cells: Sequence[str], where: str) -> list[
                 f"{where}: {override} is several values: give each a row, and write decimals with a point"
             )
         if objection := find_objection(override):
-            raise InputError(f"{where}: {override} {objection}: write the value itself")
+            raise InputError(
+                f"{where}: {override} {objection}: give it with the command, or write the value itself"
+            )
     return row
