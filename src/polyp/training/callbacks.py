@@ -185,7 +185,10 @@ def import_callbacks(callbacks: Any) -> list[Callback]:
         InputError: a path cannot be imported, is no callback of Lightning's, or cannot be made.
     """
     if not isinstance(callbacks, list | None):
-        raise InputError(f"callbacks={callbacks} must be a list: callbacks=[my_package.MyCallback]")
+        raise InputError(
+            f"callbacks={callbacks} must be a list: callbacks=[my_package.MyCallback]; patience=EPOCHS stops "
+            "early"
+        )
     return [_import_callback(entry) for entry in callbacks or []]
 
 
