@@ -12,6 +12,7 @@ from polyp.model.optim import Optim
 from polyp.model.segmenter import PolypSegmenter
 from polyp.model.weights import check_encoder_weights
 from polyp.runs.data import build_data, restore_split
+from polyp.runs.model import find_weights
 from polyp.settings import check_keys, collect, raise_together
 from polyp.training.run import Run
 from polyp.training.trainer import build_trainer
@@ -51,16 +52,21 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
         if point is None:
             with collect(problems):
                 check_encoder_weights(settings["encoder"], settings["encoder_weights"])
+            with collect(problems):
+                init_from = find_weights(settings.get("init_from"))
         if not problems:
             pl.seed_everything(seed, workers=True, verbose=False)
         # Weights may have to be downloaded: not if something else is wrong, or if a checkpoint has them.
-        weights = None if problems or point else settings["encoder_weights"]
+        weights = dict.fromkeys(("encoder_weights", "init_from"))
+        if not problems and point is None:
+            weights = {"encoder_weights": settings["encoder_weights"], "init_from": init_from}
         optim = None if problems else config["optim"]
-        model = PolypSegmenter(**settings | {"encoder_weights": weights}, optim=optim)
-        model.hparams["encoder_weights"] = settings["encoder_weights"]
+        model = PolypSegmenter(**settings | weights, optim=optim)
+        model.hparams.update({key: settings.get(key) for key in weights})
         model.precision = str(config["trainer"].get("precision") or model.precision)
         if not problems:
             model.check_batch_size(data.batch_size)
+            model.check_epochs(trainer.max_epochs)
     raise_together(problems)
     return data, model, trainer
 
