@@ -9,6 +9,8 @@ from conftest import SMALL, Train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+import polyp
+from polyp.runs.data import read_split
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import load_run_model
 
@@ -119,3 +121,25 @@ def test_weights_of_which_nothing_fits_are_refused(source: Path, train: Train) -
             "model.decoder_channels=null",
             f"model.init_from={source}",
         )
+
+
+@pytest.mark.slow
+def test_images_that_the_first_weights_were_fitted_to_are_noticed(train: Train, tmp_path: Path) -> None:
+    folds = (*SMALL, "data.folds=2")
+    first, same, other = (tmp_path / name for name in ("first", "same", "other"))
+    train(*folds, f"hydra.run.dir={first}")
+    train(*folds, f"model.init_from={first}", f"hydra.run.dir={same}")
+    train(*folds, "data.fold=1", f"model.init_from={first}", f"hydra.run.dir={other}")
+    known = [set(read_split(RunFolder(first))[name]) for name in ("train", "val")]
+    test = set(read_split(RunFolder(other))["test"])
+    count = len(test & set.union(*known))
+    assert count > 0
+    assert f"was fitted to {count} of the {len(test)} test images" in (other / "train.log").read_text()
+    assert "was fitted to" not in (same / "train.log").read_text()
+
+    assert not polyp.evaluate(same)["test"]["warnings"]
+    (warning,) = polyp.evaluate(other)["test"]["warnings"]
+    assert str(first) in warning
+    shutil.rmtree(first)
+    (warning,) = polyp.evaluate(other, name="again")["test"]["warnings"]
+    assert "not known" in warning and str(first) in warning

@@ -73,6 +73,16 @@ class Source:
         return self.sweep or self.home
 
     @property
+    def origin(self) -> "Source | None":
+        """The model that the run has its first weights from, `model.init_from`, be it there or not."""
+        if (name := ((self.config or {}).get("model") or {}).get("init_from")) is None:
+            return None
+        try:
+            return Source.of(str(name))
+        except InputError:
+            return Source(Path(name), Path(name), None)
+
+    @property
     def data_fingerprint(self) -> str | None:
         """The fingerprint of the data that the model was trained on; None where it is not recorded."""
         if self.config is None:

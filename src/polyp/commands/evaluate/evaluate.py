@@ -138,6 +138,14 @@ def _find_own_images(
                 f"{other.home} was trained on some of the {len(test_sets[0].pairs)} test images of "
                 f"{first.home}: average only runs of one split"
             )
+    for origin in training.origins:
+        if training.of(origin) is None:
+            warnings.append(f"it is not known what {origin.file} was trained on: perhaps on these images")
+        elif any(training.may_include(origin, images, FITTED) for images in test_sets):
+            warnings.append(
+                f"{origin.home}, which training started from, was trained or validated on some of these "
+                "images: the numbers are too good"
+            )
     if (before := first.data_fingerprint) not in (None, now := data.inspection.fingerprint):
         warnings.append(f"the data have changed since training: fingerprint {now}, then {before}")
     return test_sets, members
