@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polyp.api import Model, Prediction, compare, evaluate, load
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = ["Model", "Prediction", "compare", "evaluate", "load"]
 
