@@ -181,7 +181,7 @@ THAWING = ["model.freeze=encoder", "model.unfreeze_epoch=1", "optim.layer_decay=
         # the last of its epoch
         (signal.SIGTERM, (1, 3), ["optim.schedule=plateau", "optim.warmup=0", "patience=2"]),
         # the encoder is frozen for one epoch: inside it, at its end, and after it
-        (signal.SIGTERM, (0, 1), THAWING),
+        pytest.param(signal.SIGTERM, (0, 1), THAWING, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, (0, 3), THAWING, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, (1, 1), THAWING, marks=pytest.mark.slow),
         # Two batches make a step; and the encoder drops paths at random.

@@ -56,8 +56,8 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
     elif data.split == "random":
         raise InputError(
             f"{folder} has no {folder.split_file.name}: polyp 0.5 or earlier drew its random split, and this "
-            "version would draw another, in which training images are test images; train it anew, or evaluate "
-            "it on other images (polyp evaluate --data FOLDER)"
+            "version would draw another, in which training images are test images; train it anew, or "
+            "evaluate it on other images (polyp evaluate --data FOLDER)"
         )
 
 

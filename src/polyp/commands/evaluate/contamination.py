@@ -27,7 +27,7 @@ class TrainingData:
         needed: whether to download or draw data that are not there.
 
     Attributes:
-        origins: the models of `model.init_from`, and of theirs.
+        origins: the models of `model.init_from`, and of theirs, each after the model that is scored.
         known: the data of each run, by its folder.
         unknown: why the data of a model are not known, by its folder, or by its file if that is not in a run.
 
@@ -41,9 +41,10 @@ class TrainingData:
         self.sources = sources
         self.known: dict[Path, PolypDataModule] = {}
         self.unknown: dict[Path, str] = {}
-        self.origins: list[Source] = []
-        pending = [(source, needed) for source in sources]
-        for source, required in pending:  # which grows
+        self.origins: list[tuple[Source, Source]] = []
+        pending = [(source, source) for source in sources]
+        for model, source in pending:  # which grows
+            required = needed and source is model
             if source.config is None:
                 self.unknown[source.file] = (
                     "it is not in a run's folder" if source.file.exists() else "it is not there"
@@ -58,8 +59,8 @@ class TrainingData:
                         raise
                     self.unknown[source.home] = str(error).partition("\n")[0]
                 if origin := source.origin:
-                    self.origins.append(origin)
-                    pending.append((origin, False))
+                    self.origins.append((model, origin))
+                    pending.append((model, origin))
 
     def of(self, source: Source) -> PolypDataModule | None:
         """The data of a model's run; None if they are not known."""
