@@ -189,6 +189,27 @@ def test_stopped_and_resumed_together(one_and_two: tuple[Path, Path], tmp_path: 
 
 
 @pytest.mark.cluster
+def test_an_encoder_that_is_frozen_at_first_trains_in_all_processes_alike(tmp_path: Path) -> None:
+    one, two, again = (tmp_path / name for name in ("one", "two", "again"))
+    thawing = ("model.freeze=encoder", "model.unfreeze_epoch=1", "optim.ema_decay=null")
+    process = start(*ALIKE, *TWO, *thawing, f"hydra.run.dir={two}")
+    run_script(*ALIKE, *thawing, "trainer.accumulate_grad_batches=2", f"hydra.run.dir={one}")
+    _, errors = finish(process)
+    assert not errors
+    before, after = weights(one), weights(two)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=CLOSE, rtol=CLOSE)
+
+    run_script(
+        *ALIKE, *thawing, "trainer.max_epochs=2", "model.unfreeze_epoch=null", f"hydra.run.dir={again}"
+    )
+    frozen = weights(again)
+    assert not any(
+        torch.equal(frozen[name], value) for name, value in after.items() if ".encoder.patch_embed" in name
+    )
+
+
+@pytest.mark.cluster
 def test_what_is_wrong_is_said_once_and_nobody_is_left(tmp_path: Path) -> None:
     _, errors = finish(
         start(*SMALL, *TWO, "model.encoder=efficientnet-b0", f"hydra.run.dir={tmp_path / 'run'}"), 1

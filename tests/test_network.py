@@ -337,6 +337,30 @@ def test_a_frozen_encoder_stays_as_it_is_in_either_mode(stages: int) -> None:
     assert any("running_mean" in name for name in decoder)
 
 
+@pytest.mark.parametrize(
+    ("arch", "encoder", "stem", "deepest", "count"),
+    [
+        ("unet", "mobilenet_v2", "features.0.0.weight", "features.18.0.weight", 5),
+        # its head belongs to no feature
+        ("unet", "efficientnet-b0", "_conv_stem.weight", "_conv_head.weight", 5),
+        ("unet", "mit_b0", "patch_embed1.proj.weight", "block4.0.attn.q.weight", 4),  # no feature at stride 2
+        ("dpt", VIT, "model.pos_embed", "model.blocks.11.mlp.fc1.weight", 4),
+    ],
+)
+def test_stages_of_an_encoder_go_from_its_stem_to_its_deepest_feature(
+    arch: str, encoder: str, stem: str, deepest: str, count: int
+) -> None:
+    net = network(arch=arch, encoder=encoder, stages=2)
+    levels = net.encoder_stages((64, 64))
+    assert len(levels) == count
+    together = [id(parameter) for level in levels for parameter in level]
+    assert sorted(together) == sorted(id(parameter) for parameter in net.encoder_parameters())
+    for stage in net.stages:
+        for name, level in ((stem, levels[0]), (deepest, levels[-1])):
+            parameter = stage.get_submodule("encoder").get_parameter(name)
+            assert any(parameter is other for other in level)
+
+
 def test_no_graph_of_a_frozen_encoder_is_kept() -> None:
     net = network()
     net.freeze_encoder()

@@ -26,7 +26,7 @@ def weights() -> list[nn.Parameter]:
 
 def rates(total_steps: int, steps: int, **keys: Any) -> list[tuple[float, float]]:
     """The learning rates of encoder and decoder at each step."""
-    built: Any = Optim(**VALID | keys).build(weights(), weights(), total_steps, "val/dice")
+    built: Any = Optim(**VALID | keys).build([weights()], weights(), total_steps, "val/dice")
     seen = []
     for _ in range(steps):
         seen.append(tuple(group["lr"] for group in built["optimizer"].param_groups))
@@ -73,7 +73,7 @@ def test_a_run_too_short_for_its_warm_up_still_learns() -> None:
 
 def test_plateau() -> None:
     built: Any = Optim(**VALID | {"schedule": "plateau", "warmup": 0}).build(
-        weights(), weights(), 100, "val/dice"
+        [weights()], weights(), 100, "val/dice"
     )
     scheduler = built["lr_scheduler"].pop("scheduler")
     assert built["lr_scheduler"] == {"interval": "epoch", "monitor": "val/dice"}
@@ -87,7 +87,7 @@ def test_plateau() -> None:
 
 def test_plateau_of_a_metric_that_should_fall() -> None:
     built: Any = Optim(**VALID | {"schedule": "plateau", "warmup": 0}).build(
-        weights(), weights(), 100, "val/loss", "min"
+        [weights()], weights(), 100, "val/loss", "min"
     )
     for loss in [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]:
         built["lr_scheduler"]["scheduler"].step(loss)
@@ -98,7 +98,7 @@ def test_plateau_of_a_metric_that_should_fall() -> None:
 def test_groups(optimizer: str) -> None:
     encoder, decoder = nn.Linear(2, 2), nn.Linear(2, 3)
     keys = VALID | {"optimizer": optimizer, "momentum": 0.8, "warmup": 0}
-    built: Any = Optim(**keys).build(encoder.parameters(), decoder.parameters(), 10, "val/dice")
+    built: Any = Optim(**keys).build([encoder.parameters()], decoder.parameters(), 10, "val/dice")
     groups = built["optimizer"].param_groups
     assert type(built["optimizer"]).__name__.lower() == optimizer
     assert [group["name"] for group in groups] == ["encoder", "decoder"]
@@ -109,17 +109,25 @@ def test_groups(optimizer: str) -> None:
         assert {id(p) for p in group["params"]} == {id(p) for p in module.parameters()}
 
 
+def test_layer_decay_lowers_the_rates_towards_the_stem() -> None:
+    built: Any = Optim(**VALID | {"layer_decay": 0.5, "warmup": 0}).build(
+        [weights(), weights(), weights()], weights(), 10, "val/dice"
+    )
+    rates = {group["name"]: group["lr"] for group in built["optimizer"].param_groups}
+    assert rates == {"encoder_1": 0.025, "encoder_2": 0.05, "encoder_3": 0.1, "decoder": 1}
+
+
 def test_a_weight_in_both_groups_is_refused() -> None:
     shared = weights()
     with pytest.raises(ValueError, match="more than one parameter group"):
-        Optim(**VALID).build(shared, shared, 10, "val/dice")
+        Optim(**VALID).build([shared], shared, 10, "val/dice")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_encoder_lr_0_leaves_the_encoder_as_it_is(optimizer: str) -> None:
     encoder, decoder = weights(), weights()
     keys = VALID | {"encoder_lr": 0, "optimizer": optimizer, "weight_decay": 0.5}
-    built: Any = Optim(**keys).build(encoder, decoder, 10, "val/dice")
+    built: Any = Optim(**keys).build([encoder], decoder, 10, "val/dice")
     (encoder[0].sum() + decoder[0].sum()).backward()
     built["optimizer"].step()
     assert torch.equal(encoder[0], torch.ones(2))
@@ -138,6 +146,8 @@ def test_encoder_lr_0_leaves_the_encoder_as_it_is(optimizer: str) -> None:
         ("decoder_lr", 0, r"optim\.decoder_lr=0 .* > 0"),
         ("decoder_lr", math.nan, r"optim\.decoder_lr=nan .* > 0"),
         ("decoder_lr", math.inf, r"optim\.decoder_lr=inf .* > 0"),
+        ("layer_decay", 0, r"optim\.layer_decay=0 .* null"),
+        ("layer_decay", 1.5, r"optim\.layer_decay=1\.5 .* null"),
         ("weight_decay", -0.1, r"optim\.weight_decay=-0\.1 .* >= 0"),
         ("momentum", 1, r"optim\.momentum=1 .* \[0, 1\)"),
         ("warmup", 1.0, r"optim\.warmup=1\.0 .* \[0, 1\)"),
@@ -161,7 +171,7 @@ def test_values_that_work() -> None:
 @pytest.mark.parametrize("total_steps", [math.inf, 0, -1])
 def test_a_run_without_end_has_no_schedule(total_steps: float) -> None:
     with pytest.raises(InputError, match=r"optim\.schedule=cosine needs an end"):
-        Optim(**VALID).build(weights(), weights(), total_steps, "val/dice")
+        Optim(**VALID).build([weights()], weights(), total_steps, "val/dice")
 
 
 class Tiny(pl.LightningModule):
@@ -180,7 +190,7 @@ class Tiny(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         steps = self.trainer.estimated_stepping_batches
-        return self.optim.build(self.encoder.parameters(), self.decoder.parameters(), steps, "val/dice")
+        return self.optim.build([self.encoder.parameters()], self.decoder.parameters(), steps, "val/dice")
 
 
 # Lightning 2.6.6 asks torch 2.15 in a way that is going out; a tiny data set needs no worker processes.
@@ -235,7 +245,8 @@ def test_a_resumed_run_goes_on_where_it_stopped(schedule: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_an_encoder_at_rate_0_stays_as_it_was_pretrained(train: Train, tmp_path: Path) -> None:
+@pytest.mark.parametrize("override", ["optim.encoder_lr=0", "model.freeze=encoder"])
+def test_a_frozen_encoder_stays_as_it_was_pretrained(override: str, train: Train, tmp_path: Path) -> None:
     encoder = smp.encoders.get_encoder("mobilenet_v2", weights=None)
     pretrained = {
         name: torch.rand_like(value) + 0.5 if value.is_floating_point() else value + 1007
@@ -243,7 +254,7 @@ def test_an_encoder_at_rate_0_stays_as_it_was_pretrained(train: Train, tmp_path:
     }
     torch.save(pretrained, tmp_path / "weights.pt")
     # with an average
-    run = train(*SMALL, f"model.encoder_weights={tmp_path}/weights.pt", "optim.encoder_lr=0") / "run"
+    run = train(*SMALL, f"model.encoder_weights={tmp_path}/weights.pt", override) / "run"
 
     def check() -> None:
         for kept in ("best", "last"):

@@ -13,6 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+import torchvision
 from conftest import ROOT, SMALL, Train, run_script
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -259,8 +261,14 @@ def test_data_command_finds_and_divides_images(command: str, workspace: None) ->
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("command", WITH_KVASIR)
-def test_train_command_runs_on_kvasir(command: str, workspace: None, train: Train, data_folder: Path) -> None:
+def test_train_command_runs_on_kvasir(
+    command: str, workspace: None, trained: Path, train: Train, data_folder: Path
+) -> None:
     Path("kvasir-seg.zip").symlink_to(data_folder / "kvasir-seg.zip")
+    if "model.init_from=" in command:
+        shutil.copytree(trained, "outputs")
+        shutil.copy(data_folder / "weights" / "mobilenet_v2.safetensors", "weights.safetensors")
+        torch.save(torchvision.models.resnet18().state_dict(), "resnet18.pth")
     fewer = ["hydra.sweeper.n_trials=2"] if "experiment=optuna" in command else []
     fewer += ["seed=0"] if "seed=0,1,2" in command else []
     fewer += ["data.folds=2"] if "experiment=crossvalidation" in command else []
@@ -270,6 +278,7 @@ def test_train_command_runs_on_kvasir(command: str, workspace: None, train: Trai
     fewer += (
         ["hydra.sweeper.path=my.csv"] if re.search(r"hyperparameters(?!.*path=)", command) else []
     )  # of 18 jobs
+    fewer += ["trainer.max_epochs=6"] if "unfreeze_epoch=5" in command else []
     outputs = train(*shlex.split(command), "data.archive=kvasir-seg.zip", *SMALLER, *fewer)
     assert list(outputs.rglob("metrics.json"))
 

@@ -170,6 +170,9 @@ def stop(at: tuple[int, int], number: int, *arguments: str, log: Path) -> int:
     return process.exitcode
 
 
+THAWING = ["model.freeze=encoder", "model.unfreeze_epoch=1", "optim.layer_decay=0.5"]
+
+
 @pytest.mark.parametrize(
     ("number", "at", "overrides"),
     [
@@ -177,6 +180,10 @@ def stop(at: tuple[int, int], number: int, *arguments: str, log: Path) -> int:
         pytest.param(signal.SIGINT, (0, 2), ["data.num_workers=2"], marks=pytest.mark.slow),
         # the last of its epoch
         (signal.SIGTERM, (1, 3), ["optim.schedule=plateau", "optim.warmup=0", "patience=2"]),
+        # the encoder is frozen for one epoch: inside it, at its end, and after it
+        pytest.param(signal.SIGTERM, (0, 1), THAWING, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, (0, 3), THAWING, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, (1, 1), THAWING, marks=pytest.mark.slow),
         # Two batches make a step; and the encoder drops paths at random.
         pytest.param(
             signal.SIGTERM,

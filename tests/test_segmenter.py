@@ -34,6 +34,9 @@ MODEL: dict[str, Any] = {
     "image_size": SIZE,
     "loss": "dice_bce",
     "threshold": 0.5,
+    "init_from": None,
+    "freeze": None,
+    "unfreeze_epoch": None,
 }
 OPTIM: dict[str, Any] = {"encoder_lr": 1e-3, "decoder_lr": 1e-2, "weight_decay": 1e-4, "ema_decay": None}
 

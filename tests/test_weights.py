@@ -14,6 +14,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -48,19 +49,22 @@ def encoder_state(encoder: str = TINY) -> dict[str, Tensor]:
 
 def save(path: Path, state: Any) -> Path:
     if path.suffix == ".safetensors":
-        save_file(state, path)
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
     else:
         torch.save(state, path)
     return path
 
 
-def refusal(weights: Path | str, *parts: str, encoder: str = TINY) -> str:
+def refusal(weights: Path | str, *parts: str, encoder: str = TINY, key: str = "encoder_weights") -> str:
     """What is said, in one line, of weights that cannot be."""
     with pytest.raises(InputError) as caught:
-        network(weights, encoder)
+        if key == "init_from":
+            network(None, encoder, init_from=str(weights))
+        else:
+            network(weights, encoder)
     text = str(caught.value)
     assert "\n" not in text and "\x1b" not in text and len(text) < 600, text
-    assert all(part in text for part in (f"model.encoder_weights={weights}", *parts)), text
+    assert all(part in text for part in (f"model.{key}={weights}", *parts)), text
     assert not text.rstrip().endswith((":", ",", ";")), f"something is left out: {text}"
     return text
 
@@ -165,9 +169,137 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path / "weights.safetensors")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {"conv.weight": torch.ones(1)}}])
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {"epoch": 3}}])
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     refusal(save(tmp_path / "weights.pt", content), "no state dict")
+
+
+# Networks
+
+
+def whole_state(net: PolypNetwork, stage: int = 0) -> dict[str, Tensor]:
+    """Weights of a stage, with the names of smp, none of which has its initial value."""
+    state = net.stages[stage].state_dict()
+    return {
+        name: torch.rand_like(value) if value.is_floating_point() else value + 7
+        for name, value in state.items()
+    }
+
+
+def assert_filled(net: PolypNetwork, state: dict[str, Tensor], count: int, stage: int = 0) -> None:
+    """So many tensors of a stage are those of `state`."""
+    own = net.stages[stage].state_dict()
+    equal = [name for name, value in state.items() if name in own and torch.equal(own[name], value)]
+    assert len(equal) == count > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("a.safetensors", ""), ("a.pt", "module."), ("a.pt", "module.model."), ("a.ckpt", "net.")],
+)
+def test_init_from_a_network_of_smp_fills_all(tmp_path: Path, name: str, prefix: str) -> None:
+    state = whole_state(network(None))
+    content: Any = {prefix + key: value for key, value in state.items()}
+    if name == "a.ckpt":  # as Lightning has it
+        content = {"state_dict": content, "epoch": 3, "hyper_parameters": {"lr": 0.1}}
+    net = network(None, init_from=str(save(tmp_path / name, content)))
+    assert_filled(net, state, len(net.stages[0].state_dict()))
+    assert net.init_summary is not None and " of the decoder" in net.init_summary
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.", "module.", "backbone.", "model.encoder."])
+def test_init_from_an_encoder_fills_the_encoder(tmp_path: Path, prefix: str) -> None:
+    state = encoder_state()
+    content = {prefix + key: value for key, value in state.items()} | {"fc.weight": torch.ones(2, 2)}
+    net = network(None, init_from=str(save(tmp_path / "a.pt", content)))
+    assert all(torch.equal(value, state[name]) for name, value in loaded(net)[0].items())
+    assert f"{len(state)} of {len(state)} tensors of the encoder, 0 of" in (net.init_summary or "")
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
+def test_init_from_a_network_of_timm_fills_the_encoder(tmp_path: Path, name: str) -> None:
+    state = {key: value + 1 for key, value in timm.create_model(name).state_dict().items()}
+    path = save(tmp_path / "a.pt", {"model": state})
+    arch, depth = ("dpt", 4) if name == "test_vit" else ("unet", None)
+    options: dict[str, Any] = {"decoder_channels": None, "decoder_attention": None, "stages": 1}
+    net = PolypNetwork(arch, f"tu-{name}", None, depth, **options, image_size=(160, 160), init_from=str(path))
+    plain = {key.replace(".", "_"): value for key, value in state.items()}
+    own = {key.removeprefix("model.").replace(".", "_"): value for key, value in loaded(net)[0].items()}
+    assert own.keys() <= plain.keys()
+    assert all(torch.equal(value, plain[key]) for key, value in own.items())
+
+
+def test_init_from_a_network_of_torchvision_fills_the_encoder(tmp_path: Path) -> None:
+    state = {key: value + 1 for key, value in torchvision.models.mobilenet_v2().state_dict().items()}
+    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=False)  # as the oldest of them are
+    (own,) = loaded(network(None, "mobilenet_v2", init_from=str(tmp_path / "a.pth")))
+    assert all(torch.equal(value, state[name]) for name, value in own.items())
+
+
+def test_init_from_another_architecture_fills_what_fits(tmp_path: Path) -> None:
+    state = whole_state(network(None))
+    other = network(
+        None, decoder_channels=[256, 128, 64, 32, 8], init_from=str(save(tmp_path / "a.pt", state))
+    )
+    own = other.stages[0].state_dict()
+    fitting = [name for name in own if own[name].shape == state[name].shape]
+    assert_filled(other, state, len(fitting))
+    encoder = sum(name.startswith("encoder.") for name in own)
+    summary = other.init_summary or ""
+    assert f"{encoder} of {encoder} tensors of the encoder" in summary
+    assert f"{len(fitting) - encoder} of {len(own) - encoder} of the decoder" in summary
+    assert len(fitting) < len(own) and "decoder.blocks.4.conv1.0.weight" in summary
+
+
+def test_init_from_takes_the_stage_of_the_same_number_and_its_normalisation(tmp_path: Path) -> None:
+    source = network(None, stages=2)
+    states = [whole_state(source, stage) for stage in (0, 1)]
+    content = {f"network.stages.{stage}.{k}": v for stage in (0, 1) for k, v in states[stage].items()}
+    content |= {"network.mean": torch.full((1, 3, 1, 1), 0.25), "network.std": torch.full((1, 3, 1, 1), 0.75)}
+    path = str(save(tmp_path / "a.pt", {"state_dict": content}))
+    two = network(None, stages=2, init_from=path)
+    for stage in (0, 1):
+        assert_filled(two, states[stage], len(states[stage]), stage)
+    assert two.mean.unique().tolist() == [0.25] and two.std.unique().tolist() == [0.75]
+    assert_filled(network(None, init_from=path), states[0], len(states[0]))
+    single = {key: value for key, value in content.items() if ".1." not in key[:17]}
+    both = network(None, stages=2, init_from=str(save(tmp_path / "b.pt", single)))
+    for stage in (0, 1):
+        assert_filled(both, states[0], len(states[0]), stage)
+
+
+def test_init_from_goes_before_encoder_weights(tmp_path: Path) -> None:
+    pretrained = encoder_state()
+    part = {name: value + 1 for name, value in list(pretrained.items())[:5]}
+    path = str(save(tmp_path / "part.pt", part))
+    (own,) = loaded(network(save(tmp_path / "whole.pt", pretrained), init_from=path))
+    assert all(torch.equal(value, (pretrained | part)[name]) for name, value in own.items())
+    whole = str(save(tmp_path / "b.pt", pretrained))
+    network("imagenet", init_from=whole)  # nothing is downloaded, which would be refused here
+
+
+def test_init_from_is_refused_if_nothing_fits(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pt", encoder_state("mobilenet_v2"))
+    refusal(path, "features.0.0.weight", key="init_from")
+    refusal(save(tmp_path / "b.pt", {}), key="init_from")
+    refusal(save(tmp_path / "c.pt", [1]), "no state dict", key="init_from")
+
+
+def test_init_from_is_refused_if_two_networks_fit(tmp_path: Path) -> None:
+    state = encoder_state()
+    content = {f"{prefix}.{name}": value for prefix in ("model", "net") for name, value in state.items()}
+    refusal(save(tmp_path / "a.pt", content), "'model.'", "'net.'", key="init_from")
+
+
+def test_init_from_runs_no_code_and_notices_damage(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.ckpt", {"state_dict": encoder_state() | {"code": Code(tmp_path / "was_here")}})
+    refusal(path, "code", key="init_from")
+    assert not (tmp_path / "was_here").exists()
+    path = save(tmp_path / "b.ckpt", encoder_state())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    refusal(path, "cannot be read", key="init_from")
 
 
 # Names

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 from polyp.errors import InputError, describe_error
 
@@ -165,6 +166,18 @@ def read_yaml(file: Path) -> Any:
         return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except Exception as error:  # there is no end to what a damaged YAML file can raise
         raise DamagedError(f"{file} is damaged ({describe_error(error)})") from error
+
+
+def check_zip(file: Path) -> None:
+    """Compare the content of a ZIP archive, which torch's files are, with its checksums: torch does not.
+
+    Raises:
+        ValueError: a checksum is wrong.
+        BadZipFile: it is no ZIP archive, or cut short.
+    """
+    with ZipFile(file) as members:
+        if damaged := members.testzip():
+            raise ValueError(f"the checksum of {damaged} is wrong")
 
 
 def fingerprint(file: Path) -> str:

@@ -1,6 +1,8 @@
 """The network: any architecture and encoder of segmentation-models-pytorch, from pixels to logits."""
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from polyp.model.fitting import (
     try_size,
     without_memory,
 )
-from polyp.model.weights import load_encoder_weights, normalisation
+from polyp.model.weights import describe_match, load_encoder_weights, match_weights, normalisation
 
 
 class PolypNetwork(nn.Module):
@@ -36,6 +38,10 @@ class PolypNetwork(nn.Module):
             conf/model.
         image_size: height and width in pixels that the network will be used at; the combination is tried at
             this size.
+        init_from: a file of weights, see `match_weights`; the encoder weights are for what it does not have.
+
+    Attributes:
+        init_summary: how much of the network `init_from` has filled; None without it.
 
     Raises:
         InputError: a name is unknown or the combination cannot work; in one line, with the nearest that can.
@@ -54,6 +60,7 @@ class PolypNetwork(nn.Module):
         decoder_attention: str | None,
         stages: int,
         image_size: tuple[int, int],
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.encoder_frozen = False
@@ -70,10 +77,16 @@ class PolypNetwork(nn.Module):
         mean, std = normalisation(encoder, encoder_weights)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        if encoder_weights is not None:
+        self.init_summary: str | None = None
+        weights = {} if init_from is None else match_weights(Path(init_from), self)
+        fills_encoder = weights.keys() >= {name for name in self.state_dict() if ".encoder." in name}
+        if encoder_weights is not None and not fills_encoder:
             adapted = {key: settings[key] for key in SIZE_ARGUMENTS if key in settings}
             for stage in self.stages:
                 load_encoder_weights(stage.get_submodule("encoder"), encoder, encoder_weights, adapted)
+        if init_from is not None:
+            self.load_state_dict(self.state_dict() | weights)
+            self.init_summary = f"{init_from} has {describe_match(weights, self)}"
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """The logits of each stage, the last one's being the answer.
@@ -104,11 +117,13 @@ class PolypNetwork(nn.Module):
                 stage.get_submodule("encoder").eval()
         return self
 
-    def freeze_encoder(self) -> None:
-        """Leave the encoder as it is from here on: no gradients, no new batch statistics, no dropout."""
-        self.encoder_frozen = True
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Leave the encoder as it is from here on: no gradients, no new batch statistics, no dropout; or let
+        it train again.
+        """
+        self.encoder_frozen = frozen
         for parameter in self.encoder_parameters():
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(not frozen)
         self.train(self.training)
 
     def accepts(self, image_size: Size) -> bool:
@@ -119,12 +134,11 @@ class PolypNetwork(nn.Module):
         except Exception:  # whatever timm and torch raise, the answer is no
             return False
 
-    def trains_on_single_images(self, image_size: Size) -> bool:
+    def trains_on_single_images(self, image_size: Size, encoder_trains: bool = True) -> bool:
         """Whether a batch of one image has more than one value per channel at each batch normalisation."""
         with without_memory():
             network = create_network(*self.recipe).train()
-            if self.encoder_frozen:
-                network.get_submodule("encoder").eval()
+            network.get_submodule("encoder").train(encoder_trains)
             try:
                 network(torch.empty(1, 3, *pad_size(image_size)))
             except ValueError as error:  # torch has no class of its own for it
@@ -137,6 +151,31 @@ class PolypNetwork(nn.Module):
         """The parameters that pretrained weights are for."""
         for stage in self.stages:
             yield from stage.get_submodule("encoder").parameters()
+
+    def encoder_stages(self, image_size: Size) -> list[list[nn.Parameter]]:
+        """The encoder's parameters by the resolution that they work at, the stem first.
+
+        A parameter belongs to the first of the encoder's features that depends on it, which is found on a
+        network without memory; what no feature depends on belongs to the last.
+        """
+        with without_memory():
+            encoder = create_network(*self.recipe).eval().get_submodule("encoder")
+            names, parameters = zip(*encoder.named_parameters(), strict=True)
+            features = encoder(torch.empty(1, 3, *pad_size(image_size)))
+            features = features[0] if isinstance(features[0], list) else features  # dpt's come with tokens
+            first = dict.fromkeys(names, len(features) - 1)
+            for number, feature in reversed([*enumerate(features)]):
+                if feature.requires_grad:  # not the image itself, nor the empty one of transformers
+                    gradients = torch.autograd.grad(
+                        feature.sum(), parameters, retain_graph=True, allow_unused=True
+                    )
+                    dependent = compress(names, (gradient is not None for gradient in gradients))
+                    first |= dict.fromkeys(dependent, number)
+        encoders = [dict(stage.get_submodule("encoder").named_parameters()) for stage in self.stages]
+        return [
+            [encoder[name] for encoder in encoders for name in names if first[name] == number]
+            for number in sorted(set(first.values()))
+        ]
 
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
         """All others: decoders and heads."""

@@ -1,7 +1,7 @@
 """How the weights move: optimiser, learning rates and their schedule. Mirrors conf/optim."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,8 +30,11 @@ class Optim:
 
     Attributes:
         optimizer: adamw (weight decay apart from the gradient), adam (weight decay as an L2 penalty) or sgd.
-        encoder_lr: peak learning rate of the encoder, >= 0; 0 freezes it (see `PolypNetwork.freeze_encoder`).
+        encoder_lr: peak learning rate of the encoder, >= 0; 0 means the same as model.freeze=encoder.
         decoder_lr: peak learning rate of all other weights, > 0.
+        layer_decay: factor in (0, 1] on the learning rate from each stage of the encoder to the one before
+            it, as in timm (Bao et al., BEiT, ICLR 2022): the deepest has encoder_lr, the stem the lowest.
+            None for the same rate everywhere.
         weight_decay: >= 0, the same for all weights.
         momentum: of sgd, in [0, 1); adam and adamw have none.
         schedule: cosine (to 0), poly (to 0, power 0.9) or constant, all three per optimiser step; or plateau:
@@ -48,6 +51,7 @@ class Optim:
     optimizer: str = "adamw"
     encoder_lr: float
     decoder_lr: float
+    layer_decay: float | None = None
     weight_decay: float
     momentum: float = 0.9
     schedule: str = "cosine"
@@ -60,6 +64,8 @@ class Optim:
         pick("optim.schedule", self.schedule, {**SCHEDULES, PLATEAU: None})
         self._require("encoder_lr", lambda value: value >= 0, "a number >= 0 (0 freezes the encoder)")
         self._require("decoder_lr", lambda value: value > 0, "a number > 0")
+        if self.layer_decay is not None:
+            self._require("layer_decay", lambda value: 0 < value <= 1, "a number in (0, 1], or null")
         self._require("weight_decay", lambda value: value >= 0, "a number >= 0")
         self._require("momentum", lambda value: 0 <= value < 1, "a number in [0, 1)")
         self._require("warmup", lambda value: 0 <= value < 1, "a share of all steps in [0, 1)")
@@ -96,7 +102,7 @@ class Optim:
 
     def build(
         self,
-        encoder: Iterable[nn.Parameter],
+        encoder: Sequence[Iterable[nn.Parameter]],
         decoder: Iterable[nn.Parameter],
         total_steps: float,
         monitor: str,
@@ -109,7 +115,8 @@ class Optim:
         follows the longer schedule.
 
         Args:
-            encoder: the pretrained weights; parameter group "encoder".
+            encoder: the pretrained weights by stage, the stem first; parameter groups "encoder_1",
+                "encoder_2", …, or "encoder" if there is one stage.
             decoder: all other weights, none of the encoder's; parameter group "decoder".
             total_steps: optimiser steps of the whole run, Lightning's `trainer.estimated_stepping_batches`.
             monitor: the validation metric that plateau follows, once per epoch.
@@ -118,10 +125,16 @@ class Optim:
         Raises:
             InputError: the run has no known end, which every schedule but plateau needs.
         """
+        decay = 1.0 if self.layer_decay is None else self.layer_decay
         groups: list[dict[str, Any]] = [
-            {"name": "encoder", "params": list(encoder), "lr": self.encoder_lr},
-            {"name": "decoder", "params": list(decoder), "lr": self.decoder_lr},
+            {
+                "name": f"encoder_{number}" if len(encoder) > 1 else "encoder",
+                "params": list(stage),
+                "lr": self.encoder_lr * decay ** (len(encoder) - number),
+            }
+            for number, stage in enumerate(encoder, 1)
         ]
+        groups.append({"name": "decoder", "params": list(decoder), "lr": self.decoder_lr})
         options: dict[str, Any] = {"weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             options["momentum"] = self.momentum

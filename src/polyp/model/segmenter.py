@@ -1,12 +1,14 @@
 """The Lightning module: a network, its loss and its numbers, trained and used."""
 
+import gc
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -74,6 +76,11 @@ class PolypSegmenter(pl.LightningModule):
         loss: bce, dice, dice_bce, focal, tversky or structure.
         threshold: of the masks that are shown and written: polyp where the probability is at least this.
             Scores are always at 0.5, which is their definition.
+        init_from: the path of a file of weights that training starts from, see
+            `polyp.model.weights.match_weights`; None for encoder_weights alone.
+        freeze: encoder, to train the rest only: no gradients, fixed batch statistics, no dropout in it; or
+            None.
+        unfreeze_epoch: epochs after which a frozen encoder trains as well, at least 1; None for never.
         optim: the keyword arguments of `polyp.model.optim.Optim`; None for a module that is only used, not
             trained.
 
@@ -93,6 +100,9 @@ class PolypSegmenter(pl.LightningModule):
         image_size: int | Sequence[int],
         loss: str,
         threshold: float,
+        init_from: str | None = None,
+        freeze: Literal["encoder"] | None = None,
+        unfreeze_epoch: int | None = None,
         optim: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -105,6 +115,17 @@ class PolypSegmenter(pl.LightningModule):
         if optim is not None:
             check_keys("optim", optim, Optim)
         self.optim = Optim(**optim) if optim is not None else None
+        self.unfreeze_epoch = unfreeze_epoch
+        encoder_lr = None if self.optim is None else self.optim.encoder_lr
+        if freeze not in (None, "encoder"):
+            raise InputError(f"model.freeze={freeze} is not possible: choose encoder or null")
+        if unfreeze_epoch is not None and (type(unfreeze_epoch) is not int or unfreeze_epoch < 1):
+            raise InputError(f"model.unfreeze_epoch={unfreeze_epoch} must be a number of epochs, or null")
+        if unfreeze_epoch is not None and (freeze is None or encoder_lr == 0):
+            raise InputError(
+                f"model.unfreeze_epoch={unfreeze_epoch} needs model.freeze=encoder and an optim.encoder_lr "
+                "above 0"
+            )
         self.loss = build_loss(loss)
         self.network = PolypNetwork(
             arch,
@@ -115,8 +136,9 @@ class PolypSegmenter(pl.LightningModule):
             decoder_attention,
             stages,
             self.image_size,
+            init_from,
         )
-        if self.optim is not None and self.optim.encoder_lr == 0:
+        if encoder_lr == 0 or (freeze and self.optim):
             self.network.freeze_encoder()
         self.scores = torch.nn.ModuleDict(
             {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
@@ -137,11 +159,25 @@ class PolypSegmenter(pl.LightningModule):
         Raises:
             InputError: batch normalisation would see a single value per channel, which has no variance.
         """
-        if batch_size == 1 and not self.network.trains_on_single_images(self.image_size):
+        if batch_size == 1 and not self.network.trains_on_single_images(
+            self.image_size, encoder_trains=not self.network.encoder_frozen or self.unfreeze_epoch is not None
+        ):
             raise InputError(
                 f"data.batch_size=1 does not work with model.arch={self.hparams['arch']} and model.encoder="
                 f"{self.hparams['encoder']} at {self.image_size[0]}x{self.image_size[1]} (batch "
                 "normalisation of a single value): choose data.batch_size=2 or more"
+            )
+
+    def check_epochs(self, epochs: int | None) -> None:
+        """Find out whether a run of so many epochs, None or -1 for no limit, reaches what is set for one.
+
+        Raises:
+            InputError: the encoder would stay frozen to the end.
+        """
+        if self.unfreeze_epoch is not None and 0 < (epochs or -1) <= self.unfreeze_epoch:
+            raise InputError(
+                f"model.unfreeze_epoch={self.unfreeze_epoch} is not before trainer.max_epochs={epochs}: "
+                "lower it, or leave it null to keep the encoder frozen"
             )
 
     def check_scale(self, scale: float) -> None:
@@ -204,6 +240,19 @@ class PolypSegmenter(pl.LightningModule):
             ]
         finally:
             self.train(training)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let a frozen encoder train from its epoch on, also in a run that is resumed after that."""
+        if self.unfreeze_epoch is None or self.current_epoch < self.unfreeze_epoch:
+            return
+        if self.network.encoder_frozen:
+            self.network.freeze_encoder(False)
+            strategy = self.trainer.strategy
+            # DDP's wrapper averages gradients only of what was not frozen when it was made: make another
+            if isinstance(strategy, DDPStrategy):
+                strategy.model = self
+                gc.collect()  # the former one, whose hooks are on the weights
+                strategy.configure_ddp()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One optimisation step at network resolution. Between two looks at the numbers it never waits for
@@ -372,9 +421,10 @@ class PolypSegmenter(pl.LightningModule):
         assert self.optim is not None, "made without optim: only for use, not for training"
         steps = self.trainer.estimated_stepping_batches
         network = self.network
-        return self.optim.build(
-            network.encoder_parameters(), network.decoder_parameters(), steps, self._monitor()
-        )
+        stages = [[*network.encoder_parameters()]]
+        if self.optim.layer_decay is not None:
+            stages = network.encoder_stages(self.image_size)
+        return self.optim.build(stages, network.decoder_parameters(), steps, self._monitor())
 
     def _monitor(self) -> str:
         return getattr(self.trainer.checkpoint_callback, "monitor", None) or "val/dice"

@@ -1,11 +1,15 @@
-"""Encoder weights: from a file, from the hub, or none; and the normalisation that goes with them."""
+"""Weights to start from, of a network or an encoder, from a file or the hub; and their normalisation."""
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from pickle import UnpicklingError
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
+from zipfile import BadZipFile, is_zipfile
 
 import huggingface_hub.constants
 import segmentation_models_pytorch as smp
@@ -17,12 +21,24 @@ from segmentation_models_pytorch.encoders import encoders as SMP_ENCODERS
 from torch import Tensor, nn
 
 from polyp.errors import InputError, describe_error, nearest
+from polyp.files import check_zip
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth")
+STATE_KEYS = ("state_dict", "model", "model_state_dict")
+"""Under which keys checkpoints of Lightning, timm, torchvision and others hold their state dict."""
+
+PREFIX = re.compile(r"((module|_orig_mod|model|net|network|backbone|encoder)\.)*(stages\.\d\.)?")
+"""What may precede the names of a network in a file: the attributes of modules around it. A network of
+polyp's is `network.stages.0.`.
+"""
+
+PARTS = ("", "encoder.", "encoder.model.", "encoder.model.model.")
+"""What a file may be of: a network of smp, its encoder, or timm's network inside that."""
+
 HUB_SECONDS = 5
 """How long to wait for a first answer of the hub."""
 
@@ -105,7 +121,7 @@ def load_encoder_weights(
     """
     check_encoder_weights(encoder, weights)
     if (file := _file(weights)) is not None:
-        state = _read(file)
+        state = _read(file, "encoder_weights")
         source = weights
     else:
         state = _from_hub(type(module), encoder, weights, options)
@@ -125,20 +141,115 @@ def load_encoder_weights(
     module.load_state_dict({name: state[name] for name in own})
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        state = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+def match_weights(file: Path, network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a file that fit a network by name and shape.
+
+    Names match wherever `PREFIX` and `PARTS` allow it. A dot matches an underscore, since timm writes
+    `stages_0` for `stages.0` in encoders. If two networks in the file fit equally, that is an error.
+
+    Args:
+        file: a checkpoint or a state dict of polyp, smp, timm, torchvision or an encoder of smp.
+        network: a `PolypNetwork`; nothing in it changes.
+
+    Returns:
+        The tensors by the network's names. Normalisation is among them if the file has one and fills the
+        encoder.
+
+    Raises:
+        InputError: the file cannot be read; nothing in it fits, or biases and other vectors alone; or it is
+            not known which part is meant.
+    """
+    state = _read(file, "init_from")
+    matches: dict[str, Tensor] = {}
+    for number, stage in enumerate(network.get_submodule("stages").children()):
+        prefix, keys = _match_stage(file, state, stage, number)
+        matches |= {f"stages.{number}.{name}": state[key] for name, key in keys.items()}
+        if all(name in keys for name in stage.state_dict() if name.startswith("encoder.")):
+            around = prefix.removesuffix(f"stages.{number}.")
+            for name in ("mean", "std"):
+                if fits(value := state.get(around + name), network.get_buffer(name)):
+                    matches[name] = value
+    if not any(value.ndim > 1 for name, value in matches.items() if name.startswith("stages.")):
+        raise InputError(
+            f"model.init_from={file} has no weights that fit model.arch and model.encoder by name and shape "
+            f"(its first is {next(iter(state), 'none')}): give weights of the same architecture or encoder"
         )
+    return matches
+
+
+def _match_stage(
+    file: Path, state: Mapping[str, Tensor], stage: nn.Module, number: int
+) -> tuple[str, dict[str, str]]:
+    """The prefix under which most tensors of a stage are in a file, and these tensors' keys by name."""
+    own = {name.replace(".", "_"): (name, tensor) for name, tensor in stage.state_dict().items()}
+    candidates: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for key, value in state.items():
+        cuts = [0, *(position + 1 for position, character in enumerate(key) if character == ".")]
+        for cut, part in product(cuts, PARTS):
+            name, tensor = own.get((part + key[cut:]).replace(".", "_"), ("", None))
+            if tensor is not None and PREFIX.fullmatch(key, 0, cut) and fits(value, tensor):
+                candidates[key[:cut], part][name] = key
+    choices = [(prefix, keys) for (prefix, _), keys in candidates.items()]
+    # of two networks that polyp has stacked, the stage of the same number
+    choices = [choice for choice in choices if choice[0].endswith(f"stages.{number}.")] or choices
+    most = max((len(keys) for _, keys in choices), default=0)
+    best = [choice for choice in choices if len(choice[1]) == most]
+    if any(keys != best[0][1] for _, keys in best):
+        prefixes = " and ".join(repr(prefix) for prefix, _ in best)
+        raise InputError(
+            f"model.init_from={file} holds several networks that fit, with the prefixes {prefixes}: save the "
+            "state dict of one of them"
+        )
+    return best[0] if best else ("", {})
+
+
+def describe_match(fitting: Mapping[str, Tensor], network: nn.Module) -> str:
+    """How many tensors of encoder and decoder were found in a file, and which were not."""
+    names = [name for name in network.state_dict() if name.startswith("stages.")]
+    encoder = [name for name in names if name.split(".")[2] == "encoder"]
+    decoder = [name for name in names if name not in set(encoder)]
+    counts = [f"{sum(name in fitting for name in part)} of {len(part)}" for part in (encoder, decoder)]
+    text = f"{counts[0]} tensors of the encoder, {counts[1]} of the decoder"
+    missing = [name for name in names if name not in fitting]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"{text}; not {', '.join(missing[:3])}{more}" if missing else text
+
+
+def fits(value: Any, own: Tensor) -> TypeGuard[Tensor]:
+    """Whether a value can take the place of a tensor: numbers of the same kind in the same shape."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device == own.device
+        and value.shape == own.shape
+        and value.is_floating_point() == own.is_floating_point()
+    )
+
+
+def _read(path: Path, key: str) -> dict[str, Tensor]:
+    """The state dict in a file; `key` is the one of the configuration that names it."""
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            if is_zipfile(path):
+                check_zip(path)
+            state = torch.load(path, "cpu", weights_only=True)
     except UnpicklingError as error:
         raise InputError(
-            f"model.encoder_weights={path} holds more than tensors and is not opened, since it could run "
-            "code: save the encoder's state dict instead"
+            f"model.{key}={path} holds more than tensors and is not opened, since it could run code: save "
+            "the state dict instead"
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"model.encoder_weights={path} cannot be read ({describe_error(error)})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"model.encoder_weights={path} holds no state dict: it must map names to tensors")
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, BadZipFile) as error:
+        raise InputError(f"model.{key}={path} cannot be read ({describe_error(error)})") from error
+    if isinstance(state, dict):
+        state = next((state[name] for name in STATE_KEYS if isinstance(state.get(name), dict)), state)
+    if (
+        not isinstance(state, dict)
+        or not all(isinstance(name, str) for name in state)
+        or not all(isinstance(value, Tensor) for value in state.values())
+    ):
+        raise InputError(f"model.{key}={path} holds no state dict: it must map names to tensors")
     return state
 
 

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile
 
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from polyp.errors import InputError, describe_error
-from polyp.files import DamagedError, atomic_write
+from polyp.files import DamagedError, atomic_write, check_zip
 from polyp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -70,9 +70,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         InputError: it holds code: objects that are more than tensors, numbers, texts, lists and dicts.
     """
     try:
-        with ZipFile(file) as members:
-            if damaged := members.testzip():  # torch does not look at the checksums
-                raise ValueError(f"the checksum of {damaged} is wrong")
+        check_zip(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
         raise DamagedError(f"{file} is damaged ({describe_error(error)})") from error
@@ -86,7 +84,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise InputError(
             f"{file} holds code ({', '.join(objects[:3])}), which would run when it is opened: refused. Take "
             "only checkpoints that polyp wrote, or save the others' weights as .safetensors for "
-            "model.encoder_weights"
+            "model.init_from"
         ) from error
 
 

@@ -20,10 +20,9 @@ from polyp.runs import identity
 from polyp.settings import raise_together
 
 OTHER_NAMES = {
-    "ckpt_path": "resume=RUN continues a run",
-    "init_from": "model.encoder_weights=FILE begins with an encoder's weights",
-    "pretrained": "model.encoder_weights=FILE begins with an encoder's weights",
-    "ckpt": "resume=RUN continues a run",
+    "ckpt_path": "resume=RUN continues a run, model.init_from=FILE begins with a checkpoint's weights",
+    "pretrained": "model.encoder_weights=FILE begins with an encoder's weights, model.init_from=RUN with all",
+    "ckpt": "resume=RUN continues a run, model.init_from=FILE begins with a checkpoint's weights",
     "epochs": "trainer.max_epochs=NUMBER",
     "lr": "optim.encoder_lr=NUMBER and optim.decoder_lr=NUMBER",
 }

@@ -31,23 +31,33 @@ def build_data(settings: Mapping[str, Any], augment: Mapping[str, Any], seed: in
     return PolypDataModule(**settings, augment=augment["transforms"], seed=seed)
 
 
+def read_split(folder: RunFolder) -> dict[str, list[str]] | None:
+    """The stems of each subset of a run's data; None if they are not recorded, as by earlier versions.
+
+    Raises:
+        DamagedError: the record is damaged.
+    """
+    if not (file := folder.split_file).is_file():
+        return None
+    subsets = files.read_json(file)
+    if not isinstance(subsets, dict) or list(subsets)[: len(SUBSETS)] != list(SUBSETS):
+        raise files.DamagedError(f"{file} is damaged (it must list the images of {', '.join(SUBSETS)})")
+    return subsets
+
+
 def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
     """Give the data of a run the split that is recorded in its folder, before they are read.
 
     Raises:
         InputError: a random split is not recorded, or the record is damaged.
     """
-    file = folder.split_file
-    if file.is_file():
-        subsets = files.read_json(file)
-        if not isinstance(subsets, dict) or list(subsets)[: len(SUBSETS)] != list(SUBSETS):
-            raise files.DamagedError(f"{file} is damaged (it must list the images of {', '.join(SUBSETS)})")
+    if subsets := read_split(folder):
         data.recorded_split = subsets
     elif data.split == "random":
         raise InputError(
-            f"{folder} has no {file.name}: polyp 0.5 or earlier drew its random split, and this version "
-            "would draw another, in which training images are test images; train it anew, or evaluate it on "
-            "other images (polyp evaluate --data FOLDER)"
+            f"{folder} has no {folder.split_file.name}: polyp 0.5 or earlier drew its random split, and this "
+            "version would draw another, in which training images are test images; train it anew, or "
+            "evaluate it on other images (polyp evaluate --data FOLDER)"
         )
 
 

@@ -13,8 +13,6 @@ from polyp.runs.resume import job_folders, sweep_finished
 from polyp.settings import check_keys
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from polyp.model.onnx import OnnxModel
     from polyp.model.segmenter import PolypSegmenter
 
@@ -75,6 +73,16 @@ class Source:
         return self.sweep or self.home
 
     @property
+    def origin(self) -> "Source | None":
+        """The model that the run has its first weights from, `model.init_from`, be it there or not."""
+        if (name := ((self.config or {}).get("model") or {}).get("init_from")) is None:
+            return None
+        try:
+            return Source.of(str(name))
+        except InputError:
+            return Source(Path(name), Path(name), None)
+
+    @property
     def data_fingerprint(self) -> str | None:
         """The fingerprint of the data that the model was trained on; None where it is not recorded."""
         if self.config is None:
@@ -126,6 +134,23 @@ def _find_sweep_runs(sweep: Path) -> list[Source]:
     return sources
 
 
+def find_weights(name: str | None) -> str | None:
+    """The file that `model.init_from` names: the best checkpoint of a run, or itself; nothing is loaded.
+
+    Raises:
+        InputError: there is none, or it is an exported model.
+    """
+    if name is None:
+        return None
+    try:
+        source = Source.of(name)
+    except InputError as error:
+        raise InputError(f"model.init_from={name}: {error}") from error
+    if source.is_exported:
+        raise InputError(f"model.init_from={name} is an exported model: give the run that it was made from")
+    return str(source.file)
+
+
 def load_model(source: Source) -> "PolypSegmenter | OnnxModel":
     """Load a model, a checkpoint's onto the CPU.
 
@@ -153,6 +178,7 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     """
     from polyp.model.device import PRECISIONS
     from polyp.model.segmenter import PolypSegmenter
+    from polyp.model.weights import fits
     from polyp.runs.checkpoints import read_checkpoint
 
     file = source.file
@@ -176,11 +202,11 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
         check_keys("hyper_parameters", settings, PolypSegmenter)
         precision = content.get("precision", _precision(source.config))
         pick("precision", str(precision), dict.fromkeys(PRECISIONS))
-        model = PolypSegmenter(**settings | {"encoder_weights": None, "optim": None})
+        model = PolypSegmenter(**settings | {"encoder_weights": None, "init_from": None, "optim": None})
     except InputError as error:
         raise InputError(f"{file} does not fit this version of polyp: {error}") from error
     own = model.state_dict()
-    fitting = [name for name in own if _fits(weights.get(name), own[name])]
+    fitting = [name for name in own if fits(weights.get(name), own[name])]
     if len(fitting) != len(own) or weights.keys() != own.keys():
         raise InputError(
             f"{file} does not fit this version of polyp: of the {len(own)} tensors of "
@@ -192,19 +218,6 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     model.load_state_dict(weights)
     model.precision = str(precision)
     return model
-
-
-def _fits(value: Any, own: "Tensor") -> bool:
-    """Whether a value can take the place of a tensor: numbers of the same kind in the same shape."""
-    from torch import Tensor, strided
-
-    return (
-        isinstance(value, Tensor)
-        and value.layout is strided
-        and value.device == own.device
-        and value.shape == own.shape
-        and value.is_floating_point() == own.is_floating_point()
-    )
 
 
 def _precision(config: dict[str, Any] | None) -> Any:

@@ -1,5 +1,6 @@
 """Data, model and trainer of a run, built from its configuration and checked."""
 
+import logging
 import math
 from typing import Any
 
@@ -11,10 +12,14 @@ from polyp.model import device
 from polyp.model.optim import Optim
 from polyp.model.segmenter import PolypSegmenter
 from polyp.model.weights import check_encoder_weights
-from polyp.runs.data import build_data, restore_split
+from polyp.runs.data import build_data, read_split, restore_split
+from polyp.runs.folder import RunFolder
+from polyp.runs.model import Source, find_weights
 from polyp.settings import check_keys, collect, raise_together
 from polyp.training.run import Run
 from polyp.training.trainer import build_trainer
+
+log = logging.getLogger(__name__)
 
 
 def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
@@ -51,16 +56,21 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
         if point is None:
             with collect(problems):
                 check_encoder_weights(settings["encoder"], settings["encoder_weights"])
+            with collect(problems):
+                init_from = find_weights(settings.get("init_from"))
         if not problems:
             pl.seed_everything(seed, workers=True, verbose=False)
         # Weights may have to be downloaded: not if something else is wrong, or if a checkpoint has them.
-        weights = None if problems or point else settings["encoder_weights"]
+        weights = dict.fromkeys(("encoder_weights", "init_from"))
+        if not problems and point is None:
+            weights = {"encoder_weights": settings["encoder_weights"], "init_from": init_from}
         optim = None if problems else config["optim"]
-        model = PolypSegmenter(**settings | {"encoder_weights": weights}, optim=optim)
-        model.hparams["encoder_weights"] = settings["encoder_weights"]
+        model = PolypSegmenter(**settings | weights, optim=optim)
+        model.hparams.update({key: settings.get(key) for key in weights})
         model.precision = str(config["trainer"].get("precision") or model.precision)
         if not problems:
             model.check_batch_size(data.batch_size)
+            model.check_epochs(trainer.max_epochs)
     raise_together(problems)
     return data, model, trainer
 
@@ -84,6 +94,8 @@ def prepare_data(run: Run, data: PolypDataModule, trainer: pl.Trainer) -> None:
             f"{run.resume_point.data_fingerprint}): give the folder that has them with data.root=, or start "
             "a new run"
         )
+    if run.resume_point is None:
+        _warn_of_known_images(run, data)
     settings: Any = trainer
     if settings.fast_dev_run:
         return
@@ -96,3 +108,21 @@ def prepare_data(run: Run, data: PolypDataModule, trainer: pl.Trainer) -> None:
             f"trainer.max_steps={trainer.max_steps} ends the run before its first validation, after {steps} "
             "steps: give more, or trainer.max_epochs instead"
         )
+
+
+def _warn_of_known_images(run: Run, data: PolypDataModule) -> None:
+    """Say which images the run is validated or tested on though the weights that it starts from, those of
+    another run on the same data, were fitted to them.
+    """
+    origin = Source(run.folder.path, run.folder.path, run.config).origin
+    if origin is None or origin.data_fingerprint != data.inspection.fingerprint:
+        return
+    before = read_split(RunFolder(origin.home)) or {}
+    for subset, fitted in (("val", ["train"]), ("test", ["train", "val"])):
+        stems = {stem for name in fitted for stem in before.get(name, ())}
+        if count := len(stems.intersection(data.subsets[subset])):
+            log.warning(
+                "%s, which training starts from, was fitted to %d of the %d %s images: the scores on them "
+                "will be too good",
+                *(origin.home, count, len(data.subsets[subset]), subset),
+            )

@@ -1,5 +1,6 @@
 """What the terminal says before and after a run."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.training.run import Run
 from polyp.training.stages import count_parameters
+
+log = logging.getLogger(__name__)
 
 
 def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> None:
@@ -32,6 +35,8 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
     where = f"{count} x {device.type}" if count > 1 else f"{device}"
     console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {where}")
     console.print(os.path.relpath(run.folder.path), markup=False)
+    if model.network.init_summary:
+        log.info("%s", model.network.init_summary)
     if last is not None:
         console.print(f"continues after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")
         if last.max_epochs != trainer.max_epochs and last.max_epochs and trainer.max_epochs and model.optim:

@@ -18,7 +18,8 @@ FITTED = ("train", "val")
 
 
 class TrainingData:
-    """The data of the runs of all models that are scored, as far as they are there.
+    """The data of the runs of all models that are scored, and of the runs that these have their first weights
+    from (`model.init_from`), as far as they are there.
 
     Args:
         sources: the models.
@@ -26,6 +27,7 @@ class TrainingData:
         needed: whether to download or draw data that are not there.
 
     Attributes:
+        origins: the models of `model.init_from`, and of theirs, each after the model that is scored.
         known: the data of each run, by its folder.
         unknown: why the data of a model are not known, by its folder, or by its file if that is not in a run.
 
@@ -39,16 +41,26 @@ class TrainingData:
         self.sources = sources
         self.known: dict[Path, PolypDataModule] = {}
         self.unknown: dict[Path, str] = {}
-        for source in sources:
+        self.origins: list[tuple[Source, Source]] = []
+        pending = [(source, source) for source in sources]
+        for model, source in pending:  # which grows
+            required = needed and source is model
             if source.config is None:
-                self.unknown[source.file] = "it is not in a run's folder"
-            elif source.home not in self.known:
+                self.unknown[source.file] = (
+                    "it is not in a run's folder" if source.file.exists() else "it is not there"
+                )
+            elif source.home not in self.known | self.unknown:
                 try:
-                    self.known[source.home] = load_run_data(source.home, source.config, root, archive, needed)
+                    self.known[source.home] = load_run_data(
+                        source.home, source.config, root, archive, required
+                    )
                 except InputError as error:
-                    if needed:
+                    if required:
                         raise
                     self.unknown[source.home] = str(error).partition("\n")[0]
+                if origin := source.origin:
+                    self.origins.append((model, origin))
+                    pending.append((model, origin))
 
     def of(self, source: Source) -> PolypDataModule | None:
         """The data of a model's run; None if they are not known."""

@@ -152,6 +152,17 @@ def _find_own_images(
                 f"{other.home} was trained on some of the {len(test_sets[0].pairs)} test images of "
                 f"{first.home}: average only runs of one split"
             )
+    for model, origin in training.origins if subset == "test" else ():
+        scored = [subset_of(training.known[model.home], subset)] if members else test_sets
+        text = f"it is not known what {origin.file} was trained on: perhaps on these images"
+        if training.of(origin) is not None:
+            text = (
+                f"{origin.home}, which training started from, was trained or validated on some of these "
+                "images: the numbers are too good"
+            )
+        known = text in warnings  # from another model
+        if not known and any(training.may_include(origin, images, FITTED) for images in scored):
+            warnings.append(text)
     if (before := first.data_fingerprint) not in (None, now := data.inspection.fingerprint):
         warnings.append(f"the data have changed since training: fingerprint {now}, then {before}")
     return test_sets, members
