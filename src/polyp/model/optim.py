@@ -1,18 +1,26 @@
 """How the weights move: optimiser, learning rates and their schedule. Mirrors conf/optim."""
 
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from polyp.errors import InputError, pick
+from polyp.errors import InputError, describe_error, pick
+from polyp.settings import check_keys
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    name.lower(): kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
+}
+"""All of torch.optim, by lower-case name. Those that cannot train a network are refused by a trial step."""
 
 # The factor on the learning rates, from the share of the steps after warm-up that are done, 0 to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -20,8 +28,19 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
     "poly": lambda done: (1 - done) ** 0.9,  # Chen et al., DeepLab, TPAMI 2018
     "constant": lambda done: 1.0,
+    # Smith & Topin, 2018, with the defaults of torch's OneCycleLR: up from 1/25, then down to 1/250000
+    "onecycle": lambda done: (
+        _anneal(1 / 25, 1, done / RISE) if done < RISE else _anneal(1, 4e-6, (done - RISE) / (1 - RISE))
+    ),
 }
+RISE = 0.3  # share of the steps in which onecycle's learning rates rise
 PLATEAU = "plateau"  # the one schedule that follows the validation instead of the steps
+WITHOUT_WARMUP = ("onecycle", PLATEAU)  # the first has its own, the second goes by epochs, not steps
+
+
+def _anneal(start: float, end: float, done: float) -> float:
+    """From start to end along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +48,18 @@ class Optim:
     """The keys of conf/optim, checked on construction.
 
     Attributes:
-        optimizer: adamw (weight decay apart from the gradient), adam (weight decay as an L2 penalty) or sgd.
+        optimizer: a class of torch.optim that takes dense gradients and no closure, in any case: adamw
+            (weight decay apart from the gradient), adam (weight decay as an L2 penalty), sgd, RAdam, ...
+        options: further arguments of that class, by name.
         encoder_lr: peak learning rate of the encoder, >= 0; 0 freezes it (see `PolypNetwork.freeze_encoder`).
         decoder_lr: peak learning rate of all other weights, > 0.
         weight_decay: >= 0, the same for all weights.
-        momentum: of sgd, in [0, 1); adam and adamw have none.
-        schedule: cosine (to 0), poly (to 0, power 0.9) or constant, all three per optimiser step; or plateau:
-            halved when the monitored metric has not got better for more than 3 epochs.
+        momentum: of sgd, in [0, 1); that of other optimisers is in `options`.
+        schedule: cosine (to 0), poly (to 0, power 0.9), onecycle (up over 30 % of the steps, then down to
+            almost 0; momentum stays as it is) or constant, all four per optimiser step; or plateau: halved
+            when the monitored metric has not got better for more than 3 epochs.
         warmup: share of all steps, in [0, 1), over which the learning rates rise in a straight line (Goyal et
-            al., 2017). plateau goes by epochs, not steps, and needs 0.
+            al., 2017). onecycle and plateau need 0.
         ema_decay: decay of the running average of the weights that is validated and saved, in (0, 1); None
             for no average. Not used here, but by the trainer.
 
@@ -50,13 +72,15 @@ class Optim:
     decoder_lr: float
     weight_decay: float
     momentum: float = 0.9
+    options: Mapping[str, Any] | None = None
     schedule: str = "cosine"
     warmup: float = 0.05
     ema_decay: float | None
 
     def __post_init__(self) -> None:
         """Check every value."""
-        pick("optim.optimizer", self.optimizer, OPTIMIZERS)
+        name = str(self.optimizer).lower()
+        kind = pick("optim.optimizer", name if name in OPTIMIZERS else self.optimizer, OPTIMIZERS)
         pick("optim.schedule", self.schedule, {**SCHEDULES, PLATEAU: None})
         self._require("encoder_lr", lambda value: value >= 0, "a number >= 0 (0 freezes the encoder)")
         self._require("decoder_lr", lambda value: value > 0, "a number > 0")
@@ -67,10 +91,48 @@ class Optim:
             self._require(
                 "ema_decay", lambda value: 0 < value < 1, "a number between 0 and 1, or null for no average"
             )
-        if self.schedule == PLATEAU and self.warmup:
+        if self.schedule in WITHOUT_WARMUP and self.warmup:
             raise InputError(
-                f"optim.warmup={self.warmup} does not work with optim.schedule=plateau: set optim.warmup=0"
+                f"optim.warmup={self.warmup} does not work with optim.schedule={self.schedule}: set "
+                "optim.warmup=0"
             )
+        if self.options:
+            check_keys("optim.options", self.options, kind, exclude=["params", *self._arguments()])
+        self._try_step()
+
+    def _arguments(self) -> dict[str, Any]:
+        """The arguments of the optimiser that have a key of their own; the learning rates are those of the
+        groups.
+        """
+        arguments = {"lr": self.decoder_lr, "weight_decay": self.weight_decay}
+        return arguments | ({"momentum": self.momentum} if self.optimizer.lower() == "sgd" else {})
+
+    def _make(self, groups: list[dict[str, Any]]) -> Optimizer:
+        kind = OPTIMIZERS[self.optimizer.lower()]
+        arguments: dict[str, Any] = {**self._arguments(), **(self.options or {})}
+        if "weight_decay" not in inspect.signature(kind).parameters:
+            if self.weight_decay:
+                raise InputError(
+                    f"optim.weight_decay={self.weight_decay} does not work with optim.optimizer="
+                    f"{self.optimizer}, which has none: set optim.weight_decay=0"
+                )
+            del arguments["weight_decay"]
+        return kind(groups, **arguments)
+
+    def _try_step(self) -> None:
+        """Make a step with two small weights, as of a convolution and its bias, in two groups."""
+        weights = [nn.Parameter(torch.ones(2, 2, 3, 3)), nn.Parameter(torch.ones(2))]
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        try:
+            self._make([{"params": [weight], "lr": self.decoder_lr} for weight in weights]).step()
+        except InputError:
+            raise
+        except Exception as error:  # whatever the optimiser raises
+            options = f" with optim.options={dict(self.options)}" if self.options else ""
+            raise InputError(
+                f"optim.optimizer={self.optimizer}{options} does not work: {describe_error(error)}"
+            ) from error
 
     def _require(self, key: str, holds: Callable[[float], bool], rule: str) -> None:
         value = getattr(self, key)
@@ -122,10 +184,7 @@ class Optim:
             {"name": "encoder", "params": list(encoder), "lr": self.encoder_lr},
             {"name": "decoder", "params": list(decoder), "lr": self.decoder_lr},
         ]
-        options: dict[str, Any] = {"weight_decay": self.weight_decay}
-        if self.optimizer == "sgd":
-            options["momentum"] = self.momentum
-        optimizer = OPTIMIZERS[self.optimizer](groups, **options)
+        optimizer = self._make(groups)
 
         if self.schedule == PLATEAU:
             plateau = ReduceLROnPlateau(optimizer, mode=mode, factor=0.5, patience=3)

@@ -71,7 +71,7 @@ class PolypSegmenter(pl.LightningModule):
         decoder_attention: scse or None; unet and unetplusplus.
         stages: 2 stacks two networks, the second seeing the image gated by the first one's mask.
         image_size: height and width in pixels that the network works at, or one number for both.
-        loss: bce, dice, dice_bce, focal, tversky or structure.
+        loss: a name, weights of names, or an import path, see `polyp.model.losses.build_loss`.
         threshold: of the masks that are shown and written: polyp where the probability is at least this.
             Scores are always at 0.5, which is their definition.
         optim: the keyword arguments of `polyp.model.optim.Optim`; None for a module that is only used, not
@@ -91,7 +91,7 @@ class PolypSegmenter(pl.LightningModule):
         decoder_attention: str | None,
         stages: int,
         image_size: int | Sequence[int],
-        loss: str,
+        loss: str | Mapping[str, float],
         threshold: float,
         optim: Mapping[str, Any] | None = None,
     ) -> None:
@@ -105,7 +105,7 @@ class PolypSegmenter(pl.LightningModule):
         if optim is not None:
             check_keys("optim", optim, Optim)
         self.optim = Optim(**optim) if optim is not None else None
-        self.loss = build_loss(loss)
+        self.loss = build_loss(loss, may_import=optim is not None)
         self.network = PolypNetwork(
             arch,
             encoder,

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from polyp.settings import is_import_path
+
 COMMAND = ("resume", "launcher")
 """Keys that say how a command runs, not what it computes."""
 
@@ -21,6 +23,11 @@ NEUTRAL = (
 display.
 """
 
+CODE = ("model.loss",)
+"""Keys whose values may be the import path of the user's code. It is imported only if the user's command or
+conf/ has the path, not if it is in a file of a run or sweep alone.
+"""
+
 EXTENSIBLE = ("trainer.max_epochs", "patience")
 """Keys that `resume=RUN` may change as well: how long the run trains."""
 
@@ -32,6 +39,17 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `CODE` that are the import path of code, by key."""
+    found = {}
+    for key in CODE:
+        group, _, name = key.partition(".")
+        section = config.get(group)
+        if isinstance(section, Mapping) and is_import_path(section.get(name)):
+            found[key] = section[name]
+    return found
 
 
 def matches(key: str, keys: tuple[str, ...]) -> bool:
