@@ -183,7 +183,7 @@ def test_encoder_lr_0_leaves_the_encoder_as_it_is(optimizer: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("optimizer", "adamW2", r"optim\.optimizer=adamW2 is unknown: did you mean .*adamw"),
+        ("optimizer", "adamW2", r"optim\.optimizer=adamw2 is unknown: did you mean .*adamw"),
         ("schedule", "cosin", r"optim\.schedule=cosin is unknown: did you mean cosine"),
         ("encoder_lr", -1, r"optim\.encoder_lr=-1 .* >= 0"),
         ("encoder_lr", "1e-4", r"optim\.encoder_lr='1e-4' .* number"),

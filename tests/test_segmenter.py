@@ -375,7 +375,8 @@ def test_a_checkpoint_gives_the_same_network_back(tmp_path: Path, stages: int) -
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     content = torch.load(tmp_path / "one.ckpt", weights_only=True)
     assert plain(dict(content["hyper_parameters"]))
-    assert content["hyper_parameters"] == MODEL | {"stages": stages, "optim": OPTIM}
+    defaults = {"compile": False, "gradient_checkpointing": False}
+    assert content["hyper_parameters"] == MODEL | {"stages": stages, "optim": OPTIM} | defaults
     again = PolypSegmenter.load_from_checkpoint(
         tmp_path / "one.ckpt", weights_only=True, encoder_weights=None
     )

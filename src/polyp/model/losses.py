@@ -219,7 +219,7 @@ def _import_formula(name: str) -> Formula:
         value = formula(logits, (logits.detach() > 0).float(), torch.ones_like(logits, dtype=torch.bool))
         if not isinstance(value, Tensor) or value.shape != () or not value.is_floating_point():
             raise TypeError(f"it returns {_describe(value)} instead of a floating-point scalar")
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
     except Exception as error:  # whatever the user's function raises
         raise InputError(
             f"model.loss={name} does not work for logits and target of shape (2, 1, 64, 64): "

@@ -79,8 +79,7 @@ class Optim:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        name = str(self.optimizer).lower()
-        kind = pick("optim.optimizer", name if name in OPTIMIZERS else self.optimizer, OPTIMIZERS)
+        kind = pick("optim.optimizer", str(self.optimizer).lower(), OPTIMIZERS)
         pick("optim.schedule", self.schedule, {**SCHEDULES, PLATEAU: None})
         self._require("encoder_lr", lambda value: value >= 0, "a number >= 0 (0 freezes the encoder)")
         self._require("decoder_lr", lambda value: value > 0, "a number > 0")

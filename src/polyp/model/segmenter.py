@@ -1,7 +1,7 @@
 """The Lightning module: a network, its loss and its numbers, trained and used."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,9 @@ class PolypSegmenter(pl.LightningModule):
         loss: a name, weights of names, or an import path, see `polyp.model.losses.build_loss`.
         threshold: of the masks that are shown and written: polyp where the probability is at least this.
             Scores are always at 0.5, which is their definition.
+        compile: compile the network with torch.compile for training; the names of its weights stay.
+        gradient_checkpointing: compute the encoder's stages again in the backward pass, which saves memory;
+            encoders of timm (tu-NAME).
         optim: the keyword arguments of `polyp.model.optim.Optim`; None for a module that is only used, not
             trained.
 
@@ -93,6 +96,8 @@ class PolypSegmenter(pl.LightningModule):
         image_size: int | Sequence[int],
         loss: str | Mapping[str, float],
         threshold: float,
+        compile: bool = False,
+        gradient_checkpointing: bool = False,
         optim: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -118,6 +123,14 @@ class PolypSegmenter(pl.LightningModule):
         )
         if self.optim is not None and self.optim.encoder_lr == 0:
             self.network.freeze_encoder()
+        if optim is not None and compile and gradient_checkpointing:
+            raise InputError(
+                "model.compile=true and model.gradient_checkpointing=true do not work together: choose one"
+            )
+        if optim is not None and gradient_checkpointing:
+            self.network.checkpoint_gradients()
+        if optim is not None and compile:
+            self.network.compile()
         self.scores = torch.nn.ModuleDict(
             {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
         )
@@ -131,18 +144,25 @@ class PolypSegmenter(pl.LightningModule):
         """
         return self.network(image)[-1]
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Find out whether the network can be trained with batches of this size.
+    def check_batches(self, batch_size: int, sizes: Iterable[tuple[int, int]]) -> None:
+        """Find out whether the network can be trained with batches of images of these sizes.
 
         Raises:
-            InputError: batch normalisation would see a single value per channel, which has no variance.
+            InputError: the encoder works at its own image size only, or batch normalisation would see a
+                single value per channel, which has no variance.
         """
-        if batch_size == 1 and not self.network.trains_on_single_images(self.image_size):
-            raise InputError(
-                f"data.batch_size=1 does not work with model.arch={self.hparams['arch']} and model.encoder="
-                f"{self.hparams['encoder']} at {self.image_size[0]}x{self.image_size[1]} (batch "
-                "normalisation of a single value): choose data.batch_size=2 or more"
-            )
+        made = f"model.arch={self.hparams['arch']} with model.encoder={self.hparams['encoder']}"
+        for height, width in sizes:
+            if (height, width) != self.image_size and not self.network.accepts((height, width)):
+                raise InputError(
+                    f"augment.scales are not possible: {made}, made for {self.image_size[0]}x"
+                    f"{self.image_size[1]}, does not work at {height}x{width}: choose another augment"
+                )
+            if batch_size == 1 and not self.network.trains_on_single_images((height, width)):
+                raise InputError(
+                    f"data.batch_size=1 does not work with {made} at {height}x{width} (batch normalisation "
+                    "of a single value): choose data.batch_size=2 or more"
+                )
 
     def check_scale(self, scale: float) -> None:
         """Find out whether `predict` works at a multiple of the network's resolution, in some tenths of a

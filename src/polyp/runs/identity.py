@@ -11,6 +11,7 @@ COMMAND = ("resume", "launcher")
 NEUTRAL = (
     *COMMAND,
     *("name", "changes"),
+    *("model.compile", "model.gradient_checkpointing"),
     *("data.root", "data.archive", "data.cache", "data.num_workers", "data.eval_workers"),
     *(
         "trainer.log_every_n_steps",
@@ -19,8 +20,8 @@ NEUTRAL = (
         "trainer.profiler",
     ),
 )
-"""Keys that cannot change a result: names, locations of data and cache, workers, logging and progress
-display.
+"""Keys that cannot change a result by more than rounding: names, locations of data and cache, workers,
+compilation, logging and progress display.
 """
 
 CODE = ("model.loss",)

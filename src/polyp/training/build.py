@@ -60,7 +60,9 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
         model.hparams["encoder_weights"] = settings["encoder_weights"]
         model.precision = str(config["trainer"].get("precision") or model.precision)
         if not problems:
-            model.check_batch_size(data.batch_size)
+            model.check_batches(data.batch_size, data.multiscale.sizes)
+            if settings.get("compile"):
+                device.check_compiler(trainer.strategy.root_device)
     raise_together(problems)
     return data, model, trainer
 

@@ -17,7 +17,14 @@ from polyp.errors import InputError, describe_error, pick
 from polyp.model import device
 from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys, collect, raise_together
-from polyp.training.callbacks import EpochLine, StepSeed, TestRecord, ValidationPictures, WeightAverage
+from polyp.training.callbacks import (
+    BatchSize,
+    EpochLine,
+    StepSeed,
+    TestRecord,
+    ValidationPictures,
+    WeightAverage,
+)
 from polyp.training.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
 from polyp.training.search import pruning_callbacks
 
@@ -88,6 +95,7 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
     _silence_lightning()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
         StepSeed(config["seed"]),
+        BatchSize(),
         LearningRateMonitor("step"),
         EpochLine(),
         ValidationPictures(),
