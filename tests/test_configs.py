@@ -47,7 +47,7 @@ def test_every_config_composes(group: str, name: str) -> None:
 @pytest.mark.parametrize("name", GROUPS["data"])
 def test_data_keys_are_the_constructors(name: str) -> None:
     given = set(composed(f"data={name}").data)
-    assert given == (arguments(PolypDataModule) - {"augment", "seed"}) | arguments(DATASETS[name])
+    assert given == (arguments(PolypDataModule) - {"augment", "scales", "seed"}) | arguments(DATASETS[name])
 
 
 def test_model_keys_are_the_constructors() -> None:

@@ -176,6 +176,15 @@ def test_damaged_study_is_one_line_and_can_be_deleted(content: str, tmp_path: Pa
     assert search(sweep, 13)[:12] == before
 
 
+def test_code_that_a_study_names_is_not_imported(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    search(sweep, 12, fails=tuple(range(12)))
+    file = sweep / "optuna.journal"
+    file.write_text(file.read_text().replace("structure", "os.abort"))
+    with pytest.raises(InputError, match=r"model\.loss=os\.abort of trial \d+ would import code"):
+        search(sweep, 12)
+
+
 def test_search_of_an_older_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "optuna.db").touch()
