@@ -103,6 +103,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subsets = ["train"] * 14 + ["val"] * 3 + ["test"] * 3
     stems = sorted(path.stem for path in Path("my_polyps/images").iterdir())
     Path("encoders.csv").write_text("model.encoder\nmobilenet_v2\nresnet18\n")
+    Path("my_losses.py").write_text(marked_block("own-loss"))
     Path("my.csv").write_text("optim.decoder_lr,augment\n1e-3,\n,none\n")
     Path("my_split.csv").write_text(
         "stem,subset\n" + "\n".join(f"{stem},{subset}" for stem, subset in zip(stems, subsets, strict=True))

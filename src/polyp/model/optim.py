@@ -98,25 +98,24 @@ class Optim:
         if self.options:
             check_keys("optim.options", self.options, kind, exclude=["params", *self._arguments()])
         self._try_step()
+        if self.weight_decay and "weight_decay" not in self._arguments():
+            raise InputError(
+                f"optim.weight_decay={self.weight_decay} does not work with optim.optimizer="
+                f"{self.optimizer}, which has none: set optim.weight_decay=0"
+            )
 
     def _arguments(self) -> dict[str, Any]:
         """The arguments of the optimiser that have a key of their own; the learning rates are those of the
         groups.
         """
-        arguments = {"lr": self.decoder_lr, "weight_decay": self.weight_decay}
-        return arguments | ({"momentum": self.momentum} if self.optimizer.lower() == "sgd" else {})
+        name = self.optimizer.lower()
+        arguments = {"lr": self.decoder_lr}
+        if "weight_decay" in inspect.signature(OPTIMIZERS[name]).parameters:
+            arguments["weight_decay"] = self.weight_decay
+        return arguments | ({"momentum": self.momentum} if name == "sgd" else {})
 
     def _make(self, groups: list[dict[str, Any]]) -> Optimizer:
-        kind = OPTIMIZERS[self.optimizer.lower()]
-        arguments: dict[str, Any] = {**self._arguments(), **(self.options or {})}
-        if "weight_decay" not in inspect.signature(kind).parameters:
-            if self.weight_decay:
-                raise InputError(
-                    f"optim.weight_decay={self.weight_decay} does not work with optim.optimizer="
-                    f"{self.optimizer}, which has none: set optim.weight_decay=0"
-                )
-            del arguments["weight_decay"]
-        return kind(groups, **arguments)
+        return OPTIMIZERS[self.optimizer.lower()](groups, **self._arguments(), **(self.options or {}))
 
     def _try_step(self) -> None:
         """Make a step with two small weights, as of a convolution and its bias, in two groups."""
@@ -125,8 +124,6 @@ class Optim:
             weight.grad = torch.ones_like(weight)
         try:
             self._make([{"params": [weight], "lr": self.decoder_lr} for weight in weights]).step()
-        except InputError:
-            raise
         except Exception as error:  # whatever the optimiser raises
             options = f" with optim.options={dict(self.options)}" if self.options else ""
             raise InputError(
