@@ -18,8 +18,10 @@ import torch
 
 from polyp.data import cache
 from polyp.data.cache import cache_folder, load_inspection, load_resized, resize_image, resize_mask
-from polyp.data.pairs import Pair, find_pairs
+from polyp.data.layouts import list_pairs
+from polyp.data.pairs import Pair
 from polyp.errors import InputError
+from polyp.images import read_image
 
 SIZE = (24, 32)
 
@@ -28,9 +30,10 @@ import sys, time
 from pathlib import Path
 from PIL import Image
 from polyp.data import cache
-from polyp.data.pairs import find_pairs
+from polyp.data.layouts import list_pairs
 root, kept = map(Path, sys.argv[1:])
-pairs, problems = find_pairs(root, "images", "masks")
+listing = list_pairs(root)
+pairs, problems = listing.pairs, listing.problems
 decode, seen = Image.open, []
 """
 
@@ -62,21 +65,19 @@ def kept(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The images that were decoded, by `load_resized` or by `load_inspection`."""
     seen: list[Path] = []
-    read = cache.read_image
 
     def watched(path: Path) -> np.ndarray:
         seen.append(path)
-        return read(path)
+        return read_image(path)
 
-    for module in ("cache", "pairs"):
-        monkeypatch.setattr(f"polyp.data.{module}.read_image", watched)
+    monkeypatch.setattr("polyp.data.pairs.read_image", watched)
     return seen
 
 
 def pairs_of(root: Path) -> list[Pair]:
-    pairs, problems = find_pairs(root, "images", "masks")
-    assert not problems
-    return pairs
+    listing = list_pairs(root)
+    assert not listing.problems
+    return listing.pairs
 
 
 def pixels_of(root: Path, kept: Path, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -238,7 +239,7 @@ def test_pixels(root: Path, kept: Path, decoded: list[Path]) -> None:
     pixels = pixels_of(root, kept)
     assert pixels.shape == (6, *SIZE, 4) and pixels.dtype == np.uint8 and not pixels.flags.writeable
     for row, pair in enumerate(pairs_of(root)):
-        assert (pixels[row, ..., :3] == resize_image(cache.read_image(pair.image), SIZE)).all()
+        assert (pixels[row, ..., :3] == resize_image(read_image(pair.image), SIZE)).all()
         assert (pixels[row, ..., 3] == resize_mask(pair.read()[1], SIZE)).all()
     assert set(np.unique(pixels[..., 3])) == {0, 1}
     decoded.clear()

@@ -12,6 +12,7 @@ from run_writers import write_run
 
 from polyp.commands.compare.card import write_card
 from polyp.commands.compare.comparison import Comparison, compare
+from polyp.commands.compare.page import build_table
 from polyp.commands.compare.read_runs import RunRecord, find_runs
 
 
@@ -98,6 +99,19 @@ def test_false_alarm_is_not_a_missed_polyp(tmp_path: Path, card: Callable[..., s
     (run / "per_image.csv").write_text("\n".join(rows))
     text = card(find_runs([tmp_path])[0])
     assert "On 2 of the 3 test images Dice is below 0.5, on 1 of them the polyp is not found at all." in text
+
+
+def test_card_and_table_have_false_alarms(tmp_path: Path, card: Callable[..., str]) -> None:
+    test = {"normal": {"n": 8, "false_alarms": 0.25}}
+    write_run(tmp_path / "a", [0.9, 0.8], test=test)
+    write_run(tmp_path / "b", [0.9, 0.8], val=0.1, changed=["model.loss=bce"])
+    comparison = compare(find_runs([tmp_path]))
+    text = card(comparison.reference.first, comparison)
+    assert "False alarms on 2 of 8 normal frames" in text and "not measured" in text
+    assert "false alarms on normal images are not measured" not in text
+    table = build_table(comparison)
+    place = table.labels.index("false alarms")
+    assert [cells[place] for cells in table.cells] == ["25.0%", ""]
 
 
 def test_card_counts_epochs_as_defined(tmp_path: Path, card: Callable[..., str]) -> None:

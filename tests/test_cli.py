@@ -11,7 +11,8 @@ import polyp
 from polyp.cli import COMMANDS, main
 
 OPTIONS = {
-    "data": "--root --archive --images --masks --split --allow-empty --encoder --weights --seed --out",
+    "data": "--images --masks --image-name --mask-name --missing-mask --polyp-values --polyp-labels "
+    "--ignore-value --root --archive --split --group --allow-empty --seed --out",
     "evaluate": "--data --images --masks --normal --subset --root --archive --tta --scales --threshold "
     "--missed --confidence --device --compute --name --overwrite",
     "compare": "--out --overwrite --card --root --no-pictures",
@@ -86,7 +87,6 @@ def test_a_typing_error_gets_the_nearest_name(
         (["predict", "run", "a.png", "--threshold"], ["--threshold"]),
         (["evaluate", "run", "--scales", "1,large"], ["--scales", "'large'"]),
         (["evaluate", "run", "--subset", "tset"], ["--subset", "tset", "test"]),
-        (["export", "run", "and another"], ["and another"]),
         (["app", "--port", "http"], ["--port", "'http'"]),
     ],
 )

@@ -90,7 +90,7 @@ def test_own_group_file_overrides_train_yaml_and_experiment_overrides_both(tmp_p
     )
     own = composed("optim=mine", "data=mine", conf=conf)
     assert (own.optim.encoder_lr, own.optim.decoder_lr, own.optim.warmup) == (1e-3, 5e-4, 0)
-    assert (own.data.image_size, own.data.batch_size, own.data.masks) == (256, 4, "masks")
+    assert (own.data.image_size, own.data.batch_size, own.data.split) == (256, 4, "auto")
     experiment = composed("experiment=mine", "optim.encoder_lr=3e-3", conf=conf)
     assert (experiment.optim.encoder_lr, experiment.optim.decoder_lr, experiment.optim.warmup) == (
         3e-3,

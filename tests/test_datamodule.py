@@ -1,6 +1,7 @@
 """The data of a run: samples and batches, which nothing but the seed decides."""
 
 import gc
+import logging
 import multiprocessing
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, Train
+from drawn import picture, polyp, write
 from PIL import Image
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("drawn")
 
 
-def module(root: Path, **changes: Any) -> PolypDataModule:
+def module(root: Any, **changes: Any) -> PolypDataModule:
     settings: dict[str, Any] = {
         "dataset": "synthetic",
         "split": "random",
@@ -46,7 +48,7 @@ def module(root: Path, **changes: Any) -> PolypDataModule:
     }
     if changes.get("dataset", "synthetic") == "synthetic":
         settings |= {"count": COUNT, "size": 48}
-    return PolypDataModule(**settings | {"root": str(root)} | changes)
+    return PolypDataModule(**settings | {"root": str(root) if isinstance(root, Path) else root} | changes)
 
 
 def ready(root: Path, **changes: Any) -> PolypDataModule:
@@ -107,7 +109,7 @@ def test_samples_are_the_files(drawn: Path, cache: bool) -> None:
 def test_test_images_are_the_files_at_their_own_sizes(drawn: Path) -> None:
     dm = ready(drawn)
     root = dm.source.prepare()
-    (batch,) = dm.test_dataloader()
+    ((batch,),) = dm.test_dataloader()
     assert all(isinstance(values, list) and len(values) == 2 for values in batch.values())
     for image, mask, stem, size in zip(
         *(batch[key] for key in ("image", "mask", "stem", "size")), strict=True
@@ -123,7 +125,7 @@ def test_subsets_are_apart_and_complete(drawn: Path) -> None:
     seen = {
         "train": [stem for batch in train_batches(dm, 0) for stem in batch["stem"]],
         "val": [stem for batch in dm.val_dataloader() for stem in batch["stem"]],
-        "test": [stem for batch in dm.test_dataloader() for stem in batch["stem"]],
+        "test": [stem for loader in dm.test_dataloader() for batch in loader for stem in batch["stem"]],
     }
     assert {name: len(stems) for name, stems in seen.items()} == {"train": 15, "val": 2, "test": 2}
     everything = [stem for stems in seen.values() for stem in stems]
@@ -140,7 +142,7 @@ def test_an_incomplete_last_batch_is_for_scores_only(
     batches = train_batches(dm, 0)
     assert [len(batch["stem"]) for batch in batches] == [batch_size] * train
     assert len(dm.train_dataloader()) == train
-    for loader in (dm.val_dataloader(), dm.test_dataloader()):
+    for loader in (dm.val_dataloader(), *dm.test_dataloader()):
         assert [len(batch["stem"]) for batch in loader] == [min(batch_size, 2)] * val
 
 
@@ -197,7 +199,7 @@ def test_neighbours_in_a_batch_are_augmented_apart(drawn: Path) -> None:
 def test_validation_and_test_are_never_augmented(drawn: Path) -> None:
     plain, augmented = ready(drawn), ready(drawn, augment=[FLIPS[0] | {"p": 1.0}])
     assert same(list(plain.val_dataloader()), list(augmented.val_dataloader()))
-    for one, other in zip(plain.test_dataloader(), augmented.test_dataloader(), strict=True):
+    for one, other in zip(plain.test_dataloader()[0], augmented.test_dataloader()[0], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one["image"], other["image"], strict=True))
     assert not same(train_batches(plain, 0), train_batches(augmented, 0))
 
@@ -232,7 +234,7 @@ def test_evaluation_has_its_own_batches_and_workers(drawn: Path, batch_size: int
     plain, other = ready(drawn), ready(drawn, eval_batch_size=batch_size, eval_workers=workers)
     for loaders in (
         (plain.val_dataloader(), other.val_dataloader()),
-        (plain.test_dataloader(), other.test_dataloader()),
+        (plain.test_dataloader()[0], other.test_dataloader()[0]),
     ):
         ours, theirs = ([image for batch in loader for image in batch["image"]] for loader in loaders)
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -245,7 +247,7 @@ def test_evaluation_has_its_own_batches_and_workers(drawn: Path, batch_size: int
 
 def test_evaluation_takes_training_s_batch_size_and_workers_unless_told(drawn: Path) -> None:
     dm = ready(drawn, num_workers=1, batch_size=3)
-    for loader in (dm.val_dataloader(), dm.test_dataloader()):
+    for loader in (dm.val_dataloader(), *dm.test_dataloader()):
         assert (loader.batch_size, loader.num_workers) == (3, 1)
 
 
@@ -316,13 +318,11 @@ def clinic(root: Path, count: int = 12) -> Path:
 
 def test_a_folder_like_clinicdb(tmp_path: Path) -> None:
     root = clinic(tmp_path / "CVC ClinicDB")
-    with pytest.raises(
-        InputError, match=r"'Ground Truth', 'Original': say which with data\.images= and data\.masks="
-    ):
-        ready(root, dataset="folder", batch_size=4)
-    dm = ready(root, dataset="folder", images="Original", masks="Ground Truth", batch_size=4)
+    named = ready(root, dataset="folder", images="Original", masks="Ground Truth", batch_size=4)
+    dm = ready(root, dataset="folder", batch_size=4)
+    assert dm.subsets == named.subsets
     assert [len(batch["stem"]) for batch in train_batches(dm, 0)] == [4, 4]
-    (batch,) = dm.test_dataloader()
+    ((batch,),) = dm.test_dataloader()
     assert [tuple(image.shape) for image in batch["image"]] == [(3, 60, 80)]
     assert batch["mask"][0].sum() > 100
     # nothing is written beside the user's data
@@ -332,12 +332,7 @@ def test_a_folder_like_clinicdb(tmp_path: Path) -> None:
 def test_an_empty_mask_is_a_mistake_unless_it_is_meant(tmp_path: Path) -> None:
     root = clinic(tmp_path)
     cv2.imwrite(str(root / "Ground Truth" / "3.tif"), np.zeros((60, 80), np.uint8))
-    settings: dict[str, Any] = {
-        "dataset": "folder",
-        "images": "Original",
-        "masks": "Ground Truth",
-        "batch_size": 4,
-    }
+    settings: dict[str, Any] = {"dataset": "folder", "batch_size": 4}
     with pytest.raises(InputError, match=r"3\.tif: the mask is empty \(data\.allow_empty=true"):
         ready(root, **settings)
     assert ready(root, **settings, allow_empty=True).describe()["images"] == {
@@ -345,6 +340,168 @@ def test_an_empty_mask_is_a_mistake_unless_it_is_meant(tmp_path: Path) -> None:
         "val": 1,
         "test": 1,
     }
+
+
+# Several data sets, folds and normal frames
+
+
+def small(root: Path, count: int = 14, first: int = 0, folder: str = "") -> Path:
+    """`count` pairs whose pictures have nothing in common; other numbers give other pictures."""
+    for number in range(first, first + count):
+        write(root / folder / f"images/{number}.jpg", picture(number))
+        write(root / folder / f"masks/{number}.png", polyp(number) * 255)
+    return root
+
+
+def folders(root: Any, **changes: Any) -> PolypDataModule:
+    settings = {"dataset": "folder", "split": "auto", "image_size": 32, "batch_size": 4} | changes
+    made = module(root, **settings)
+    made.check()
+    made.setup("fit")
+    return made
+
+
+def stems_of(dm: PolypDataModule) -> dict[str, str]:
+    return {stem: name for name in ("train", "val", "test") for stem in dm.subsets[name]}
+
+
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_several_data_sets(tmp_path: Path, as_mapping: bool, caplog: pytest.LogCaptureFixture) -> None:
+    kvasir, clinic = small(tmp_path / "Kvasir-SEG"), small(tmp_path / "CVC", first=7)
+    root = {"k": str(kvasir), "c": str(clinic)} if as_mapping else [str(kvasir), str(clinic)]
+    names = ["k", "c"] if as_mapping else ["Kvasir-SEG", "CVC"]
+    with caplog.at_level(logging.INFO):
+        dm = folders(root)
+    assert sorted(dm.sources) == sorted(names) and dm.source_of(f"{names[0]}/0") == names[0]
+    assert dm.describe()["sources"] == {name: 14 for name in names}
+    assert f"14 {names[0]}" in caplog.text and f"14 {names[1]}" in caplog.text
+    subset = stems_of(dm)
+    assert len(subset) == 28  # equal stems in both are two images
+    for number in range(7, 14):  # and the same pictures stay together
+        assert subset[f"{names[0]}/{number}"] == subset[f"{names[1]}/{number}"]
+
+
+def test_a_data_set_among_several_has_keys_of_its_own(tmp_path: Path) -> None:
+    first = small(tmp_path / "first")
+    for number in range(14):
+        write(tmp_path / f"second/frames of mine/{number}_0000.jpg", picture(20 + number))
+        write(tmp_path / f"second/truth of mine/{number}.png", polyp(number) * 2 + (polyp(number + 3) & 1))
+    second = {"root": str(tmp_path / "second"), "images": "frames of mine", "masks": "truth of mine"}
+    dm = folders({"a": str(first), "b": second | {"image_name": "{stem}_0000", "polyp_values": [2, 3]}})
+    assert dm.describe()["sources"] == {"a": 14, "b": 14}
+    for pair in dm.pairs:
+        number = int(pair.stem.split("/")[1])
+        assert np.array_equal(pair.read()[1], polyp(number))
+
+
+@pytest.mark.parametrize(
+    ("root", "part"),
+    [
+        ([], "data.root=FOLDER is needed"),
+        ({}, "data.root=FOLDER is needed"),
+        (3, "must be a folder, a list of folders, or a mapping"),
+        ([3], "must be a folder, a list of folders, or a mapping"),
+        (["gone"], "data.root=gone is not a folder"),
+        (["a/x", "b/x"], "two folders are named x"),
+        ({"a": {"images": "x"}}, "data.root.a"),
+        ({"a": {"root": "x", "mask": "y"}}, "data.root.a.mask is unknown: did you mean masks"),
+    ],
+)
+def test_roots_that_cannot_be(root: Any, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        folders(root)
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_codings_are_judged_by_source(tmp_path: Path) -> None:
+    first, second = small(tmp_path / "first"), small(tmp_path / "second", first=20)
+    for path in (second / "masks").iterdir():
+        write(path, polyp(int(path.stem)) + 2 * polyp(int(path.stem) + 3))
+    with pytest.raises(InputError, match=r"second/masks: the masks hold several values") as caught:
+        folders([str(first), str(second)])
+    assert "\n" not in str(caught.value) and "255" not in str(caught.value)
+
+
+def test_folds_test_every_image_once(tmp_path: Path) -> None:
+    root = str(small(tmp_path / "data", 20))
+    modules = [folders(root, folds=4, fold=fold, group="folder" if fold > 9 else None) for fold in range(4)]
+    assert sorted(stem for dm in modules for stem in dm.subsets["test"]) == sorted(modules[0].rows)
+    for fold, dm in enumerate(modules):
+        assert len(stems_of(dm)) == 20 and dm.subsets["val"]
+        assert (dm.describe()["folds"], dm.describe()["fold"], dm.describe()["split_seed"]) == (4, fold, 0)
+    assert "folds" not in folders(root).describe() and "sources" not in folders(root).describe()
+
+
+def test_normal_frames(tmp_path: Path) -> None:
+    root = small(tmp_path / "data")
+    for video in range(5):
+        for number in range(2):
+            write(tmp_path / f"normal/video{video}/{number}.jpg", picture(100 + 2 * video + number))
+    dm = folders(str(root), normal=str(tmp_path / "normal"))
+    assert dm.describe()["images"] == {"train": 12 + 8, "val": 1, "test": 1, "normal": 2}
+    trained = {stem for stem in dm.subsets["train"] if stem.startswith("normal/")}
+    assert len(trained) == 8 and not trained & set(dm.subsets["normal"])
+    masks = {
+        stem: mask
+        for batch in dm.train_dataloader()
+        for stem, mask in zip(batch["stem"], batch["mask"], strict=True)
+    }
+    assert {stem for stem, mask in masks.items() if not mask.any()} == trained
+    tests = [[stem for batch in loader for stem in batch["stem"]] for loader in dm.test_dataloader()]
+    assert tests == [dm.subsets["test"], dm.subsets["normal"]]
+    assert dm.sources == [] and len(folders(str(root)).test_dataloader()) == 1
+
+
+def test_normal_frames_are_no_masks_and_no_source(tmp_path: Path) -> None:
+    root = small(tmp_path / "data")
+    with pytest.raises(InputError, match=r"data\.normal=.*gone is not a folder"):
+        folders(str(root), normal=str(tmp_path / "gone"))
+    (small(tmp_path / "frames", 6, 50)).joinpath("masks/50.png").unlink()
+    dm = folders(str(root), normal=str(tmp_path / "frames"))
+    assert sum(stem.startswith("normal/") for stem in dm.rows) == 6
+    both = small(small(tmp_path / "both", folder="normal"), first=20, folder="other")
+    assert folders(str(both)).describe()["sources"] == {"normal": 14, "other": 14}
+    with pytest.raises(InputError, match=r"data\.normal=.*has images in a folder 'normal'"):
+        folders(str(both), normal=str(tmp_path / "frames"))
+
+
+def test_images_without_a_mask_can_be_empty(tmp_path: Path) -> None:
+    root = small(tmp_path)
+    (root / "masks/3.png").unlink()
+    with pytest.raises(InputError, match=r"images/3\.jpg: no mask"):
+        folders(str(root))
+    dm = folders(str(root), missing_mask="empty")
+    assert dm.inspection.shares[dm.rows["3"]] == 0 < dm.inspection.shares[dm.rows["4"]]
+    assert all(pair.mask is not None for pair in dm.pairs if pair.stem != "3")
+    with pytest.raises(InputError, match=r"data\.missing_mask=yes is unknown"):
+        folders(str(root), missing_mask="yes")
+
+
+def test_ignored_pixels_reach_the_batches(tmp_path: Path) -> None:
+    root = small(tmp_path)
+    for path in (root / "masks").iterdir():
+        mask = polyp(int(path.stem))
+        mask[0] = 255
+        write(path, mask)
+    with pytest.raises(InputError, match=r"data\.ignore_value=255"):
+        folders(str(root))
+    dm = folders(str(root), polyp_values=[1], ignore_value=255)
+    (batch,) = dm.val_dataloader()
+    assert set(batch["mask"].unique().tolist()) == {0, 1, 255}
+    share = {pair.stem: polyp(int(pair.stem)).sum() / (39 * 48) for pair in dm.pairs}
+    assert all(abs(dm.inspection.shares[row] - share[stem]) < 0.01 for stem, row in dm.rows.items())
+
+
+def test_suspicious_masks_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = small(tmp_path)
+    for path in (root / "masks").iterdir():
+        write(path, 255 - polyp(int(path.stem)) * 255)
+    folders(str(root))
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "look inverted or full" in record.message and "== 0" in record.message
+    caplog.clear()
+    folders(str(root), polyp_values="== 0")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # What is refused

@@ -26,9 +26,9 @@ def bordered(image: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(image, 20, 25, 60, 10, cv2.BORDER_CONSTANT)
 
 
-def linked(images: list[np.ndarray], features: np.ndarray | None = None) -> set[tuple[int, int]]:
+def linked(images: list[np.ndarray]) -> set[tuple[int, int]]:
     found = find_links(
-        *(np.stack([look(image) for image in images]) for look in (thumbnail, field_thumbnail)), features
+        *(np.stack([look(image) for image in images]) for look in (thumbnail, field_thumbnail))
     )
     return {(link.first, link.second) for link in found}
 
@@ -60,15 +60,6 @@ def test_even_and_tiny_images_are_like_no_other() -> None:
     blank = np.zeros((50, 60, 3), np.uint8)
     assert linked([blank, blank, np.full_like(blank, 90), np.zeros((1, 1, 3), np.uint8)]) == set()
     assert linked([blank]) == set()
-
-
-def test_features_that_agree_link() -> None:
-    features = np.zeros((30, 8))
-    features[:, 0] = np.arange(30) % 2
-    features[:, 1] = 1 - features[:, 0]
-    features[:, 2:] = np.random.default_rng(0).normal(size=(30, 6)) * 5
-    features[4] = features[9] * 2
-    assert linked(drawn(30), features) >= {(4, 9)}
 
 
 def test_the_reason_is_said() -> None:

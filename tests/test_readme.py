@@ -1,5 +1,6 @@
 """The commands of the README and of docs/ run, each in small; links resolve, and the site builds."""
 
+import json
 import re
 import shlex
 import shutil
@@ -18,6 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from polyp.cli import main
 from polyp.data.sources import Synthetic
+from polyp.runs.configuration import resolve_config
+from polyp.runs.data import build_data
 
 README = (ROOT / "README.md").read_text()
 PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
@@ -50,9 +53,12 @@ INLINE = sorted(set(re.findall(r"`python train\.py ([^`]+=[^`]+)`", "\n".join(PA
 POLYP = [
     line.removeprefix("polyp ") for line in LINES if line.startswith("polyp ") and line not in QUICK_START
 ]
+FOLDERS = [command for command in TRAIN if command.startswith("data=folder") and "outputs/" not in command]
 WITHOUT_KVASIR = [
-    command for command in TRAIN if command.startswith(("data=folder", "experiment=quickstart", "resume="))
-]
+    command
+    for command in TRAIN
+    if command.startswith(("data=folder", "experiment=quickstart", "resume=")) and command not in FOLDERS[2:]
+]  # the other layouts are read without training on them
 WITH_KVASIR = [
     command
     for command in TRAIN
@@ -81,6 +87,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f"hydra.run.dir={outputs}/runs/default/2026-11-23_{hour}-00-00",
             )
     shutil.copytree(outputs / "runs" / "default", outputs / "sweeps" / "hyperparameters")
+    sweep = outputs / "sweeps" / "default" / "2026-11-23_10-00-00"
+    for job in ("0_seed-0", "1_seed-1"):
+        shutil.copytree(outputs / "runs" / "default" / "2026-11-23_10-00-00", sweep / job)
+    (sweep / "multirun.yaml").touch()
+    (sweep / "results.csv").write_text("job,seed\n0,0\n1,1\n")
     return outputs
 
 
@@ -100,14 +111,55 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copytree(generated, f"TestDataset/{name}")
     shutil.copytree(generated / "images", "CVC-ClinicDB/Original")
     shutil.copytree(generated / "masks", "CVC-ClinicDB/Ground Truth")
+    _write_layouts(generated)
     subsets = ["train"] * 14 + ["val"] * 3 + ["test"] * 3
     stems = sorted(path.stem for path in Path("my_polyps/images").iterdir())
     Path("encoders.csv").write_text("model.encoder\nmobilenet_v2\nresnet18\n")
     Path("my_losses.py").write_text(marked_block("own-loss"))
     Path("my.csv").write_text("optim.decoder_lr,augment\n1e-3,\n,none\n")
     Path("my_split.csv").write_text(
-        "stem,subset\n" + "\n".join(f"{stem},{subset}" for stem, subset in zip(stems, subsets, strict=True))
+        "stem,subset,patient\n"
+        + "".join(f"{stem},{subset},{subset}\n" for stem, subset in zip(stems, subsets, strict=True))
     )
+    Path("patients.csv").write_text(
+        "stem,patient\n" + "".join(f"{s},{n % 15}\n" for n, s in enumerate(stems))
+    )
+
+
+def _write_layouts(generated: Path) -> None:
+    """The layouts that docs/data.md mentions."""
+    for name in ("Kvasir-SEG", "BKAI", "Dữ liệu"):
+        shutil.copytree(generated, name)
+    shutil.copytree(generated / "images", "outlines/images")
+    annotations: dict[str, Any] = {"images": [], "annotations": []}
+    for number, image in enumerate(sorted((generated / "images").iterdir())):
+        case = number % 4
+        for root, images, masks in (
+            ("SUN-SEG", f"Frame/case{case}", f"GT/case{case}"),
+            ("PolypGen", f"data_C{case}/images_C{case}", f"data_C{case}/masks_C{case}"),
+            ("my_masks", "images", "masks"),
+            ("nnunet", "images", "labels"),
+        ):
+            for folder, source in ((images, image), (masks, generated / "masks" / f"{image.stem}.png")):
+                suffix = {"my_masksmasks": "_mask", "nnunetimages": "_0000"}.get(root + folder, "")
+                Path(root, folder).mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, Path(root, folder, f"{image.stem}{suffix}{source.suffix}"))
+        height, width = cv2.imread(str(image)).shape[:2]
+        annotations["images"].append(
+            {"id": number, "file_name": image.name, "height": height, "width": width}
+        )
+        outline = [[5, 5, 30, 5, 30, 25, 5, 25]]
+        annotations["annotations"].append(
+            {"id": number, "image_id": number, "category_id": number % 3, "segmentation": outline}
+        )
+        Path("outlines/labels").mkdir(exist_ok=True)
+        Path(f"outlines/labels/{image.stem}.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    for file, names in (
+        ("annotations", ["polyp"] * 3),
+        ("classes", ["adenoma", "hyperplastic", "instrument"]),
+    ):
+        categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+        Path(f"outlines/{file}.json").write_text(json.dumps({**annotations, "categories": categories}))
 
 
 def test_pages_have_commands() -> None:
@@ -196,12 +248,23 @@ def test_train_command_runs(command: str, workspace: None, train: Train) -> None
         assert list(train(*words, *SMALLER).rglob("metrics.json"))
 
 
+@pytest.mark.parametrize("command", FOLDERS)
+def test_data_command_finds_and_divides_images(command: str, workspace: None) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = resolve_config(compose("train", overrides=[*shlex.split(command), "data.allow_empty=true"]))
+    data = build_data(config["data"], config["augment"], seed=0)
+    data.check()
+    data.find()
+    assert all(data.subsets[name] for name in ("train", "val", "test"))
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("command", WITH_KVASIR)
 def test_train_command_runs_on_kvasir(command: str, workspace: None, train: Train, data_folder: Path) -> None:
     Path("kvasir-seg.zip").symlink_to(data_folder / "kvasir-seg.zip")
     fewer = ["hydra.sweeper.n_trials=2"] if "experiment=optuna" in command else []
     fewer += ["seed=0"] if "seed=0,1,2" in command else []
+    fewer += ["data.folds=2"] if "experiment=crossvalidation" in command else []
     fewer += (
         ["data.num_workers=0"] if "data.num_workers=" in command else []
     )  # torch warns of more than cores
@@ -242,7 +305,7 @@ def test_exported_file_runs_without_polyp(workspace: None, trained: Path) -> Non
     for command in POLYP:
         if command.startswith("export"):
             main(shlex.split(command))
-    [exported] = Path("outputs").rglob("model.onnx")
+    [exported] = Path("outputs/runs").rglob("model.onnx")
     shutil.copy(exported, "model.onnx")
     image = next(Path("new_images").iterdir())
     shutil.copy(image, "frame.jpg")

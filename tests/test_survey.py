@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from zipfile import ZipFile
@@ -10,6 +11,7 @@ from zipfile import ZipFile
 import cv2
 import numpy as np
 import pytest
+from drawn import lay_out, numbered, picture, polyp, write
 
 from polyp.cli import main
 from polyp.data.sources import Synthetic
@@ -76,7 +78,7 @@ def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, worksp
     (images / "synthetic_0001.jpg").write_bytes(b"no image")
     (masks / "synthetic_0002.png").unlink()
     size = cv2.imread(str(masks / "synthetic_0003.png")).shape[:2]
-    for stem, mask in (("3", np.ones((5, 5))), ("4", np.zeros(size)), ("5", np.ones(size) / 255)):
+    for stem, mask in (("3", np.ones((5, 5))), ("4", np.zeros(size))):
         cv2.imwrite(str(masks / f"synthetic_000{stem}.png"), (mask * 255).astype(np.uint8))
     image = cv2.imread(str(images / "synthetic_0004.jpg"))
     cv2.imwrite(str(masks / "synthetic_0004.png"), np.zeros(image.shape[:2], np.uint8))
@@ -90,10 +92,9 @@ def test_every_problem_is_on_the_page_and_the_good_ones_too(folder: Path, worksp
     ):
         assert text in page
     assert "(--allow-empty if that is meant)" in page
-    assert "0005.png: its values go up to 1 only" in page
-    assert "15 images" in page and "5 problems" in page
+    assert "16 images" in page and "4 problems" in page
     main(["data", str(folder), "--allow-empty"])
-    assert "16 images" in (workspace / "outputs/data/mine.html").read_text()
+    assert "17 images" in (workspace / "outputs/data/mine.html").read_text()
 
 
 def test_a_pair_that_straddles_is_named_and_left_out(
@@ -158,29 +159,24 @@ def test_one_image_has_no_split(folder: Path, workspace: Path, capsys: pytest.Ca
 
 
 def test_other_names_of_folders(folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "images").rename(folder / "Original")
+    (folder / "images").rename(folder / "Colonoscopies")
+    (folder / "masks").rename(folder / "Drawn by hand")
     text = refused(capsys, str(folder))
-    assert "no folder 'images'" in text and "--images" in text and "data." not in text
-    main(["data", str(folder), "--images", "Original"])
+    assert "Colonoscopies/, Drawn by hand/" in text and "--images" in text and "data." not in text
+    main(["data", str(folder), "--images", "Colonoscopies", "--masks", "Drawn by hand"])
     assert (workspace / "outputs/data/mine.html").is_file()
 
 
 def test_bad_input_is_one_line(folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = workspace / "w.pt"
-    weights.write_bytes(b"no weights")
     (workspace / "mine.html").write_text("a page of somebody else")
     (workspace / "file").write_text("")
     mine = str(folder)
     for arguments, parts in {
         ("nowhere",): ("nowhere is not a folder", "kvasir_seg"),
-        (mine, "--masks", "gone"): ("no folder 'gone'", "--masks"),
+        (mine, "--masks", "gone"): ("no masks in 'gone'", "--masks"),
         (mine, "--split", "offical"): ("--split offical", "official"),
         (mine, "--split", "official"): ("not in the data",),
         (mine, "--root", "x"): ("--root",),
-        (mine, "--encoder", "mobilenet_v2"): ("--weights",),
-        (mine, "--encoder", "mobilnet_v2", "--weights", str(weights)): ("mobilenet_v2",),
-        (mine, "--encoder", "mobilenet_v2", "--weights", str(weights)): ("--weights", "w.pt"),
-        (mine, "--encoder", "mobilenet_v2", "--weights", "gone.pt"): ("gone.pt is not there",),
         (mine, "--out", "mine.html"): ("mine.html", "--out"),
         (mine, "--out", "file/page.html"): ("cannot write",),
         (mine, "--out", "."): ("cannot write",),
@@ -232,3 +228,149 @@ def test_a_split_has_no_formulas_and_is_read_as_it_was_written(folder: Path, wor
     stems = sorted(path.stem for path in (folder / "images").iterdir())
     subsets = read_split(str(split), stems)
     assert sorted(stem for subset in subsets.values() for stem in subset) == stems
+
+
+# Everything that training understands
+
+
+def surveyed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    main(["data", *arguments, "--out", "page.html"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "note"),
+    [
+        ("image_{}.jpg", "image_{}_mask.png", "masks are named {stem}_mask"),
+        ("CVC/Original/{}.tif", "CVC/Ground Truth/{}.tif", "images are in CVC/Original/"),
+        ("Frame/case1/{}.jpg", "GT/case1/{}.png", "masks are in GT/case1/"),
+        ("imagesTr/{}_0000.png", "labelsTr/{}.png", "images are named {stem}_0000"),
+    ],
+)
+def test_a_layout_is_shown(
+    workspace: Path, capsys: pytest.CaptureFixture[str], image: str, mask: str, note: str
+) -> None:
+    lay_out(workspace / "mine", *numbered(image, mask, range(12)))
+    said = surveyed(capsys, "mine")
+    assert "12 images" in said and note in said and note[1:] in (workspace / "page.html").read_text()
+
+
+def test_sources_are_counted(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for centre, count in ((1, 4), (2, 6)):
+        names = numbered(
+            f"data_C{centre}/images_C{centre}/{{}}.jpg",
+            f"data_C{centre}/masks_C{centre}/{{}}.png",
+            range(count),
+        )
+        lay_out(workspace / "gen", *names)
+    said = surveyed(capsys, "gen")
+    assert "4 data_C1, 6 data_C2" in said and "4 data_C1, 6 data_C2" in (workspace / "page.html").read_text()
+    lay_out(workspace / "other", *numbered("images/{}.jpg", "masks/{}.png", range(5)))
+    said = surveyed(capsys, "gen", "other")
+    assert "15 images" in said and "4 gen/data_C1, 6 gen/data_C2, 5 other" in said
+    assert "groups of near-duplicates" in said  # which the first four of each are
+
+
+def test_folders_of_subsets_are_the_split(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for subset, numbers in (("train", range(14)), ("test", range(20, 26))):
+        for number in numbers:
+            write(workspace / f"mine/{subset}/images/{number}.jpg", picture(number))
+            write(workspace / f"mine/{subset}/masks/{number}.png", polyp(number) * 255)
+    assert "folders: 14 train, 0 val, 6 test" in surveyed(capsys, "mine")
+
+
+def paste(text: str) -> list[str]:
+    """The options that a message says to add, as a shell takes them; more than one way is cut off."""
+    words = shlex.split(re.split(r"[Aa]dd |: say which are masks, for example |Say how: ", text)[1])
+    options = []
+    for word in words:
+        if not (word.startswith("--") or (options and options[-1].startswith("--"))):
+            break
+        options.append(word.rstrip(",") if word.startswith("--") else word.rstrip(",."))
+    assert options and len(options) % 2 == 0, text
+    return options
+
+
+@pytest.mark.parametrize(
+    "coding",
+    ["three values", "ignore", "two colours", "colours and black", "inverted", "palette"],
+)
+def test_what_the_message_says_to_add_can_be_pasted(
+    workspace: Path, capsys: pytest.CaptureFixture[str], coding: str
+) -> None:
+    for number in range(12):
+        mask, other = polyp(number), np.roll(polyp(number), 18, axis=1)
+        palette: list[int] = []
+        if coding == "inverted":
+            mask = 255 - 255 * mask
+        elif "colours" in coding:
+            mask = np.dstack([mask * 255, other * 255, mask * 0])
+        elif coding == "palette":
+            mask, palette = mask | 2 * other, [0, 0, 0, 128, 0, 0, 0, 128, 0]
+        else:
+            mask = np.where(other, 255 if coding == "ignore" else 2, mask).astype(np.uint8)
+        write(workspace / f"mine/images/{number}.jpg", picture(number))
+        write(workspace / f"mine/masks/{number}.png", mask, palette)
+    if coding == "inverted":
+        text = surveyed(capsys, "mine").replace("\n", " ")
+        assert "look inverted" in text
+    else:
+        with pytest.raises(SystemExit) as caught:
+            main(["data", "mine", "--out", "page.html"])
+        text = str(caught.value)
+        assert "it is not clear what is polyp" in text and "page.html" in text and "data." not in text
+        page = (workspace / "page.html").read_text()
+        assert page.count("data:image/jpeg") >= 2 and "share of the pixels" in page  # a picture of each value
+    said = surveyed(capsys, "mine", *paste(text))
+    assert "12 images" in said and "inverted" not in said and "polyp is where" in said
+
+
+def test_names_that_the_message_says_to_add_can_be_pasted(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(workspace / "mine", *numbered("{}.jpg", "{}.png", range(12)))
+    text = refused(capsys, "mine")
+    assert "12 images" in surveyed(capsys, "mine", *paste(text))
+    lay_out(workspace / "other", *numbered("images/{}.jpg", "masks/{}_a.png", range(12)))
+    lay_out(workspace / "other", *numbered("images/{}.jpg", "masks/{}_mask.png", range(12)))
+    assert "it is not clear which masks" in refused(capsys, "other")
+    assert "12 images" in surveyed(capsys, "other", "--mask-name", "{stem}_mask")
+
+
+def test_an_odd_mask_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "masks/synthetic_0004.png"
+    write(file, cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) // 255)
+    with pytest.raises(SystemExit, match=r"only in synthetic_0004\.png"):
+        main(["data", str(folder)])
+
+
+def test_polygons(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(12):
+        write(workspace / f"mine/images/{number}.jpg", picture(number))
+        line = "0 0.2 0.2 0.6 0.2 0.6 0.5\n" + "1 0.7 0.7 0.9 0.7 0.9 0.9\n" * (number == 3)
+        (workspace / "mine/labels").mkdir(exist_ok=True)
+        (workspace / f"mine/labels/{number}.txt").write_text(line)
+    text = refused(capsys, "mine", "--masks", "labels")
+    assert "several labels" in text and "data." not in text
+    said = surveyed(capsys, "mine", "--masks", "labels", *paste(text))
+    assert "12 images" in said and "13 outlines in labels (YOLO)" in said
+    assert "12 one" in surveyed(capsys, "mine", "--masks", "labels", "--polyp-labels", "0")
+
+
+def test_groups_are_in_one_subset_of_the_suggestion(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        n for case in range(20) for n in numbered(f"Frame/c{case}/{{}}.jpg", f"GT/c{case}/{{}}.png", [1, 2])
+    ]
+    lay_out(workspace / "mine", *names)
+    surveyed(capsys, "mine", "--group", "folder")
+    subsets = subsets_in(workspace / "page_split.csv")
+    assert len(subsets) == 40
+    assert all(subsets[f"c{case}/1"] == subsets[f"c{case}/2"] for case in range(20))
+
+
+def test_images_without_masks_can_be_empty(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "masks/synthetic_0004.png").unlink()
+    said = surveyed(capsys, str(folder), "--missing-mask", "empty")
+    assert "20 images" in said and "0 problems" in said and "1 none" in said

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # takes the processors from other processes, and from each other where there are not enough for all.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = ["Model", "Prediction", "compare", "evaluate", "load"]
 

@@ -5,6 +5,7 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,10 +130,17 @@ class PolypDataModule(pl.LightningDataModule):
     @functools.cached_property
     def _listing(self) -> Listing:
         """All images, normal frames last."""
-        listing = self.source.find()
-        if self.normal is not None:
-            frames = list_images(Path(self.normal).expanduser().absolute())
+        normal = Path(self.normal).expanduser().absolute() if self.normal is not None else None
+        listing = self.source.find(exclude=normal)
+        if normal is not None:
+            frames = list_images(normal)
+            if any(pair.stem.startswith(f"{NORMAL}/") for pair in listing.pairs):
+                raise InputError(
+                    f"data.normal={self.normal}: data.root has images in a folder '{NORMAL}' as well, which "
+                    "frames without polyps are named after: rename it"
+                )
             listing.problems += frames.problems
+            listing.notes += [f"data.normal: {note}" for note in frames.notes]
             listing.pairs += [
                 replace(pair, stem=f"{NORMAL}/{pair.stem}", source=NORMAL, subset=None)
                 for pair in frames.pairs
@@ -156,17 +164,30 @@ class PolypDataModule(pl.LightningDataModule):
         )
         for note in (*self._listing.notes, *self.inspection.notes.splitlines()):
             log.info("%s", note)
+        if self.sources:
+            of_source = Counter(self.pairs[row].source for row in self._polyp_rows)
+            log.info("sources: %s", ", ".join(f"{count} {name}" for name, count in of_source.items()))
         for suspicion in find_suspicions(self._inspect(self._polyp_rows)):
             log.warning("%s", suspicion)
         if self.recorded_split:
             check_stems(self.split, self.recorded_split, list(self.rows))
+            with suppress(InputError):  # the split's file may be gone: the record is enough
+                self.splitter.read([self.pairs[row] for row in self._polyp_rows], self._listing.lists)
         self.subsets = self.recorded_split or self._divide()
         counts = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
         log.info("%s: %s images (split %s)", self.dataset, counts, self._split_name)
 
     @property
     def _polyp_rows(self) -> list[int]:
-        return [row for row, pair in enumerate(self.pairs) if pair.source != NORMAL]
+        frames = set(self._normal_rows)
+        return [row for row in range(len(self.pairs)) if row not in frames]
+
+    @property
+    def _normal_rows(self) -> list[int]:
+        """Of frames without polyps, which come from `data.normal`."""
+        if self.normal is None:
+            return []
+        return [row for row, pair in enumerate(self.pairs) if pair.source == NORMAL]
 
     def _inspect(self, rows: Sequence[int]) -> Inspection:
         """The inspection of some rows."""
@@ -178,11 +199,11 @@ class PolypDataModule(pl.LightningDataModule):
         rows = self._polyp_rows
         pairs = [self.pairs[row] for row in rows]
         subsets = self.splitter.divide(pairs, self._inspect(rows), self._listing.lists)
-        rows = [row for row in range(len(self.pairs)) if self.pairs[row].source == NORMAL]
-        if not rows:
+        if not (rows := self._normal_rows):
             return subsets
         frames = self.splitter.divide_normal([self.pairs[row] for row in rows], self._inspect(rows))
-        return {**subsets, "train": [*subsets["train"], *frames["train"]], NORMAL: frames["test"]}
+        tested = {NORMAL: frames["test"]} if frames["test"] else {}
+        return {**subsets, "train": [*subsets["train"], *frames["train"]], **tested}
 
     @property
     def _split_name(self) -> str:
@@ -192,7 +213,7 @@ class PolypDataModule(pl.LightningDataModule):
     @property
     def sources(self) -> list[str]:
         """The names of the data sets or centres that the images are from; empty where there is only one."""
-        names = list(dict.fromkeys(pair.source for pair in self.pairs if pair.source != NORMAL))
+        names = list(dict.fromkeys(self.pairs[row].source for row in self._polyp_rows))
         return names if len(names) > 1 else []
 
     def source_of(self, stem: str) -> str:
@@ -285,14 +306,14 @@ class PolypDataModule(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What a run's metrics.json says of its data."""
-        stems = [stem for name in SUBSETS for stem in self.subsets[name]]
+        names = [self.source_of(stem) for name in SUBSETS for stem in self.subsets[name]]
         return {
             "dataset": self.dataset,
             "fingerprint": self.inspection.fingerprint,
             "split": self._split_name,
             **({"split_seed": self.splitter.seed} if self.splitter.is_drawn else {}),
-            **({"folds": folds, "fold": self.splitter.fold} if (folds := self.splitter.folds) else {}),
-            **({"sources": dict(Counter(map(self.source_of, stems)))} if self.sources else {}),
+            **({"folds": parts, "fold": self.splitter.fold} if (parts := self.splitter.parts) else {}),
+            **({"sources": {name: names.count(name) for name in self.sources}} if self.sources else {}),
             "image_size": list(self.image_size),
             "images": {name: len(stems) for name, stems in self.subsets.items()},
         }

@@ -22,6 +22,7 @@ IMAGE_FOLDER = r"images?|imgs?|originals?|frames?|jpegimages|pictures?|inputs?"
 MASK_FOLDER = (
     r"masks?|gts?|ground[ _-]?truths?|labels?|segmentations?|segmentationclass|annotations?|targets?"
 )
+IMAGE_AFFIX = r"images?|imgs?|frames?|originals?"
 MASK_AFFIX = r"masks?|gt|ground[ _-]?truth|labels?|seg|segmentation|annotation"
 SUBSET_FOLDERS = {"train": r"train(ing)?", "val": r"val(id|idation)?", "test": r"test(ing)?"}
 NNUNET = {"tr": "train", "ts": "test", "val": "val"}
@@ -78,8 +79,12 @@ class _Rule:
 
     def describe(self) -> list[str]:
         """A sentence for each of both that is not the common part alone."""
-        names = {"images": self.image, "masks": self.mask}
-        return [f"{what} are named {'{stem}'.join(affix)}" for what, affix in names.items() if any(affix)]
+        names = {"image": self.image, "mask": self.mask}
+        return [f"{role}s are named {self.pattern(role)}" for role, affix in names.items() if any(affix)]
+
+    def pattern(self, role: str) -> str:
+        """The names of images or of masks, such as {stem}_mask."""
+        return "{stem}".join(self.mask if role == "mask" else self.image)
 
 
 def list_pairs(
@@ -90,31 +95,41 @@ def list_pairs(
     mask_name: str | None = None,
     missing_mask: str = "error",
     coding: MaskCoding = AUTO,
+    exclude: Path | None = None,
 ) -> Listing:
     """Find the images and masks below a folder.
 
     Args:
         root: the folder.
         images, masks: the names of the folders of images and of masks, or paths below the root, or patterns
-            of file names such as `*.jpg`; None: folders are known by names such as images, Frame, masks, GT.
+            such as `*.jpg` or `masks/*_gt.png`; None: folders are known by names such as images, Frame,
+            masks, GT.
         image_name, mask_name: how the files are named, such as `{stem}_mask`; None: a common prefix or suffix
             is found.
         missing_mask: `empty` takes an image without a mask for one without a polyp, `error` reports it.
         coding: which values of the masks are polyp.
+        exclude: a folder that is left out, with those in it.
 
     Raises:
         InputError: there is no pair, or it is ambiguous which files belong together.
     """
     problems: list[str] = []
-    paths = _walk(root, problems)
+    paths = _walk(root, problems, exclude)
     files = _keep_affixes([_classify(root, path, images, masks) for path in paths])
-    files = _assign_roles(root, files, mask_name)
+    files = _assign_roles(root, files, images, masks, mask_name)
     notes = _describe_folders(root, files, images, masks)
     sides = {role: [file for file in files if file.role == role] for role in ("image", "mask")}
     if not sides["image"] or not (sides["mask"] or missing_mask == "empty"):
         raise InputError(_describe_lack(root, paths, sides, images, masks))
     rule = _choose_rule(root, sides, image_name, mask_name)
     notes += rule.describe()
+    for role, side in sides.items():
+        others = [file for file in side if not _strip(file.name, getattr(rule, role))]
+        if others and image_name is None and mask_name is None:
+            reason = f"is not named {rule.pattern(role)}, as others are: data.{role}_name="
+            problems += [f"{file.path.relative_to(root)}: {reason}" for file in others]
+        elif others:
+            notes.append(f"{len(others)} {role}s are left out: they are not named {rule.pattern(role)}")
     pairs = _match(root, sides, rule, missing_mask, problems)
     if not pairs:
         image, mask = (sides[role][0].path.relative_to(root) if sides[role] else "none" for role in sides)
@@ -127,7 +142,9 @@ def list_pairs(
 
 
 def list_images(root: Path) -> Listing:
-    """All images below a folder, as pairs without masks: frames that show no polyp.
+    """All images below a folder, as pairs without masks, such as frames that show no polyp.
+
+    Files in a folder of masks beside one of images are left out.
 
     Raises:
         InputError: there is none.
@@ -136,17 +153,22 @@ def list_images(root: Path) -> Listing:
     files = _keep_affixes([_classify(root, path, None, None) for path in _walk(root, problems)])
     if not files:
         raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
-    sources = _name_sources([file.above for file in files])
+    notes = []
+    masks = [file for file in files if file.role == "mask"]
+    if masks and any(file.role == "image" for file in files):
+        files = [file for file in files if file.role != "mask"]
+        notes.append(f"{len(masks)} masks are left out, in {_name_folders(_list_folders(root, masks))}")
+    sources = _name_sources(root, files)
     pairs = [
         Pair(_join(*key), file.path, None, sources[file.above], file.subset)
         for key, file in _unique(files, root, ("", ""), problems).items()
     ]
-    return Listing(_shorten(pairs), problems)
+    return Listing(_shorten(pairs), problems, notes)
 
 
-def _walk(root: Path, problems: list[str]) -> list[Path]:
+def _walk(root: Path, problems: list[str], exclude: Path | None = None) -> list[Path]:
     """The image files below a folder, sorted; hidden ones and what archives of macOS add are left out."""
-    found, visited = [], set()
+    found, visited = [], {os.path.realpath(exclude)} if exclude else set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:  # links may go round in circles
             subfolders.clear()
@@ -171,17 +193,16 @@ def _classify(root: Path, path: Path, images: str | None, masks: str | None) -> 
     for role, name in (("mask", masks), ("image", images)):
         if name is None:
             continue
-        wanted = PurePath(name).parts
+        wanted, pattern = PurePath(name).parts, "*"
         if "*" in name or "?" in name:
-            if fnmatch(path.name, name):
-                return _make_file(path, role, parts, len(parts), "")
-        elif name == ".":
-            if not parts:
-                return _make_file(path, role, parts, 0, "")
-        else:
-            for start in range(len(parts) - len(wanted), -1, -1):
-                if parts[start : start + len(wanted)] == wanted:
-                    return _make_file(path, role, parts[:start] + parts[start + len(wanted) :], start, "")
+            wanted, pattern = wanted[:-1], wanted[-1]
+        if not fnmatch(path.name.lower(), pattern.lower()):
+            continue
+        if not wanted and (name != "." or not parts):
+            return _make_file(path, role, parts, len(parts), "")
+        for start in range(len(parts) - len(wanted), -1, -1) if wanted else ():
+            if parts[start : start + len(wanted)] == wanted:
+                return _make_file(path, role, parts[:start] + parts[start + len(wanted) :], start, "")
     words = {
         "image": IMAGE_FOLDER if images is None else None,
         "mask": MASK_FOLDER if masks is None else None,
@@ -196,20 +217,24 @@ def _classify(root: Path, path: Path, images: str | None, masks: str | None) -> 
 
 
 def _make_file(path: Path, role: str, parts: tuple[str, ...], place: int, affix: str) -> _File:
-    """A file in the folders `parts`, whose role a folder at `place` says; `affix` is the rest of its name."""
+    """A file in the folders `parts`, whose role a folder at `place` says; `affix` is the rest of its name.
+
+    Of masks/masks/, as archives have it, the outer one is not counted either.
+    """
     subset = next((name for part in (*parts, affix) if (name := _find_subset(part))), None)
-    return _File(path, role, PurePath(*parts), PurePath(*parts[:place]), affix, path.stem, subset)
+    words = re.compile(f"{IMAGE_FOLDER}|{MASK_FOLDER}", re.IGNORECASE)
+    above = PurePath(*(part for part in parts[:place] if not (role and words.fullmatch(part))))
+    return _File(path, role, above.joinpath(*parts[place:]), above, affix, path.stem, subset)
 
 
 def _keep_affixes(files: Sequence[_File]) -> list[_File]:
     """Files whose folders keep the affix where several lie side by side, such as images_C1 and images_C2."""
     affixes = defaultdict(set)
     for file in files:
-        if file.role:
-            affixes[file.above].add(file.affix)
+        affixes[file.above, file.role].add(file.affix)
     finished = []
     for file in files:
-        if file.affix and len(affixes[file.above]) > 1:
+        if file.affix and len(affixes[file.above, file.role]) > 1:
             above = file.above / file.affix
             file = replace(file, above=above, folder=above / file.folder.relative_to(file.above))
         finished.append(file)
@@ -224,12 +249,14 @@ def _find_subset(part: str) -> str | None:
     return NNUNET.get(part.lower())
 
 
-def _assign_roles(root: Path, files: Sequence[_File], mask_name: str | None) -> list[_File]:
+def _assign_roles(
+    root: Path, files: Sequence[_File], images: str | None, masks: str | None, mask_name: str | None
+) -> list[_File]:
     """Decide the role of files in folders that say none: images if only masks have a folder, else by name."""
     roles = {file.role for file in files}
-    if roles - {""} == {"mask"}:  # masks/ lies beside the images
-        return [replace(file, role=file.role or "image") for file in files]
-    if roles - {""}:
+    if roles == {"", "mask"} and images is None:
+        return _find_images(files)
+    if "mask" in roles or masks is not None:
         return list(files)
     names = {(file.folder, file.name) for file in files}
     if mask_name is not None:
@@ -238,12 +265,20 @@ def _assign_roles(root: Path, files: Sequence[_File], mask_name: str | None) -> 
     else:
         pattern = re.compile(rf"(?:{MASK_AFFIX})[ _.-]?(.+)|(.+?)[ _.-]?(?:{MASK_AFFIX})", re.IGNORECASE)
 
+    image_pattern = re.compile(rf"(?:{IMAGE_AFFIX})[ _.-]?(.+)|(.+?)[ _.-]?(?:{IMAGE_AFFIX})", re.IGNORECASE)
+    stems = names | {
+        (folder, text)
+        for folder, name in names
+        if (match := image_pattern.fullmatch(name))
+        for text in match.groups()
+    }
+
     def is_mask(file: _File) -> bool:
         match = pattern.fullmatch(file.name)
-        return match is not None and any((file.folder, text) in names for text in match.groups() if text)
+        return match is not None and any((file.folder, text) in stems for text in match.groups() if text)
 
-    masks = [is_mask(file) for file in files]
-    if not any(masks):
+    flags = [is_mask(file) for file in files]
+    if not any(flags):
         doubles = [
             key for key, count in Counter((file.folder, file.name) for file in files).items() if count > 1
         ]
@@ -255,14 +290,42 @@ def _assign_roles(root: Path, files: Sequence[_File], mask_name: str | None) -> 
                 f"{keys}"
             )
         return list(files)
-    return [replace(file, role="mask" if flag else "image") for file, flag in zip(files, masks, strict=True)]
+    return [replace(file, role="mask" if flag else "image") for file, flag in zip(files, flags, strict=True)]
+
+
+def _find_images(files: Sequence[_File]) -> list[_File]:
+    """Files whose only known folders hold masks: the others are images.
+
+    They lie beside masks/, or in a folder beside it if there is only one.
+    """
+    homes = {file.above for file in files if file.role}
+    places: dict[_File, tuple[PurePath, tuple[str, ...]]] = {}
+    for file in files:
+        above = next((part for part in (file.folder, *file.folder.parents) if part in homes), None)
+        if file.role or above is None:
+            continue
+        parts = file.folder.relative_to(above).parts
+        if not any(re.fullmatch(MASK_FOLDER, part, re.IGNORECASE) for part in parts):
+            places[file] = above, parts
+    folders = defaultdict(set)
+    for above, parts in places.values():
+        folders[above].add(parts[:1])
+    finished = []
+    for file in files:
+        if file in places:
+            above, parts = places[file]
+            if parts and len(folders[above]) == 1:
+                file = replace(file, folder=above.joinpath(*parts[1:]), above=above)
+            file = replace(file, role="image")
+        finished.append(file)
+    return finished
 
 
 def _describe_folders(root: Path, files: Sequence[_File], images: str | None, masks: str | None) -> list[str]:
     """Which folders hold images and masks, if they are not just images/ and masks/, and what is left out."""
     notes = []
     folders = {
-        role: sorted({file.path.parent.relative_to(root).as_posix() for file in files if file.role == role})
+        role: _list_folders(root, [file for file in files if file.role == role])
         for role in ("image", "mask", "")
     }
     if folders["image"] != [images or "images"] or folders["mask"] != [masks or "masks"]:
@@ -273,6 +336,10 @@ def _describe_folders(root: Path, files: Sequence[_File], images: str | None, ma
         count = sum(not file.role for file in files)
         notes.append(f"{count} other images are left out, in {_name_folders(folders[''])}")
     return notes
+
+
+def _list_folders(root: Path, files: Iterable[_File]) -> list[str]:
+    return sorted({file.path.parent.relative_to(root).as_posix() for file in files})
 
 
 def _name_folders(folders: Sequence[str]) -> str:
@@ -297,7 +364,10 @@ def _describe_lack(
         contents = " or ".join(f"{role}s" for role in lacking)
         what = f"data.root={root} has no folder that is known to hold {contents}"
     folders = sorted({path.parent.relative_to(root).as_posix() for path in paths})
-    return f"{what}; its folders are {_name_folders(folders)}: say which with data.images= and data.masks="
+    return (
+        f"{what}; it has {_name_folders(folders)}: name a folder, a pattern such as '*.jpg', or a JSON file "
+        "of polygons with data.images= and data.masks="
+    )
 
 
 def _parse_name(key: str, pattern: str) -> tuple[str, str]:
@@ -337,8 +407,8 @@ def _choose_rule(
         texts = [" and ".join(rule.describe()) or "equal names" for rule in (best, ties[0])]
         raise InputError(
             f"{root}: it is not clear which masks belong to which images: {most} fit with {texts[0]}, and as "
-            "many "
-            f"with {texts[1]}: say how with data.mask_name= and data.image_name="
+            f"many with {texts[1]}: say how with data.mask_name= or data.image_name= or give a pattern of "
+            "the masks such as data.masks='masks/*_mask.png'"
         )
     return best
 
@@ -372,10 +442,14 @@ def _propose_rules(names: dict[str, set[tuple[PurePath, str]]]) -> list[_Rule]:
         for image in by_folder[folder]:
             if image in mask:
                 before, _, after = mask.partition(image)
-                proposals[_Rule(mask=(before, after))] += 1
+                rule = _Rule(mask=(before, after))
             elif mask in image:
                 before, _, after = image.partition(mask)
-                proposals[_Rule(image=(before, after))] += 1
+                rule = _Rule(image=(before, after))
+            else:
+                continue
+            if not (before[-1:].isdigit() or after[:1].isdigit()):  # 12 is another number, and not 1 with 2
+                proposals[rule] += 1
     rules = [rule for rule, _ in proposals.most_common(SAMPLE)]
     own = {role: _find_affix([name for _, name in names[role]]) for role in names}
     return [*rules, _Rule(own["image"], own["mask"])]
@@ -393,30 +467,37 @@ def _match(
 ) -> list[Pair]:
     """The pairs by a rule, sorted by stem; what is alone or double becomes a problem."""
     images, masks = (_unique(sides[role], root, getattr(rule, role), problems) for role in ("image", "mask"))
+    chosen = {key: image for key, image in images.items() if key in masks or missing_mask == "empty"}
+    sources = _name_sources(root, chosen.values())
     pairs = []
-    sources = _name_sources([file.above for file in images.values()])
+    for key, image in chosen.items():
+        mask = masks[key].path if key in masks else None
+        pairs.append(Pair(_join(*key), image.path, mask, sources[image.above], image.subset))
+    places = {}
+    for role, side in (("image", images), ("mask", masks)):
+        folders = _list_folders(root, side.values())
+        places[role] = f" in {folders[0]}/" if len(folders) == 1 and folders != ["."] else ""
+    complete = {pair.image.parent for pair in pairs}
+    without = defaultdict(list)
     for key, image in images.items():
-        mask = masks.get(key)
-        if mask is None and missing_mask == "error":
-            places = sorted({file.path.parent.relative_to(root).as_posix() for file in masks.values()})
-            where = f" in {places[0]}/" if len(places) == 1 else ""
-            problems.append(f"{image.path.relative_to(root)}: no mask{where}")
-            continue
-        stem = _join(*key)
-        pairs.append(Pair(stem, image.path, mask.path if mask else None, sources[image.above], image.subset))
-    if not pairs:
-        problems.clear()
+        if key not in chosen:
+            without[image.path.parent].append(image.path)
+    for folder, paths in without.items():
+        if folder in complete or len(paths) == 1:
+            problems += [f"{path.relative_to(root)}: no mask{places['mask']}" for path in paths]
+        else:
+            name = _name_folders([folder.relative_to(root).as_posix()])
+            reason = f"none of its {len(paths)} images has a mask (data.images= says which are meant)"
+            problems.append(f"{name}: {reason}")
     for key in masks.keys() - images.keys():
-        places = sorted({file.path.parent.relative_to(root).as_posix() for file in images.values()})
-        where = f" in {places[0]}/" if len(places) == 1 else ""
-        problems.append(f"{masks[key].path.relative_to(root)}: no image{where}")
+        problems.append(f"{masks[key].path.relative_to(root)}: no image{places['image']}")
     return _shorten(pairs)
 
 
 def _unique(
     files: Iterable[_File], root: Path, affix: tuple[str, str], problems: list[str]
 ) -> dict[tuple[PurePath, str], _File]:
-    """Files by folder and the common part of their names, without those that have another prefix or suffix."""
+    """Files by folder and the common part of their names; those of another prefix or suffix are left out."""
     unique: dict[tuple[PurePath, str], _File] = {}
     for file in files:
         if not (name := _strip(file.name, affix)):
@@ -446,16 +527,21 @@ def _shorten(pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(shortened, key=lambda pair: pair.stem)
 
 
-def _name_sources(folders: Sequence[PurePath]) -> dict[PurePath, str]:
-    """The source of each folder above images and masks, if there are several: its name without subsets."""
+def _name_sources(root: Path, files: Iterable[_File]) -> dict[PurePath, str]:
+    """The source of each folder above images and masks, if there are several: its name without subsets.
+
+    With subsets where test sets differ in that part only, such as TestEasyDataset and TestHardDataset.
+    """
     names = {}
-    for folder in set(folders):
-        parts = [part for part in folder.parts if not _find_subset(part)]
-        names[folder] = "/".join(parts)
+    for file in files:
+        names[file.above] = "/".join(part for part in file.above.parts if not _find_subset(part))
+    tests = [names[folder] for folder in {file.above for file in files if file.subset == "test"}]
+    if len(set(tests)) < len(tests):
+        names = {folder: folder.as_posix() for folder in names}
     if len(set(names.values())) == 1:
         return dict.fromkeys(names, "")
     common = len(_common([name.split("/") if name else [] for name in names.values()]))
     return {
-        folder: "/".join(name.split("/")[common:]) or "/".join(folder.parts) or "."
+        folder: "/".join(name.split("/")[common:]) or "/".join(folder.parts) or root.name
         for folder, name in names.items()
     }

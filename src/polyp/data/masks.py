@@ -6,6 +6,7 @@ data set hold is summed up in one `Levels` each, and `describe_coding` accepts o
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from polyp.errors import InputError, override_word
+from polyp.errors import InputError, override_word, printable
 from polyp.images import IGNORED, fill_transparent, open_image
 
 Value = int | str
@@ -25,6 +26,7 @@ MANY = 32  # a file with more different values was compressed or resized before,
 STEP = 32  # values of such files are counted in bins of so many
 COLOURFUL = 48  # difference between the channels of a pixel from which it is a colour, not a grey
 NEAR = 128  # distance to a colour of data.polyp_values within which a pixel has that colour
+FEW = 3  # masks that a message names
 LEAST = 20, 0.01  # pixels, and share of what is not background, that make a value one of the mask's levels
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -125,27 +127,31 @@ def read_levels(path: Path, coding: MaskCoding = AUTO) -> tuple[np.ndarray, Leve
         raise InputError(f"{path}: has colours: give data.polyp_values as colours, such as ['#ff0000']")
     if pixels.colours is None and any(isinstance(value, str) for value in values):
         raise InputError(f"{path}: has no colours: give data.polyp_values as numbers, such as [255]")
-    ignored, levels = _matches(pixels, coding.ignore_value), _find_levels(pixels)
+    levels = _find_levels(pixels)
+    ignored = _matches(pixels, levels, coding.ignore_value)
     if isinstance(coding.polyp_values, str):
         compare, number = _parse_comparison(coding.polyp_values) or (operator.ne, 0)
-        grey = pixels.values if pixels.colours is None or pixels.has_palette else pixels.colours.max(axis=2)
-        polyp = compare(grey.astype(np.int64), number)
+        if compare in (operator.eq, operator.ne):
+            polyp = _matches(pixels, levels, number) == (compare is operator.eq)
+        else:
+            polyp = compare(pixels.values.astype(np.int64), number)
     elif values:
-        polyp = np.any([_matches(pixels, value) for value in values], axis=0)
+        polyp = np.any([_matches(pixels, levels, value) for value in values], axis=0)
     else:
-        polyp = pixels.values > _find_threshold(levels, coding)
+        polyp = pixels.values > _find_threshold(pixels, levels, coding)
     mask = polyp.astype(np.uint8)
     mask[ignored] = IGNORED
     return mask, levels
 
 
-def describe_coding(levels: Sequence[Levels], coding: MaskCoding, name: str) -> str:
+def describe_coding(levels: Sequence[Levels], coding: MaskCoding, name: str, files: Sequence[Path]) -> str:
     """What the masks of a data set hold, in a sentence, if it is clear what is polyp.
 
     Args:
         levels: of all its masks.
         coding: how they were read.
         name: of the data set, for the message.
+        files: the masks' files, in the order of `levels`.
 
     Returns:
         An empty text for the usual masks of 0 and 255.
@@ -154,18 +160,27 @@ def describe_coding(levels: Sequence[Levels], coding: MaskCoding, name: str) -> 
         InputError: the masks are not two-valued, and the coding does not say what is polyp.
     """
     background = {0, "#000000"}
-    foreground = {value for mask in levels for value in mask.counts} - background - {coding.ignore_value}
+    most: dict[Value, int] = {}
+    for mask in levels:
+        for value, count in mask.counts.items():
+            most[value] = max(count, most.get(value, 0))
+    foreground = most.keys() - background - {coding.ignore_value}
+    # A few pixels between black and white are a small polyp that was resized, and no other class.
+    foreground = {value for value in foreground if most[value] >= LEAST[0]} or foreground
+    shares = _list_shares(levels, files)
     if coding.is_explicit:
-        return f"polyp is where a mask has {_describe_polyp(coding)}; it holds {_list_shares(levels)}"
+        return f"polyp is where a mask has {_describe_polyp(coding)}; the masks hold {shares}"
     if foreground <= {255} or foreground <= {"#ffffff"}:
         return ""
     if len(foreground) == 1:
-        return f"the masks hold {_list_shares(levels)}: polyp is where they have {foreground.pop()}"
+        return f"the masks hold {shares}: polyp is where they have {foreground.pop()}"
+    if not most.keys() & background:  # the value that fills most is the background then
+        foreground.discard(max(sum_levels(levels).items(), key=lambda item: item[1])[0])
     kind = {"colour": "colours", "index": "palette colours", "value": "values"}
     kinds = " and ".join(sorted({kind[mask.label] for mask in levels if len(mask.counts) > 1}))
     raise InputError(
         f"{name}: the masks hold several {kinds}, so that it is not clear what is polyp: "
-        f"{_list_shares(levels)}. Add {_suggest(foreground)}"
+        f"{shares}. Add {_suggest(foreground)}"
     )
 
 
@@ -173,12 +188,17 @@ def _suggest(foreground: set[Value]) -> str:
     """The keys that a user adds to explain values."""
     numbers = sorted(value for value in foreground if isinstance(value, int))
     colours = sorted(value for value in foreground if isinstance(value, str))
-    ignore = ""
-    if len(numbers) > 1 and numbers[-1] == 255 and numbers[0] < 128:
-        numbers.pop()
-        ignore = ", with data.ignore_value=255 if 255 marks pixels to leave out,"
-    word = override_word("data.polyp_values", [*numbers, *colours])
-    return f"{word}{ignore} or name only those that are polyps"
+
+    def override(*values: Value) -> str:
+        return override_word("data.polyp_values", [*values])
+
+    if numbers and numbers[-1] == 255 and len(foreground) > 1:
+        others = override(*numbers[:-1], *colours)
+        return (
+            f"{override(*numbers, *colours)} if all are polyps, or {others} data.ignore_value=255 if 255 "
+            "marks pixels to leave out, or name only those that are polyps"
+        )
+    return f"{override(*numbers, *colours)} or name only those that are polyps"
 
 
 def _describe_polyp(coding: MaskCoding) -> str:
@@ -187,16 +207,21 @@ def _describe_polyp(coding: MaskCoding) -> str:
     return f"{text}, ignored where {coding.ignore_value}" if coding.ignore_value is not None else text
 
 
-def _list_shares(levels: Sequence[Levels]) -> str:
-    """The values of all masks with their shares of the pixels, the most frequent 12."""
-    total = sum(mask.pixels for mask in levels)
-    counts: dict[Value, int] = {}
-    for mask in levels:
-        for value, count in mask.counts.items():
-            counts[value] = counts.get(value, 0) + count
-    ranked = sorted(counts.items(), key=lambda item: -item[1])[:12]
+def _list_shares(levels: Sequence[Levels], files: Sequence[Path]) -> str:
+    """The values of all masks with their shares of the pixels, the most frequent 12.
+
+    The files are named where a value is in few of many.
+    """
+    ranked = sorted(sum_levels(levels).items(), key=lambda item: -item[1])[:12]
     ranked.sort(key=lambda item: (isinstance(item[0], str), item[0]))
-    return ", ".join(f"{value} ({100 * count / total:.2g} %)" for value, count in ranked)
+    texts = []
+    for value, share in ranked:
+        found = [file for mask, file in zip(levels, files, strict=True) if value in mask.counts]
+        text = f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+        if len(found) <= FEW and 4 * len(found) <= len(levels):
+            text += f", only in {', '.join(printable(file.name) for file in found)}"
+        texts.append(f"{value} ({text})")
+    return ", ".join(texts)
 
 
 def _check_value(key: str, value: Any) -> Value:
@@ -222,6 +247,10 @@ def _read_pixels(path: Path) -> _Pixels:
         image = fill_transparent(image)
         if image.mode in ("1", "L") or image.mode.startswith("I"):
             values = np.asarray(image.convert("L") if image.mode == "1" else image)
+            if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+                raise InputError(f"{path}: has pixels of 32 bits: save it with 8 or 16 bits")
+            if values.max(initial=0) > 255 and len(_count(values)) > MANY:  # resized or compressed
+                values = (values // 257).astype(np.uint8)
             return _Pixels(values, None, is_lossy)
         colours = np.asarray(image.convert("RGB"))
     spread = colours.max(axis=2) - colours.min(axis=2)
@@ -238,14 +267,16 @@ def _read_palette(image: Image.Image) -> _Pixels:
     return _Pixels(indices, colours, False, has_palette=True)
 
 
-def _find_threshold(levels: Levels, coding: MaskCoding) -> float:
-    """Half of a two-valued mask's higher value."""
-    foreground = [value for value in levels.counts if value != coding.ignore_value]
-    return max(max(_to_rgb(value)) if isinstance(value, str) else value for value in [0, *foreground]) / 2
+def _find_threshold(pixels: _Pixels, levels: Levels, coding: MaskCoding) -> float:
+    """Half of a two-valued mask's higher value; without one, what compression adds to black is below it."""
+    foreground = [value for value in levels.counts if value not in (0, "#000000", coding.ignore_value)]
+    if not foreground:
+        return 127 if _is_lossy(pixels) else 0
+    return max(max(_to_rgb(value)) if isinstance(value, str) else value for value in foreground) / 2
 
 
-def _matches(pixels: _Pixels, value: Value | None) -> np.ndarray:
-    """Where a mask has a value or a colour."""
+def _matches(pixels: _Pixels, levels: Levels, value: Value | None) -> np.ndarray:
+    """Where a mask has a value or a colour; after compression, where its level is near the value."""
     if value is None:
         return np.zeros(pixels.values.shape, bool)
     if isinstance(value, str):
@@ -254,8 +285,12 @@ def _matches(pixels: _Pixels, value: Value | None) -> np.ndarray:
         distance = np.square(difference).sum(axis=2)
         from_black = np.square(colours.astype(np.int32)).sum(axis=2)
         return (distance < NEAR**2) & ((distance < from_black) | (value == "#000000"))
+    if _is_lossy(pixels) and levels.label == "colour":
+        return np.abs(pixels.values.astype(np.int32) - value) < 2 * STEP  # as black was counted
     if _is_lossy(pixels):
-        return np.abs(pixels.values.astype(np.int32) - value) <= STEP
+        known = np.array([level for level in levels.counts if isinstance(level, int)])
+        nearest = known[np.abs(np.arange(256)[:, None] - known).argmin(axis=1)]
+        return ((np.abs(nearest - value) <= STEP) & ((nearest == 0) == (value == 0)))[pixels.values]
     return pixels.values == value
 
 
@@ -269,7 +304,7 @@ def _is_lossy(pixels: _Pixels) -> bool:
 
 def _count(values: np.ndarray) -> dict[int, int]:
     """How often each value of an array of integers from 0 on occurs, in ascending order."""
-    if values.max(initial=0) > 65535:
+    if values.max(initial=0) > 65535:  # packed colours
         return dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True))
     counts = np.bincount(values.ravel())
     return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
@@ -308,12 +343,16 @@ def _find_levels(pixels: _Pixels) -> Levels:
     for value, count in counts.items():
         if value == 0 or areas.get(value, 0) >= least or (value == highest and (is_alone or count >= least)):
             levels[f"#{value:06x}" if label == "colour" else value] = count
+    if is_lossy and sum(levels.values()) < packed.size * 2 / 3:  # a photograph, or nothing that has areas
+        ranked = sorted(counts, key=lambda value: -counts[value])[:6]
+        levels = {f"#{value:06x}" if label == "colour" else value: counts[value] for value in ranked}
     return Levels(levels, packed.size, label)
 
 
 def sum_levels(levels: Iterable[Levels]) -> dict[Value, float]:
-    """The share of each value over all masks, for the page of `polyp data`."""
-    masks = list(levels)
-    total = sum(mask.pixels for mask in masks)
-    values = {value for mask in masks for value in mask.counts}
-    return {value: sum(mask.counts.get(value, 0) for mask in masks) / total for value in values}
+    """The share of each value in the pixels of all masks."""
+    total, counts = 0, Counter[Value]()
+    for mask in levels:
+        total += mask.pixels
+        counts.update(mask.counts)
+    return {value: count / total for value, count in counts.items()}

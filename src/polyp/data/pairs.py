@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from polyp.data.duplicates import SIDE, field_thumbnail, thumbnail
 from polyp.data.masks import AUTO, Levels, MaskCoding, describe_coding, read_levels, read_mask
-from polyp.errors import InputError, several
+from polyp.errors import InputError, override_word, several
 from polyp.images import IGNORED, SUFFIXES, read_image
 
 T = TypeVar("T")
@@ -59,13 +59,16 @@ class StemIndex:
 
     A name is a stem with or without its ending and the folder images, or the last part of a stem if no other
     stem ends alike.
+
+    Args:
+        stems: by the names that they have; of stems alone, each is its own name.
     """
 
-    def __init__(self, stems: Iterable[str]) -> None:
-        self.stems = set(stems)
+    def __init__(self, stems: Mapping[str, str] | Iterable[str]) -> None:
+        self.stems = dict(stems) if isinstance(stems, Mapping) else {stem: stem for stem in stems}
         self._ends: dict[str, list[str]] = defaultdict(list)
-        for stem in self.stems:
-            parts = stem.split("/")
+        for name, stem in self.stems.items():
+            parts = name.split("/")
             for start in range(1, len(parts)):
                 self._ends["/".join(parts[start:])].append(stem)
 
@@ -76,7 +79,7 @@ class StemIndex:
         names = [name, *([str(path.with_suffix(""))] if path.suffix.lower() in SUFFIXES else [])]
         for text in names:
             if text in self.stems:
-                return text
+                return self.stems[text]
         for text in names:
             if len(stems := self._ends.get(text, [])) == 1:
                 return stems[0]
@@ -245,16 +248,16 @@ def describe_codings(pairs: Sequence[Pair], checks: Sequence[Check]) -> list[str
     Raises:
         InputError: the masks of a source are not two-valued, and its coding does not say what is polyp.
     """
-    groups: dict[tuple[str, MaskCoding], list[Levels]] = defaultdict(list)
-    roots: dict[tuple[str, MaskCoding], Path] = {}
+    groups: dict[tuple[str, MaskCoding], list[tuple[Levels, Path]]] = defaultdict(list)
     for pair, check in zip(pairs, checks, strict=True):
         if pair.mask is not None and check.levels is not None:
-            groups[pair.source, pair.coding].append(check.levels)
-            roots.setdefault((pair.source, pair.coding), pair.mask.parent)
+            groups[pair.source, pair.coding].append((check.levels, pair.mask))
     notes = []
-    for key, levels in groups.items():
-        if text := describe_coding(levels, key[1], str(roots[key])):
-            notes.append(f"{key[0]}: {text}" if key[0] else text)
+    for (source, coding), masks in groups.items():
+        levels, files = zip(*masks, strict=True)
+        name = os.path.commonpath({file.parent for file in files})
+        if text := describe_coding(levels, coding, name, files):
+            notes.append(f"{source}: {text}" if source else text)
     return notes
 
 
@@ -267,9 +270,9 @@ def find_suspicions(inspection: Inspection) -> list[str]:
         return [f"all {len(shares)} masks are the same"]
     share, border = float(np.median(shares)), float(np.median(inspection.borders))
     if share > 0.5 or border > 0.9:
+        way_out = override_word("data.polyp_values", "== 0")
         return [
             f"the masks look inverted or full: in the median mask {share:.0%} of the pixels and {border:.0%} "
-            "of "
-            "those at the border are polyp. If black is polyp, add \"data.polyp_values='== 0'\""
+            f"of those at the border are polyp. If black is polyp, add {way_out}"
         ]
     return []

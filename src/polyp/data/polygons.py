@@ -59,9 +59,11 @@ def find_annotations(root: Path, masks: str | None) -> Path | None:
         return path
     if not path.is_dir():
         return None
-    endings = {file.suffix.lower() for file in path.rglob("*") if file.name[0] != "."}
-    holds_masks = bool(endings & SUFFIXES) and masks != "."
-    return path if endings & FORMATS.keys() and not holds_masks else None
+    files = [file for file in path.rglob("*") if file.name[0] != "."]
+    described = {file.with_suffix("") for file in files if file.suffix.lower() in FORMATS}
+    pictures = [file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES]
+    # Polygons have the names of the pictures beside them, if any; other text may lie beside masks.
+    return path if described and (not pictures or described & set(pictures)) else None
 
 
 def draw_masks(
@@ -86,8 +88,11 @@ def draw_masks(
     """
     require("polygons", "pycocotools")
     listing = list_images(root / images if images else root)
-    index = StemIndex(pair.stem for pair in listing.pairs)
+    # Annotations name files from the root on, while stems leave out folders that all images share.
+    index = StemIndex({_strip(pair.image.relative_to(root)): pair.stem for pair in listing.pairs})
     kind, found = _read_annotations(annotations, index, listing)
+    if not found:
+        raise InputError(f"none of the images in {root} is in {annotations}")
     chosen = _choose_labels(root, found, labels)
     sizes = {pair.stem: _read_size(pair.image) for pair in listing.pairs if pair.stem in found}
     folder = _draw_all(root, annotations, found, chosen, sizes)
@@ -102,8 +107,6 @@ def draw_masks(
             listing.problems.append(
                 f"{name}: not in {annotations.name} (data.missing_mask=empty if it has no polyp)"
             )
-    if not pairs:
-        raise InputError(f"none of the images in {root} is in {annotations}")
     count = sum(len(annotation.shapes) for annotation in found.values())
     notes = [f"masks are drawn from {count} outlines in {annotations.name} ({kind})"]
     return Listing(pairs, listing.problems, [*listing.notes, *notes])
@@ -126,6 +129,11 @@ def _read_annotations(path: Path, index: StemIndex, listing: Listing) -> tuple[s
         else:
             found[stem] = _read_labelme(file) if kind == "LabelMe" else _read_yolo(file)
     return kind, found
+
+
+def _strip(path: Path) -> str:
+    """A file's name without its ending and folders called images."""
+    return Path(*(part for part in path.parent.parts if part != "images"), path.stem).as_posix()
 
 
 def _load_json(path: Path) -> Any:
@@ -243,7 +251,7 @@ def _choose_labels(root: Path, found: dict[str, Annotation], labels: Sequence[An
 
 
 def _read_size(image: Path) -> tuple[int, int] | None:
-    """Height and width of an image as a viewer shows it; None if it cannot be read: that is reported later."""
+    """Height and width of an image as a viewer shows it; None if it cannot be read, which comes later."""
     try:
         with open_image(image) as opened:
             return opened.height, opened.width
@@ -259,9 +267,9 @@ def _draw_all(
     sizes: dict[str, tuple[int, int] | None],
 ) -> Path:
     """The folder with a mask for each image of `found`, which is made if it is not there yet."""
-    where = hashlib.sha256(os.fsencode(annotations)).hexdigest()[:12]
-    content = sorted((stem, a.size or sizes[stem], a.shapes) for stem, a in found.items())
-    state = hashlib.sha256(json.dumps([content, sorted(labels)]).encode()).hexdigest()[:12]
+    place = json.dumps([os.fspath(annotations), sorted(labels)])
+    content = json.dumps(sorted((stem, a.size or sizes[stem], a.shapes) for stem, a in found.items()))
+    where, state = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (place, content))
     home = user_cache_path("polyp") / "masks"
     folder = home / f"{where}-{state}"
     if folder.is_dir():
@@ -296,18 +304,25 @@ def _draw(annotation: Annotation, size: tuple[int, int], labels: set[str], name:
     for label, outline in annotation.shapes:
         if label not in labels:
             continue
-        if isinstance(outline, dict):
-            code = (
-                coco.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline
-            )
-        else:
-            corners = np.asarray(outline, np.float64)
-            if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
-                raise InputError(f"{name}: an outline has fewer than three corners or is damaged")
-            if annotation.size is None:  # YOLO's shares
-                corners = corners * np.tile([width, height], len(corners) // 2)
-            (code,) = coco.frPyObjects([corners.tolist()], height, width)
-        codes.append(code)
-    if not codes:
-        return np.zeros(size, np.uint8)
-    return coco.decode(coco.merge(codes))
+        try:
+            if isinstance(outline, dict):
+                is_list = isinstance(outline["counts"], list)
+                if list(outline["size"]) != [*size] or (is_list and sum(outline["counts"]) != height * width):
+                    raise ValueError("its run lengths are not of the image's size")
+                code = coco.frPyObjects(outline, height, width) if is_list else outline
+            else:
+                corners = np.asarray(outline, np.float64)
+                if (
+                    corners.ndim != 1
+                    or len(corners) < 6
+                    or len(corners) % 2
+                    or not np.isfinite(corners).all()
+                ):
+                    raise ValueError("it has fewer than three corners, or others than numbers")
+                if annotation.size is None:  # YOLO's shares
+                    corners = corners * np.tile([width, height], len(corners) // 2)
+                (code,) = coco.frPyObjects([corners.tolist()], height, width)
+            codes.append(coco.decode(code))
+        except Exception as error:  # damaged run lengths can raise anything
+            raise InputError(f"{name}: an outline is damaged ({describe_error(error)})") from error
+    return np.any(codes, axis=0).astype(np.uint8) if codes else np.zeros(size, np.uint8)

@@ -61,8 +61,11 @@ class Source:
         """
         raise NotImplementedError
 
-    def find(self) -> Listing:
+    def find(self, exclude: Path | None = None) -> Listing:
         """Find the images and masks, after `prepare`.
+
+        Args:
+            exclude: a folder that is left out: it holds other images.
 
         Raises:
             InputError: as `prepare`, or the images and masks cannot be told apart.
@@ -156,14 +159,12 @@ class Folder(Source):
         self.check()
         return Path(next(iter(self.parts.values())).root).expanduser().absolute()
 
-    def find(self) -> Listing:
+    def find(self, exclude: Path | None = None) -> Listing:
         """The images and masks of all folders; of several, stems and sources begin with the folder's name."""
         self.check()
         listing = Listing([])
         for name, part in self.parts.items():
-            found = part._find_part(Path(part.root).expanduser().absolute())
-            if name:
-                listing.notes.append(f"{name}: {len(found.pairs)} images")
+            found = part._find_part(Path(part.root).expanduser().absolute(), exclude)
             for pair in found.pairs:
                 source = "/".join(text for text in (name, pair.source) if text)
                 listing.pairs.append(
@@ -178,12 +179,13 @@ class Folder(Source):
         listing.pairs.sort(key=lambda pair: pair.stem)
         return listing
 
-    def _find_part(self, root: Path) -> Listing:
+    def _find_part(self, root: Path, exclude: Path | None) -> Listing:
         if annotations := find_annotations(root, self.masks):
             return draw_masks(root, annotations, self.images, self.polyp_labels, self.missing_mask)
         return list_pairs(
-            root, self.images, self.masks, self.image_name, self.mask_name, self.missing_mask, self.coding
-        )
+            root, self.images, self.masks, self.image_name, self.mask_name, self.missing_mask, self.coding,
+            exclude,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

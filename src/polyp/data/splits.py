@@ -46,7 +46,8 @@ class Splitter:
         folds: K for a cross-validation, whose test sets are K parts of all images; `split` is then of no
             account.
         fold: which of the parts is the test set, from 0; with leave-one-group-out which of the groups.
-        used: what `split` turned out to be, after `divide`.
+        used: what `split` turned out to be, after `read` or `divide`.
+        parts: of a cross-validation: `folds`, or the number of groups that are left out one by one; else 0.
 
     Raises:
         InputError: on construction, for an impossible value.
@@ -58,6 +59,7 @@ class Splitter:
     folds: int | None = None
     fold: int = 0
     used: str = field(default="", init=False)
+    parts: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -82,7 +84,7 @@ class Splitter:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether the seed decides the test set, after `divide`."""
+        """Whether the seed decides the test set, after `read` or `divide`."""
         return self.folds is not None or self.used == RANDOM
 
     def divide(
@@ -100,8 +102,7 @@ class Splitter:
                 too few or too much of one kind to be divided.
         """
         stems = [pair.stem for pair in pairs]
-        subsets, columns = self.read(pairs, lists)
-        labels = self._label(pairs, columns)
+        subsets, labels = self.read(pairs, lists)
         groups = np.arange(0)
         if self.folds is not None or not (subsets and subsets["val"]):  # else nothing is drawn
             links = find_links(inspection.thumbnails, inspection.fields)
@@ -111,18 +112,23 @@ class Splitter:
         elif self.split == LEAVE_ONE_OUT:
             subsets = self._leave_out(stems, labels)
         elif not subsets:
-            self.used = RANDOM
             if not (subsets := draw_split(stems, groups, inspection.shares, self.seed)):
                 raise InputError(
                     f"data.split=random cannot divide {len(stems)} images in {groups.max() + 1} groups that "
-                    "stay "
-                    "together (near-duplicates, data.group) into 80/10/10: add images, or give "
+                    "stay together (near-duplicates, data.group) into 80/10/10: add images, or give "
                     "data.split=FILE.csv"
                 )
         else:
             _warn_of_straddling(subsets, stems, labels, self.group)
+        trained = set(subsets["train"])
+        drawn_from = [pair for pair in pairs if self.is_drawn or pair.stem in trained]
         if not subsets["val"]:
             subsets = self._draw_val(subsets, stems, groups, inspection.shares)
+        if groups.size and self.group is None:
+            folders = {pair.stem.rpartition("/")[0] for pair in drawn_from}
+            if len(folders) > len({pair.source for pair in drawn_from}):
+                log.info("the images are in %d folders: data.group=folder keeps each, such as a sequence, in "
+                         "one subset", len(folders))  # fmt: skip
         return subsets
 
     def divide_normal(self, pairs: Sequence[Pair], inspection: Inspection) -> dict[str, list[str]]:
@@ -132,8 +138,7 @@ class Splitter:
             pairs: frames without polyps; those of one folder stay together if there are several folders.
             inspection: of the same images in the same order.
 
-        Raises:
-            InputError: there are too few, or all are near-duplicates.
+        Frames of one sequence, which are near-duplicates of one another, all go to train.
         """
         folds = self.folds or NORMAL_FOLDS
         folders = [str(pair.image.parent) for pair in pairs]
@@ -142,11 +147,11 @@ class Splitter:
             len(pairs), [*links, *_link_equal(folders if len(set(folders)) >= folds else [])]
         )
         if groups.max() + 1 < folds:
-            raise InputError(
-                f"data.normal: {len(pairs)} frames in {groups.max() + 1} groups of near-duplicates or "
-                "folders are "
-                f"too few: {folds} or more are needed"
-            )
+            log.warning(
+                "data.normal: the %d frames make %d groups of near-duplicates or folders, too few to test on "
+                "some: all are trained on", len(pairs), groups.max() + 1,
+            )  # fmt: skip
+            return {"train": [pair.stem for pair in pairs], "test": []}
         test = set(self._draw_folds(groups, inspection.shares, folds)[self.fold % folds].tolist())
         return {
             "train": [pair.stem for row, pair in enumerate(pairs) if row not in test],
@@ -155,8 +160,8 @@ class Splitter:
 
     def read(
         self, pairs: Sequence[Pair], lists: Path | None = None
-    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-        """The subsets that files or folders give, if any, and the split's other columns by stem.
+    ) -> tuple[dict[str, list[str]], list[str]]:
+        """The subsets that files or folders give, if any, and the group of each image, if there are groups.
 
         Args:
             pairs, lists: as for `divide`.
@@ -164,6 +169,19 @@ class Splitter:
         Raises:
             InputError: as `divide`, for the split's file.
         """
+        subsets, columns = self._read_subsets(pairs, lists)
+        labels = self._label(pairs, columns)
+        self.parts = self.folds or (len(set(labels)) if self.split == LEAVE_ONE_OUT else 0)
+        if self.folds is not None:
+            self.used = f"{self.folds} folds"
+        elif not subsets and self.split != LEAVE_ONE_OUT:
+            self.used = RANDOM
+        return subsets, labels
+
+    def _read_subsets(
+        self, pairs: Sequence[Pair], lists: Path | None
+    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """The subsets that files or folders give, if any, and the split's other columns by stem."""
         self.used = self.split
         if self.split == AUTO and lists is not None:
             self.used = str(lists)
@@ -175,7 +193,7 @@ class Splitter:
                 raise InputError(
                     "data.split=folders needs folders named train and test (and val): give data.split=random"
                 )
-            self.used = FOLDERS if subsets else RANDOM
+            self.used = FOLDERS
             return subsets, {}
         if self.split in DRAWN:
             return {}, {}
@@ -221,7 +239,6 @@ class Splitter:
                 f"{count}"
             )
         test = set(self._draw_folds(groups, shares, self.folds)[self.fold].tolist())
-        self.used = f"{self.folds} folds"
         return {
             "train": [stem for row, stem in enumerate(stems) if row not in test],
             "val": [],
@@ -265,8 +282,7 @@ class Splitter:
         if not drawn:
             raise InputError(
                 f"data.split={self.split}: validation needs images of its own, and the {len(rows)} of train "
-                "cannot "
-                "be divided: add images, or name the subset val in the split"
+                "cannot be divided: add images, or name the subset val in the split"
             )
         log.info("validation: %d images of train, drawn by data.split_seed=%d", len(drawn["val"]), self.seed)
         return {**drawn, "test": subsets["test"]}
@@ -450,7 +466,8 @@ def draw_split(
 ) -> dict[str, list[str]]:
     """A tenth of the images for each part, the others for train: 80/10/10 for test and val.
 
-    Groups stay together, and each subset has small and large polyps alike.
+    Groups stay together, and each subset has small and large polyps alike. A part that no group fits into
+    gets the smallest one.
 
     Args:
         stems: of the data set.
@@ -474,12 +491,24 @@ def draw_split(
     ]
     order = [block[place] for place in range(BLOCK) for block in blocks if place < len(block)]
     members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
-    room = dict.fromkeys(parts, round(len(stems) / BLOCK))
-    rows: dict[str, list[int]] = {name: [] for name in SUBSETS if name in ("train", *parts)}
+    room = {"train": len(stems), **dict.fromkeys(parts, round(len(stems) / BLOCK))}
+    subsets: dict[str, list[int]] = {name: [] for name in SUBSETS if name in ("train", *parts)}
     for group in order:
-        subset = next((name for name in room if len(rows[name]) + len(members[group]) <= room[name]), "train")
-        rows[subset].extend(members[group])
-    return {name: [stems[row] for row in sorted(rows[name])] for name in rows} if all(rows.values()) else {}
+        size = len(members[group])
+        subset = next((name for name in parts if size <= room[name]), "train")
+        room[subset] -= size
+        subsets[subset].append(group)
+    for name in parts:
+        if not subsets[name] and len(subsets["train"]) > 1:
+            smallest = min(subsets["train"], key=lambda group: len(members[group]))
+            subsets["train"].remove(smallest)
+            subsets[name].append(smallest)
+    if not all(subsets.values()):
+        return {}
+    return {
+        name: [stems[row] for row in sorted(np.concatenate([members[group] for group in chosen]).tolist())]
+        for name, chosen in subsets.items()
+    }
 
 
 def repair_split(subsets: dict[str, list[str]], groups: Mapping[str, int]) -> dict[str, list[str]]:

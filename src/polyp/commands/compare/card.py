@@ -55,6 +55,8 @@ def write_card(file: Path, run: RunRecord, comparison: Comparison | None = None)
         "fingerprint": format_code(run.metrics["data"]["fingerprint"]),
         "licence": DATASETS.get(run.metrics["data"]["dataset"], Folder).licence,
         "scores": scores,
+        "frames": sum(fold.normal["n"] for fold in folds if fold.normal),
+        "false_alarms": sum(fold.normal["n"] * fold.normal["false_alarms"] for fold in folds if fold.normal),
         "pooled": len(folds) > 1,
         "numbers": _numbers_table(
             run, scores, _pool(scores) if len(folds) > 1 else run.metrics["test"]

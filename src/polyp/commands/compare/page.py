@@ -14,6 +14,7 @@ from polyp.errors import InputError, printable
 from polyp.report.tables import Column, Table, format_mean
 
 PICTURES_FOLDER = "pictures"
+BY_SOURCE = "Test Dice by source (95 %)"
 
 if TYPE_CHECKING:
     from polyp.report.html import Page
@@ -32,6 +33,7 @@ def build_table(comparison: Comparison) -> Table:
         Column("val/dice", "val Dice", partial(format_mean, name="val/dice")),
         Column("test/dice", dice, partial(format_mean, name="test/dice")),
         *[Column("over_folds", "over folds", partial(format_mean, name="over_folds"))] * comparison.has_folds,
+        *[Column("test/false_alarms", "false alarms", ".1%")] * any(run.normal for run in comparison.runs),
         Column("p", format=_format_p),
         Column("verdict", align="left"),
         Column("parameters", format=lambda row: f"{row['parameters'] / 1e6:.2f} M"),
@@ -98,9 +100,11 @@ def _format_p(row: Mapping[str, Any]) -> str:
 
 def print_comparison(comparison: Comparison, table: Table) -> None:
     """Print the table and what to know about it to the terminal."""
-    for shown in filter(lambda table: table.rows, (table, build_source_table(comparison, table))):
-        shown.print(bold=lambda row: row["rank"] == comparison.reference.number)
     console = Console(highlight=False, soft_wrap=True)
+    table.print(bold=lambda row: row["rank"] == comparison.reference.number)
+    if (by_source := build_source_table(comparison, table)).rows:
+        console.print(f"\n{BY_SOURCE}")
+        by_source.print()
     console.print(f"\n[bold]{escape(comparison.headline)}[/]")
     for text in comparison.warnings:
         console.print(f"[bold yellow]warning[/] {escape(text)}")
@@ -131,7 +135,7 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
         page.text(text, "warning")
     page.table(table)
     if (by_source := build_source_table(comparison, table)).rows:
-        page.heading("Test Dice by source (95 %)")
+        page.heading(BY_SOURCE)
         page.table(by_source)
     for text in comparison.notes:
         page.text(text)

@@ -133,6 +133,11 @@ class RunRecord:
             raise InputError(f"{self.name} {reason}")
         return points[best["epoch"]]
 
+    @property
+    def normal(self) -> dict[str, Any]:
+        """The numbers of the frames without polyps; empty if there are none."""
+        return self.metrics["test"].get("normal", {})
+
     @cached_property
     def numbers(self) -> dict[str, float]:
         """What is averaged over seeds, by the column's name in table.csv."""
@@ -141,6 +146,7 @@ class RunRecord:
         return {
             "val/dice": self.val,
             "test/dice": metrics["test"]["dice"],
+            **({"test/false_alarms": self.normal["false_alarms"]} if self.normal else {}),
             "peak_memory_mb": metrics["peak_memory_mb"],
             "minutes": metrics["seconds"] / 60,
             "images_per_second": images / metrics["seconds"],
@@ -271,6 +277,8 @@ def read_run(path: Path) -> RunRecord:
             raise ValueError("n, parameters or seconds is 0")
         if "folds" in metrics["data"]:
             check_metrics(metrics["data"], {"folds": int, "fold": int}, "data.")
+        if "normal" in metrics["test"]:
+            check_metrics(metrics["test"], {"normal": {"n": int, "false_alarms": float}}, "test.")
     except ValueError as error:
         if isinstance(error, InputError):
             raise

@@ -39,6 +39,8 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
     low, high = sizes.min(axis=0), sizes.max(axis=0)
     count = _count(survey.images, "image")
     console.print(f"[bold]{escape(survey.name)}[/]  {count}, {low[1]}x{low[0]} to {high[1]}x{high[0]}")
+    if sources := _count_sources(survey):
+        console.print(f"  sources    {escape(sources)}")
     for note in survey.notes:
         console.print(f"  {escape(note)}")
     for suspicion in survey.suspicions:
@@ -70,10 +72,13 @@ def build_page(survey: "Survey", suggestion: Path | None) -> Page:
         f"{_count(survey.images, 'image')} and as many masks; {_count(survey.problems, 'problem')}. "
         f"{_describe_groups(survey)}",
     )
-    if survey.notes or survey.suspicions:
+    sources = _count_sources(survey)
+    if sources or survey.notes or survey.suspicions:
         page.section("Layout and masks", "How the files were understood.")
+        if sources:
+            page.text(f"Images of each source: {sources}.")
         for note in survey.notes:
-            page.text(f"{note[:1].upper()}{note[1:]}.")
+            page.text(f"{note}.")
         for suspicion in survey.suspicions:
             page.text(f"{suspicion[:1].upper()}{suspicion[1:]}.", "warning")
     page.section("Problems", "" if survey.problems else "None: every image has a readable mask of its size.")
@@ -134,6 +139,12 @@ def _count(items: Sequence[Any], noun: str) -> str:
 
 def _count_subsets(subsets: dict[str, list[str]]) -> str:
     return ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
+
+
+def _count_sources(survey: "Survey") -> str:
+    """The number of images of each source; empty if there is only one."""
+    counts = Counter(image.pair.source for image in survey.images)
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) if len(counts) > 1 else ""
 
 
 def _subsets(survey: "Survey") -> dict[str, str]:

@@ -1,5 +1,6 @@
 """`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,16 +123,17 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
     images = [Image(pairs[row], tuple(checks[row].row[0]), traits[row]) for row in rows]
     links = find_links(inspection.thumbnails, inspection.fields)
     numbers = group_images(len(images), links)
-    groups = []
-    for number in np.flatnonzero(np.bincount(numbers) > 1):
-        members = np.flatnonzero(numbers == number).tolist()
-        groups.append(
-            ([images[row] for row in members], [link.why for link in links if link.first in members])
-        )
+    members: dict[int, tuple[list[Image], list[str]]] = defaultdict(lambda: ([], []))
+    for image, number in zip(images, numbers.tolist(), strict=True):
+        members[number][0].append(image)
+    for link in links:
+        members[numbers[link.first]][1].append(link.why)
+    groups = [members[number] for number in sorted(members) if len(members[number][0]) > 1]
     stems = [image.pair.stem for image in images]
     if published:
-        subsets = {key: [stem for stem in members if stem in stems] for key, members in published.items()}
-        suggestion = repair_split(subsets, dict(zip(stems, numbers.tolist(), strict=True)))
+        group_of = dict(zip(stems, numbers.tolist(), strict=True))
+        subsets = {key: [stem for stem in found if stem in group_of] for key, found in published.items()}
+        suggestion = repair_split(subsets, group_of)
         suggestion = suggestion if suggestion["train"] and suggestion["test"] else {}
     else:
         suggestion = draw_split(stems, numbers, inspection.shares, options.seed)
@@ -140,7 +142,7 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
         suggestion = subsets or suggestion
     return Survey(
         name, images, problems, groups, splitter.used if subsets else None, subsets, suggestion,
-        [*listing.notes, *notes], find_suspicions(inspection),
+        [*listing.notes, *notes], [name_options(text) for text in find_suspicions(inspection)],
     )  # fmt: skip
 
 

@@ -37,6 +37,9 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path) -> None:
     name, threshold = escape(metrics["images"]), metrics["threshold"]
     console.print(f"\n[bold]{name}[/], {metrics['n']} images, threshold {threshold:g}")
     _numbers(metrics).print()
+    if metrics["sources"]:
+        print()
+        _sources(metrics).print()
     if metrics["risk_control"]:
         console.print(describe_control(metrics["risk_control"]))
     for note in _notes(metrics):
@@ -92,6 +95,9 @@ def write_report(
     page.table(_numbers(metrics))
     if metrics["risk_control"]:
         page.text(describe_control(metrics["risk_control"]))
+    if metrics["sources"]:
+        page.section("Sources")
+        page.table(_sources(metrics))
     if not metrics["normal"]:
         page.section("Dice by image and stratum")
         page.charts([_plot_dice(images), _plot_reliability(metrics["reliability"])])
@@ -100,6 +106,18 @@ def write_report(
     page.section("Definitions")
     page.table([{"number": name, "definition": text} for name, text in metrics["definitions"].items()])
     page.write(file)
+
+
+def _sources(metrics: Mapping[str, Any]) -> Table:
+    """Dice and IoU of each data set or centre."""
+    columns = [
+        Column("source"),
+        Column("n", "images"),
+        Column("dice", "Dice", ".3f"),
+        Column("dice_interval", "95 % interval", lambda row: _format_interval(row["dice_interval"])),
+        Column("iou", "IoU", ".3f"),
+    ]
+    return Table([{"source": name, **numbers} for name, numbers in metrics["sources"].items()], columns)
 
 
 def describe_control(control: Mapping[str, Any]) -> str:

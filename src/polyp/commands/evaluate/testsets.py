@@ -41,7 +41,7 @@ class TestSet:
     fields: np.ndarray | None = None
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8 in {0, 1}."""
+        """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8: 1 polyp, 0 background, 255 ignored."""
         return pair.read()
 
 
@@ -76,10 +76,10 @@ def find_test_sets(
     sets = defaultdict(list)
     for pair in listing.pairs:
         sets["" if normal else pair.source].append(pair)
-    return [
-        _inspect_set(source.rpartition("/")[2] or root.name, pairs, listing.problems, normal)
-        for source, pairs in sets.items()
-    ]
+    names = {source: source.rpartition("/")[2] or root.name for source in sets}
+    if len(set(names.values())) < len(names):
+        names = {source: source.replace("/", "_") or root.name for source in sets}
+    return [_inspect_set(names[source], pairs, listing.problems, normal) for source, pairs in sets.items()]
 
 
 def _inspect_set(name: str, pairs: Sequence[Pair], problems: Sequence[str], normal: bool) -> TestSet:

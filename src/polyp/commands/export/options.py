@@ -22,7 +22,7 @@ class Options:
     averaged.
     """
     onnx: Flag = False
-    """As ONNX, the one format that there is."""
+    """As ONNX, which is the only format: it need not be given."""
     fp16: Flag = False
     """Also in float16, for GPUs."""
     int8: Flag = False
@@ -36,8 +36,6 @@ class Options:
 
     def run(self) -> dict[str, Any]:
         """Export the model; the content of export.json."""
-        if not self.onnx:
-            raise InputError("give --onnx, the one format that there is")
         if not self.models:
             raise InputError("give at least one RUN")
         if len(self.models) > 1 and self.out is None:
