@@ -65,7 +65,7 @@ WITH_KVASIR = [
     if not re.search("launcher=|trainer=ddp|experiment=quickstart|^data=folder|^resume=", command)
 ]  # launchers and several devices have tests of their own
 SMALLER = [
-    "data.image_size=64",
+    "data.image_size=96",
     "data.batch_size=2",
     "model.encoder_weights=null",
     "trainer.max_epochs=1",
