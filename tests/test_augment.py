@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
-from polyp.data.augment import Augmentation
+from polyp.data.augment import Augmentation, MultiScale
 from polyp.errors import InputError
 
 CONF = Path(__file__).parents[1] / "conf" / "augment"
@@ -189,3 +190,44 @@ def test_a_configuration_runs_no_other_code(tmp_path: Path, wrap: Any) -> None:
 def test_what_changes_size_or_type_is_refused(transform: dict[str, Any]) -> None:
     """The network resizes and normalises by itself; twice would train on other images than it predicts."""
     refusal([transform], transform["_target_"].rpartition(".")[2])
+
+
+# Sizes of batches
+
+
+def test_multiscale_draws_its_sizes_by_seed_epoch_and_batch() -> None:
+    scales = MultiScale((352, 288), [0.75, 1, 1.25], seed=1)
+    mask = torch.randint(0, 3, (2, 352, 288), dtype=torch.uint8)
+    mask[mask == 2] = 255
+    image = (mask == 1)[:, None].expand(-1, 3, -1, -1).to(torch.uint8) * 200
+    drawn = {}
+    for epoch in range(3):
+        for number in range(8):
+            resized, truth = scales.resize(image, mask, epoch, number)
+            again, _ = MultiScale((352, 288), [0.75, 1, 1.25], seed=1).resize(image, mask, epoch, number)
+            assert torch.equal(resized, again) and resized.shape[-2:] == truth.shape[-2:]
+            assert truth.dtype == torch.uint8 and set(truth.unique().tolist()) == {0, 1, 255}
+            pixels = resized if resized.is_floating_point() else resized / 255
+            assert pixels.min() >= 0 and pixels.max() <= 200 / 255 + 1e-6
+            drawn[epoch, number] = tuple(truth.shape[-2:])
+    assert set(drawn.values()) == {(256, 224), (352, 288), (448, 352)}
+    first, second = ([drawn[epoch, number] for number in range(8)] for epoch in (0, 1))
+    assert first != second
+
+
+def test_multiscale_resizes_image_and_mask_alike() -> None:
+    image, mask = sample(96, 128)
+    scales = MultiScale((96, 128), [2])
+    larger, truth = scales.resize(
+        torch.from_numpy(image).permute(2, 0, 1)[None], torch.from_numpy(mask)[None], 0, 0
+    )
+    assert truth.shape == (1, 192, 256)
+    assert overlap(larger[0].permute(1, 2, 0).numpy(), truth[0].numpy()) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("scales", "size"), [([], 64), ([0.1, 1], 64), ([-1], 64), ([100], 64), ([0.75, 1, 1.25], 64)]
+)
+def test_multiscale_refuses_sizes_that_cannot_be(scales: list[float], size: int) -> None:
+    with pytest.raises(InputError, match=r"augment\.scales=.* at data\.image_size=64x64"):
+        MultiScale((size, size), scales)

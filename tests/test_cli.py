@@ -1,5 +1,6 @@
 """The command line of polyp: what it offers, what it refuses, and that asking costs nothing."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,15 @@ def test_train_is_train_py_from_anywhere(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stdout == expected.stdout and "seed: 7" in done.stdout
     wrong = run_alone("train", "model.encodr=resnet18", cwd=tmp_path)
     assert wrong.returncode == 1 and "encodr" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_wait_passively_unless_the_user_says_otherwise(
+    environment: dict[str, str], policy: str
+) -> None:
+    code = "import os, sys, polyp; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | environment
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [policy, "False"]  # torch reads it when it is imported

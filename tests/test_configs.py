@@ -47,7 +47,7 @@ def test_every_config_composes(group: str, name: str) -> None:
 @pytest.mark.parametrize("name", GROUPS["data"])
 def test_data_keys_are_the_constructors(name: str) -> None:
     given = set(composed(f"data={name}").data)
-    assert given == (arguments(PolypDataModule) - {"augment", "seed"}) | arguments(DATASETS[name])
+    assert given == (arguments(PolypDataModule) - {"augment", "scales", "seed"}) | arguments(DATASETS[name])
 
 
 def test_model_keys_are_the_constructors() -> None:
@@ -60,7 +60,8 @@ def test_optim_keys_are_the_constructors() -> None:
 
 @pytest.mark.parametrize("name", GROUPS["augment"])
 def test_augment_keys_are_the_constructors(name: str) -> None:
-    assert set(composed(f"augment={name}").augment) == arguments(Augmentation)
+    keys = arguments(Augmentation) | ({"scales"} if name == "multiscale" else set())
+    assert set(composed(f"augment={name}").augment) == keys
 
 
 @pytest.mark.parametrize("name", GROUPS["trainer"])

@@ -33,6 +33,7 @@ ALIKE = (
     "model.encoder=mit_b0",
     "model.decoder_channels=null",
     "model.loss=dice",
+    "+augment.scales=[0.5,1,1.5]",
     "optim.optimizer=sgd",
     "optim.decoder_lr=0.1",
     "optim.encoder_lr=0.1",

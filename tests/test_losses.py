@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,9 @@ def hand_values() -> dict[str, float]:
         "focal": sum(-((1 - q) ** 2) * math.log(q) for q in own) / 4,
         "tversky": 1 - (P[0] + P[2]) / (P[0] + P[2] + 0.3 * invented + 0.7 * missed),
         "structure": bce + iou,
+        # Errors 1 (of the third pixel, a polyp's), 0, -1 and -2: only the first counts. Without it the
+        # intersection is 1 of 2 pixels, and 1 - IoU = 1/2.
+        "lovasz": 1 * 0.5,
     }
 
 
@@ -126,7 +130,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient(name: str) -> None:
         assert not logits.grad[..., 2].any()
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"structure"}))
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"structure", "lovasz"}))
 def test_pooled_losses_are_those_of_the_counted_pixels_alone(name: str) -> None:
     random = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 3, (3, 1, 20, 30), generator=random)
@@ -182,6 +186,8 @@ def test_gradients_are_finite(name: str, empty: bool, scale: float) -> None:
     assert logits.grad is not None and logits.grad.isfinite().all()
     if empty and name in ("dice", "tversky"):
         assert loss == 0 and not logits.grad.any()  # as their docstrings say
+    elif name == "lovasz":  # of an image without polyp, only the worst pixel
+        assert (logits.grad[-1].sum(), loss > 0) == (pytest.approx(1 / 2), True)
     elif scale == 1:
         # every false alarm is pushed down, also in the image without polyp
         assert (logits.grad[truth == 0] > 0).all()
@@ -206,6 +212,79 @@ def test_bfloat16_logits_are_summed_in_float32(name: str) -> None:
 def test_only_one_channel(name: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match=r"need logits and target \(B, 1, H, W\)"):
         build_loss(name)(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+def lovasz_by_hand(logits: Tensor, truth: Tensor) -> float:
+    """Of one image: the extension of 1 - IoU, pixel by pixel in the order of the errors."""
+    x, t = logits.double().numpy().ravel(), truth.double().numpy().ravel()
+    x, t = x[t != IGNORED], t[t != IGNORED]
+    errors = 1 - x * (2 * t - 1)
+    total, before, wrong = 0.0, 0.0, np.zeros(len(t), bool)
+    for pixel in np.argsort(-errors):
+        wrong[pixel] = True
+        predicted = np.where(wrong, 1 - t, t)
+        jaccard = 1 - (predicted * t).sum() / np.maximum(predicted, t).sum()
+        total, before = total + max(0, errors[pixel]) * (jaccard - before), jaccard
+    return total
+
+
+def test_lovasz_by_hand_with_ignored_pixels_and_an_empty_mask() -> None:
+    random = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 2, (3, 1, 9, 7), generator=random)
+    truth[0, 0, 2:5, 1:4] = IGNORED
+    truth[1] = 0
+    truth[1, 0, :2] = IGNORED
+    truth[2] = IGNORED  # an image in which nothing counts
+    logits = 2 * torch.randn(truth.shape, generator=random)
+    empty = 1 + logits[1, 0, 2:].max().item()  # a false alarm costs
+    by_hand = [lovasz_by_hand(logits[image], truth[image]) for image in (0, 1)]
+    assert by_hand[1] == pytest.approx(empty)
+    assert build_loss("lovasz")(logits, truth).item() == pytest.approx(sum(by_hand) / 2, rel=1e-5)
+
+
+def test_weighted_sum() -> None:
+    logits, truth = square(LOGITS), square(TRUTH)
+    value = build_loss({"dice": 1, "bce": 0.5})(logits, truth).item()
+    assert value == pytest.approx(hand_values()["dice"] + 0.5 * hand_values()["bce"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ({}, "has no terms"),
+        ({"dise": 1}, "did you mean dice"),
+        ({"dice": 0}, "weight of dice is 0"),
+        ({"dice": True}, "weight of dice is True"),
+        ({"dice": "1"}, "weight of dice is 1"),
+        ({"dice": math.inf}, "weight of dice is inf"),
+        (
+            "no_such_package.loss",
+            "no_such_package.loss cannot be imported: No module named 'no_such_package'",
+        ),
+        ("math.no_such_loss", "math.no_such_loss cannot be imported"),
+        ("math.pi", "math.pi is no function"),
+        ("torch.nn.BCEWithLogitsLoss", "is no function"),
+        ("math.hypot", "math.hypot does not work"),
+        ("torch.add", r"torch.add does not work .* returns a tensor \(2, 1, 64, 64\)"),
+        ("torch.equal", "torch.equal does not work .* type bool"),
+    ],
+)
+def test_loss_that_cannot_work_is_refused(loss: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said) as refusal:
+        build_loss(loss)
+    assert "\n" not in str(refusal.value)
+
+
+def test_loss_by_import_path_sees_ignored_pixels_as_certain_background() -> None:
+    name = "torch.nn.functional.binary_cross_entropy_with_logits"
+    truth = torch.cat([square(TRUTH), torch.full((1, 1, 2, 1), IGNORED)], -1)
+    logits = torch.cat([square(LOGITS), torch.full((1, 1, 2, 1), 7.0)], -1)
+    mean = 4 * hand_values()["bce"] / 6  # they cost 0, and count
+    assert build_loss(name)(logits, truth).item() == pytest.approx(mean, rel=1e-5)
+    total = build_loss({"bce": 1, name: 2})(logits, truth).item()
+    assert total == pytest.approx(hand_values()["bce"] + 2 * mean, rel=1e-5)
+    with pytest.raises(InputError, match="was not imported"):
+        build_loss(name, may_import=False)(logits, truth)
 
 
 def test_unknown_name() -> None:

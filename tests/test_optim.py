@@ -1,3 +1,4 @@
+import io
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
 from polyp.errors import InputError
-from polyp.model.optim import Optim
+from polyp.model.optim import OPTIMIZERS, Optim
 from polyp.settings import check_keys
 
 VALID: dict[str, Any] = {"encoder_lr": 0.1, "decoder_lr": 1, "weight_decay": 0.01, "ema_decay": None}
@@ -71,6 +72,18 @@ def test_a_run_too_short_for_its_warm_up_still_learns() -> None:
     assert rates(3, 3, warmup=0.05)[0] == (0.1, 1)
 
 
+def test_onecycle_is_torchs() -> None:
+    steps = 1000
+    seen = rates(steps, steps, schedule="onecycle", warmup=0)
+    optimizer = torch.optim.AdamW([{"params": weights()}, {"params": weights()}])
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, [0.1, 1], steps)
+    for step in range(steps - 1):  # torch divides them by one less
+        assert seen[step] == pytest.approx(torchs.get_last_lr(), abs=0.003), step
+        optimizer.step()
+        torchs.step()
+    assert seen[0] == pytest.approx((0.1 / 25, 1 / 25)) and max(seen)[1] == 1
+
+
 def test_plateau() -> None:
     built: Any = Optim(**VALID | {"schedule": "plateau", "warmup": 0}).build(
         [weights()], weights(), 100, "val/dice"
@@ -117,6 +130,47 @@ def test_layer_decay_lowers_the_rates_towards_the_stem() -> None:
     assert rates == {"encoder_1": 0.025, "encoder_2": 0.05, "encoder_3": 0.1, "decoder": 1}
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_of_torch_learns_and_is_restored_or_is_refused(name: str) -> None:
+    keys = VALID | {"optimizer": OPTIMIZERS[name].__name__, "weight_decay": 0}
+    if name in ("lbfgs", "muon", "sparseadam"):
+        with pytest.raises(InputError, match=f"(?i)optim.optimizer={name} does not work: [^\n]*$"):
+            Optim(**keys)
+        return
+
+    def make() -> tuple[nn.Module, Any]:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 1, 1))
+        built: Any = Optim(**keys).build([network[0].parameters()], network[1].parameters(), 10, "val/dice")
+        return network, built["optimizer"]
+
+    def step(network: nn.Module, optimizer: Any) -> None:
+        optimizer.zero_grad()
+        network(torch.ones(1, 2, 4, 4)).square().mean().backward()
+        optimizer.step()
+
+    network, optimizer = make()
+    before = network[0].weight.clone()
+    step(network, optimizer)
+    assert not torch.equal(network[0].weight, before)
+    file = io.BytesIO()
+    torch.save([network.state_dict(), optimizer.state_dict()], file)
+    file.seek(0)
+    resumed, restored = make()
+    weights_before, state = torch.load(file, weights_only=True)
+    resumed.load_state_dict(weights_before)
+    restored.load_state_dict(state)
+    step(network, optimizer)
+    step(resumed, restored)
+    assert torch.equal(network[0].weight, resumed[0].weight)
+
+
+def test_options_are_the_optimizers_arguments() -> None:
+    keys = VALID | {"optimizer": "RAdam", "options": {"betas": [0.8, 0.95]}}
+    built: Any = Optim(**keys).build([weights()], weights(), 10, "val/dice")
+    assert [tuple(group["betas"]) for group in built["optimizer"].param_groups] == [(0.8, 0.95)] * 2
+
+
 def test_a_weight_in_both_groups_is_refused() -> None:
     shared = weights()
     with pytest.raises(ValueError, match="more than one parameter group"):
@@ -137,7 +191,7 @@ def test_encoder_lr_0_leaves_the_encoder_as_it_is(optimizer: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("optimizer", "adamW2", r"optim\.optimizer=adamW2 is unknown: did you mean .*adamw"),
+        ("optimizer", "adamW2", r"optim\.optimizer=adamw2 is unknown: did you mean .*adamw"),
         ("schedule", "cosin", r"optim\.schedule=cosin is unknown: did you mean cosine"),
         ("encoder_lr", -1, r"optim\.encoder_lr=-1 .* >= 0"),
         ("encoder_lr", "1e-4", r"optim\.encoder_lr='1e-4' .* number"),
@@ -155,6 +209,14 @@ def test_encoder_lr_0_leaves_the_encoder_as_it_is(optimizer: str) -> None:
         ("ema_decay", 1, r"optim\.ema_decay=1 .* null"),
         ("ema_decay", 0, r"optim\.ema_decay=0 .* null"),
         ("schedule", "plateau", r"optim\.warmup=0\.05 .*plateau: set optim\.warmup=0"),
+        ("schedule", "onecycle", r"optim\.warmup=0\.05 .*onecycle: set optim\.warmup=0"),
+        ("optimizer", "rprop", r"optim\.weight_decay=0\.01 .*rprop.*: set optim\.weight_decay=0"),
+        ("optimizer", 3, r"optim\.optimizer=3 is unknown"),
+        ("options", {"beta": [0.9, 0.95]}, r"optim\.options\.beta is unknown: did you mean betas"),
+        ("options", {"betas": 0.9}, r"optim\.options\.betas=0\.9 cannot work: it must be a list"),
+        ("options", {"betas": [0.9]}, r"optim\.options={'betas': \[0\.9\]} does not work"),
+        ("options", {"eps": -1}, r"does not work: Invalid epsilon"),
+        ("options", {"weight_decay": 0}, r"optim\.options\.weight_decay is unknown"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_in_one_line(key: str, value: object, message: str) -> None:
@@ -196,7 +258,7 @@ class Tiny(pl.LightningModule):
 # Lightning 2.6.6 asks torch 2.15 in a way that is going out; a tiny data set needs no worker processes.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
-@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "plateau"])
 def test_a_resumed_run_goes_on_where_it_stopped(schedule: str, tmp_path: Path) -> None:
     optim = Optim(**VALID | {"schedule": schedule, "warmup": 0.25 if schedule == "cosine" else 0})
 
@@ -239,7 +301,7 @@ def test_a_resumed_run_goes_on_where_it_stopped(schedule: str, tmp_path: Path) -
     if schedule == "cosine":
         assert whole.rates[:7] == pytest.approx([n / 7 for n in range(1, 8)])
         assert whole.rates[15] == pytest.approx(0.5)
-    else:
+    elif schedule == "plateau":
         assert isinstance(trainer.lr_scheduler_configs[0].scheduler, ReduceLROnPlateau)
         assert whole.rates[::3] == [1, 1, 1, 1, 1, 0.5, 0.5, 0.5]
 

@@ -52,7 +52,9 @@ def states(sweep: Path) -> list[str]:
     return [trial.state.name for trial in trials_of(sweep)]
 
 
-def search(folder: Path, n_trials: int, fails: tuple[int, ...] = (), **settings: Any) -> list[dict[str, str]]:
+def search(
+    folder: Path, n_trials: int, fails: tuple[int, ...] = (), more: tuple[str, ...] = (), **settings: Any
+) -> list[dict[str, str]]:
     """Run a search whose jobs only write metrics.json, unless they fail; the overrides of each."""
     folder.mkdir(exist_ok=True)
     launched: list[dict[str, str]] = []
@@ -73,7 +75,9 @@ def search(folder: Path, n_trials: int, fails: tuple[int, ...] = (), **settings:
     sweeper = OptunaSweeper(n_trials=n_trials, prune_after_epochs=0, **(defaults | settings))
     sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
     sweeper.launcher = Launcher()  # type: ignore[assignment]
-    sweeper.sweep(["model.arch=unet,linknet,fpn", "optim.decoder_lr=tag(log,interval(1e-4,1e-2))", "seed=3"])
+    sweeper.sweep(
+        ["model.arch=unet,linknet,fpn", "optim.decoder_lr=tag(log,interval(1e-4,1e-2))", "seed=3", *more]
+    )
     return launched
 
 
@@ -174,6 +178,18 @@ def test_damaged_study_is_one_line_and_can_be_deleted(content: str, tmp_path: Pa
     assert "\n" not in str(error.value)
     file.unlink()
     assert search(sweep, 13)[:12] == before
+
+
+def test_code_that_a_study_names_is_not_imported(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    fails, more = tuple(range(12)), ("model.loss=dice_bce,structure",)
+    search(sweep, 12, fails, more)
+    file = sweep / "optuna.journal"
+    file.write_text(file.read_text().replace("structure", "os.abort"))
+    with pytest.raises(InputError, match=r"model\.loss=os\.abort of trial \d+ would import code"):
+        search(sweep, 12, fails, more)
+    own = ("model.loss=dice_bce,os.abort",)  # the user's command names it
+    assert {job["model.loss"] for job in search(sweep, 12, fails, own)} == {"dice_bce", "os.abort"}
 
 
 def test_search_of_an_older_version_is_refused(tmp_path: Path) -> None:

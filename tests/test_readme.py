@@ -67,7 +67,7 @@ WITH_KVASIR = [
     if not re.search("launcher=|trainer=ddp|experiment=quickstart|^data=folder|^resume=", command)
 ]  # launchers and several devices have tests of their own
 SMALLER = [
-    "data.image_size=64",
+    "data.image_size=96",
     "data.batch_size=2",
     "model.encoder_weights=null",
     "trainer.max_epochs=1",
@@ -117,6 +117,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subsets = ["train"] * 14 + ["val"] * 3 + ["test"] * 3
     stems = sorted(path.stem for path in Path("my_polyps/images").iterdir())
     Path("encoders.csv").write_text("model.encoder\nmobilenet_v2\nresnet18\n")
+    Path("my_losses.py").write_text(marked_block("own-loss"))
     Path("my.csv").write_text("optim.decoder_lr,augment\n1e-3,\n,none\n")
     Path("my_split.csv").write_text(
         "stem,subset,patient\n"

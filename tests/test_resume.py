@@ -26,7 +26,7 @@ from polyp.data.sources import Synthetic
 from polyp.runs.folder import RunFolder
 from polyp.training import callbacks
 
-LONGER = (*SMALL, "trainer.max_epochs=4", "optim.ema_decay=0.8")
+LONGER = (*SMALL, "+augment.scales=[0.5,1,1.5]", "trainer.max_epochs=4", "optim.ema_decay=0.8")
 
 
 def read(folder: Path) -> dict[str, Any]:

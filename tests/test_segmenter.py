@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import SMALL, Train
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -378,7 +379,8 @@ def test_a_checkpoint_gives_the_same_network_back(tmp_path: Path, stages: int) -
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     content = torch.load(tmp_path / "one.ckpt", weights_only=True)
     assert plain(dict(content["hyper_parameters"]))
-    assert content["hyper_parameters"] == MODEL | {"stages": stages, "optim": OPTIM}
+    defaults = {"compile": False, "gradient_checkpointing": False}
+    assert content["hyper_parameters"] == MODEL | {"stages": stages, "optim": OPTIM} | defaults
     again = PolypSegmenter.load_from_checkpoint(
         tmp_path / "one.ckpt", weights_only=True, encoder_weights=None
     )
@@ -530,6 +532,63 @@ def test_learning_rates_arrive(tmp_path: Path) -> None:
     }
     assert moved and not any(".encoder." in name for name in moved)
     assert sum(value.numel() for name, value in before.items() if name in moved) > 100
+
+
+def test_training_batches_have_several_sizes_and_validation_its_own(tmp_path: Path) -> None:
+    module = segmenter()
+    seen: dict[bool, list[int]] = {True: [], False: []}
+    module.network.register_forward_pre_hook(
+        lambda network, images: seen[network.training].append(images[0].shape[-1])
+    )
+    dm = data(tmp_path, [(TRUTHS[0], TRUTHS[0])], scales=[0.5, 1, 1.5])
+    fit(tmp_path / "run", module, dm, max_epochs=12)
+    assert set(seen[True]) == {32, 64, 96} and len(seen[True]) == 24
+    assert set(seen[False]) == {64}
+
+
+def test_gradient_checkpointing_saves_memory_and_changes_nothing() -> None:
+    networks = [segmenter(gradient_checkpointing=on).network for on in (False, True)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    image, kept = torch.rand(2, 3, SIZE, SIZE), []
+    for network in networks:
+        storages: dict[int, int] = {}
+
+        def keep(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        for _ in range(2):
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                logits = network(image)[-1]
+            logits.square().mean().backward()
+        kept.append(sum(storages.values()))
+    assert kept[1] < kept[0]
+    parameters = zip(*(network.parameters() for network in networks), strict=True)
+    assert all(torch.equal(ours.grad, theirs.grad) for ours, theirs in parameters)
+    states = [network.state_dict() for network in networks]
+    for name, value in states[0].items():  # such as the running averages of batch norms
+        assert name.endswith("num_batches_tracked") or torch.equal(value, states[1][name]), name
+
+
+@pytest.mark.slow
+def test_compiled_network_has_the_same_weights_and_numbers(tmp_path: Path) -> None:
+    module, eager = segmenter(compile=True), segmenter()
+    assert module.state_dict().keys() == eager.state_dict().keys()
+    eager.load_state_dict(module.state_dict())
+    image = torch.rand(2, 3, SIZE, SIZE)
+    torch.testing.assert_close(module.eval()(image), eager.eval()(image), rtol=1e-3, atol=1e-4)
+    trainer = fit(tmp_path / "run", module, data(tmp_path, [(TRUTHS[0], TRUTHS[0])]), ema_decay=0.5)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = load_checkpoint(Source.of(str(tmp_path / "one.ckpt")))
+    torch.testing.assert_close(loaded.eval()(image), module.eval()(image), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_is_one_line(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/no/compiler")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/no/compiler"))
+    with pytest.raises(SystemExit, match=r"model\.compile=true does not work here [^\n]*$"):
+        train(*SMALL, "model.compile=true")
 
 
 def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_path: Path) -> None:

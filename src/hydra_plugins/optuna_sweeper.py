@@ -16,15 +16,16 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from polyp.errors import InputError, describe_error, pick
+from polyp.errors import InputError, describe_error, pick, printable
 from polyp.runs.folder import SWEEP_FILE, RunFolder
 from polyp.runs.resume import job_folders
-from polyp.training.overrides import parse_overrides
+from polyp.training.overrides import find_objection, parse_overrides
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.storages import JournalStorage
+    from optuna.trial import FrozenTrial
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class OptunaSweeper(Sweeper):
             trials = study.trials[first : numbers.stop]
             if all(trial.state.is_finished() and _read_metrics(folder, trial.number) for trial in trials):
                 continue
-            values = [trial.params | fixed for trial in trials]
+            values = [_check_parameters(trial, space) | fixed for trial in trials]
             self.launcher.launch([[f"{key}={job[key]}" for key in overrides] for job in values], first)
             for trial in trials:
                 if not trial.state.is_finished() and (metrics := _read_metrics(folder, trial.number)):
@@ -197,6 +198,19 @@ def _read_metrics(folder: Path, number: int) -> dict[str, Any] | None:
     """The results of a trial, if it has finished."""
     job = job_folders(folder).get(number)
     return RunFolder(job).read_metrics() if job and RunFolder(job).is_finished else None
+
+
+def _check_parameters(trial: "FrozenTrial", space: Mapping[str, "BaseDistribution"]) -> dict[str, Any]:
+    """The parameters of a trial, which the study's file may have from somebody else.
+
+    Raises:
+        InputError: one is not allowed in a file, see `find_objection`, and is no choice of the command.
+    """
+    for key, value in trial.params.items():
+        override = f"{key}={value}"
+        if value not in getattr(space.get(key), "choices", ()) and (objection := find_objection(override)):
+            raise InputError(f"{STUDY_FILE}: {printable(override)} of trial {trial.number} {objection}")
+    return trial.params
 
 
 def _assignments(params: Mapping[str, str] | None) -> list[str]:

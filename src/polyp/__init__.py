@@ -4,10 +4,15 @@ In Python: `polyp.load`, `polyp.evaluate` and `polyp.compare`, see `polyp.api`, 
 used.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polyp.api import Model, Prediction, compare, evaluate, load
+
+# OpenMP reads it when torch is imported. By default its threads spin while they wait for each other, which
+# takes the processors from other processes, and from each other where there are not enough for all.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.7.0"
 

@@ -103,6 +103,8 @@ def override_text(key: str, value: Any) -> str:
 def _hydra_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_hydra_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}: {_hydra_value(each)}' for key, each in value.items())}}}"
     text = str(value)
     try:
         is_plain = OverridesParser.create().parse_override(f"key={text}").value() in (value, text)

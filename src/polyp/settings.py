@@ -1,13 +1,16 @@
 """Settings of a configuration, checked against the signature of what is made from them."""
 
+import importlib
 import inspect
 import math
+import os
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from polyp.errors import InputError, nearest, override_word, printable, several
+from polyp.errors import InputError, describe_error, nearest, override_word, printable, several
 
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
@@ -53,6 +56,37 @@ def check_keys(
         if argument.default is argument.empty and key not in keys:
             problems.append(f"{section}.{key} is missing")
     raise_together(problems)
+
+
+def is_import_path(value: Any) -> bool:
+    """Whether a value of a setting names code: `package.module.name`, or a mapping with such a key."""
+    if isinstance(value, Mapping):
+        return any(map(is_import_path, value))
+    return isinstance(value, str) and "." in value and all(map(str.isidentifier, value.split(".")))
+
+
+def import_object(key: str, path: str) -> Any:
+    """Import what a setting names; modules in the working directory are found last.
+
+    Only for settings of the user's command or conf/, never for those that a file of a run has.
+
+    Args:
+        key: the setting's, for the message.
+        path: `package.module.name`.
+
+    Raises:
+        InputError: it cannot be imported, or cannot be called.
+    """
+    module, _, name = path.rpartition(".")
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.append(folder)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the user's module raises
+        raise InputError(f"{key}={path} cannot be imported: {describe_error(error)}") from error
+    if not callable(found) or isinstance(found, type):
+        raise InputError(f"{key}={path} is no function: give the import path of one")
+    return found
 
 
 class SettingsError(InputError):

@@ -1,4 +1,6 @@
-"""Augmentation: the transforms of conf/augment, applied to image and mask together by albumentations."""
+"""Augmentation, see conf/augment: the transforms, applied to image and mask together by albumentations, and
+the sizes of training batches.
+"""
 
 import os
 import random
@@ -7,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
 
 from polyp.data.cache import resize_image, resize_mask
 from polyp.errors import InputError, describe_error, nearest
+from polyp.images import LARGEST, SMALLEST
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise it looks for updates at each import
 import albumentations as A
@@ -48,6 +53,55 @@ class Augmentation:
         if result["mask"].shape != size:  # a quarter turn of an image that is not square
             return resize_image(result["image"], size), resize_mask(result["mask"], size)
         return result["image"], result["mask"]
+
+
+class MultiScale:
+    """The sizes of training batches: each batch has one of several, drawn by seed, epoch and batch alone.
+
+    PraNet (Fan et al., MICCAI 2020) trains with each batch at each of 0.75, 1 and 1.25 of the image size, an
+    optimiser step each. Here a batch is taken once, at one of the sizes: an epoch has the steps that it has
+    without scales and takes 4 % longer, not three times as long, so that runs of as many epochs compare.
+
+    Args:
+        image_size: height and width in pixels that the network works at otherwise.
+        scales: of the image size; sides are rounded to multiples of 32, those at scale 1 stay as they are.
+        seed: of the draws.
+
+    Raises:
+        InputError: a size is not possible, or several scales give one size only.
+    """
+
+    MULTIPLE = 32
+
+    def __init__(self, image_size: tuple[int, int], scales: Sequence[float] = (1,), seed: int = 0) -> None:
+        self.image_size, self.seed = image_size, seed
+        self.sizes = [image_size if scale == 1 else self._scale(scale) for scale in scales]
+        given = f"augment.scales={list(scales)} at data.image_size={image_size[0]}x{image_size[1]}"
+        if not all(SMALLEST <= side <= LARGEST for size in self.sizes for side in size) or not self.sizes:
+            raise InputError(f"{given} must be a list that gives sides of {SMALLEST} to {LARGEST} pixels")
+        if len(scales) > 1 and len(set(self.sizes)) == 1:
+            raise InputError(f"{given} gives the same size, in multiples of {self.MULTIPLE}, for all scales")
+
+    def _scale(self, scale: float) -> tuple[int, int]:
+        height, width = (self.MULTIPLE * round(side * scale / self.MULTIPLE) for side in self.image_size)
+        return height, width
+
+    def resize(self, image: Tensor, mask: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor]:
+        """Resize a batch to the size that is drawn for it.
+
+        Args:
+            image: (B, 3, H, W) uint8 in 0-255, on any device.
+            mask: (B, H, W) uint8, whose values stay as they are.
+            epoch, number: of the batch in its epoch; the processes of a run number their batches together.
+
+        Returns:
+            The images, float32 in 0-1 if they are resized, and the masks.
+        """
+        size = self.sizes[np.random.default_rng([self.seed, epoch, number]).integers(len(self.sizes))]
+        if size == self.image_size:
+            return image, mask
+        resized = F.interpolate(image.float() / 255, size=size, mode="bilinear", antialias=True)
+        return resized, F.interpolate(mask[:, None], size=size, mode="nearest-exact")[:, 0]
 
 
 def _build(transform: Any) -> Any:

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from polyp.data.augment import Augmentation
+from polyp.data.augment import Augmentation, MultiScale
 from polyp.data.cache import cache_folder, load_inspection, load_resized
 from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_lists
 from polyp.data.layouts import Listing, list_images
@@ -46,6 +46,7 @@ class PolypDataModule(pl.LightningDataModule):
             every time.
         allow_empty: whether an image without a polyp is data; if not, it is reported as a mistake.
         augment: the training images' transforms, see `Augmentation`.
+        scales: of the sizes of training batches, see `MultiScale`.
         seed: of the order and the augmentation.
         eval_batch_size: images in a batch of validation and test; None is batch_size. No score depends on it.
         eval_workers: processes that load images for each of validation and test; None is num_workers.
@@ -75,6 +76,7 @@ class PolypDataModule(pl.LightningDataModule):
         group: str | None = None,
         folds: int | None = None,
         fold: int = 0,
+        scales: Sequence[float] = (1,),
         **source: Any,
     ) -> None:
         super().__init__()
@@ -93,6 +95,7 @@ class PolypDataModule(pl.LightningDataModule):
         self.cache = cache
         self.allow_empty = allow_empty
         self.augmentation = Augmentation(augment) if augment else None
+        self.multiscale = MultiScale(self.image_size, scales, seed)
         self.seed = seed
         self.recorded_split: dict[str, list[str]] = {}
         """The subsets of a run that exists, which hold whatever `split` would give now."""

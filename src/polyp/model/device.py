@@ -1,6 +1,7 @@
 """The device that a network runs on, and the precision that it gains from there."""
 
 import os
+import random
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from polyp.errors import InputError
+from polyp.errors import InputError, describe_error
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -67,6 +68,22 @@ def precision(name: Any, accelerator: Any) -> Any:
         capabilities = torch.cpu.get_capabilities()
         gains = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return "bf16-mixed" if gains else "32-true"
+
+
+def check_compiler(target: torch.device) -> None:
+    """Compile a function that no cache holds, in some seconds.
+
+    Raises:
+        InputError: torch.compile does not work here.
+    """
+    number = random.SystemRandom().random()
+    try:
+        torch.compile(lambda values: values * number)(torch.ones(2, device=target))
+    except Exception as error:  # whatever torch raises, which has many kinds for it
+        raise InputError(
+            f"model.compile=true does not work here ({describe_error(error)}): it needs a C++ compiler, such "
+            "as g++, and on a GPU Triton; or leave it out"
+        ) from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the network is trained to make small, by name: `build_loss("dice_bce")(logits, target)`.
+"""Losses, by name, as a weighted sum or by import path: `build_loss("dice_bce")(logits, target)`.
 
 Below, p = sigmoid(logit) is a pixel's probability and t in {0, 1} its truth. Every formula takes logits,
 never probabilities. "Pooled" means that the sums run over all pixels of the batch together.
@@ -7,15 +7,18 @@ Ignored pixels change neither loss nor gradient. `Loss` gives them t = 0 and a l
 add 0 to every sum below; `counted` (bool) is False there, for the denominators of means.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, TverskyLoss
+from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss, TverskyLoss
 from torch import Tensor, nn
 
-from polyp.errors import pick
+from polyp.errors import InputError, describe_error, pick
 from polyp.images import IGNORED
+from polyp.settings import import_object, is_import_path
 
 Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From logits, target (both float32) and counted (bool), (B, 1, H, W) each, to a scalar."""
@@ -102,6 +105,19 @@ def _sum_around(values: Tensor) -> Tensor:
     return F.avg_pool2d(rows, (31, 1), stride=1, padding=(15, 0), divisor_override=1)
 
 
+def lovasz(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """Lovász hinge: a convex surrogate of 1 - IoU of each image, averaged over images (Berman et al., CVPR
+    2018, section 3.1).
+
+    With the errors m = max(0, 1 - logit (2t - 1)) of an image's pixels in falling order, and J(k) = 1 - IoU
+    of a mask that is wrong in the first k of them: Σ m_k (J(k) - J(k - 1)). Ignored pixels have m = 0.
+
+    On an empty mask a single wrong pixel makes J = 1: it costs max(0, 1 + the largest logit), so false alarms
+    cost, but only the worst pixel has a gradient. Frames without polyps need a second term, such as bce.
+    """
+    return LovaszLoss("binary", per_image=True)(logits, target) * _correction(counted.any((1, 2, 3)))
+
+
 LOSSES: dict[str, Formula] = {
     "bce": bce,
     "dice": dice,
@@ -109,15 +125,16 @@ LOSSES: dict[str, Formula] = {
     "focal": focal,
     "tversky": tversky,
     "structure": structure,
+    "lovasz": lovasz,
 }
 
 
 class Loss(nn.Module):
-    """One of the formulas above as a module, with its inputs checked and in float32."""
+    """A weighted sum of formulas as a module, with its inputs checked and in float32. It has no state."""
 
-    def __init__(self, formula: Formula) -> None:
+    def __init__(self, terms: Sequence[tuple[float, Formula]]) -> None:
         super().__init__()
-        self.formula = formula
+        self.terms = terms
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Score a batch.
@@ -139,13 +156,79 @@ class Loss(nn.Module):
                 f"need logits and target (B, 1, H, W), got {tuple(logits.shape)} and {tuple(target.shape)}"
             )
         ignored = target == IGNORED
-        return self.formula(
-            logits.to(torch.float32).masked_fill(ignored, BACKGROUND),
-            target.to(torch.float32).masked_fill(ignored, 0),
-            ~ignored,
-        )
+        logits = logits.to(torch.float32).masked_fill(ignored, BACKGROUND)
+        target = target.to(torch.float32).masked_fill(ignored, 0)
+        first, *others = (weight * formula(logits, target, ~ignored) for weight, formula in self.terms)
+        return sum(others, first)
 
 
-def build_loss(name: str) -> nn.Module:
-    """The loss called `name`; InputError with the nearest names if there is none."""
-    return Loss(pick("model.loss", name, LOSSES))
+def build_loss(loss: str | Mapping[str, float], may_import: bool = True) -> Loss:
+    """Make a loss.
+
+    Args:
+        loss: a key of `LOSSES`, the import path of a function, see `_import_formula`, or the weight of each
+            of several.
+        may_import: whether the loss will be used. If not, no import path is imported, and a loss that has one
+            raises InputError when it is called.
+
+    Raises:
+        InputError: a name is unknown, a weight is no number above 0, or a function cannot be used.
+    """
+    weights = loss if isinstance(loss, Mapping) else {loss: 1}
+    if not weights:
+        raise InputError("model.loss={} has no terms: give a name, or weights such as {dice: 1, bce: 0.5}")
+    for name, weight in weights.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 < weight < math.inf:
+            raise InputError(
+                f"model.loss: the weight of {name} is {weight}, and must be a number above 0; leave out a "
+                "term that is not wanted"
+            )
+    return Loss([(weight, _find_formula(name, may_import)) for name, weight in weights.items()])
+
+
+def _find_formula(name: Any, may_import: bool) -> Formula:
+    if not is_import_path(name):
+        return pick("model.loss", name, LOSSES)
+    return _import_formula(name) if may_import else _no_formula(name)
+
+
+def _no_formula(name: str) -> Formula:
+    def formula(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        raise InputError(f"model.loss={name} was not imported, since this model is not for training")
+
+    return formula
+
+
+def _import_formula(name: str) -> Formula:
+    """The user's own loss: a function of logits and target, float32 (B, 1, H, W) each, that returns a scalar.
+
+    An ignored pixel is a background pixel that the network is certain of, with logit -10000 and t = 0: it
+    changes no sum over predicted or true polyp pixels, but it counts in a mean over all pixels.
+    """
+    function = import_object("model.loss", name)
+
+    def formula(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        value: Tensor = function(logits, target)
+        return value
+
+    if isinstance(function, nn.Module) and function.state_dict():
+        raise InputError(f"model.loss={name} has weights or buffers, and a loss must have none")
+    logits = torch.linspace(-1, 1, 2 * 64 * 64).reshape(2, 1, 64, 64).requires_grad_()
+    try:
+        value = formula(logits, (logits.detach() > 0).float(), torch.ones_like(logits, dtype=torch.bool))
+        if not isinstance(value, Tensor) or value.shape != () or not value.is_floating_point():
+            raise TypeError(f"it returns {_describe(value)} instead of a floating-point scalar")
+        value.backward()
+    except Exception as error:  # whatever the user's function raises
+        raise InputError(
+            f"model.loss={name} does not work for logits and target of shape (2, 1, 64, 64): "
+            f"{describe_error(error)}"
+        ) from error
+    return formula
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {value.dtype}"
+    return f"a value of the type {type(value).__name__}"

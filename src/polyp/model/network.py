@@ -1,6 +1,7 @@
 """The network: any architecture and encoder of segmentation-models-pytorch, from pixels to logits."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from polyp.errors import InputError, pick
+from polyp.errors import InputError, describe_error, pick
 from polyp.model.fitting import (
     ARCHITECTURES,
     SIZE_ARGUMENTS,
@@ -126,6 +128,29 @@ class PolypNetwork(nn.Module):
             parameter.requires_grad_(not frozen)
         self.train(self.training)
 
+    def checkpoint_gradients(self) -> None:
+        """Compute the encoder's stages again in the backward pass instead of keeping their activations.
+
+        Raises:
+            InputError: the encoder does not offer it.
+        """
+        encoder = self.recipe[1]
+        for stage in self.stages:
+            modules = [module for module in stage.get_submodule("encoder").modules()]
+            offering = next((module for module in modules if hasattr(module, "set_grad_checkpointing")), None)
+            try:
+                if offering is None or not encoder.startswith("tu-"):  # smp's own do not call timm's stages
+                    raise NotImplementedError("it does not offer that")
+                offering.set_grad_checkpointing(True)  # type: ignore[operator]
+            except (NotImplementedError, AssertionError) as error:  # the second is timm's
+                raise InputError(
+                    f"model.gradient_checkpointing=true does not work with model.encoder={encoder} "
+                    f"({describe_error(error)}): take one of timm's (tu-NAME) that does, or leave it out"
+                ) from error
+            for module in modules:
+                if isinstance(module, _BatchNorm) and module.momentum:
+                    module.register_forward_pre_hook(partial(_update_statistics_once, module.momentum))
+
     def accepts(self, image_size: Size) -> bool:
         """Whether the network, which was made for one image size, works at another; tried without memory."""
         size = pad_size(image_size)
@@ -181,6 +206,11 @@ class PolypNetwork(nn.Module):
         """All others: decoders and heads."""
         encoder = {id(parameter) for parameter in self.encoder_parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in encoder)
+
+
+def _update_statistics_once(momentum: float, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Leave the running averages of a batch norm as they are where the backward pass computes it again."""
+    module.momentum = 0.0 if torch._C._current_graph_task_id() != -1 else momentum  # type: ignore[assignment]
 
 
 def _build(arch: str, encoder: str, settings: dict[str, Any]) -> nn.Module:

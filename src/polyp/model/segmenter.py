@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -73,7 +73,7 @@ class PolypSegmenter(pl.LightningModule):
         decoder_attention: scse or None; unet and unetplusplus.
         stages: 2 stacks two networks, the second seeing the image gated by the first one's mask.
         image_size: height and width in pixels that the network works at, or one number for both.
-        loss: bce, dice, dice_bce, focal, tversky or structure.
+        loss: a name, weights of names, or an import path, see `polyp.model.losses.build_loss`.
         threshold: of the masks that are shown and written: polyp where the probability is at least this.
             Scores are always at 0.5, which is their definition.
         init_from: the path of a file of weights that training starts from, see
@@ -81,6 +81,9 @@ class PolypSegmenter(pl.LightningModule):
         freeze: encoder, to train the rest only: no gradients, fixed batch statistics, no dropout in it; or
             None.
         unfreeze_epoch: epochs after which a frozen encoder trains as well, at least 1; None for never.
+        compile: compile the network with torch.compile for training; the names of its weights stay.
+        gradient_checkpointing: compute the encoder's stages again in the backward pass, which saves memory;
+            encoders of timm (tu-NAME).
         optim: the keyword arguments of `polyp.model.optim.Optim`; None for a module that is only used, not
             trained.
 
@@ -98,11 +101,13 @@ class PolypSegmenter(pl.LightningModule):
         decoder_attention: str | None,
         stages: int,
         image_size: int | Sequence[int],
-        loss: str,
+        loss: str | Mapping[str, float],
         threshold: float,
         init_from: str | None = None,
         freeze: Literal["encoder"] | None = None,
         unfreeze_epoch: int | None = None,
+        compile: bool = False,
+        gradient_checkpointing: bool = False,
         optim: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -126,7 +131,7 @@ class PolypSegmenter(pl.LightningModule):
                 f"model.unfreeze_epoch={unfreeze_epoch} needs model.freeze=encoder and an optim.encoder_lr "
                 "above 0"
             )
-        self.loss = build_loss(loss)
+        self.loss = build_loss(loss, may_import=optim is not None)
         self.network = PolypNetwork(
             arch,
             encoder,
@@ -140,6 +145,14 @@ class PolypSegmenter(pl.LightningModule):
         )
         if encoder_lr == 0 or (freeze and self.optim):
             self.network.freeze_encoder()
+        if optim is not None and compile and gradient_checkpointing:
+            raise InputError(
+                "model.compile=true and model.gradient_checkpointing=true do not work together: choose one"
+            )
+        if optim is not None and gradient_checkpointing:
+            self.network.checkpoint_gradients()
+        if optim is not None and compile:
+            self.network.compile()
         self.scores = torch.nn.ModuleDict(
             {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
         )
@@ -153,20 +166,26 @@ class PolypSegmenter(pl.LightningModule):
         """
         return self.network(image)[-1]
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Find out whether the network can be trained with batches of this size.
+    def check_batches(self, batch_size: int, sizes: Iterable[tuple[int, int]]) -> None:
+        """Find out whether the network can be trained with batches of images of these sizes.
 
         Raises:
-            InputError: batch normalisation would see a single value per channel, which has no variance.
+            InputError: the encoder works at its own image size only, or batch normalisation would see a
+                single value per channel, which has no variance.
         """
-        if batch_size == 1 and not self.network.trains_on_single_images(
-            self.image_size, encoder_trains=not self.network.encoder_frozen or self.unfreeze_epoch is not None
-        ):
-            raise InputError(
-                f"data.batch_size=1 does not work with model.arch={self.hparams['arch']} and model.encoder="
-                f"{self.hparams['encoder']} at {self.image_size[0]}x{self.image_size[1]} (batch "
-                "normalisation of a single value): choose data.batch_size=2 or more"
-            )
+        made = f"model.arch={self.hparams['arch']} with model.encoder={self.hparams['encoder']}"
+        encoder_trains = not self.network.encoder_frozen or self.unfreeze_epoch is not None
+        for height, width in sizes:
+            if (height, width) != self.image_size and not self.network.accepts((height, width)):
+                raise InputError(
+                    f"augment.scales are not possible: {made}, made for {self.image_size[0]}x"
+                    f"{self.image_size[1]}, does not work at {height}x{width}: choose another augment"
+                )
+            if batch_size == 1 and not self.network.trains_on_single_images((height, width), encoder_trains):
+                raise InputError(
+                    f"data.batch_size=1 does not work with {made} at {height}x{width} (batch normalisation "
+                    "of a single value): choose data.batch_size=2 or more"
+                )
 
     def check_epochs(self, epochs: int | None) -> None:
         """Find out whether a run of so many epochs, None or -1 for no limit, reaches what is set for one.

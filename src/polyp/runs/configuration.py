@@ -74,16 +74,18 @@ def _join_words(words: Sequence[str]) -> list[str]:
 
 
 def _check_braces(overrides: Sequence[str]) -> None:
-    """Check that a shell has not made two overrides of `data.root={A,B}`, of which Hydra takes the last.
+    """Check that a shell has not made two overrides of `data.root={A,B}` or `model.loss={A:1,B:1}`, of which
+    Hydra takes the last.
 
     Raises:
         SystemExit: it has.
     """
     for key, group in groupby(overrides, key=lambda override: override.partition("=")[0]):
         values = [override.partition("=")[2] for override in group]
-        if key.startswith("data.") and len(values) > 1:
+        are_pairs = all(":" in value for value in values)
+        if len(values) > 1 and (key.startswith("data.") or (key == "model.loss" and are_pairs)):
             text = ",".join(values)
-            text = _quote(f"{{{text}}}" if all(":" in value for value in values) else f"[{text}]")
+            text = _quote(f"{{{text}}}" if are_pairs else f"[{text}]")
             sys.exit(
                 f"{key} is given {len(values)} times, which is what a shell makes of {key}={{A,B}}: write "
                 f"{shell_word(f'{key}={text}')}"

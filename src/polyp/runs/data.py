@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from polyp import files
-from polyp.data.augment import Augmentation
+from polyp.data.augment import Augmentation, MultiScale
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.sources import DATASETS
 from polyp.data.splits import SUBSETS
@@ -25,10 +25,12 @@ def build_data(settings: Mapping[str, Any], augment: Mapping[str, Any], seed: in
     Raises:
         InputError: a key or a value cannot work.
     """
-    check_keys("augment", augment, Augmentation)
+    check_keys("augment", augment, Augmentation, MultiScale, exclude=["image_size", "seed"])
     source = pick("data.dataset", settings.get("dataset"), DATASETS)
-    check_keys("data", settings, PolypDataModule, source, exclude=["augment", "seed"])
-    return PolypDataModule(**settings, augment=augment["transforms"], seed=seed)
+    check_keys("data", settings, PolypDataModule, source, exclude=["augment", "scales", "seed"])
+    return PolypDataModule(
+        **settings, augment=augment["transforms"], scales=augment.get("scales", [1]), seed=seed
+    )
 
 
 def read_split(folder: RunFolder) -> dict[str, list[str]] | None:

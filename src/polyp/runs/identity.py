@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from polyp.settings import is_import_path
+
 COMMAND = ("resume", "launcher")
 """Keys that say how a command runs, not what it computes."""
 
 NEUTRAL = (
     *COMMAND,
     *("name", "changes", "logger"),
+    *("model.compile", "model.gradient_checkpointing"),
     *("data.root", "data.archive", "data.cache", "data.num_workers", "data.eval_workers"),
     *(
         "trainer.log_every_n_steps",
@@ -17,8 +20,13 @@ NEUTRAL = (
         "trainer.profiler",
     ),
 )
-"""Keys that cannot change a result: names, locations of data and cache, workers, logging and progress
-display.
+"""Keys that cannot change a result by more than rounding: names, locations of data and cache, workers,
+compilation, logging and progress display.
+"""
+
+CODE = ("model.loss",)
+"""Keys whose values may be the import path of the user's code. It is imported only if the user's command or
+conf/ has the path, not if it is in a file of a run or sweep alone.
 """
 
 EXTENSIBLE = ("trainer.max_epochs", "patience", "callbacks")
@@ -32,6 +40,17 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `CODE` that are the import path of code, by key."""
+    found = {}
+    for key in CODE:
+        group, _, name = key.partition(".")
+        section = config.get(group)
+        if isinstance(section, Mapping) and is_import_path(section.get(name)):
+            found[key] = section[name]
+    return found
 
 
 def matches(key: str, keys: tuple[str, ...]) -> bool:

@@ -216,6 +216,13 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
     ]
     if missing:
         raise DamagedError(f"{folder.config_file} lacks {', '.join(missing)}: start a new run")
+    composed = identity.code(config)
+    for key, path in identity.code(before).items():
+        if composed.get(key) != path:
+            raise InputError(
+                f"{folder} was trained with code of yours, which is not imported because a file says so: add "
+                f"{override_word(key, path)} to the command"
+            )
     now = _apply_changes(before, config, overrides)
     # Whoever wrote the folder may have named any code: only the command's is imported.
     if now["callbacks"] != config["callbacks"]:
@@ -237,11 +244,12 @@ def _apply_changes(
 ) -> dict[str, Any]:
     """A run's configuration with a command's overrides, and a record of what they change."""
     changeable = identity.NEUTRAL + identity.EXTENSIBLE
+    code = identity.code(before)  # which the command gives again, see `choose_config`
     now = copy.deepcopy(before)
     changes = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
-        if key in identity.COMMAND:
+        if key in identity.COMMAND or key in code:
             continue
         if not identity.matches(key, changeable) or override.is_delete():
             names = [name for name in changeable if name not in (*identity.COMMAND, CHANGES)]

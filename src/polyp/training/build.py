@@ -69,8 +69,10 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
         model.hparams.update({key: settings.get(key) for key in weights})
         model.precision = str(config["trainer"].get("precision") or model.precision)
         if not problems:
-            model.check_batch_size(data.batch_size)
+            model.check_batches(data.batch_size, data.multiscale.sizes)
             model.check_epochs(trainer.max_epochs)
+            if settings.get("compile"):
+                device.check_compiler(trainer.strategy.root_device)
     raise_together(problems)
     return data, model, trainer
 

@@ -44,6 +44,20 @@ class StepSeed(Callback):
         torch.manual_seed(int(parts.generate_state(1)[0]))
 
 
+class BatchSize(Callback):
+    """Resizes each training batch, see `MultiScale`."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Change the batch before the step takes it; with overfit_batches, as in the first epoch."""
+        settings: Any = trainer
+        epoch = 0 if settings.overfit_batches else trainer.current_epoch
+        number = batch_idx * trainer.world_size + trainer.global_rank
+        resize = settings.datamodule.multiscale.resize
+        batch["image"], batch["mask"] = resize(batch["image"], batch["mask"], epoch, number)
+
+
 class WeightAverage(WeightAveraging):
     """Lightning's exponential moving average of the weights, without waiting for the GPU at each step.
 

@@ -7,6 +7,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from polyp.runs import identity
+
+IMPORT_PATH = re.compile(r"[^\W\d]\w*\.[^\W\d]|\$\{")
+"""`package.name`, or an interpolation that may become one."""
+
 OUTSIDE_PATH = re.compile(r"""\.\.|(^|[\s\[{(,:'"])[/\\]""")
 """`..` or an absolute path: as the choice of a configuration group it would read a file outside conf/."""
 
@@ -23,7 +28,7 @@ def find_objection(override: str) -> str | None:
 
     Allowed is whatever sets a key of the task. Not allowed are Hydra's own keys and `callbacks`, whose values
     can name any function to call; resolvers, such as `${oc.env:HOME}`, which read what is on this machine;
-    and files outside conf/.
+    files outside conf/; and the import path of code.
     """
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -38,4 +43,6 @@ def find_objection(override: str) -> str | None:
         return "is a value that depends on this machine"
     if "." not in parsed.key_or_group and OUTSIDE_PATH.search(value):
         return "is a file outside conf/"
+    if identity.matches(parsed.key_or_group, identity.CODE) and IMPORT_PATH.search(value):
+        return "would import code"
     return None

@@ -17,6 +17,7 @@ from polyp.model import device
 from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys, collect, raise_together
 from polyp.training.callbacks import (
+    BatchSize,
     EpochLine,
     StepSeed,
     TestRecord,
@@ -81,6 +82,7 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
     _silence_lightning()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
         StepSeed(config["seed"]),
+        BatchSize(),
         LearningRateMonitor("step"),
         EpochLine(),
         ValidationPictures(),

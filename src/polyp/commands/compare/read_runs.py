@@ -89,7 +89,8 @@ class RunRecord:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What may change the result: the configuration, with dotted keys, and the data's fingerprint."""
-        flat = dict(_format_leaf(key, value) for key, value in identity.flatten(self.config))
+        config = self.config | {"model": _format_loss(self.config["model"])}
+        flat = dict(_format_leaf(key, value) for key, value in identity.flatten(config))
         if flat.get("data.folds"):
             flat.pop("data.split", None)  # which has no effect then
         if not self.split_is_drawn:
@@ -190,6 +191,14 @@ class RunRecord:
             return "epoch {} of {}".format(*epochs[-1])
         is_saved = RunFolder(self.folder).last_checkpoint.exists()
         return "in its first epoch, saved" if is_saved else "no epoch finished"
+
+
+def _format_loss(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `model` with a weighted sum of losses as one text: bce 0.5 + dice 1."""
+    loss = model.get("loss")
+    if not isinstance(loss, Mapping):
+        return dict(model)
+    return {**model, "loss": " + ".join(sorted(f"{name} {weight}" for name, weight in loss.items()))}
 
 
 def _format_leaf(key: str, value: Any) -> tuple[str, Any]:
