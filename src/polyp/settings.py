@@ -75,18 +75,17 @@ def import_object(key: str, path: str) -> Any:
         path: `package.module.name`.
 
     Raises:
-        InputError: it cannot be imported, or cannot be called.
+        InputError: it cannot be imported.
     """
     module, _, name = path.rpartition(".")
+    if not module:
+        raise InputError(f"{key}={path} is no import path: write my_package.{path or 'NAME'}")
     if (folder := os.getcwd()) not in sys.path:
         sys.path.append(folder)
     try:
-        found = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever the user's module raises
         raise InputError(f"{key}={path} cannot be imported: {describe_error(error)}") from error
-    if not callable(found) or isinstance(found, type):
-        raise InputError(f"{key}={path} is no function: give the import path of one")
-    return found
 
 
 class SettingsError(InputError):

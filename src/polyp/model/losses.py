@@ -207,6 +207,8 @@ def _import_formula(name: str) -> Formula:
     changes no sum over predicted or true polyp pixels, but it counts in a mean over all pixels.
     """
     function = import_object("model.loss", name)
+    if not callable(function) or isinstance(function, type):
+        raise InputError(f"model.loss={name} is no function: give the import path of one")
 
     def formula(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         value: Tensor = function(logits, target)

@@ -2,7 +2,6 @@
 callbacks of the user's own.
 """
 
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import compress
@@ -19,6 +18,7 @@ from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
 from polyp.report import pictures
 from polyp.runs.folder import RunFolder
+from polyp.settings import import_object
 
 log = logging.getLogger(__name__)
 
@@ -209,16 +209,7 @@ def import_callbacks(callbacks: Any) -> list[Callback]:
 def _import_callback(entry: Any) -> Callback:
     settings = dict(entry) if isinstance(entry, Mapping) else {"_target_": entry}
     path = str(settings.pop("_target_", ""))
-    module, _, name = path.rpartition(".")
-    if not module:
-        raise InputError(f"callbacks: {str(entry)[:80]} is no import path: write my_package.MyCallback")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the module raises
-        raise InputError(
-            f"callbacks: {path} cannot be imported ({describe_error(error)}): its folder must be in the "
-            "variable PYTHONPATH"
-        ) from error
+    kind = import_object("callbacks", path)
     if not (isinstance(kind, type) and issubclass(kind, Callback)):
         raise InputError(f"callbacks: {path} must be a class derived from pytorch_lightning.Callback")
     try:
