@@ -119,6 +119,7 @@ def test_params_of_the_sweeper_multiply_each_row(workdir: Path) -> None:
 def test_glob_lists_the_choices_of_a_group(workdir: Path) -> None:
     assert [job[0] for job in overrides("seed\n1\n", "augment=glob(*)")] == [
         "augment=light",
+        "augment=multiscale",
         "augment=none",
         "augment=strong",
     ]

@@ -193,7 +193,7 @@ def test_no_set_is_passed_over(run: Path, drawn: Path, tmp_path: Path) -> None:
     for name in ("CVC-300", "Kvasir"):
         shutil.copytree(drawn, tmp_path / "TestDataset" / name)
     (tmp_path / "TestDataset/Kvasir/masks").rename(tmp_path / "TestDataset/Kvasir/other")
-    with pytest.raises(SystemExit, match=r"10 problems(.|\n)*Kvasir/images/.*: no mask"):
+    with pytest.raises(SystemExit, match=r"Kvasir/images/: none of its 10 images has a mask"):
         main(["evaluate", str(run), "--data", str(tmp_path / "TestDataset")])
 
 

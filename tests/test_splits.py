@@ -379,8 +379,12 @@ def test_normal_frames_are_divided_by_folder() -> None:
     assert apart(subsets, {pair.stem: pair.image.parent for pair in pairs})
     folds = [Splitter(folds=4, fold=fold).divide_normal(pairs, look_at(40))["test"] for fold in range(4)]
     assert sorted(stem for fold in folds for stem in fold) == [pair.stem for pair in pairs]
-    with pytest.raises(InputError, match=r"data\.normal: 4 frames"):
-        Splitter().divide_normal(pairs[:4], look_at(4))
+
+
+def test_normal_frames_of_one_sequence_are_all_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = pairs_of("video", count=4)
+    subsets = Splitter().divide_normal(pairs, look_at(4))
+    assert subsets == {"train": [pair.stem for pair in pairs], "test": []} and "data.normal" in caplog.text
 
 
 # the shipped ones
