@@ -288,6 +288,7 @@ def test_overfit_batches_trains_on_one_batch_also_when_resumed(train: Train, ste
     assert all(torch.equal(images, steps[0]) for images in steps)  # augmented alike, too
 
 
+@pytest.mark.slow
 def test_epochs_of_some_batches_go_on_with_the_next_epoch(
     train: Train, steps: list[Tensor], tmp_path: Path
 ) -> None:

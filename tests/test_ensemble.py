@@ -88,6 +88,7 @@ def scores(evaluation: Path) -> dict[str, float]:
 # ---- what a sweep stands for
 
 
+@pytest.mark.slow
 def test_sweep_is_the_average_of_its_runs(here: Path) -> None:
     runs = ["seeds/0_seed-0", "seeds/1_seed-1"]
     first, second = map(probability, runs)

@@ -76,6 +76,7 @@ def test_n_jobs_of_the_local_launcher_run_at_once(train: Train) -> None:
     assert jobs_overlap(sweep)
 
 
+@pytest.mark.slow
 def test_number_of_jobs_at_once_is_checked(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train("-m", *SMALL, "seed=0,1", "hydra.launcher.n_jobs=0")

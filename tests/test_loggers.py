@@ -121,6 +121,7 @@ def test_a_logger_has_the_points_of_tensorboard_also_after_an_interruption(
     assert {path.name for path in tmp_path.iterdir()} == {"module", "outputs"}
 
 
+@pytest.mark.slow
 def test_a_curve_in_csv_forgets_what_the_run_repeats(train: Train) -> None:
     """The result of a finished run that trains on, as TensorBoard does; and what is damaged is refused."""
     run = train(*SMALL, "logger=csv") / "run"

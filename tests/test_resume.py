@@ -216,6 +216,7 @@ def test_a_signal_saves_at_once_and_the_run_goes_on_from_there(
     assert_same(run, reference)
 
 
+@pytest.mark.slow
 def test_an_early_stop_stays_one(tmp_path: Path) -> None:
     still = (
         "optim.encoder_lr=0",
@@ -405,6 +406,7 @@ def test_what_is_refused_changes_nothing(trained: Path, tmp_path: Path) -> None:
         assert snapshot(run) == before, arguments
 
 
+@pytest.mark.slow
 def test_other_images_behind_the_same_names_are_refused(tmp_path: Path) -> None:
     for seed in (0, 1):
         Synthetic(str(tmp_path / "drawn"), 20, 48, seed).prepare()
@@ -522,6 +524,7 @@ def test_a_moved_run_keeps_its_best_score(unfinished: Path, tmp_path: Path) -> N
     assert read(tmp_path / "elsewhere")["best"] == json.loads((tmp_path / "metrics.json").read_text())["best"]
 
 
+@pytest.mark.slow
 def test_more_epochs_say_what_they_do_to_the_schedule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -545,6 +548,7 @@ def test_more_epochs_say_what_they_do_to_the_schedule(
     assert (run / "metrics_after_2_epochs.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_auto_finishes_what_is_unfinished_and_starts_anew_otherwise(
     unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_training_takes_the_suggested_split(folder: Path, workspace: Path, tra
     assert (run / "run/metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_suggested_split_is_the_random_one_of_training(folder: Path, workspace: Path) -> None:
     from conftest import SMALL, run_script
 

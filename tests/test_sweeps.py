@@ -199,6 +199,7 @@ def test_changed_csv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert modification_times(Path("sweep")) == before
 
 
+@pytest.mark.slow
 def test_folder_of_something_else_is_refused(partial: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"holds a sweep already: continue it with resume="):
         run_script("-m", *QUICK, "seed=0,1,2", f"hydra.sweep.dir={partial}")
@@ -230,6 +231,7 @@ def test_changed_default_is_refused(partial: Path, capfd: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_failed_jobs_are_listed_and_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = tmp_path / "sweep"
     command = (
@@ -496,6 +498,7 @@ def test_paused_sweep_pauses_its_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[[", "{}", "\0" * 100])
+@pytest.mark.slow
 def test_damaged_list_of_jobs_is_written_anew(content: str, partial: Path) -> None:
     jobs = json.loads((partial / "jobs.json").read_text())
     (partial / "jobs.json").write_text(content)

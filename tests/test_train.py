@@ -601,6 +601,7 @@ def test_early_stopping(train: Train) -> None:
     assert read(outputs / "run")["epochs"] < 10
 
 
+@pytest.mark.slow
 def test_accumulation_makes_fewer_steps(train: Train) -> None:
     outputs = train(*SMALL, "trainer.accumulate_grad_batches=2")
     assert torch.load(outputs / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2

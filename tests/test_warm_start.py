@@ -41,6 +41,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another_and_needs_them_no_more(
     source: Path, train: Train, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_the_encoder_trains_from_its_epoch_on(source: Path, train: Train) -> Non
     assert steps == {4, 8}  # 4 steps an epoch, 2 epochs: the encoder has taken half of them
 
 
+@pytest.mark.slow
 def test_rates_fall_from_the_deepest_stage_to_the_stem(train: Train) -> None:
     rates = ("optim.encoder_lr=0.001", "optim.decoder_lr=0.01", "optim.warmup=0", "optim.schedule=constant")
     run = train(*SMALL, *rates, "optim.layer_decay=0.5", "trainer.log_every_n_steps=1") / "run"
