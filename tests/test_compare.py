@@ -392,10 +392,9 @@ def test_comparing_needs_no_torch(tmp_path: Path) -> None:
     write_run(tmp_path / "a", IMAGES)
     write_run(tmp_path / "b", IMAGES, changed=["model.loss=bce"])
     code = (
-        "import sys; from pathlib import Path; import polyp.commands.compare.compare;"
-        "from polyp.commands.compare.read_runs import find_runs; from polyp.commands.compare.comparison "
-        "import compare;"
-        f"compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; import polyp.commands.compare.compare;from "
+        "polyp.commands.compare.read_runs import find_runs; from polyp.commands.compare.comparison import "
+        f"compare;compare(find_runs([Path({str(tmp_path)!r})])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

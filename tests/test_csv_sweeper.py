@@ -231,8 +231,7 @@ def test_file_is_found_in_working_directory_before_conf(workdir: Path) -> None:
         jobs_of(named[0], "hydra.sweeper.path=none.csv")
     assert str(error.value) == (
         f"hydra.sweeper.path=none.csv does not exist, looked for as {workdir}/none.csv and "
-        f"{ROOT}/conf/sweep/none.csv: "
-        "give the path of a CSV"
+        f"{ROOT}/conf/sweep/none.csv: give the path of a CSV"
     )
 
 

@@ -151,15 +151,13 @@ class OptunaSweeper(Sweeper):
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"{file} is damaged ({describe_error(error)}): delete it; the search then draws the same "
-                "trials "
-                "again, and takes the results of those that have finished from their folders"
+                "trials again, and takes the results of those that have finished from their folders"
             ) from error
         objectives = study.user_attrs.get("objectives", self.objectives)
         if objectives != self.objectives:
             raise InputError(
                 f"{folder} was started with hydra.sweeper.objectives=[{','.join(objectives)}]: give these, "
-                "or "
-                "another folder with hydra.sweep.dir=FOLDER"
+                "or another folder with hydra.sweep.dir=FOLDER"
             )
         study.set_user_attr("objectives", self.objectives)
         return study

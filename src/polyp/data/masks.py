@@ -62,8 +62,7 @@ class MaskCoding:
             if not _parse_comparison(values):
                 raise InputError(
                     f"data.polyp_values={values} is neither a list nor a comparison: give values such as [1] "
-                    "or "
-                    "['#ff0000'], or a comparison such as '!= 0' or '> 127'"
+                    "or ['#ff0000'], or a comparison such as '!= 0' or '> 127'"
                 )
         elif values is not None:
             raise InputError(f"data.polyp_values={values} must be a list such as [1] or ['#ff0000']")

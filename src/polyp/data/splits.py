@@ -323,8 +323,7 @@ def _read_folders(pairs: Sequence[Pair]) -> dict[str, list[str]]:
     if not subsets["test"]:
         raise InputError(
             "data.split: the folders name train and val but no test: give data.split=random, or rename val "
-            "to test, "
-            "and validation is drawn from train"
+            "to test, and validation is drawn from train"
         )
     if unused := sum(pair.subset is None for pair in pairs):
         log.info("data.split=folders leaves out %d images in folders of no subset", unused)

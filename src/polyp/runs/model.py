@@ -210,10 +210,8 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     if len(fitting) != len(own) or weights.keys() != own.keys():
         raise InputError(
             f"{file} does not fit this version of polyp: of the {len(own)} tensors of "
-            f"model.arch={settings['arch']} "
-            f"with model.encoder={settings['encoder']} it has {len(fitting)}, and "
-            f"{len(weights.keys() - own.keys())} "
-            "others"
+            f"model.arch={settings['arch']} with model.encoder={settings['encoder']} it has {len(fitting)}, "
+            f"and {len(weights.keys() - own.keys())} others"
         )
     model.load_state_dict(weights)
     model.precision = str(precision)
