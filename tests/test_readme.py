@@ -55,11 +55,17 @@ INLINE = sorted(set(re.findall(r"`python train\.py ([^`]+=[^`]+)`", "\n".join(PA
 POLYP = [
     line.removeprefix("polyp ") for line in LINES if line.startswith("polyp ") and line not in QUICK_START
 ]
-FOLDERS = [command for command in TRAIN if command.startswith("data=folder") and "outputs/" not in command]
+FOLDERS = [
+    command
+    for command in TRAIN
+    if command.startswith("data=folder") and not re.search("outputs/|split=pranet", command)
+]  # the second needs the real names
 WITHOUT_KVASIR = [
     command
     for command in TRAIN
-    if command.startswith(("data=folder", "experiment=quickstart", "resume=")) and command not in FOLDERS[2:]
+    if command.startswith(("data=folder", "experiment=quickstart", "resume="))
+    and command not in FOLDERS[2:]
+    and "split=pranet" not in command
 ]  # the other layouts are read without training on them
 WITH_KVASIR = [
     command

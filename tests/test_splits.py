@@ -398,6 +398,18 @@ def shipped(name: str) -> dict[str, list[str]]:
     return read_split(name, stems)
 
 
+def test_pranet_divides_clinicdb_as_well() -> None:
+    kvasir = [stem for subset in shipped("pranet").values() for stem in subset]
+    stems = [f"Kvasir-SEG/{stem}" for stem in kvasir] + [f"CVC-ClinicDB/{n}" for n in range(1, 613)]
+    subsets = read_split("pranet", stems)
+    assert {name: len(members) for name, members in subsets.items()} == {
+        "train": 1360,
+        "val": 90,
+        "test": 162,
+    }
+    whole(subsets, stems)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_split_is_whole(name: str) -> None:
     subsets = shipped(name)
