@@ -88,6 +88,7 @@ def settings(arch: str, encoder: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("encoder", RUNS)
 def test_what_smp_runs_is_built_and_nothing_else(encoder: str) -> None:
     def builds(arch: str) -> bool:

@@ -571,6 +571,7 @@ def test_gradient_checkpointing_saves_memory_and_changes_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_compiled_network_has_the_same_weights_and_numbers(tmp_path: Path) -> None:
     module, eager = segmenter(compile=True), segmenter()
     assert module.state_dict().keys() == eager.state_dict().keys()
