@@ -162,6 +162,7 @@ def write_folds(folder: Path, folds: int = 4, seeds: int = 1) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_folds_are_evaluated_out_of_fold_on_all_images(here: Path) -> None:
     write_folds(here / "folds", folds=2, seeds=2)
     main(["evaluate", "folds"])

@@ -414,6 +414,7 @@ def test_images_that_it_was_trained_on_are_found_whatever_their_names(
         assert "4 of the 14 images" in text and f"{dice['value']:.3f}" in text and "copy_0" in text
 
 
+@pytest.mark.slow
 def test_training_images_of_all_models_are_looked_for_and_unknown_ones_are_said(
     trained: Path, run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_missing_package_is_named(train: Train, tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "outputs" / "run").exists()
 
 
+@pytest.mark.slow
 def test_nothing_that_a_stored_run_or_sweep_names_is_imported(
     train: Train, module: Path, tmp_path: Path
 ) -> None:

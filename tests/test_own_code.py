@@ -43,6 +43,7 @@ def forget(folder: Path) -> None:
     (folder / "imported").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_own_loss_trains_and_nothing_else_needs_it(code: Path, train: Train) -> None:
     run = train(*SMALL, LOSS) / "run"
     weights = {"own_losses.half": 2, "dice": 0.5}

@@ -322,6 +322,7 @@ def assert_equal_weights(one: Path, other: Path) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_lost_is_noticed_before_training(unfinished: Path) -> None:
     checkpoints = unfinished / "checkpoints"
     last = torch.load(checkpoints / "last.ckpt", weights_only=True)
@@ -621,6 +622,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     assert_same(run, reference)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_that_gets_better_keeps_its_best_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,7 @@ def test_grid_may_grow_at_its_end(partial: Path) -> None:
     assert sorted(read_test_metrics(partial)) == ["0_seed-0", "1_seed-1", "2_seed-2", "3_seed-3"]
 
 
+@pytest.mark.slow
 def test_changed_csv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.csv").write_text("model.loss,seed\nbce,1\n,2\n")
@@ -275,6 +276,7 @@ def test_crash_is_listed_with_its_last_line(
     assert "Traceback" in (sweep / "0_seed-0" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = tmp_path / "sweep"
     run_script("-m", *QUICK, "optim.decoder_lr=1e-3,3e-2", "name='my own',mine", f"hydra.sweep.dir={sweep}")
@@ -428,6 +430,7 @@ def run_when(condition: Callable[[], Any], action: Callable[[Any], None]) -> thr
     return thread
 
 
+@pytest.mark.slow
 def test_job_that_dies_is_listed_and_the_others_continue(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -525,6 +528,7 @@ def test_damaged_command_is_one_line(content: str | None, partial: Path) -> None
         assert len(results(partial)) == 3
 
 
+@pytest.mark.slow
 def test_damaged_jobs_are_listed(partial: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (partial / "0_seed-0" / "config.yaml").write_text("model: {")
     (partial / "1_seed-1" / ".hydra" / "overrides.yaml").write_bytes(bytes(100))

@@ -337,6 +337,7 @@ def test_the_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (run / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"job 1, .*mobilenet_v9.*did you mean.*\nNo job was started"):
         train("-m", *SMALL, "model.encoder=mobilenet_v2,mobilenet_v9")
