@@ -293,11 +293,17 @@ def test_values_that_cannot_be(values: Any, ignored: Any) -> None:
 
 def test_colours_and_numbers_are_not_mixed_up(tmp_path: Path) -> None:
     colours = write(tmp_path / "c.png", RED_AND_GREEN)
-    grey = write(tmp_path / "g.png", TRUTH)
-    with pytest.raises(InputError, match=r"c\.png: has colours.*'#ff0000'"):
+    with pytest.raises(InputError, match=r"c\.png: has colours.*polyp_values.*'#ff0000'"):
         read_mask(colours, MaskCoding((1,)))
-    with pytest.raises(InputError, match=r"g\.png: has no colours.*numbers"):
-        read_mask(grey, MaskCoding(("#ff0000",)))
+    with pytest.raises(InputError, match=r"c\.png: has colours.*ignore_value.*'#ff0000'"):
+        read_mask(colours, MaskCoding(("#ff0000",), 255))
+    with pytest.raises(InputError, match=r"the masks have no colours.*numbers"):
+        look(tmp_path, [TRUTH * 255] * 2, coding=MaskCoding(("#ff0000",)))
+
+
+def test_a_mask_without_polyps_among_colours_is_empty(tmp_path: Path) -> None:
+    masks, _ = look(tmp_path, [RED_AND_GREEN, RED_AND_GREEN * 0], coding=MaskCoding(("#ff0000",), "#00FF00"))
+    assert (masks[0] == np.where(OTHER, IGNORED, TRUTH)).all() and not masks[1].any()
 
 
 # Possible, but suspicious

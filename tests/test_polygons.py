@@ -124,6 +124,13 @@ def test_annotations_of_other_images(tmp_path: Path) -> None:
     refuse(tmp_path, coco(tmp_path, {"b.jpg": []}), "none of the images", missing_mask="empty")
 
 
+def test_a_folder_that_is_left_out_has_no_images(tmp_path: Path) -> None:
+    root = images(tmp_path, "images/a.png", "normal/n.png")
+    masks = coco(root, {"a.png": [(1, [SQUARE])]})
+    listing = Folder(str(root), masks=masks).find(exclude=root / "normal")
+    assert [pair.stem for pair in listing.pairs] == ["a"] and not listing.problems
+
+
 def test_several_labels_need_an_answer(tmp_path: Path) -> None:
     images(tmp_path, "a.jpg")
     name = coco(tmp_path, {"a.jpg": [(1, [SQUARE]), (2, [TRIANGLE])]}, ("polyp", "tool"))
@@ -236,7 +243,7 @@ def test_yolo(tmp_path: Path) -> None:
         ("0 0.5 0.5 0.2 0.2", "is a box"),
         ("0 0.1 0.1 0.2", "three or more corners"),
         ("0 10 5 30 5 30 25", "from 0 to 1"),
-        ("0 a b c d e f", "not YOLO's segmentation"),
+        ("0 a b c d e f", "cannot be read as YOLO's segmentation"),
     ],
 )
 def test_yolo_s_lines_are_checked(tmp_path: Path, line: str, part: str) -> None:

@@ -12,7 +12,8 @@ import pytest
 from polyp.data.duplicates import find_links, group_images
 from polyp.data.layouts import list_pairs
 from polyp.data.pairs import Inspection, Pair, inspect
-from polyp.data.splits import SHIPPED, SUBSETS, Splitter, draw_split, read_split, repair_split
+from polyp.data.split_files import SHIPPED, SUBSETS, read_split
+from polyp.data.splits import Splitter, draw_split, repair_split
 from polyp.errors import InputError
 
 STEMS = [f"s{n:03}" for n in range(100)]
@@ -398,15 +399,17 @@ def shipped(name: str) -> dict[str, list[str]]:
     return read_split(name, stems)
 
 
-def test_pranet_divides_clinicdb_as_well() -> None:
-    kvasir = [stem for subset in shipped("pranet").values() for stem in subset]
-    stems = [f"Kvasir-SEG/{stem}" for stem in kvasir] + [f"CVC-ClinicDB/{n}" for n in range(1, 613)]
+@pytest.mark.parametrize(
+    ("has_kvasir", "has_clinic", "counts"),
+    [(True, True, (1360, 90, 162)), (True, False, (810, 90, 100)), (False, True, (550, 0, 62))],
+)
+def test_pranet_divides_the_data_sets_that_are_there(
+    has_kvasir: bool, has_clinic: bool, counts: tuple[int, int, int]
+) -> None:
+    kvasir = [f"kvasir/{stem}" for subset in shipped("pranet").values() for stem in subset]
+    stems = kvasir * has_kvasir + [f"clinic/{n}" for n in range(1, 613)] * has_clinic
     subsets = read_split("pranet", stems)
-    assert {name: len(members) for name, members in subsets.items()} == {
-        "train": 1360,
-        "val": 90,
-        "test": 162,
-    }
+    assert tuple(map(len, subsets.values())) == counts
     whole(subsets, stems)
 
 
@@ -432,13 +435,13 @@ def test_pranet_of_both_data_sets_trains_on_1450_images(caplog: pytest.LogCaptur
     whole(subsets, stems)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_split_is_for_kvasir_seg(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [("official", 1000), ("pranet", 1612)])
+def test_shipped_split_is_for_kvasir_seg(name: str, count: int) -> None:
     with pytest.raises(InputError) as caught:
         read_split(name, STEMS)
     text = str(caught.value)
     assert "\n" not in text and f"data.split={name} is a split of Kvasir-SEG" in text
-    assert "data.split=random" in text and "1000 of its 1000 images are not in the data" in text
+    assert "data.split=random" in text and f"{count} of its {count} images are not in the data" in text
 
 
 @pytest.mark.real_data

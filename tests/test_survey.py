@@ -15,7 +15,7 @@ from drawn import lay_out, numbered, picture, polyp, write
 
 from polyp.cli import main
 from polyp.data.sources import Synthetic
-from polyp.data.splits import read_split
+from polyp.data.split_files import read_split
 
 
 @pytest.fixture

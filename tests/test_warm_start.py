@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 import polyp
-from polyp.runs.data import read_split
+from polyp.runs.data import read_recorded_split
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import load_run_model
 
@@ -132,8 +132,8 @@ def test_images_that_the_first_weights_were_fitted_to_are_noticed(train: Train, 
     train(*folds, f"hydra.run.dir={first}")
     train(*folds, f"model.init_from={first}", f"hydra.run.dir={same}")
     train(*folds, "data.fold=1", f"model.init_from={first}", f"hydra.run.dir={other}")
-    known = [set(read_split(RunFolder(first))[name]) for name in ("train", "val")]
-    test = set(read_split(RunFolder(other))["test"])
+    known = [set(read_recorded_split(RunFolder(first))[name]) for name in ("train", "val")]
+    test = set(read_recorded_split(RunFolder(other))["test"])
     count = len(test & set.union(*known))
     assert count > 0
     assert f"was fitted to {count} of the {len(test)} test images" in (other / "train.log").read_text()

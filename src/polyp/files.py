@@ -6,13 +6,13 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-from polyp.errors import InputError, describe_error
+from polyp.errors import InputError, describe_error, printable
 
 
 class WriteError(InputError):
@@ -178,6 +178,35 @@ def check_zip(file: Path) -> None:
     with ZipFile(file) as members:
         if damaged := members.testzip():
             raise ValueError(f"the checksum of {damaged} is wrong")
+
+
+def walk_files(
+    folder: Path, suffixes: Collection[str], problems: list[str], exclude: Path | None = None
+) -> Iterator[Path]:
+    """The files with some endings in a folder and its subfolders, sorted; each folder once, despite links.
+
+    Hidden ones are left out, and the folder that archives of macOS add. What is found may be a broken link.
+
+    Args:
+        folder: the uppermost one.
+        suffixes: the endings, in lower case, such as ".jpg".
+        problems: takes a line for each folder that cannot be read.
+        exclude: a folder that is left out, with those in it.
+    """
+
+    def report(error: OSError) -> None:
+        problems.append(f"{printable(error.filename)}: the folder cannot be read ({describe_error(error)})")
+
+    visited = {os.path.realpath(exclude)} if exclude else set()
+    for parent, folders, names in os.walk(folder, onerror=report, followlinks=True):
+        if (real := os.path.realpath(parent)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
+        for path in (Path(parent, name) for name in sorted(names) if name[0] != "."):
+            if path.suffix.lower() in suffixes:
+                yield path
 
 
 def fingerprint(file: Path) -> str:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, TypeVar
-from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from polyp.data.pairs import Inspection, Pair, Visit, inspect, map_pairs
 from polyp.errors import InputError, describe_error
-from polyp.files import WriteError, atomic_write
+from polyp.files import WriteError, atomic_write, check_zip
 from polyp.images import resize
 
 log = logging.getLogger(__name__)
@@ -95,9 +94,7 @@ def load_inspection(
         return inspect(pairs, problems, allow_empty)
 
     def read(file: Path) -> Inspection:
-        with ZipFile(file) as members:
-            if damaged := members.testzip():
-                raise ValueError(f"the checksum of {damaged} is wrong")
+        check_zip(file)
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return Inspection(
                 **{**arrays, "fingerprint": str(arrays["fingerprint"]), "notes": str(arrays["notes"])}

@@ -21,7 +21,8 @@ from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_
 from polyp.data.layouts import Listing, list_images
 from polyp.data.pairs import Inspection, Pair, find_suspicions
 from polyp.data.sources import DATASETS
-from polyp.data.splits import SUBSETS, Splitter, check_stems
+from polyp.data.split_files import SUBSETS, check_stems
+from polyp.data.splits import Splitter
 from polyp.errors import InputError, pick
 from polyp.images import square
 from polyp.settings import collect, raise_together

@@ -1,21 +1,21 @@
-"""Layouts: how the images and masks of a data set lie in folders, and how their files are named.
+"""Layouts: how the images and masks of a data set lie in folders.
 
 `list_pairs` understands a folder of images and one of masks, several of both for centres, sequences or
 subsets, and masks beside their images. `Listing.notes` says what it understood; what is ambiguous is refused.
 """
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from itertools import takewhile
 from pathlib import Path, PurePath
 
 from polyp.data.masks import AUTO, MaskCoding
+from polyp.data.naming import Rule, choose_rule, common_start, parse_name, strip_affix
 from polyp.data.pairs import Pair
 from polyp.errors import InputError, override_word, printable
+from polyp.files import walk_files
 from polyp.images import SUFFIXES
 
 IMAGE_FOLDER = r"images?|imgs?|originals?|frames?|jpegimages|pictures?|inputs?"
@@ -26,8 +26,11 @@ IMAGE_AFFIX = r"images?|imgs?|frames?|originals?"
 MASK_AFFIX = r"masks?|gt|ground[ _-]?truth|labels?|seg|segmentation|annotation"
 SUBSET_FOLDERS = {"train": r"train(ing)?", "val": r"val(id|idation)?", "test": r"test(ing)?"}
 NNUNET = {"tr": "train", "ts": "test", "val": "val"}
-SAMPLE = 20  # file names that rules for names are derived from
 LISTED = 6  # folders that a note names
+
+
+class NoMasksError(InputError):
+    """A folder has images and no masks."""
 
 
 @dataclass
@@ -70,23 +73,6 @@ class _File:
     subset: str | None
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """What comes before and after the common part in the names of images and of masks."""
-
-    image: tuple[str, str] = ("", "")
-    mask: tuple[str, str] = ("", "")
-
-    def describe(self) -> list[str]:
-        """A sentence for each of both that is not the common part alone."""
-        names = {"image": self.image, "mask": self.mask}
-        return [f"{role}s are named {self.pattern(role)}" for role, affix in names.items() if any(affix)]
-
-    def pattern(self, role: str) -> str:
-        """The names of images or of masks, such as {stem}_mask."""
-        return "{stem}".join(self.mask if role == "mask" else self.image)
-
-
 def list_pairs(
     root: Path,
     images: str | None = None,
@@ -120,11 +106,13 @@ def list_pairs(
     notes = _describe_folders(root, files, images, masks)
     sides = {role: [file for file in files if file.role == role] for role in ("image", "mask")}
     if not sides["image"] or not (sides["mask"] or missing_mask == "empty"):
-        raise InputError(_describe_lack(root, paths, sides, images, masks))
-    rule = _choose_rule(root, sides, image_name, mask_name)
+        kind = NoMasksError if sides["image"] else InputError
+        raise kind(_describe_lack(root, paths, sides, images, masks))
+    names = {role: {(file.folder, file.name) for file in side} for role, side in sides.items()}
+    rule = choose_rule(root, names, image_name, mask_name)
     notes += rule.describe()
     for role, side in sides.items():
-        others = [file for file in side if not _strip(file.name, getattr(rule, role))]
+        others = [file for file in side if not strip_affix(file.name, getattr(rule, role))]
         if others and image_name is None and mask_name is None:
             reason = f"is not named {rule.pattern(role)}, as others are: data.{role}_name="
             problems += [f"{file.path.relative_to(root)}: {reason}" for file in others]
@@ -141,16 +129,20 @@ def list_pairs(
     return Listing([replace(pair, coding=coding) for pair in pairs], problems, notes)
 
 
-def list_images(root: Path) -> Listing:
+def list_images(root: Path, exclude: Path | None = None) -> Listing:
     """All images below a folder, as pairs without masks, such as frames that show no polyp.
 
     Files in a folder of masks beside one of images are left out.
+
+    Args:
+        root: the folder.
+        exclude: a folder that is left out, with those in it.
 
     Raises:
         InputError: there is none.
     """
     problems: list[str] = []
-    files = _keep_affixes([_classify(root, path, None, None) for path in _walk(root, problems)])
+    files = _keep_affixes([_classify(root, path, None, None) for path in _walk(root, problems, exclude)])
     if not files:
         raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
     notes = []
@@ -166,24 +158,15 @@ def list_images(root: Path) -> Listing:
     return Listing(_shorten(pairs), problems, notes)
 
 
-def _walk(root: Path, problems: list[str], exclude: Path | None = None) -> list[Path]:
-    """The image files below a folder, sorted; hidden ones and what archives of macOS add are left out."""
-    found, visited = [], {os.path.realpath(exclude)} if exclude else set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:  # links may go round in circles
-            subfolders.clear()
-            continue
-        visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != "__MACOSX")
-        for name in names:
-            path = Path(folder, name)
-            if name[0] == "." or path.suffix.lower() not in SUFFIXES:
-                continue
-            if path.is_file():
-                found.append(path)
-            else:
-                problems.append(f"{path.relative_to(root)}: a broken link, or not a file")
-    return sorted(found)
+def _walk(root: Path, problems: list[str], exclude: Path | None) -> list[Path]:
+    """The image files below a folder, sorted; broken links become problems."""
+    paths = []
+    for path in walk_files(root, SUFFIXES, problems, exclude):
+        if path.is_file():
+            paths.append(path)
+        else:
+            problems.append(f"{path.relative_to(root)}: a broken link, or not a file")
+    return sorted(paths)
 
 
 def _classify(root: Path, path: Path, images: str | None, masks: str | None) -> _File:
@@ -260,7 +243,7 @@ def _assign_roles(
         return list(files)
     names = {(file.folder, file.name) for file in files}
     if mask_name is not None:
-        before, after = _parse_name("data.mask_name", mask_name)
+        before, after = parse_name("data.mask_name", mask_name)
         pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}")
     else:
         pattern = re.compile(rf"(?:{MASK_AFFIX})[ _.-]?(.+)|(.+?)[ _.-]?(?:{MASK_AFFIX})", re.IGNORECASE)
@@ -370,100 +353,8 @@ def _describe_lack(
     )
 
 
-def _parse_name(key: str, pattern: str) -> tuple[str, str]:
-    """What comes before and after {stem} in a file's name."""
-    before, stem, after = pattern.partition("{stem}")
-    if not stem or "{stem}" in after:
-        raise InputError(f"{key}={pattern} must contain {{stem}} once, as in '{{stem}}_mask'")
-    suffix = Path(after).suffix.lower()
-    return before, after[: -len(suffix)] if suffix in SUFFIXES else after
-
-
-def _choose_rule(
-    root: Path, sides: dict[str, list[_File]], image_name: str | None, mask_name: str | None
-) -> _Rule:
-    """The rule for names that matches most images with masks; the user's own if there is one.
-
-    Raises:
-        InputError: two rules match as many, in different ways.
-    """
-    if image_name is not None or mask_name is not None:
-        parsed = [
-            _parse_name(key, name) if name is not None else ("", "")
-            for key, name in (("data.image_name", image_name), ("data.mask_name", mask_name))
-        ]
-        return _Rule(*parsed)
-    names = {role: {(file.folder, file.name) for file in files} for role, files in sides.items()}
-    best, most = _Rule(), len(_apply(_Rule(), names))
-    if most == len(names["mask"]) or not names["mask"]:
-        return best
-    ties: list[_Rule] = []
-    for rule in _propose_rules(names):
-        if (count := len(_apply(rule, names))) > most:
-            best, most, ties = rule, count, []
-        elif count == most and most and _apply(rule, names) != _apply(best, names):
-            ties.append(rule)
-    if ties:
-        texts = [" and ".join(rule.describe()) or "equal names" for rule in (best, ties[0])]
-        raise InputError(
-            f"{root}: it is not clear which masks belong to which images: {most} fit with {texts[0]}, and as "
-            f"many with {texts[1]}: say how with data.mask_name= or data.image_name= or give a pattern of "
-            "the masks such as data.masks='masks/*_mask.png'"
-        )
-    return best
-
-
-def _apply(rule: _Rule, names: dict[str, set[tuple[PurePath, str]]]) -> dict[tuple[PurePath, str], str]:
-    """The image's name and the mask's that a rule matches: {(folder, image name): mask name}."""
-    images = {(folder, stem): name for folder, name in names["image"] if (stem := _strip(name, rule.image))}
-    matched = {}
-    for folder, name in names["mask"]:
-        stem = _strip(name, rule.mask)
-        if stem and (folder, stem) in images:
-            matched[folder, images[folder, stem]] = name
-    return matched
-
-
-def _strip(name: str, affix: tuple[str, str]) -> str:
-    """A name without its prefix and suffix; empty if it does not have them."""
-    before, after = affix
-    if len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after):
-        return name[len(before) : len(name) - len(after)]
-    return ""
-
-
-def _propose_rules(names: dict[str, set[tuple[PurePath, str]]]) -> list[_Rule]:
-    """Rules that some names suggest: one contains the other, or both have a prefix or suffix of their own."""
-    by_folder: dict[PurePath, list[str]] = defaultdict(list)
-    for folder, name in sorted(names["image"]):
-        by_folder[folder].append(name)
-    proposals: Counter[_Rule] = Counter()
-    for folder, mask in sorted(names["mask"])[:: max(1, len(names["mask"]) // SAMPLE)]:
-        for image in by_folder[folder]:
-            if image in mask:
-                before, _, after = mask.partition(image)
-                rule = _Rule(mask=(before, after))
-            elif mask in image:
-                before, _, after = image.partition(mask)
-                rule = _Rule(image=(before, after))
-            else:
-                continue
-            if not (before[-1:].isdigit() or after[:1].isdigit()):  # 12 is another number, and not 1 with 2
-                proposals[rule] += 1
-    rules = [rule for rule, _ in proposals.most_common(SAMPLE)]
-    own = {role: _find_affix([name for _, name in names[role]]) for role in names}
-    return [*rules, _Rule(own["image"], own["mask"])]
-
-
-def _find_affix(names: Sequence[str]) -> tuple[str, str]:
-    """The prefix and the suffix that all names have, without digits, which count the images."""
-    before = "".join(_common(names)).rstrip("0123456789")
-    after = "".join(_common([name[::-1] for name in names]))[::-1].lstrip("0123456789")
-    return before, after if len(before) + len(after) < min(map(len, names)) else ""
-
-
 def _match(
-    root: Path, sides: dict[str, list[_File]], rule: _Rule, missing_mask: str, problems: list[str]
+    root: Path, sides: dict[str, list[_File]], rule: Rule, missing_mask: str, problems: list[str]
 ) -> list[Pair]:
     """The pairs by a rule, sorted by stem; what is alone or double becomes a problem."""
     images, masks = (_unique(sides[role], root, getattr(rule, role), problems) for role in ("image", "mask"))
@@ -500,19 +391,12 @@ def _unique(
     """Files by folder and the common part of their names; those of another prefix or suffix are left out."""
     unique: dict[tuple[PurePath, str], _File] = {}
     for file in files:
-        if not (name := _strip(file.name, affix)):
+        if not (name := strip_affix(file.name, affix)):
             continue
         if (first := unique.setdefault((file.folder, name), file)) is not file:
             both = (file.path.relative_to(root), first.path.relative_to(root))
             problems.append("{}: has the same stem as {}".format(*both))
     return unique
-
-
-def _common(sequences: Sequence[Sequence[str]]) -> list[str]:
-    """What all texts or tuples of texts begin with."""
-    return [
-        items[0] for items in takewhile(lambda items: len(set(items)) == 1, zip(*sequences, strict=False))
-    ]
 
 
 def _join(folder: PurePath, name: str) -> str:
@@ -522,7 +406,7 @@ def _join(folder: PurePath, name: str) -> str:
 def _shorten(pairs: Sequence[Pair]) -> list[Pair]:
     """Pairs sorted by stem, without the folders that all stems begin with."""
     folders = [PurePath(pair.stem).parent.parts for pair in pairs]
-    common = _common(folders)
+    common = common_start(folders)
     shortened = [replace(pair, stem="/".join(PurePath(pair.stem).parts[len(common) :])) for pair in pairs]
     return sorted(shortened, key=lambda pair: pair.stem)
 
@@ -540,7 +424,7 @@ def _name_sources(root: Path, files: Iterable[_File]) -> dict[PurePath, str]:
         names = {folder: folder.as_posix() for folder in names}
     if len(set(names.values())) == 1:
         return dict.fromkeys(names, "")
-    common = len(_common([name.split("/") if name else [] for name in names.values()]))
+    common = len(common_start([name.split("/") if name else [] for name in names.values()]))
     return {
         folder: "/".join(name.split("/")[common:]) or "/".join(folder.parts) or root.name
         for folder, name in names.items()

@@ -42,7 +42,7 @@ class MaskCoding:
     Attributes:
         polyp_values: grey values or palette indices such as (1, 2), colours such as ("#ff0000", "#00ff00"),
             or a comparison such as "!= 0"; None: masks must be two-valued.
-        ignore_value: a value or a colour, or None.
+        ignore_value: a value or a colour, or None; colours are kept in lower case.
 
     Raises:
         InputError: on construction, for another kind of value.
@@ -70,7 +70,7 @@ class MaskCoding:
             raise InputError("data.polyp_values=[] names nothing: give values such as [1], or null")
         object.__setattr__(self, "polyp_values", values)
         if self.ignore_value is not None:
-            _check_value("data.ignore_value", self.ignore_value)
+            object.__setattr__(self, "ignore_value", _check_value("data.ignore_value", self.ignore_value))
             if isinstance(values, tuple) and self.ignore_value in values:
                 raise InputError(f"data.ignore_value={self.ignore_value} is one of data.polyp_values as well")
 
@@ -120,12 +120,11 @@ def read_mask(path: Path, coding: MaskCoding = AUTO) -> np.ndarray:
 def read_levels(path: Path, coding: MaskCoding = AUTO) -> tuple[np.ndarray, Levels]:
     """Read a mask as `read_mask` does, and what it holds."""
     pixels = _read_pixels(path)
-    has_colours = pixels.colours is not None and not pixels.has_palette
     values = coding.polyp_values if isinstance(coding.polyp_values, tuple) else ()
-    if has_colours and any(isinstance(value, int) for value in values):
-        raise InputError(f"{path}: has colours: give data.polyp_values as colours, such as ['#ff0000']")
-    if pixels.colours is None and any(isinstance(value, str) for value in values):
-        raise InputError(f"{path}: has no colours: give data.polyp_values as numbers, such as [255]")
+    if pixels.colours is not None and not pixels.has_palette:
+        for key, named in (("polyp_values", values), ("ignore_value", (coding.ignore_value,))):
+            if any(isinstance(value, int) for value in named):
+                raise InputError(f"{path}: has colours: give data.{key} as colours, such as '#ff0000'")
     levels = _find_levels(pixels)
     ignored = _matches(pixels, levels, coding.ignore_value)
     if isinstance(coding.polyp_values, str):
@@ -156,7 +155,8 @@ def describe_coding(levels: Sequence[Levels], coding: MaskCoding, name: str, fil
         An empty text for the usual masks of 0 and 255.
 
     Raises:
-        InputError: the masks are not two-valued, and the coding does not say what is polyp.
+        InputError: the masks are not two-valued, and the coding does not say what is polyp; or it names
+            colours, and no mask has any.
     """
     background = {0, "#000000"}
     most: dict[Value, int] = {}
@@ -168,6 +168,11 @@ def describe_coding(levels: Sequence[Levels], coding: MaskCoding, name: str, fil
     foreground = {value for value in foreground if most[value] >= LEAST[0]} or foreground
     shares = _list_shares(levels, files)
     if coding.is_explicit:
+        values = coding.polyp_values if isinstance(coding.polyp_values, tuple) else ()
+        has_colours = any(mask.label != "value" for mask in levels)
+        if foreground and not has_colours and any(isinstance(value, str) for value in values):
+            reason = f"the masks have no colours ({shares})"
+            raise InputError(f"{name}: {reason}: give data.polyp_values as numbers, such as [255]")
         return f"polyp is where a mask has {_describe_polyp(coding)}; the masks hold {shares}"
     if foreground <= {255} or foreground <= {"#ffffff"}:
         return ""

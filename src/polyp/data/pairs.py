@@ -19,7 +19,8 @@ from polyp.images import IGNORED, SUFFIXES, read_image
 
 T = TypeVar("T")
 Visit = Callable[[int, np.ndarray, np.ndarray], None]
-"""Takes a number, image (H, W, 3) uint8 and mask (H, W) uint8 in {0, 1}; called by several threads."""
+"""Takes a number, image (H, W, 3) uint8 and mask (H, W) uint8 in {0, 1, 255}; called by several
+threads."""
 
 
 @dataclass(frozen=True)
@@ -242,8 +243,6 @@ def combine_checks(checks: Sequence[Check], notes: Sequence[str] = ()) -> Inspec
 
 def describe_codings(pairs: Sequence[Pair], checks: Sequence[Check]) -> list[str]:
     """What the masks of each source hold, a sentence each, without those of 0 and 255.
-
-    Sources of one coding are judged together if their masks agree.
 
     Raises:
         InputError: the masks of a source are not two-valued, and its coding does not say what is polyp.

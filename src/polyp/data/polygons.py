@@ -9,7 +9,8 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def draw_masks(
     images: str | None = None,
     labels: Sequence[Any] | None = None,
     missing_mask: str = "error",
+    exclude: Path | None = None,
 ) -> Listing:
     """Draw the polygons of a data set, unless they have been drawn before.
 
@@ -81,21 +83,21 @@ def draw_masks(
         images: the folder of the images below `root`.
         labels: those that are polyps, COCO's names or YOLO's numbers; None: there is only one.
         missing_mask: `empty` takes an image without annotations for one without a polyp.
+        exclude: a folder that is left out: it holds other images.
 
     Raises:
         InputError: a file is damaged, an outline is no polygon, several labels are not explained, or the
             cache cannot be written.
     """
     require("polygons", "pycocotools")
-    listing = list_images(root / images if images else root)
+    listing = list_images(root / images if images else root, exclude)
     # Annotations name files from the root on, while stems leave out folders that all images share.
     index = StemIndex({_strip(pair.image.relative_to(root)): pair.stem for pair in listing.pairs})
     kind, found = _read_annotations(annotations, index, listing)
     if not found:
         raise InputError(f"none of the images in {root} is in {annotations}")
     chosen = _choose_labels(root, found, labels)
-    sizes = {pair.stem: _read_size(pair.image) for pair in listing.pairs if pair.stem in found}
-    folder = _draw_all(root, annotations, found, chosen, sizes)
+    folder = _draw_all(annotations, found, chosen, {pair.stem: pair.image for pair in listing.pairs})
     pairs = []
     for pair in listing.pairs:
         if pair.stem in found:
@@ -136,18 +138,22 @@ def _strip(path: Path) -> str:
     return Path(*(part for part in path.parent.parts if part != "images"), path.stem).as_posix()
 
 
-def _load_json(path: Path) -> Any:
+@contextmanager
+def _report_damage(path: Path, kind: str) -> Iterator[None]:
+    """Turn what a file of another content raises into one line; lines that are more precise stay."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {describe_error(error)}") from error
+        yield
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read as {kind} ({describe_error(error)} is wrong)") from error
 
 
 def _read_coco(path: Path, index: StemIndex, listing: Listing) -> dict[str, Annotation]:
-    content = _load_json(path)
-    try:
+    found, stem_of = {}, {}
+    with _report_damage(path, "COCO's JSON of polygons"):
+        content = json.loads(path.read_bytes())
         labels = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
-        found, stem_of = {}, {}
         for image in content["images"]:
             name = Path(str(image["file_name"])).with_suffix("").as_posix()
             if (stem := index.find(name)) is None:
@@ -158,26 +164,18 @@ def _read_coco(path: Path, index: StemIndex, listing: Listing) -> dict[str, Anno
         for shape in content["annotations"]:
             if shape["image_id"] not in stem_of:
                 continue
-            label, outline = (
-                labels.get(shape["category_id"], str(shape["category_id"])),
-                shape["segmentation"],
-            )
+            label = labels.get(shape["category_id"], str(shape["category_id"]))
+            outline = shape["segmentation"]
             outlines = outline if isinstance(outline, list) else [outline]
             if not outlines:
                 raise InputError(f"{path}: annotation {shape.get('id')} has a box only and no polygon")
             found[stem_of[shape["image_id"]]].shapes += [(label, part) for part in outlines]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} is not COCO's JSON of polygons ({describe_error(error)} is wrong)"
-        ) from error
     return found
 
 
 def _read_labelme(path: Path) -> Annotation:
-    content = _load_json(path)
-    try:
+    with _report_damage(path, "LabelMe's JSON of polygons"):
+        content = json.loads(path.read_bytes())
         annotation = Annotation((int(content["imageHeight"]), int(content["imageWidth"])))
         for shape in content["shapes"]:
             points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
@@ -193,37 +191,24 @@ def _read_labelme(path: Path) -> Annotation:
             elif kind != "polygon":
                 raise InputError(f"{path}: a shape is a {kind}, which is no area: polygons are needed")
             annotation.shapes.append((str(shape["label"]), points.ravel().tolist()))
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} is not LabelMe's JSON of polygons ({describe_error(error)} is wrong)"
-        ) from error
     return annotation
 
 
 def _read_yolo(path: Path) -> Annotation:
     """Lines of a class and the corners x, y of a polygon, as shares of width and height."""
     annotation = Annotation(None)
-    try:
-        lines = path.read_text().splitlines()
-        for number, line in enumerate(lines, 1):
+    with _report_damage(path, "YOLO's segmentation"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
             if not (words := line.split()):
                 continue
             corners = [float(word) for word in words[1:]]
             if len(corners) == 4:
-                raise InputError(
-                    f"{path}, line {number}: is a box and no polygon: YOLO's segmentation is needed"
-                )
+                reason = "is a box and no polygon: YOLO's segmentation is needed"
+                raise InputError(f"{path}, line {number}: {reason}")
             if len(corners) < 6 or len(corners) % 2 or not all(-0.01 <= value <= 1.01 for value in corners):
-                raise InputError(
-                    f"{path}, line {number}: needs a class and three or more corners from 0 to 1"
-                )
+                reason = "needs a class and three or more corners from 0 to 1"
+                raise InputError(f"{path}, line {number}: {reason}")
             annotation.shapes.append((words[0], corners))
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not YOLO's segmentation ({describe_error(error)})") from error
     return annotation
 
 
@@ -250,25 +235,18 @@ def _choose_labels(root: Path, found: dict[str, Annotation], labels: Sequence[An
     return set(counts)
 
 
-def _read_size(image: Path) -> tuple[int, int] | None:
-    """Height and width of an image as a viewer shows it; None if it cannot be read, which comes later."""
-    try:
-        with open_image(image) as opened:
-            return opened.height, opened.width
-    except InputError:
-        return None
-
-
 def _draw_all(
-    root: Path,
-    annotations: Path,
-    found: dict[str, Annotation],
-    labels: set[str],
-    sizes: dict[str, tuple[int, int] | None],
+    annotations: Path, found: dict[str, Annotation], labels: set[str], images: dict[str, Path]
 ) -> Path:
     """The folder with a mask for each image of `found`, which is made if it is not there yet."""
+
+    def describe_size(stem: str) -> Any:
+        """The size, or the state of the image's file: an image is opened only where its mask is drawn."""
+        status = images[stem].stat()
+        return found[stem].size or (status.st_size, status.st_mtime_ns)
+
     place = json.dumps([os.fspath(annotations), sorted(labels)])
-    content = json.dumps(sorted((stem, a.size or sizes[stem], a.shapes) for stem, a in found.items()))
+    content = json.dumps(sorted((stem, describe_size(stem), a.shapes) for stem, a in found.items()))
     where, state = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (place, content))
     home = user_cache_path("polyp") / "masks"
     folder = home / f"{where}-{state}"
@@ -278,7 +256,7 @@ def _draw_all(
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home) as temporary:
             for stem, annotation in found.items():
-                size = annotation.size or sizes[stem] or (1, 1)
+                size = annotation.size or _read_size(images[stem])
                 mask = _draw(annotation, size, labels, f"{annotations}: {stem}")
                 file = Path(temporary, "masks", f"{stem}.png")
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -293,6 +271,16 @@ def _draw_all(
     except OSError as error:
         raise InputError(f"cannot write {folder} ({describe_error(error)}): free some space") from error
     return folder
+
+
+def _read_size(image: Path) -> tuple[int, int]:
+    """Height and width of an image as a viewer shows it.
+
+    Raises:
+        InputError: the image cannot be read.
+    """
+    with open_image(image) as opened:
+        return opened.height, opened.width
 
 
 def _draw(annotation: Annotation, size: tuple[int, int], labels: set[str], name: str) -> np.ndarray:

@@ -141,7 +141,7 @@ class Folder(Source):
         if isinstance(options, str):
             return replace(self, root=options)
         keys = [field.name for field in fields(self)]
-        if not isinstance(options, Mapping) or "root" not in options:
+        if not isinstance(options, Mapping) or not isinstance(options.get("root"), str):
             raise InputError(f"data.root.{name}={options} must be a folder, or a mapping with root: FOLDER")
         for key in options:
             if key not in keys:
@@ -164,24 +164,23 @@ class Folder(Source):
         self.check()
         listing = Listing([])
         for name, part in self.parts.items():
-            found = part._find_part(Path(part.root).expanduser().absolute(), exclude)
+            root = Path(part.root).expanduser().absolute()
+            found = part._find_part(root, exclude)
             for pair in found.pairs:
                 source = "/".join(text for text in (name, pair.source) if text)
                 listing.pairs.append(
                     replace(pair, stem=f"{name}/{pair.stem}" if name else pair.stem, source=source)
                 )
             listing.problems += found.problems
-            if not name and all(
-                Path(part.root).expanduser().joinpath(f"{s}.txt").is_file() for s in ("train", "test")
-            ):
-                listing.lists = Path(part.root).expanduser()
+            if not name and (root / "train.txt").is_file() and (root / "test.txt").is_file():
+                listing.lists = root
             listing.notes += [f"{name}: {note}" if name else note for note in found.notes]
         listing.pairs.sort(key=lambda pair: pair.stem)
         return listing
 
     def _find_part(self, root: Path, exclude: Path | None) -> Listing:
         if annotations := find_annotations(root, self.masks):
-            return draw_masks(root, annotations, self.images, self.polyp_labels, self.missing_mask)
+            return draw_masks(root, annotations, self.images, self.polyp_labels, self.missing_mask, exclude)
         return list_pairs(
             root, self.images, self.masks, self.image_name, self.mask_name, self.missing_mask, self.coding,
             exclude,

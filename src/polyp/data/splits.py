@@ -1,13 +1,5 @@
-"""Which images train, which choose the best epoch, and which are only for the final number.
+"""Which images train, which choose the best epoch, and which are only for the final number."""
 
-A split is a CSV with the columns `stem,subset`. Two are shipped, both of Kvasir-SEG: `official` (the owners'
-880/120) and `pranet` (the literature's 900/100). Their test sets are as published; validation (80 and 90
-images) was drawn from the rest with a fixed seed, spread evenly over the polyps' sizes, and without images
-whose whole frame has a near-duplicate; `polyp data` also finds frames that are in the set twice, cut
-differently. `random` and folds are drawn.
-"""
-
-import csv
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,17 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from polyp.data.duplicates import Link, find_links, group_images
-from polyp.data.pairs import Inspection, Pair, StemIndex
-from polyp.errors import InputError, nearest, printable
-from polyp.report.tables import unescape_formula
+from polyp.data.pairs import Inspection, Pair
+from polyp.data.split_files import (
+    AUTO,
+    DRAWN,
+    FOLDERS,
+    LEAVE_ONE_OUT,
+    RANDOM,
+    SUBSETS,
+    find_files,
+    read_files,
+    read_split,
+)
+from polyp.errors import InputError, nearest
 
 log = logging.getLogger(__name__)
 
-SUBSETS = ("train", "val", "test")
-SHIPPED = ("official", "pranet")
-AUTO, RANDOM, FOLDERS, LEAVE_ONE_OUT = "auto", "random", "folders", "leave-one-group-out"
-DRAWN = (AUTO, RANDOM, FOLDERS, LEAVE_ONE_OUT)
-"""The splits that have no file."""
 BLOCK = 10  # of so many images a random split gives one to val and one to test
 NORMAL_FOLDS = 5  # of so many parts of the normal frames one is for the test, where there are no folds
 
@@ -80,7 +77,7 @@ class Splitter:
         Raises:
             InputError: it is not.
         """
-        split_files(self.split)
+        find_files(self.split)
 
     @property
     def is_drawn(self) -> bool:
@@ -108,9 +105,9 @@ class Splitter:
             links = find_links(inspection.thumbnails, inspection.fields)
             groups = group_images(len(stems), [*links, *_link_equal(labels)])
         if self.folds is not None:
-            subsets = self._take_fold(stems, groups, inspection.shares)
+            subsets = _keep_for_test(stems, self._take_fold(stems, groups, inspection.shares, self.folds))
         elif self.split == LEAVE_ONE_OUT:
-            subsets = self._leave_out(stems, labels)
+            subsets = _keep_for_test(stems, self._leave_out(stems, labels))
         elif not subsets:
             if not (subsets := draw_split(stems, groups, inspection.shares, self.seed)):
                 raise InputError(
@@ -199,7 +196,7 @@ class Splitter:
             return {}, {}
         stems = [pair.stem for pair in pairs]
         has_groups = self.group is not None or self.folds is not None
-        subsets, columns = _read_files(split_files(self.split, stems), self.split, stems, not has_groups)
+        subsets, columns = read_files(find_files(self.split, stems), self.split, stems, not has_groups)
         return subsets, columns
 
     def _label(self, pairs: Sequence[Pair], columns: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -216,7 +213,7 @@ class Splitter:
             path = Path(file).expanduser()
             if not path.is_file():
                 raise InputError(f"data.group={self.group}: {path} is not a file")
-            columns = _read_files([path], str(path), stems, needs_subset=False)[1]
+            columns = read_files([path], str(path), stems, needs_subset=False)[1]
         missing = [stem for stem in stems if column not in columns.get(stem, {})]
         if missing:
             known = sorted({name for row in columns.values() for name in row} | {"folder", "source"})
@@ -229,21 +226,13 @@ class Splitter:
         return [columns[stem][column] for stem in stems]
 
     def _take_fold(
-        self, stems: Sequence[str], groups: np.ndarray, shares: np.ndarray
-    ) -> dict[str, list[str]]:
-        """Fold `fold` of all images is the test set."""
-        assert self.folds is not None
-        if (count := groups.max() + 1) < self.folds:
-            raise InputError(
-                f"data.folds={self.folds} needs as many groups of images that stay together, and there are "
-                f"{count}"
-            )
-        test = set(self._draw_folds(groups, shares, self.folds)[self.fold].tolist())
-        return {
-            "train": [stem for row, stem in enumerate(stems) if row not in test],
-            "val": [],
-            "test": [stem for row, stem in enumerate(stems) if row in test],
-        }
+        self, stems: Sequence[str], groups: np.ndarray, shares: np.ndarray, folds: int
+    ) -> set[str]:
+        """The stems of fold `fold` of all images."""
+        if (count := groups.max() + 1) < folds:
+            reason = f"needs as many groups of images that stay together, and there are {count}"
+            raise InputError(f"data.folds={folds} {reason}")
+        return {stems[row] for row in self._draw_folds(groups, shares, folds)[self.fold]}
 
     def _draw_folds(self, groups: np.ndarray, shares: np.ndarray, folds: int) -> list[np.ndarray]:
         """The rows of each fold: groups stay together, and each fold has small and large polyps alike."""
@@ -254,8 +243,8 @@ class Splitter:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=self.seed)
         return [test for _, test in splitter.split(np.zeros(len(shares)), strata, groups)]
 
-    def _leave_out(self, stems: Sequence[str], labels: Sequence[str]) -> dict[str, list[str]]:
-        """The images of one group are the test set."""
+    def _leave_out(self, stems: Sequence[str], labels: Sequence[str]) -> set[str]:
+        """The stems of group `fold`."""
         names = sorted(set(labels))
         if len(names) < 2 or self.fold >= len(names):
             known = ", ".join(f"{number}: {name}" for number, name in enumerate(names[:12]))
@@ -265,12 +254,7 @@ class Splitter:
             )
         log.info("data.split=%s: the test set is %s, fold %d of %d", self.split, names[self.fold], self.fold,
                  len(names))  # fmt: skip
-        test = {stem for stem, label in zip(stems, labels, strict=True) if label == names[self.fold]}
-        return {
-            "train": [stem for stem in stems if stem not in test],
-            "val": [],
-            "test": [stem for stem in stems if stem in test],
-        }
+        return {stem for stem, label in zip(stems, labels, strict=True) if label == names[self.fold]}
 
     def _draw_val(
         self, subsets: dict[str, list[str]], stems: Sequence[str], groups: np.ndarray, shares: np.ndarray
@@ -286,6 +270,15 @@ class Splitter:
             )
         log.info("validation: %d images of train, drawn by data.split_seed=%d", len(drawn["val"]), self.seed)
         return {**drawn, "test": subsets["test"]}
+
+
+def _keep_for_test(stems: Sequence[str], test: set[str]) -> dict[str, list[str]]:
+    """Subsets of a test set and the others, without validation."""
+    return {
+        "train": [stem for stem in stems if stem not in test],
+        "val": [],
+        "test": [stem for stem in stems if stem in test],
+    }
 
 
 def _link_equal(labels: Sequence[str]) -> list[Link]:
@@ -328,132 +321,6 @@ def _read_folders(pairs: Sequence[Pair]) -> dict[str, list[str]]:
     if unused := sum(pair.subset is None for pair in pairs):
         log.info("data.split=folders leaves out %d images in folders of no subset", unused)
     return subsets
-
-
-def split_files(split: str, stems: Sequence[str] = ()) -> list[Path]:
-    """The files of a split; what is drawn has none.
-
-    Args:
-        split: its name or path.
-        stems: of the data set: a shipped split of several data sets has a file for each of them.
-
-    Raises:
-        InputError: the split is unknown.
-    """
-    if split in DRAWN:
-        return []
-    if split in SHIPPED:
-        folder = Path(__file__).with_name("splits")
-        others = [folder / f"cvc-clinicdb_{split}.csv"] if any("/" in stem for stem in stems) else []
-        return [folder / f"kvasir-seg_{split}.csv", *(file for file in others if file.is_file())]
-    path = Path(split).expanduser()
-    if path.is_dir():
-        lists = [path / f"{name}.txt" for name in SUBSETS]
-        if not (lists[0].is_file() and lists[2].is_file()):
-            raise InputError(f"data.split={split} is a folder without train.txt and test.txt")
-        return [file for file in lists if file.is_file()]
-    if not path.is_file():
-        raise InputError(
-            f"data.split={split} is neither a file nor known: {nearest(split, [*SHIPPED, *DRAWN])}"
-        )
-    return [path]
-
-
-def check_stems(split: str, subsets: Mapping[str, Sequence[str]], stems: Sequence[str]) -> None:
-    """Check that the images of a split are in the data.
-
-    Raises:
-        InputError: some are not.
-    """
-    used = [stem for members in subsets.values() for stem in members]
-    if absent := sorted(set(used) - set(stems)):
-        raise _describe_absence(split, absent, len(used))
-    if unused := len(stems) - len(used):
-        log.info("data.split=%s uses %d images and leaves %d out", split, len(used), unused)
-
-
-def _describe_absence(split: str, absent: Sequence[str], count: int) -> InputError:
-    some = f"{len(absent)} of its {count} images are not in the data ({', '.join(map(printable, absent[:5]))}"
-    some += ", ...)" if len(absent) > 5 else ")"
-    advice = " is a split of Kvasir-SEG: for other data give data.split=random;" if split in SHIPPED else ":"
-    return InputError(f"data.split={split}{advice} {some}")
-
-
-def read_split(split: str, stems: Sequence[str]) -> dict[str, list[str]]:
-    """The subsets of a split that has a file; `val` may be empty.
-
-    Args:
-        split: official, pranet, the path of a CSV with the columns stem and subset, which may have others, or
-            of a folder with train.txt, test.txt and perhaps val.txt.
-        stems: of the data set; the file's may have endings, and may leave out folders that make no
-            difference.
-
-    Raises:
-        InputError: the split is unknown or malformed, or it names images that are not there.
-    """
-    return _read_files(split_files(split, stems), split, stems)[0]
-
-
-def _read_files(
-    files: Sequence[Path], split: str, stems: Sequence[str], needs_subset: bool = True
-) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-    """The subsets of a split, empty if it has none, and its other columns by stem."""
-    index = StemIndex(stems)
-    subsets: dict[str, list[str]] = {name: [] for name in SUBSETS}
-    columns: dict[str, dict[str, str]] = {}
-    absent, line_of = [], dict[str, str]()
-    for file in files:
-        for number, row in _read_rows(file, needs_subset):
-            name, subset = row.pop("stem"), row.pop("subset", None)
-            if subset is not None and subset not in subsets:
-                reason = f"the subset '{subset}' is unknown: {nearest(subset, SUBSETS)}"
-                raise InputError(f"{file}, line {number}: {reason}")
-            if (stem := index.find(name)) is None:
-                absent.append(name)
-                continue
-            if stem in line_of:
-                raise InputError(f"{file}, line {number}: {name} was given in {line_of[stem]} already")
-            line_of[stem] = f"line {number}" if len(files) == 1 else f"{file.name}, line {number}"
-            columns[stem] = row
-            if subset is not None:
-                subsets[subset].append(stem)
-    if absent:
-        raise _describe_absence(split, sorted(absent), len(absent) + len(columns))
-    if not any(subsets.values()):
-        return {}, columns
-    if empty := [name for name in ("train", "test") if not subsets[name]]:
-        reason = "train and test are needed, and validation is drawn from train if it is not given"
-        raise InputError(f"{files[0]}: no image is given for {' and '.join(empty)}; {reason}")
-    check_stems(split, subsets, stems)
-    return subsets, columns
-
-
-def _read_rows(file: Path, needs_subset: bool) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV with their line numbers, or the lines of train.txt, val.txt or test.txt as rows."""
-    try:
-        text = file.read_text("utf-8-sig")  # spreadsheets begin a file with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
-    lines = [
-        (number, line)
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip() and not line.startswith("#")
-    ]
-    if file.suffix == ".txt":
-        return [(number, {"stem": line.strip(), "subset": file.stem}) for number, line in lines]
-    rows = [(n, [unescape_formula(cell.strip()) for cell in next(csv.reader([line]))]) for n, line in lines]
-    header = rows[0][1] if rows else []
-    needed = ["stem", "subset"] if needs_subset else ["stem"]
-    if not set(needed) <= set(header) or len(set(header)) < len(header):
-        line = rows[0][0] if rows else 1
-        raise InputError(f"{file}, line {line}: the first line must name the columns {' and '.join(needed)}")
-    for number, row in rows[1:]:
-        if len(row) != len(header):
-            raise InputError(
-                f"{file}, line {number}: has {len(row)} columns instead of the {len(header)} of "
-                f"{','.join(header)}"
-            )
-    return [(number, dict(zip(header, row, strict=True))) for number, row in rows[1:]]
 
 
 def draw_split(
@@ -517,7 +384,7 @@ def repair_split(subsets: dict[str, list[str]], groups: Mapping[str, int]) -> di
     to train.
 
     Args:
-        subsets: as `split_stems` gives them.
+        subsets: the stems of train, val and test.
         groups: the group of each stem.
     """
     test_groups = {groups[stem] for stem in subsets["test"]}

@@ -136,17 +136,21 @@ class PolypNetwork(nn.Module):
         """
         encoder = self.recipe[1]
         for stage in self.stages:
-            modules = [module for module in stage.get_submodule("encoder").modules()]
+            modules = [*stage.get_submodule("encoder").modules()]
             offering = next((module for module in modules if hasattr(module, "set_grad_checkpointing")), None)
-            try:
-                if offering is None or not encoder.startswith("tu-"):  # smp's own do not call timm's stages
-                    raise NotImplementedError("it does not offer that")
-                offering.set_grad_checkpointing(True)  # type: ignore[operator]
-            except (NotImplementedError, AssertionError) as error:  # the second is timm's
+            reason = ""
+            if offering is None or not encoder.startswith("tu-"):  # smp's own do not call timm's stages
+                reason = "it does not offer that"
+            else:
+                try:
+                    offering.set_grad_checkpointing(True)  # type: ignore[operator]
+                except (AssertionError, NotImplementedError) as error:  # how timm refuses
+                    reason = describe_error(error)
+            if reason:
                 raise InputError(
                     f"model.gradient_checkpointing=true does not work with model.encoder={encoder} "
-                    f"({describe_error(error)}): take one of timm's (tu-NAME) that does, or leave it out"
-                ) from error
+                    f"({reason}): take one of timm's (tu-NAME) that does, or leave it out"
+                )
             for module in modules:
                 if isinstance(module, _BatchNorm) and module.momentum:
                     module.register_forward_pre_hook(partial(_update_statistics_once, module.momentum))

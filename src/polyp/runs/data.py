@@ -8,7 +8,7 @@ from polyp import files
 from polyp.data.augment import Augmentation, MultiScale
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.sources import DATASETS
-from polyp.data.splits import SUBSETS
+from polyp.data.split_files import SUBSETS
 from polyp.errors import InputError, pick
 from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys
@@ -33,7 +33,7 @@ def build_data(settings: Mapping[str, Any], augment: Mapping[str, Any], seed: in
     )
 
 
-def read_split(folder: RunFolder) -> dict[str, list[str]] | None:
+def read_recorded_split(folder: RunFolder) -> dict[str, list[str]] | None:
     """The stems of each subset of a run's data; None if they are not recorded, as by earlier versions.
 
     Raises:
@@ -53,7 +53,7 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
     Raises:
         InputError: a random split is not recorded, or the record is damaged.
     """
-    if subsets := read_split(folder):
+    if subsets := read_recorded_split(folder):
         data.recorded_split = subsets
     elif data.split == "random":
         raise InputError(

@@ -12,7 +12,7 @@ from polyp.model import device
 from polyp.model.optim import Optim
 from polyp.model.segmenter import PolypSegmenter
 from polyp.model.weights import check_encoder_weights
-from polyp.runs.data import build_data, read_split, restore_split
+from polyp.runs.data import build_data, read_recorded_split, restore_split
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, find_weights
 from polyp.settings import check_keys, collect, raise_together
@@ -119,7 +119,7 @@ def _warn_of_known_images(run: Run, data: PolypDataModule) -> None:
     origin = Source(run.folder.path, run.folder.path, run.config).origin
     if origin is None or origin.data_fingerprint != data.inspection.fingerprint:
         return
-    before = read_split(RunFolder(origin.home)) or {}
+    before = read_recorded_split(RunFolder(origin.home)) or {}
     for subset, fitted in (("val", ["train"]), ("test", ["train", "val"])):
         stems = {stem for name in fitted for stem in before.get(name, ())}
         if count := len(stems.intersection(data.subsets[subset])):

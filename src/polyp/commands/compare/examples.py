@@ -8,7 +8,7 @@ import numpy as np
 
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe
-from polyp.data.splits import SUBSETS
+from polyp.data.split_files import SUBSETS
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
 from polyp.report.pictures import PREDICTION, TRUTH, contour

@@ -24,7 +24,8 @@ from polyp.data.pairs import (
     map_pairs,
 )
 from polyp.data.sources import NAMED, find_source
-from polyp.data.splits import AUTO, SUBSETS, Splitter, draw_split, repair_split
+from polyp.data.split_files import AUTO, SUBSETS
+from polyp.data.splits import Splitter, draw_split, repair_split
 from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
 from polyp.files import check_writable, write_text

@@ -19,6 +19,7 @@ from polyp.commands.evaluate.scoring import Image, control_risk, score_images, s
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
 from polyp.commands.options import name_options
 from polyp.data.datamodule import NORMAL
+from polyp.data.layouts import NoMasksError
 from polyp.errors import InputError
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
@@ -60,9 +61,8 @@ def run(options: Options) -> list[dict[str, Any]]:
         try:
             test_sets = find_test_sets(options.data, normal=options.normal, **options.layout)
         except InputError as error:
-            text = name_options(str(error))
-            normal = ", or with --normal that no image shows a polyp" if text.endswith("--masks") else ""
-            raise InputError(text + normal) from error
+            normal = ", or with --normal that no image shows a polyp" * isinstance(error, NoMasksError)
+            raise InputError(name_options(str(error)) + normal) from error
     folders = [_choose_folder(sources[0], test_set, options, len(test_sets)) for test_set in test_sets]
     if lacking := literature.unavailable():
         log.warning("%s", lacking)

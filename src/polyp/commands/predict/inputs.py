@@ -3,13 +3,15 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from polyp.commands.predict.video import SUFFIXES as VIDEOS
 from polyp.commands.predict.video import open_video
-from polyp.errors import InputError, describe_error, printable
+from polyp.errors import InputError, printable
+from polyp.files import walk_files
 from polyp.images import SUFFIXES as IMAGES
 
 MAX_NAME_BYTES = 240
@@ -53,7 +55,8 @@ def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
             raise InputError(f"{printable(name)} is not a file")
     root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
     problems: list[str] = []
-    files = [file for path in paths for file in (_walk(path, problems) if path.is_dir() else [path])]
+    walk = partial(walk_files, suffixes=IMAGES | VIDEOS, problems=problems)
+    files = [file for path in paths for file in (walk(path) if path.is_dir() else [path])]
     inputs = []
     for file in dict.fromkeys(files):
         if file.is_file():
@@ -66,24 +69,6 @@ def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
         reason = f": {problems[0]}" if problems else f" ({' '.join(sorted(IMAGES))})"
         raise InputError(f"{', '.join(map(printable, names[:3]))}: no images or videos there{reason}")
     return root, inputs, problems
-
-
-def _walk(folder: Path, problems: list[str]) -> Iterator[Path]:
-    """Images and videos of a folder and its subfolders, sorted; each folder once, despite links."""
-
-    def report(error: OSError) -> None:
-        problems.append(f"{printable(error.filename)}: the folder cannot be read ({describe_error(error)})")
-
-    visited = set()
-    for parent, folders, files in os.walk(folder, onerror=report, followlinks=True):
-        if (real := os.path.realpath(parent)) in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(parent, name) for name in sorted(files) if not name.startswith(".")):
-            if path.suffix.lower() in IMAGES | VIDEOS:
-                yield path
 
 
 def _is_video(file: Path) -> bool:
