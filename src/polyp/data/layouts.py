@@ -30,7 +30,7 @@ LISTED = 6  # folders that a note names
 
 
 class NoMasksError(InputError):
-    """A folder has images and no masks."""
+    """A folder has images, and none that are known to be masks."""
 
 
 @dataclass
@@ -106,7 +106,7 @@ def list_pairs(
     notes = _describe_folders(root, files, images, masks)
     sides = {role: [file for file in files if file.role == role] for role in ("image", "mask")}
     if not sides["image"] or not (sides["mask"] or missing_mask == "empty"):
-        kind = NoMasksError if sides["image"] else InputError
+        kind = NoMasksError if paths and not sides["mask"] else InputError
         raise kind(_describe_lack(root, paths, sides, images, masks))
     names = {role: {(file.folder, file.name) for file in side} for role, side in sides.items()}
     rule = choose_rule(root, names, image_name, mask_name)
