@@ -258,6 +258,7 @@ def unfinished(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "damage", ["cut", *(pytest.param(other, marks=pytest.mark.slow) for other in ("empty", "bits", "gone"))]
 )
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, tmp_path: Path, capfd: Any) -> None:
     run, command = tmp_path / "run", (*SMALL, "trainer.max_epochs=3")
     assert stop((2, 1), signal.SIGTERM, *command, f"hydra.run.dir={run}", log=tmp_path / "said") == 143
@@ -378,6 +379,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
+@pytest.mark.slow
 def test_what_is_refused_changes_nothing(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     before = snapshot(run)

@@ -486,6 +486,7 @@ def test_a_misspelled_key_names_it() -> None:
     assert "Could not override 'data.bach_size'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(train: Train, tmp_path: Path) -> None:
     outputs = train(*SMALL, "seed=3")
     run = outputs / "run"
@@ -608,6 +609,7 @@ def test_accumulation_makes_fewer_steps(train: Train) -> None:
     assert torch.load(outputs / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_an_untrained_network_fails_the_quickstart(train: Train) -> None:
     """.ci/run holds the trained one above .85."""
     outputs = train("experiment=quickstart", "trainer.max_epochs=1", "+trainer.limit_train_batches=1")
