@@ -153,12 +153,12 @@ def test_train_is_train_py_from_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+    ("environment", "count"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
-def test_threads_wait_passively_unless_the_user_says_otherwise(
-    environment: dict[str, str], policy: str
-) -> None:
-    code = "import os, sys, polyp; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | environment
+def test_threads_spin_briefly_unless_the_user_says_otherwise(environment: dict[str, str], count: str) -> None:
+    code = "import os, sys, polyp; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    variables = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    clean = {key: value for key, value in os.environ.items() if key not in variables} | environment
     done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [policy, "False"]  # torch reads it when it is imported
+    assert done.stdout.split() == [count, "False"]  # torch reads it when it is imported

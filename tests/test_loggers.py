@@ -2,6 +2,7 @@
 
 import csv
 import json
+import struct
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -72,22 +73,34 @@ def from_mlflow(run: Path) -> Points:
     return [(name, point.step, point.value) for name, points in histories.items() for point in points]
 
 
+def read_log(data: bytes) -> list[bytes]:
+    """The records of a log of LevelDB, in which W&B writes: blocks of 32 KB, which hold parts of records;
+    each part has a header of checksum, length and type (1 whole, 2 first, 3 middle, 4 last).
+    """
+    records, position = [b""], len(":W&B") + 3  # then three bytes for the version
+    while position + 7 <= len(data):
+        if (left := -position % 32768) and left < 7:  # too few bytes for a header
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        records[-1] += data[position + 7 : position + 7 + length]
+        records += [b""] if kind in (1, 4) else []
+        position += 7 + length
+    return records[:-1]
+
+
 def from_wandb(run: Path) -> Points:
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     files = sorted((run / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 2 and len({file.name for file in files}) == 1  # two parts of one run
     points = []
     for file in files:
-        store = DataStore()
-        store.open_for_scan(str(file))
-        while (content := store.scan_data()) is not None:
+        for content in read_log(file.read_bytes()):
             history = Record.FromString(content).history
             values = {item.key or item.nested_key[0]: float(item.value_json) for item in history.item}
             step = int(values.pop("_step", -1))
             points += [(name, step, value) for name, value in values.items() if not name.startswith("_")]
-        store.close()
     return points
 
 

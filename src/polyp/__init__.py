@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polyp.api import Model, Prediction, compare, evaluate, load
 
-# OpenMP reads it when torch is imported. By default its threads spin while they wait for each other, which
-# takes the processors from other processes, and from each other where there are not enough for all.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP reads these when torch is imported. By default a thread that waits for another spins for a
+# millisecond, which takes the processor from the thread it waits for where other processes run; one that
+# sleeps at once makes small operations slower (tests/benchmarks/waiting.py).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.7.0"
 

@@ -4,11 +4,12 @@
 Seconds of a training step and of a prediction of as many images (UNet++ with mobilenet_v2), by the threads of
 one process.
 
-passive  OMP_WAIT_POLICY=PASSIVE, which polyp sets: a thread that waits sleeps.
-unset    OpenMP's default: it spins for a while.
+short    GOMP_SPINCOUNT=1000, which polyp sets: a thread that waits spins for some microseconds, then sleeps.
+passive  OMP_WAIT_POLICY=PASSIVE: it sleeps at once.
+unset    OpenMP's default: it spins for about a millisecond.
 
-Each of the two is a process that has computed once before. They take turns, alone and beside a third process
-that trains with the same number of threads; all of this is repeated `--rounds` times.
+Each of the three is a process that has computed once before. They take turns, alone and beside another
+process that trains with the same number of threads; all of this is repeated `--rounds` times.
 """
 
 import argparse
@@ -23,7 +24,11 @@ from typing import Any
 
 from common import table
 
-POLICIES = {"passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "unset": {}}
+POLICIES = {
+    "short": {"GOMP_SPINCOUNT": "1000"},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "unset": {"GOMP_SPINCOUNT": "300000"},  # libgomp's default
+}
 TASKS = ("train", "predict")
 
 
@@ -61,7 +66,11 @@ class Worker:
     """A process that computes."""
 
     def __init__(self, options: argparse.Namespace, environment: dict[str, str]) -> None:
-        clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+        clean = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+        }
         command = [sys.executable, __file__, f"--size={options.size}", f"--batch={options.batch}", "--worker"]
         self.process = subprocess.Popen(
             command,
@@ -128,17 +137,15 @@ def main() -> None:
 
     print(f"\n{processor()}; load before: {os.getloadavg()[2]:.1f}")
     print(f"{options.size} px, batches of {options.batch}, {options.threads} threads; medians in seconds\n")
-    rows: list[tuple[Any, ...]] = [("", "passive", "unset", "unset / passive", "from", "to")]
+    rows: list[tuple[Any, ...]] = [("", *POLICIES, "passive / short", "unset / short")]
     for task, place in dict.fromkeys((task, place) for task, place, _ in seconds):
-        passive, unset = (seconds[task, place, name] for name in ("passive", "unset"))
-        ratios = [theirs / ours for ours, theirs in zip(passive, unset, strict=True)]
+        short, passive, unset = (seconds[task, place, name] for name in POLICIES)
+        ratios = [
+            statistics.median(theirs / ours for ours, theirs in zip(short, other, strict=True))
+            for other in (passive, unset)
+        ]
         rows.append(
-            (
-                f"{task}, {place}",
-                *(statistics.median(values) for values in (passive, unset, ratios)),
-                min(ratios),
-                max(ratios),
-            )
+            (f"{task}, {place}", *(statistics.median(values) for values in (short, passive, unset)), *ratios)
         )
     table(rows)
 
