@@ -14,6 +14,7 @@ from polyp.cli import COMMANDS, main
 OPTIONS = {
     "data": "--images --masks --image-name --mask-name --missing-mask --polyp-values --polyp-labels "
     "--ignore-value --root --archive --split --group --allow-empty --seed --out",
+    "tune": "--steps --out",
     "evaluate": "--data --images --masks --normal --subset --root --archive --tta --scales --threshold "
     "--missed --confidence --device --compute --name --overwrite",
     "compare": "--out --overwrite --card --root --no-pictures",

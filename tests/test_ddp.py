@@ -1,11 +1,12 @@
-"""Several devices: two real processes on the CPU train as one would, leave one folder, and stop and go on
-together.
+"""Several devices and machines: two real processes on the CPU train as one would, leave one folder, and stop
+and go on together.
 """
 
 import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slurm
 import torch
 from conftest import ROOT, SMALL, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -187,6 +189,126 @@ def test_stopped_and_resumed_together(one_and_two: tuple[Path, Path], tmp_path: 
     assert read(run)["test"] == read(whole)["test"]
     expected = weights(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
+
+
+class Nodes:
+    """Two nodes of one process each, on this machine.
+
+    Args:
+        launcher: torchrun or srun.
+        environment: variables that name Slurm's configuration.
+    """
+
+    def __init__(self, launcher: str, environment: dict[str, str]) -> None:
+        self.launcher = launcher
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environment = os.environ | environment | {"OMP_NUM_THREADS": "1", "PATH": path}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """`train.py ARGUMENTS` on both."""
+        (port,) = slurm.free_ports(1)
+        script = shlex.join(["train.py", *arguments])
+        torchrun = "torchrun --nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1 --master-port=$MASTER_PORT"
+        command = {
+            "torchrun": f"{torchrun} --node-rank=1 {script} & {torchrun} --node-rank=0 {script}; "
+            "code=$?; wait; exit $code",
+            "srun": f"exec srun --quiet --nodes=2 --ntasks-per-node=1 python {script}",
+        }
+        return subprocess.Popen(
+            ["bash", "-c", f"trap : TERM; {command[self.launcher]}"],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=self.environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        )
+
+    def stop(self, process: subprocess.Popen[str]) -> None:
+        """As the system or a scheduler does."""
+        if self.launcher == "torchrun":
+            os.killpg(process.pid, signal.SIGTERM)
+        else:
+            command = ["scancel", "--signal=TERM", "--user=root"]
+            subprocess.run(command, env=self.environment, check=True)
+
+
+@pytest.fixture(scope="module", params=["torchrun", "srun"])
+def nodes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    if request.param == "torchrun":
+        yield Nodes("torchrun", {})
+        return
+    if reason := slurm.missing():
+        pytest.skip(reason)
+    with slurm.cluster(tmp_path_factory.mktemp("slurm"), nodes=2) as conf:
+        yield Nodes("srun", {"SLURM_CONF": str(conf)})
+
+
+@pytest.mark.cluster
+def test_two_machines_train_as_one_process(
+    one_and_two: tuple[Path, Path], nodes: Nodes, tmp_path: Path
+) -> None:
+    one, two = one_and_two[0], tmp_path / "two"
+    said, errors = finish(
+        nodes.start(*ALIKE, "trainer=ddp", "trainer.accelerator=cpu", f"hydra.run.dir={two}")
+    )
+    assert said.count("epoch 1 of 3") == said.count("Test Dice") == 1 and "32-true on 2 x cpu" in said, errors
+    expected = read(one)["test"]
+    assert read(two)["test"] == {key: pytest.approx(value, abs=CLOSE) for key, value in expected.items()}
+    after = weights(two)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(after[name], value, atol=CLOSE, rtol=CLOSE)
+    assert names(one) == names(two) and [path.name for path in tmp_path.iterdir()] == ["two"]
+
+
+@pytest.mark.cluster
+def test_two_machines_stop_and_go_on_together(
+    one_and_two: tuple[Path, Path], nodes: Nodes, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    last = run / "checkpoints" / "last.ckpt"
+    process = nodes.start(*ALIKE, "trainer=ddp", "trainer.accelerator=cpu", f"hydra.run.dir={run}")
+    while not last.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(0.2)  # into the epoch
+    nodes.stop(process)
+    said, errors = process.communicate(timeout=120)
+    assert (
+        said.count("Stopped in epoch") == 1
+        and 'Traceback (most recent call last):\n  File "train.py' not in errors
+    )
+    process = nodes.start(f"resume={run}")
+    finish(process)
+    assert read(run)["test"] == read(one_and_two[1])["test"]
+    expected = weights(one_and_two[1])
+    assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "add trainer=ddp"),
+        (("trainer=ddp", "model.encoder=resnet999"), "model.encoder=resnet999 is unknown"),
+        (("trainer=ddp", "-m", "seed=0,1"), "starts one run"),
+    ],
+)
+def test_what_is_wrong_on_two_machines_is_said_once(
+    arguments: tuple[str, ...],
+    message: str,
+    nodes: Nodes,
+    tmp_path: Path,
+) -> None:
+    process = nodes.start(*SMALL, *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0 and errors.count(message) == 1, errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_several_machines_needs_a_launcher(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"trainer\.num_nodes=2: .*torchrun or srun"):
+        run_script(*SMALL, *TWO, "+trainer.num_nodes=2", f"hydra.run.dir={tmp_path / 'run'}")
 
 
 @pytest.mark.cluster

@@ -178,6 +178,7 @@ def test_pages_have_commands() -> None:
         "compare",
         "predict",
         "export",
+        "tune",
         "app",
     }
 
@@ -292,7 +293,7 @@ def test_train_command_runs_on_kvasir(
 
 
 @pytest.mark.parametrize(
-    "command", [command for command in POLYP if not re.search("kvasir|^app|^export", command)]
+    "command", [command for command in POLYP if not re.search("kvasir|^app|^export|^tune", command)]
 )
 def test_polyp_command_writes_results(command: str, workspace: None, trained: Path) -> None:
     shutil.copytree(trained, "outputs")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields
 from itertools import takewhile
-from pathlib import Path
 from typing import Annotated, Any, NoReturn, Union, get_type_hints
 
 import tyro
@@ -22,6 +21,7 @@ from polyp.commands.evaluate.options import Options as Evaluate
 from polyp.commands.export.options import Options as Export
 from polyp.commands.options import option
 from polyp.commands.predict.options import Options as Predict
+from polyp.commands.tune.options import Options as Tune
 from polyp.errors import InputError, nearest, pick
 from polyp.files import catch_disk_errors
 
@@ -34,14 +34,15 @@ class Train:
     """Hydra's overrides and flags, see polyp train --help."""
 
     def run(self) -> NoReturn:
-        """Become `python train.py`, which lies beside conf/: in a clone at its top, else in this package."""
-        packaged = Path(__file__).parent / "script" / "train.py"
-        script = packaged if packaged.is_file() else Path(__file__).parents[2] / "train.py"
-        os.execv(sys.executable, [sys.executable, str(script), *self.overrides])
+        """Become `python train.py`."""
+        from polyp.runs.configuration import train_script  # imports Hydra
+
+        os.execv(sys.executable, [sys.executable, str(train_script()), *self.overrides])
 
 
 COMMANDS: dict[str, Any] = {
     "train": Train,
+    "tune": Tune,
     "data": Data,
     "evaluate": Evaluate,
     "compare": Compare,

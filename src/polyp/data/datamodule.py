@@ -2,13 +2,14 @@
 
 import functools
 import logging
+import os
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -29,6 +30,11 @@ from polyp.settings import collect, raise_together
 
 log = logging.getLogger(__name__)
 
+AUTO: Literal["auto"] = "auto"
+
+MAX_WORKERS = 8
+"""Of num_workers=auto: more keep their share of the cache in memory and are rarely needed."""
+
 NORMAL = "normal"
 """The source of frames without polyps, and their subset that is tested."""
 
@@ -41,8 +47,10 @@ class PolypDataModule(pl.LightningDataModule):
         split, split_seed, group, folds, fold: see `polyp.data.splits.Splitter`; runs of different seeds share
             their subsets.
         image_size: height and width in pixels that the network works at, or one number for both.
-        batch_size: images in a training batch of each device.
-        num_workers: processes that load and augment training images; 0 does it in the training process.
+        batch_size: images in a training batch of each device; auto is found for the GPU before training, see
+            `training.tuning`, and until then 2.
+        num_workers: processes that load and augment training images; 0 does it in the training process; auto
+            is one for each processor but one on a GPU, at most 8, else 0.
         cache: True keeps resized images in the user's cache folder, a path keeps them there, False decodes
             every time.
         allow_empty: whether an image without a polyp is data; if not, it is reported as a mistake.
@@ -65,14 +73,14 @@ class PolypDataModule(pl.LightningDataModule):
         split: str,
         split_seed: int,
         image_size: int | Sequence[int],
-        batch_size: int,
-        num_workers: int,
+        batch_size: int | Literal["auto"],
+        num_workers: int | Literal["auto"],
         cache: bool | str,
         allow_empty: bool,
         augment: Sequence[Mapping[str, Any]],
         seed: int,
         eval_batch_size: int | None = None,
-        eval_workers: int | None = None,
+        eval_workers: int | Literal["auto"] | None = None,
         normal: str | None = None,
         group: str | None = None,
         folds: int | None = None,
@@ -86,13 +94,15 @@ class PolypDataModule(pl.LightningDataModule):
         self.split = split
         self.normal = normal
         self.image_size = square(image_size)
-        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         eval_workers = num_workers if eval_workers is None else eval_workers
         self.splitter = Splitter(split, _check_int("split_seed", split_seed, 0), group, folds, fold)
-        self.batch_size = _check_int("batch_size", batch_size, 1)
-        self.num_workers = _check_int("num_workers", num_workers, 0)
-        self.eval_batch_size = _check_int("eval_batch_size", eval_batch_size, 1)
-        self.eval_workers = _check_int("eval_workers", eval_workers, 0)
+        self.finds_batch_size = batch_size == AUTO
+        self.batch_size = 2 if batch_size == AUTO else _check_int("batch_size", batch_size, 1)
+        self.num_workers = _check_workers("num_workers", num_workers)
+        if eval_batch_size is not None:
+            _check_int("eval_batch_size", eval_batch_size, 1)
+        self._eval_batch_size = eval_batch_size
+        self.eval_workers = _check_workers("eval_workers", eval_workers)
         self.cache = cache
         self.allow_empty = allow_empty
         self.augmentation = Augmentation(augment) if augment else None
@@ -106,6 +116,11 @@ class PolypDataModule(pl.LightningDataModule):
         """
         self.train_loader: TrainLoader | None = None
         self.progress: dict[str, int] | None = None
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images in a batch of validation and test."""
+        return self._eval_batch_size or self.batch_size
 
     def check(self) -> None:
         """Check where the data lie, without reading, drawing or downloading images.
@@ -250,8 +265,11 @@ class PolypDataModule(pl.LightningDataModule):
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loader_options(self, workers: int) -> dict[str, Any]:
+    def _loader_options(self, workers: int | Literal["auto"]) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        if workers == AUTO:
+            devices = self.trainer.num_devices if self.trainer is not None else 1
+            workers = min(MAX_WORKERS, max(count_processors() // devices - 1, 0)) if on_gpu else 0
         return {"num_workers": workers, "worker_init_fn": _ignore_signals, "pin_memory": on_gpu}
 
     def train_dataloader(self) -> DataLoader:
@@ -261,7 +279,8 @@ class PolypDataModule(pl.LightningDataModule):
         """
         dataset = self._dataset("train", augment=True)
         sampler = EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes())
-        options = self._loader_options(self.num_workers) | {"persistent_workers": self.num_workers > 0}
+        options = self._loader_options(self.num_workers)
+        options["persistent_workers"] = options["num_workers"] > 0
         self.train_loader = TrainLoader(dataset, self.batch_size, sampler=sampler, **options)
         if self.trainer is not None:
             sampler.frozen = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -282,7 +301,8 @@ class PolypDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Images at network resolution; all in each process, since equal shares would need padding."""
-        options = self._loader_options(self.eval_workers) | {"persistent_workers": self.eval_workers > 0}
+        options = self._loader_options(self.eval_workers)
+        options["persistent_workers"] = options["num_workers"] > 0
         return DataLoader(self._dataset("val"), self.eval_batch_size, **options)
 
     def test_dataloader(self) -> list[DataLoader]:
@@ -324,6 +344,17 @@ def _check_int(key: str, value: Any, least: int) -> int:
     if type(value) is not int or value < least:  # a bool is an int to isinstance
         raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
     return value
+
+
+def count_processors() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; a job of Slurm has a part of them
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_workers(key: str, value: Any) -> int | Literal["auto"]:
+    return AUTO if value == AUTO else _check_int(key, value, 0)
 
 
 def _ignore_signals(worker: int) -> None:

@@ -5,9 +5,10 @@ import re
 import sys
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -135,6 +136,30 @@ def _split(text: str) -> list[str]:
 def task_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides that say what is computed, without those that say how the command runs."""
     return [override for override in overrides if override.partition("=")[0] not in identity.COMMAND]
+
+
+def train_script() -> Path:
+    """train.py, which lies beside conf/: in a clone at its top, else in this package."""
+    package = Path(__file__).parents[1]
+    packaged = package / "script" / "train.py"
+    return packaged if packaged.is_file() else package.parents[1] / "train.py"
+
+
+def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration of `python train.py OVERRIDES`, in a process without Hydra.
+
+    Raises:
+        InputError: Hydra does not know a key or a choice, or as `resolve_config`.
+    """
+    import polyp.training.sweeps  # noqa: F401 - the resolvers of conf/
+
+    try:
+        with initialize_config_dir(str(train_script().parent / "conf"), version_base="1.3"):
+            cfg = compose("train", overrides=list(overrides))
+            check_names(cfg)
+    except HydraException as error:
+        raise InputError(str(error).partition("\n")[0]) from error
+    return resolve_config(cfg)
 
 
 def resolve_config(cfg: DictConfig) -> dict[str, Any]:

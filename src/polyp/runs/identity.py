@@ -64,7 +64,12 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings by which two configurations are two experiments: `model.arch=unet, now linknet`."""
+    """The settings by which two configurations are two experiments: `model.arch=unet, now linknet`.
+
+    A batch size of auto is the one that was found.
+    """
     old, new = decisive(before), decisive(now)
+    if new.get("data.batch_size") == "auto":
+        new["data.batch_size"] = old.get("data.batch_size")
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return [f"{key}={old.get(key)}, now {new.get(key)}" for key in keys]

@@ -245,6 +245,7 @@ def _apply_changes(
     """A run's configuration with a command's overrides, and a record of what they change."""
     changeable = identity.NEUTRAL + identity.EXTENSIBLE
     code = identity.code(before)  # which the command gives again, see `choose_config`
+    values, new_values = dict(identity.flatten(before)), dict(identity.flatten(composed))
     now = copy.deepcopy(before)
     changes = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -252,6 +253,8 @@ def _apply_changes(
         if key in identity.COMMAND or key in code:
             continue
         if not identity.matches(key, changeable) or override.is_delete():
+            if not override.is_delete() and key in values and values[key] == new_values[key]:
+                continue
             names = [name for name in changeable if name not in (*identity.COMMAND, CHANGES)]
             raise InputError(
                 f"resume= cannot change {key}, only {', '.join(names)}: start a new run for that"

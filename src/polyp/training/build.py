@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -48,6 +49,10 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
         data.check()
     with collect(problems):
         trainer = build_trainer(run.folder, config, point.steps if point else 0)
+    if not problems and data.finds_batch_size and trainer.strategy.root_device.type != "cuda":
+        problems.append(
+            "data.batch_size=auto fills the memory of a GPU, and there is none here: give a number"
+        )
     with collect(problems):
         check_keys("optim", config["optim"], Optim)
         Optim(**config["optim"])
@@ -77,16 +82,35 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
     return data, model, trainer
 
 
-def prepare_data(run: Run, data: PolypDataModule, trainer: pl.Trainer) -> None:
-    """Find and read the data, and check everything that depends on them.
+def build_model(config: Mapping[str, Any]) -> PolypSegmenter:
+    """The network of a configuration, with its first weights.
+
+    Raises:
+        InputError: a key or a value cannot work.
+    """
+    settings = config["model"]
+    check_keys("model", settings, PolypSegmenter, exclude=["optim"])
+    check_encoder_weights(settings["encoder"], settings["encoder_weights"])
+    weights = {"init_from": find_weights(settings.get("init_from"))}
+    return PolypSegmenter(**settings | weights, optim=config["optim"])
+
+
+def prepare_data(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> None:
+    """Find and read the data, and check everything that depends on them; find the batch size if it is auto.
 
     Args:
-        run, data, trainer: the run and its parts.
+        run, data, model, trainer: the run and its parts.
 
     Raises:
         InputError: something is wrong with the data, they are not those of the checkpoint, or the run would
             end before its first validation, so that no epoch of it could be the best.
     """
+    if data.finds_batch_size and not run.is_worker:
+        from polyp.training.tuning import find_batch_size
+
+        data.batch_size = find_batch_size(model, data.multiscale.sizes, run.config["trainer"])
+        run.config["data"]["batch_size"] = data.batch_size
+        log.info("data.batch_size=auto: batches of %d images", data.batch_size)
     data.trainer = trainer  # as in Lightning's fit
     data.setup("fit")
     fingerprint = data.inspection.fingerprint

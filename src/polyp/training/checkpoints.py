@@ -21,7 +21,7 @@ from polyp.training.processes import STOP_SIGNALS
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints atomically, and keeps the last.ckpt before as previous.ckpt."""
+    """Writes checkpoints atomically, keeps the last.ckpt before as previous.ckpt, and loads no code."""
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
@@ -45,6 +45,14 @@ class CheckpointFiles(TorchCheckpointIO):
                     os.replace(file, self.folder.previous_checkpoint)
         except WriteError as error:
             raise WriteError(f"{error}: {self.folder.disk_advice}") from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Load a file of plain values and tensors."""
+        return super().load_checkpoint(path, map_location or _on_cpu, weights_only=True)
+
+
+def _on_cpu(storage: Any, location: str) -> Any:
+    return storage
 
 
 class Checkpoint(ModelCheckpoint):

@@ -16,7 +16,7 @@ from polyp.errors import InputError, describe_error, pick, require
 from polyp.report.tables import to_csv
 from polyp.runs import identity
 from polyp.runs.folder import RunFolder
-from polyp.training.processes import is_worker
+from polyp.training.launch import is_worker
 
 Points = Mapping[int, Mapping[str, float]]
 """Values by step and name."""

@@ -1,8 +1,4 @@
-"""Signals, and the processes of a run on several devices, of which the first leads.
-
-Lightning starts the others by the same command with LOCAL_RANK in the environment. They only train; the
-folder, the output and everything after training are the leader's.
-"""
+"""Signals, and what a process does that another one leads, see `launch`."""
 
 import logging
 import os
@@ -15,6 +11,7 @@ from types import FrameType
 
 from polyp.errors import InputError, train_command
 from polyp.runs.folder import RunFolder, is_locked
+from polyp.training import launch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """The signals that stop a run: a cluster's or the system's, and Ctrl-C."""
@@ -53,11 +50,6 @@ def exit_on_signals(folder: RunFolder) -> Iterator[None]:
             raise SystemExit(128 + received[0])
 
 
-def is_worker() -> bool:
-    """Whether this process was started by the one that leads the run."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
-
-
 @contextmanager
 def follow_leader(folder: RunFolder) -> Iterator[None]:
     """Take part in the training of the run that another process leads, and end when that one does.
@@ -73,13 +65,15 @@ def follow_leader(folder: RunFolder) -> Iterator[None]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in STOP_SIGNALS:  # which may reach all processes: the leader decides
         signal.signal(number, signal.SIG_IGN)
-    leader = os.getppid()
-    if not is_locked(folder.path):
+    parent = os.getppid()
+    if launch.launcher() is None and not is_locked(folder.path):
         raise InputError(
             f"LOCAL_RANK={os.environ['LOCAL_RANK']}, but no process leads a run in {folder}: start "
             f"{train_command()} trainer=ddp once, it starts the others"
         )
-    threading.Thread(target=_end_with, args=(leader,), daemon=True).start()
+    if not folder.is_run:
+        raise InputError(f"{folder} is not on this machine: all machines of a run need the same files")
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         yield
     except SystemExit:
@@ -90,7 +84,8 @@ def follow_leader(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _end_with(leader: int) -> None:
-    while os.getppid() == leader:
+def _end_with(parent: int) -> None:
+    """End this process when the one that has started it ends: the leader, or the launcher."""
+    while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)  # not sys.exit: the main thread may wait for the leader for half an hour

@@ -1,6 +1,7 @@
 """An opened run: its locked folder, its configuration, and the checkpoint that it continues from."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from polyp.errors import InputError
 from polyp.runs import resume
 from polyp.runs.configuration import check_overrides, check_single_run, resolve_config
 from polyp.runs.folder import RunFolder, lock_folder
-from polyp.training import processes, sweeps
+from polyp.training import launch, processes, sweeps
 
 if TYPE_CHECKING:
     from polyp.runs.checkpoints import ResumePoint
@@ -64,15 +65,19 @@ class Run:
         self._log_buffer.close()
         if self.resume_point is not None:
             self.resume_point.restore_best(self.folder)
+        launch.announce_run(os.path.relpath(self.folder.path))
 
 
 def prepare_command_line() -> None:
     """Check the overrides of sys.argv, and replace `resume=SWEEP_FOLDER` by the command of that sweep.
 
+    A process of torchrun or srun that does not lead waits for the run.
+
     Raises:
         SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in
             one line.
     """
+    launch.join_run()
     sys.argv = sweeps.expand_resume(sys.argv)
     check_overrides(sys.argv)
 
@@ -92,7 +97,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     folder = RunFolder(cfg.resume if named else HydraConfig.get().runtime.output_dir)
     try:
         with ExitStack() as stack:
-            if processes.is_worker():
+            if launch.is_worker():
                 yield stack.enter_context(_open_worker(folder))
                 return
             stack.enter_context(processes.exit_on_signals(folder))

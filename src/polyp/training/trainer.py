@@ -9,13 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from polyp.errors import InputError, describe_error, pick
 from polyp.model import device
 from polyp.runs.folder import RunFolder
 from polyp.settings import check_keys, collect, raise_together
+from polyp.training import launch
 from polyp.training.callbacks import (
     BatchSize,
     EpochLine,
@@ -79,7 +80,7 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
     with collect(problems):
         own = import_callbacks(config.get("callbacks"))
     raise_together(problems)
-    _silence_lightning()
+    silence_lightning()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
         StepSeed(config["seed"]),
         BatchSize(),
@@ -95,7 +96,7 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
         callbacks.append(WeightAverage(ema_decay))
     if patience is not None:
         callbacks.append(Patience(monitor, mode="max", patience=patience))
-    return _trainer(folder, settings, callbacks, logger)
+    return _trainer(folder, settings, callbacks, logger, launch.cluster_environment())
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
@@ -112,10 +113,8 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         for key, what in LIMITS.items()
         if settings.get(key) == 0
     ]
-    if (settings.get("num_nodes") or 1) != 1:
-        problems.append(
-            f"trainer.num_nodes={settings['num_nodes']}: a run uses the devices of one machine, leave it 1"
-        )
+    with collect(problems):
+        launch.check_settings(settings)
     epochs, every = settings.get("max_epochs"), settings.get("check_val_every_n_epoch", 1)
     if epochs is not None and epochs < 1:
         problems.append(f"trainer.max_epochs={epochs} trains nothing: give at least 1")
@@ -145,11 +144,16 @@ def build_tester(folder: RunFolder, settings: dict[str, Any], test_device: torch
         settings | alone | {"enable_checkpointing": False, "precision": "32-true"},
         [TestRecord(folder)],
         False,
+        LightningEnvironment(),
     )
 
 
 def _trainer(
-    folder: RunFolder, settings: dict[str, Any], callbacks: list[pl.Callback], logger: Any
+    folder: RunFolder,
+    settings: dict[str, Any],
+    callbacks: list[pl.Callback],
+    logger: Any,
+    environment: ClusterEnvironment,
 ) -> pl.Trainer:
     # Only for somebody who watches: in a file, or from many jobs at once, a progress bar is noise.
     if bar := sys.stderr.isatty() and settings.get("enable_progress_bar", True):
@@ -167,9 +171,10 @@ def _trainer(
             default_root_dir=folder.path,
             logger=logger,
             callbacks=callbacks,
-            # One command starts all processes, in a job of Slurm too, and it is not Lightning that requeues
-            # that.
-            plugins=[CheckpointFiles(folder), LightningEnvironment()],
+            plugins=[
+                CheckpointFiles(folder),
+                environment,
+            ],  # else Lightning takes any job of Slurm for srun's
             use_distributed_sampler=False,  # EpochSampler shares the images out
             enable_model_summary=False,
         )
@@ -182,7 +187,7 @@ def _trainer(
     return trainer
 
 
-def _silence_lightning() -> None:
+def silence_lightning() -> None:
     """Suppress Lightning's messages about itself; those about the user's run stay."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""`polyp tune`: the learning rate and the batch size to train with."""

@@ -1,0 +1,87 @@
+"""`polyp tune`: what to set before a run, found by training a little."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytorch_lightning as pl
+from rich.console import Console
+
+from polyp.commands.tune.options import Options
+from polyp.errors import InputError, train_command
+from polyp.files import atomic_write, check_writable
+from polyp.model import device
+from polyp.runs.configuration import check_overrides, compose_config
+from polyp.runs.data import build_data
+from polyp.training.build import build_model
+from polyp.training.tuning import find_batch_size, measure_losses
+
+
+def run(options: Options) -> None:
+    """Find the value that the options name.
+
+    Raises:
+        InputError: the configuration cannot work, or no value can be found.
+    """
+    if options.steps < 20:
+        raise InputError(f"--steps {options.steps} is too few for a curve: give at least 20")
+    check_overrides(["polyp", *options.overrides])
+    config = compose_config(options.overrides)
+    data = build_data(config["data"], config["augment"], config["seed"])
+    data.check()
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    model = build_model(config)
+    if options.setting == "batch_size":
+        if not device.cuda(config["trainer"]["accelerator"]):
+            raise InputError("polyp tune batch_size fills the memory of a GPU, and there is none here")
+        size = find_batch_size(model, data.multiscale.sizes, config["trainer"], limit=4096)
+        _print(f"batches of {size} images fit", options, [f"data.batch_size={size}"])
+        return
+    file = Path(options.out)
+    check_writable(file.parent)
+    rates, losses = measure_losses(model, data, config["trainer"], options.steps)
+    rate = suggest(rates, losses)
+    with atomic_write(file) as temporary:
+        _draw(rates, losses, rate, temporary)
+    found = [f"optim.{part}_lr={rate:.1g}" for part in ("encoder", "decoder")]
+    _print(f"the loss falls fastest at a learning rate of {rate:.1g}, see {file}", options, found)
+
+
+def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The learning rate at which the loss falls fastest over the logarithm of the rate (Smith, WACV 2017).
+
+    Args:
+        rates: growing learning rates.
+        losses: the smoothed loss after a step with each.
+
+    Raises:
+        InputError: it falls nowhere.
+    """
+    start = len(losses) // 20  # the smoothed loss begins with the first batch's
+    slopes = np.gradient(np.asarray(losses[start:]), np.log(np.asarray(rates[start:])))
+    place = int(np.argmin(slopes))
+    if not slopes[place] < 0:
+        raise InputError(
+            "the loss falls at no learning rate: check the data and the loss, or give more --steps"
+        )
+    return float(rates[start + place])
+
+
+def _draw(rates: Sequence[float], losses: Sequence[float], rate: float, file: Path) -> None:
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    start = len(losses) // 20  # as `suggest`
+    axes.plot(rates[start:], losses[start:])
+    axes.axvline(rate, color="tab:red", label=f"{rate:.1g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
+    axes.set_ylim(top=1.2 * max(losses[: len(losses) // 2]))  # where it explodes is of no interest
+    axes.legend()
+    figure.savefig(file, format="png", dpi=150)
+    plt.close(figure)
+
+
+def _print(text: str, options: Options, found: Sequence[str]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(text, markup=False)
+    console.print(f"  {train_command()} {shlex.join([*options.overrides, *found])}", markup=False)
