@@ -121,22 +121,22 @@ def test_encoders_with_an_image_size_of_their_own(arch: str, encoder: str) -> No
     [
         ("unet", "mit_b0"),
         ("unet", "tu-swin_tiny_patch4_window7_224"),
-        ("unet", "tu-swinv2_tiny_window8_256"),
-        ("unet", "tu-hiera_tiny_224"),
-        ("unet", "tu-sam2_hiera_tiny"),
-        ("unet", "tu-maxvit_pico_rw_256"),
-        ("unet", "tu-coatnet_nano_rw_224"),
-        ("dpt", "tu-beit_base_patch16_224"),
+        pytest.param("unet", "tu-swinv2_tiny_window8_256", marks=pytest.mark.nightly),
+        pytest.param("unet", "tu-hiera_tiny_224", marks=pytest.mark.nightly),
+        pytest.param("unet", "tu-sam2_hiera_tiny", marks=pytest.mark.nightly),
+        pytest.param("unet", "tu-maxvit_pico_rw_256", marks=pytest.mark.nightly),
+        pytest.param("unet", "tu-coatnet_nano_rw_224", marks=pytest.mark.nightly),
+        pytest.param("dpt", "tu-beit_base_patch16_224", marks=pytest.mark.nightly),
         ("dpt", "tu-test_vit"),
-        ("dpt", "tu-vit_small_patch16_dinov3_qkvb"),
-        ("unet", "tu-pvt_v2_b0"),
+        pytest.param("dpt", "tu-vit_small_patch16_dinov3_qkvb", marks=pytest.mark.nightly),
+        pytest.param("unet", "tu-pvt_v2_b0", marks=pytest.mark.nightly),
         ("unet", "tu-convnextv2_atto"),
         ("unet", "tu-efficientvit_b0"),
         ("unet", "tu-mobilenetv4_conv_small"),
         ("unet", "tu-fastvit_t8"),
-        ("unet", "tu-mobileone_s0"),
+        pytest.param("unet", "tu-mobileone_s0", marks=pytest.mark.nightly),
         ("unet", "tu-repvgg_a0"),
-        ("unet", "tu-mvitv2_tiny"),
+        pytest.param("unet", "tu-mvitv2_tiny", marks=pytest.mark.nightly),
     ],
 )
 def test_an_encoder_of_each_family_trains_loads_predicts_and_exports(
@@ -237,6 +237,7 @@ def test_networks_with_strided_1x1_convolutions_of_pixels_train_without_avx512(e
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_gradients_do_not_depend_on_the_memory_format() -> None:
     shapes = set()
     for encoder, marks in [

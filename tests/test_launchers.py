@@ -163,6 +163,7 @@ def test_ray_on_this_machine_runs_a_sweep(train: Train) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_ray_cluster_that_runs_is_joined(
     ray: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ passive  OMP_WAIT_POLICY=PASSIVE: it sleeps at once.
 unset    OpenMP's default: it spins for about a millisecond.
 
 Each of the three is a process that has computed once before. They take turns, alone and beside another
-process that trains with the same number of threads; all of this is repeated `--rounds` times.
+process that trains with as many threads, waiting as polyp does; all of this is repeated `--rounds` times.
 """
 
 import argparse

@@ -73,6 +73,7 @@ def serve(
         with TemporaryDirectory(prefix="polyp-app-", ignore_cleanup_errors=True) as folder:
             app = make_app(queue, gallery, auth, parse_size(options.max_upload), local, Path(folder))
             make_server(app).run(sockets=[listening])
+        raise KeyboardInterrupt  # which ended the server, and which asyncio may have taken for its own
     except OSError as error:
         raise InputError(
             f"the app cannot run: {describe_error(error)}; TMPDIR=FOLDER names another"
