@@ -24,8 +24,8 @@ from polyp.errors import InputError
 from polyp.images import resize
 from polyp.inference.predictor import load_predictor
 from polyp.model import device
+from polyp.model.exported import OnnxModel, open_exported
 from polyp.model.fitting import ARCHITECTURES
-from polyp.model.onnx import OnnxModel
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
 from polyp.runs.folder import RunFolder
@@ -148,7 +148,7 @@ def test_other_onnx_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_pa
         tmp_path / "other.onnx",
     )
     (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(InputError, match=r"other.onnx is no ONNX model of polyp's"):
+    with pytest.raises(InputError, match=r"other.onnx is no model of polyp's"):
         load_predictor([str(tmp_path / "other.onnx")])
     model = onnx.load(small[1])
     for threshold in ("half", "nan", "inf", "-0.5", "1"):
@@ -205,10 +205,11 @@ def refusal(*arguments: str) -> str:
 def test_export_writes_and_measures_all_variants(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main(["export", str(run), "--onnx", "--fp16", "--int8"])
+    main(["export", str(run), "--onnx", "--fp16", "--int8", "--openvino"])
     output = capfd.readouterr()
     assert (
         "ONNX int8" in output.out
+        and "OpenVINO int8" in output.out
         and "Warning" not in output.out + output.err
         and "torch.onnx" not in output.out + output.err
     )
@@ -217,6 +218,8 @@ def test_export_writes_and_measures_all_variants(
         "model.onnx",
         "model_fp16.onnx",
         "model_int8.onnx",
+        "model_int8.xml",
+        "model_int8.bin",
         "export.json",
     }
     assert not [path for path in run.iterdir() if path.name.startswith(".export")]
@@ -224,16 +227,21 @@ def test_export_writes_and_measures_all_variants(
     assert record["module"]["float32"]["dice"] == pytest.approx(
         RunFolder(run).read_metrics()["test"]["dice"], abs=0.01
     )
-    for name, tolerated in (("float32", 1e-3), ("float16", 0.05), ("int8", 0.5)):
-        measured = record["onnx"][name]
+    for backend, name, tolerated in (
+        ("onnx", "float32", 1e-3),
+        ("onnx", "float16", 0.05),
+        ("onnx", "int8", 0.5),
+        ("openvino", "int8", 0.5),
+    ):
+        measured = record[backend][name]
         assert set(measured["difference"]) == {"1", "0.5", "1.5"}
         assert max(measured["difference"].values()) < tolerated
         assert (
             abs(measured["dice_loss"]) < 0.1
             and 0 < measured["latency_ms"]["median"] <= measured["latency_ms"]["p95"]
         )
-        model = OnnxModel(folder / measured["file"])
-        assert model.precision == name and model.metadata["classes"] == "polyp"
+        model = open_exported(folder / measured["file"])
+        assert (model.backend, model.precision) == (backend, name) and model.metadata["classes"] == "polyp"
         assert json.loads(model.metadata["metrics"])["n"] == RunFolder(run).read_metrics()["test"]["n"]
         assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
         assert model.metadata["fingerprint"] == record["fingerprint"]
@@ -247,6 +255,16 @@ def test_export_writes_and_measures_all_variants(
     evaluated = json.loads((run / "evaluations" / "model_test" / "metrics.json").read_text())
     assert evaluated["computed"] == "onnx float32" and evaluated["deviation"] > 0
     assert evaluated["numbers"]["dice"]["value"] == pytest.approx(record["onnx"]["float32"]["dice"], abs=1e-6)
+    main(["evaluate", str(folder / "model_int8.xml")])
+    evaluated = json.loads((run / "evaluations" / "model_int8_test" / "metrics.json").read_text())
+    assert evaluated["computed"] == "openvino int8"
+    assert evaluated["numbers"]["dice"]["value"] == pytest.approx(
+        record["openvino"]["int8"]["dice"], abs=1e-6
+    )
+    weights = folder / "model_int8.bin"
+    weights.rename(tmp_path / weights.name)
+    with pytest.raises(InputError, match=r"model_int8\.xml cannot be opened"):
+        load_predictor([str(folder / "model_int8.xml")])
     before = (folder / "model.onnx").stat().st_mtime_ns
     assert "is there already: replace it with --overwrite" in refusal(str(run))
     assert (folder / "model.onnx").stat().st_mtime_ns == before
@@ -300,6 +318,8 @@ def test_export_refuses_what_cannot_be_exported(
     assert "has no checkpoints/best.ckpt" in refusal(str(run))
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert refusal(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
+    monkeypatch.setattr("polyp.errors.find_spec", lambda name: name not in ("openvino", "nncf") or None)
+    assert "pip install -e '.[openvino]'" in refusal(str(run), "--openvino")
 
 
 def test_export_refuses_an_exported_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from polyp.commands.export.export import FILES
 from polyp.images import SUFFIXES, read_image
 from polyp.model import device
-from polyp.model.onnx import OnnxModel
+from polyp.model.exported import OnnxModel
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from polyp import files
-from polyp.errors import InputError, pick, require
+from polyp.errors import InputError, pick
 from polyp.model import device
-from polyp.model.onnx import OnnxModel
+from polyp.model.exported import ExportedModel
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.model import Source, find_sources, load_checkpoint, load_model
 
@@ -48,7 +48,7 @@ class Predictor:
         scales: of the resolution that the networks work at; the average over all is taken.
     """
 
-    models: Sequence[PolypSegmenter | OnnxModel]
+    models: Sequence[PolypSegmenter | ExportedModel]
     device: torch.device
     sources: Sequence[Source] = ()
     compute: str = "exact"
@@ -59,14 +59,14 @@ class Predictor:
     def threshold(self) -> float:
         """The first model's threshold of masks."""
         first = self.models[0]
-        return first.threshold if isinstance(first, OnnxModel) else first.hparams["threshold"]
+        return first.threshold if isinstance(first, ExportedModel) else first.hparams["threshold"]
 
     @property
     def backend(self) -> str:
         """What computes, in words: "exact, bf16-mixed, cpu", or "onnx int8"."""
         words = dict.fromkeys(
-            f"onnx {model.precision}"
-            if isinstance(model, OnnxModel)
+            f"{model.backend} {model.precision}"
+            if isinstance(model, ExportedModel)
             else f"{self.compute}, {model.resolve_precision(self.compute == 'fast')}, {self.device}"
             for model in self.models
         )
@@ -75,7 +75,7 @@ class Predictor:
     @property
     def is_exact(self) -> bool:
         """Whether this is the reference computation."""
-        return self.compute == "exact" and not any(isinstance(model, OnnxModel) for model in self.models)
+        return self.compute == "exact" and not any(isinstance(model, ExportedModel) for model in self.models)
 
     def select(self, numbers: Sequence[int]) -> "Predictor":
         """The same with some of the models, by their places."""
@@ -108,7 +108,7 @@ class Predictor:
         """The largest difference of a probability to the exact computation's, on the first `COMPARED` images.
 
         Returns:
-            None if it cannot be measured: the checkpoints that an ONNX file was made from are not beside it.
+            None if it cannot be measured: the checkpoints of an exported model are not beside it.
         """
         if self.is_exact:
             return 0.0
@@ -155,9 +155,9 @@ class Predictor:
                 yield probabilities
 
 
-def _load_originals(model: PolypSegmenter | OnnxModel, source: Source) -> list[PolypSegmenter]:
-    """The models that an ONNX file was exported from, or the model itself; empty if they are not there."""
-    if not isinstance(model, OnnxModel):
+def _load_originals(model: PolypSegmenter | ExportedModel, source: Source) -> list[PolypSegmenter]:
+    """The models that a file was exported from, or the model itself; empty if they are not there."""
+    if not isinstance(model, ExportedModel):
         return [model]
     try:
         originals = find_sources([str(source.home)])
@@ -203,8 +203,8 @@ def load_predictor(
     """Load models.
 
     Args:
-        names: folders of runs or sweeps, checkpoints, or ONNX files that `polyp export` wrote.
-        compute: exact or fast; an ONNX file computes as it was exported.
+        names: folders of runs or sweeps, checkpoints, or files that `polyp export` wrote.
+        compute: exact or fast; an exported model computes as it was exported.
         device_name: auto, cpu, cuda, ...
         flips, scales: see `Predictor`.
 
@@ -214,10 +214,8 @@ def load_predictor(
     pick("--compute", compute, dict.fromkeys(COMPUTE))
     sources = find_sources(names)
     exported = [source for source in sources if source.is_exported]
-    if exported:
-        require("onnx", "onnxruntime")
-        if device_name == "auto":
-            device_name = "cpu"  # where ONNX Runtime is
+    if exported and device_name == "auto":
+        device_name = "cpu"  # where their runtimes are
     chosen = device.choose(device_name)
     if exported and chosen.type != "cpu":
         raise InputError(

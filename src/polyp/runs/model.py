@@ -13,8 +13,11 @@ from polyp.runs.resume import job_folders, sweep_finished
 from polyp.settings import check_keys
 
 if TYPE_CHECKING:
-    from polyp.model.onnx import OnnxModel
+    from polyp.model.exported import ExportedModel
     from polyp.model.segmenter import PolypSegmenter
+
+EXPORTED = (".onnx", ".xml")
+"""The suffixes of exported models: ONNX's and OpenVINO's."""
 
 ENSEMBLE = ("seed", "data.fold")
 """Keys in which the runs of a sweep may differ for the sweep to be an ensemble."""
@@ -25,7 +28,7 @@ class Source:
     """Where a trained model comes from.
 
     Attributes:
-        file: its checkpoint or ONNX file.
+        file: its checkpoint or exported model.
         home: the run's folder; the sweep's of a model that was exported from a sweep; of another file outside
             a run, the folder that it lies in.
         config: the run's configuration; None for a file outside a run.
@@ -64,8 +67,8 @@ class Source:
 
     @property
     def is_exported(self) -> bool:
-        """Whether it is an ONNX file."""
-        return self.file.suffix == ".onnx"
+        """Whether it is a file that `polyp export` wrote."""
+        return self.file.suffix in EXPORTED
 
     @property
     def output_folder(self) -> Path:
@@ -151,16 +154,16 @@ def find_weights(name: str | None) -> str | None:
     return str(source.file)
 
 
-def load_model(source: Source) -> "PolypSegmenter | OnnxModel":
+def load_model(source: Source) -> "PolypSegmenter | ExportedModel":
     """Load a model, a checkpoint's onto the CPU.
 
     Raises:
         InputError: the file is damaged, holds code, or is not one of polyp's.
     """
     if source.is_exported:
-        from polyp.model.onnx import OnnxModel
+        from polyp.model.exported import open_exported
 
-        return OnnxModel(source.file)
+        return open_exported(source.file)
     return load_checkpoint(source)
 
 

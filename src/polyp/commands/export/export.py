@@ -16,13 +16,13 @@ from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.testsets import subset_of
 from polyp.commands.export import proof
 from polyp.commands.export.file import describe_network, write_onnx
-from polyp.commands.export.integers import write_int8
+from polyp.commands.export.integers import write_int8, write_openvino
 from polyp.commands.export.options import Options
 from polyp.data.pairs import Pair
 from polyp.errors import InputError, require
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
-from polyp.model.onnx import OnnxModel
+from polyp.model.exported import OnnxModel, open_exported
 from polyp.model.segmenter import PolypSegmenter
 from polyp.report.tables import Column, Table
 from polyp.runs.folder import RunFolder, replace_folder
@@ -31,7 +31,13 @@ from polyp.runs.model import Source, find_sources, load_checkpoint
 RECORD = "export.json"
 
 
-FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_int8.onnx"}
+FILES = {
+    ("onnx", "float32"): "model.onnx",
+    ("onnx", "float16"): "model_fp16.onnx",
+    ("onnx", "int8"): "model_int8.onnx",
+    ("openvino", "int8"): "model_int8.xml",
+}
+"""By what computes them, and in what precision."""
 
 MAX_DICE_LOSS = 0.003
 """Dice that a variant may lose against the module in float32 without a note."""
@@ -53,6 +59,8 @@ def run(options: Options) -> dict[str, Any]:
         InputError: anything that cannot work; before long work wherever that can be known.
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime")
+    if options.openvino:
+        require("openvino", "openvino", "nncf")
     sources = find_sources(options.models)
     for source in sources:
         if source.config is None:
@@ -126,12 +134,12 @@ def _write_variants(
     validation: Sequence[Pair],
     options: Options,
 ) -> list[str]:
-    """Write the ONNX files; returns notes on them.
+    """Write the files; returns notes on them.
 
     Raises:
         InputError: the float32 file does not compute what the module does.
     """
-    exact, integers = folder / FILES["float32"], folder / FILES["int8"]
+    exact, integers = folder / FILES["onnx", "float32"], folder / FILES["onnx", "int8"]
     write_onnx(models, exact, metadata | {"precision": "float32"})
     predict = OnnxModel(exact).predict
     differences = proof.differences(proof.average(models), {"": predict}, _spread(validation, COMPARED))[""]
@@ -142,18 +150,32 @@ def _write_variants(
             "cannot be exported"
         )
     if options.fp16:
-        write_onnx(models, folder / FILES["float16"], metadata | {"precision": "float16"}, half=True)
+        write_onnx(models, folder / FILES["onnx", "float16"], metadata | {"precision": "float16"}, half=True)
+    notes = []
+    threshold, metadata = float(metadata["threshold"]), metadata | {"precision": "int8"}
+    calibration = [pair.image for pair in _spread(validation, CALIBRATED)]
+
+    def loses_dice(file: Path) -> bool:
+        pair = {"float32": predict, "int8": open_exported(file).predict}
+        scores = proof.score(pair, validation, threshold)
+        return scores["float32"]["dice"] - scores["int8"]["dice"] > MAX_DICE_LOSS
+
     if options.int8:
-        calibration = [pair.image for pair in _spread(validation, CALIBRATED)]
-        for with_encoder in (True, False):
-            write_int8(exact, integers, metadata | {"precision": "int8"}, calibration, with_encoder)
-            pair = {"float32": predict, "int8": OnnxModel(integers).predict}
-            scores = proof.score(pair, validation, float(metadata["threshold"]))
-            if scores["float32"]["dice"] - scores["int8"]["dice"] <= MAX_DICE_LOSS:
-                break
-        if not with_encoder:
-            return [f"int8 has its encoder in float32: else it loses more than {MAX_DICE_LOSS} on validation"]
-    return []
+        write_int8(exact, integers, metadata, calibration)
+        if loses_dice(integers):
+            write_int8(exact, integers, metadata, calibration, with_encoder=False)
+            notes.append(
+                f"int8 has its encoder in float32: else it loses more than {MAX_DICE_LOSS} on validation"
+            )
+    if options.openvino:
+        file = folder / FILES["openvino", "int8"]
+        write_openvino(exact, file, metadata, calibration)
+        if loses_dice(file):
+            write_openvino(exact, file, metadata, calibration, with_encoder=False)
+            notes.append(
+                f"OpenVINO has its encoder in float32: else it loses more than {MAX_DICE_LOSS} on validation"
+            )
+    return notes
 
 
 def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
@@ -180,8 +202,8 @@ def _measure(
     }
     if exact != "32-true":
         others["module", f"exact, {exact}"] = proof.average(models)
-    written = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
-    others |= {("onnx", name): OnnxModel(file).predict for name, file in written.items()}
+    written = {key: folder / file for key, file in FILES.items() if (folder / file).is_file()}
+    others |= {key: open_exported(file).predict for key, file in written.items()}
 
     differences = proof.differences(plain_predict, others, _spread(validation, COMPARED))
     threshold = models[0].hparams["threshold"]
@@ -202,9 +224,11 @@ def _measure(
         },
         "module": {},
         "onnx": {},
+        **({"openvino": {}} if ("openvino", "int8") in written else {}),
         "notes": [],
         "versions": {"polyp": __version__}
-        | {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+        | {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
+        | ({"openvino": version("openvino")} if ("openvino", "int8") in written else {}),
     }
     for (kind, name), score in scores.items():
         row = score | {
@@ -212,12 +236,18 @@ def _measure(
             "difference": differences.get((kind, name), {}),
             "faster": round(score["images_per_second"] / plain["images_per_second"], 3),
         }
-        if kind == "onnx":
-            row |= {"file": FILES[name], "bytes": written[name].stat().st_size}
+        if file := written.get((kind, name)):
+            row |= {"file": file.name, "bytes": sum(part.stat().st_size for part in _parts(file))}
         if row["dice_loss"] > MAX_DICE_LOSS:
             record["notes"].append(f"{kind} {name} loses {row['dice_loss']:.4f} of Dice on the test images")
         record[kind][name] = row
     return record
+
+
+def _parts(file: Path) -> list[Path]:
+    """The files of an exported model: OpenVINO has the weights beside the graph."""
+    weights = file.with_suffix(".bin")
+    return [file, weights] if weights.is_file() else [file]
 
 
 COLUMNS = [
@@ -241,7 +271,7 @@ def _print_record(record: dict[str, Any], folder: Path) -> None:
     title, count = f"[bold]{escape(record['run'])}[/]", len(record["models"])
     title += f", the average of {count} models" if count > 1 else ""
     console.print(f"\n{title}, {record['n']} test images, {escape(record['device'])}")
-    kinds = {"module": record["module"], "ONNX": record["onnx"]}
+    kinds = {"module": record["module"], "ONNX": record["onnx"], "OpenVINO": record.get("openvino", {})}
     Table(
         [{"name": f"{kind} {name}", **row} for kind in kinds for name, row in kinds[kind].items()], COLUMNS
     ).print()
