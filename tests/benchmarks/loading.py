@@ -2,8 +2,8 @@
 [--batch 16] [--images 200] [--workers 0 1 2] [KEY=VALUE ...]
 
 For augment=none, light and strong, from the cache, by data.num_workers, with one thread each. Images are
-drawn, of about Kvasir-SEG's sizes; KEY=VALUE is for train.py. The first epoch is left out, the fastest of three
-counts.
+drawn, of about Kvasir-SEG's sizes; KEY=VALUE is for train.py. The first epoch is left out, and the fastest of
+three others counts.
 """
 
 import argparse
