@@ -11,7 +11,7 @@ from PIL import Image
 
 from polyp.cli import main
 from polyp.errors import override_word, shell_word
-from polyp.runs.configuration import check_overrides
+from polyp.runs.configuration import check_composition, check_overrides
 
 NAMES = [
     "Dữ liệu",
@@ -183,3 +183,39 @@ def test_a_sweep_in_a_folder_with_signs_is_resumed(
     with pytest.raises(SystemExit):
         run_script(*words[2:])
     assert "To try these again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.encodr=resnet18"], "model.encodr is no setting of polyp: did you mean model.encoder"),
+        (["optm=sgd"], "optm is no setting of polyp: did you mean optim"),
+        (["~model.arc"], "did you mean model.arch"),
+        (["epochs=3"], "trainer.max_epochs=NUMBER"),
+        (["trainer.limit_train_batches=2"], "+trainer.limit_train_batches=VALUE"),
+        (["data=kvasirseg"], "data=kvasirseg is unknown: did you mean kvasir_seg?"),
+        (["experiment=quikstart"], "did you mean quickstart?"),
+        (["data.count=5"], "data.count is a setting of data=synthetic: add that"),
+        (["-m", "seed=0,1", "data=kvasirseg,folder"], "did you mean kvasir_seg?"),
+        (["-m", "model.encodr=a,b"], "did you mean model.encoder"),
+        (["-m", "model.encoder=resnet18", "optim.lr=range(1,3)"], "optim.encoder_lr"),
+    ],
+)
+def test_an_unknown_key_or_choice_is_one_line_with_the_nearest(words: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        check_composition(["train.py", *words])
+    assert message in str(end.value) and "\n" not in str(end.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data=synthetic", "data.count=5", "+trainer.limit_train_batches=2"],
+        ["-m", "experiment=encoders", "seed=choice(0,1)", "optim.decoder_lr=1e-3,1e-4"],
+        ["--cfg", "job", "model.encodr=1"],  # left to Hydra
+        ["model.loss={dice: 1}", "callbacks=[{_target_: my.Callback, patience: 3}]", "~optim.momentum"],
+        ["hydra.run.dir=somewhere", "hydra/sweeper=csv", "launcher=joblib"],
+    ],
+)
+def test_what_hydra_composes_is_accepted(words: list[str]) -> None:
+    check_composition(["train.py", *words])

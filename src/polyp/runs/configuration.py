@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from polyp.errors import InputError, describe_error, hydra_text, nearest, override_word, printable, shell_word
+from polyp.files import read_yaml
 from polyp.runs import identity
 from polyp.settings import raise_together
 
@@ -145,21 +146,83 @@ def train_script() -> Path:
     return packaged if packaged.is_file() else package.parents[1] / "train.py"
 
 
+def conf_folder() -> Path:
+    """The folder conf/."""
+    return train_script().parent / "conf"
+
+
 def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration of `python train.py OVERRIDES`, in a process without Hydra.
 
     Raises:
-        InputError: Hydra does not know a key or a choice, or as `resolve_config`.
+        InputError: Hydra does not know a key or a choice, or as `check_names` and `resolve_config`.
     """
     import polyp.training.sweeps  # noqa: F401 - the resolvers of conf/
 
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose_task(overrides)
+        check_names(cfg)
+        return resolve_config(cfg)
+
+
+def compose_task(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra, which must be initialised, composes of overrides.
+
+    Raises:
+        InputError: it does not know a key or a choice; with the one that was probably meant.
+    """
     try:
-        with initialize_config_dir(str(train_script().parent / "conf"), version_base="1.3"):
-            cfg = compose("train", overrides=list(overrides))
-            check_names(cfg)
+        return compose("train", overrides=list(overrides))
     except HydraException as error:
-        raise InputError(str(error).partition("\n")[0]) from error
-    return resolve_config(cfg)
+        reason = _find_unknown(overrides) or str(error).partition("\n")[0]
+        raise InputError(reason) from error
+
+
+def check_composition(argv: Sequence[str]) -> None:
+    """Check that Hydra can compose what a command line says, with the first value of each key of a sweep.
+
+    Raises:
+        SystemExit: as `compose_task`. Command lines with flags other than -m are left to Hydra.
+    """
+    words = [word for word in argv[1:] if word not in ("-m", "--multirun")]
+    if any(word.startswith("-") for word in words):
+        return
+    overrides = []
+    for word in words:
+        if (parsed := parse_override(word)) is not None and parsed.is_sweep_override():
+            is_interval = parsed.value_type == ValueType.INTERVAL_SWEEP
+            first = "0" if is_interval else next(parsed.sweep_string_iterator(), "null")
+            word = f"{word.partition('=')[0]}={first}"
+        overrides.append(word)
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        try:
+            compose_task(overrides)
+        except InputError as error:
+            sys.exit(f"{error}")
+
+
+def _find_unknown(overrides: Sequence[str]) -> str | None:
+    """The first override whose key or choice is not in conf/, and what was probably meant."""
+    groups: dict[str, list[Path]] = {}
+    for file in sorted(conf_folder().rglob("*.yaml")):
+        groups.setdefault(file.parent.relative_to(conf_folder()).as_posix(), []).append(file)
+    known = {key for key, _ in identity.flatten(_default_config())} | _default_config().keys()
+    for override in filter(None, map(parse_override, overrides)):
+        key, value = override.key_or_group, override.value()
+        if key in groups:
+            choices = [file.stem for file in groups[key]]
+            if isinstance(value, str) and value not in choices:
+                return f"{key}={printable(value)} is unknown: {nearest(value, choices)}"
+        elif key not in known and not override.is_add() and not key.startswith("hydra"):
+            group, _, name = key.rpartition(".")
+            files = [file.stem for file in groups.get(group, []) if name in (read_yaml(file) or {})]
+            if files:
+                return f"{key} is a setting of {group}={files[0]}: add that"
+            advice = OTHER_NAMES.get(name) or nearest(key, known)
+            if group == "trainer":
+                advice += f" Others of Lightning's Trainer need a plus: +{key}=VALUE"
+            return f"{printable(key)} is no setting of polyp: {advice}"
+    return None
 
 
 def resolve_config(cfg: DictConfig) -> dict[str, Any]:

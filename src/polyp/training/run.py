@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from polyp import files
 from polyp.errors import InputError
 from polyp.runs import resume
-from polyp.runs.configuration import check_overrides, check_single_run, resolve_config
+from polyp.runs.configuration import check_composition, check_overrides, check_single_run, resolve_config
 from polyp.runs.folder import RunFolder, lock_folder
 from polyp.training import launch, processes, sweeps
 
@@ -80,6 +80,7 @@ def prepare_command_line() -> None:
     launch.join_run()
     sys.argv = sweeps.expand_resume(sys.argv)
     check_overrides(sys.argv)
+    check_composition(sys.argv)
 
 
 @contextmanager

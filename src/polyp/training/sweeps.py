@@ -11,8 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -21,7 +19,7 @@ from hydra_plugins.optuna_sweeper import OptunaSweeper
 from polyp import files
 from polyp.errors import InputError, install_command, override_text, override_word, printable
 from polyp.runs import resume
-from polyp.runs.configuration import check_names, parse_override, resolve_config, task_overrides
+from polyp.runs.configuration import check_names, compose_task, parse_override, resolve_config, task_overrides
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder, lock_folder
 from polyp.training import isolation
 from polyp.training.overrides import find_objection, parse_overrides
@@ -245,13 +243,13 @@ def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> No
     distinct: dict[int, dict[str, Any]] = {}  # configurations that differ in more than the seed
     for number, (job, _) in enumerate(jobs):
         try:
-            cfg = compose(config.hydra.job.config_name, overrides=job)
+            cfg = compose_task(job)
             if cfg.trainer.devices not in (1, "1"):
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
             check_names(cfg)
             task = resolve_config(cfg)
-        except HydraException as error:  # ours, and what Hydra says of a key or a choice that is not there
-            raise job_error(number, str(error).partition("\n")[0]) from error
+        except InputError as error:
+            raise job_error(number, str(error)) from error
         if all(task | {"seed": other["seed"]} != other for other in distinct.values()):
             distinct[number] = task
     outcome = isolation.call(_find_error, distinct, name="check of the jobs")
