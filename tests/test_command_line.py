@@ -212,6 +212,7 @@ def test_an_unknown_key_or_choice_is_one_line_with_the_nearest(words: list[str],
     [
         ["data=synthetic", "data.count=5", "+trainer.limit_train_batches=2"],
         ["-m", "experiment=encoders", "seed=choice(0,1)", "optim.decoder_lr=1e-3,1e-4"],
+        ["-m", "experiment=optuna", "optim.decoder_lr=tag(log, interval(1e-4, 1e-2))"],
         ["--cfg", "job", "model.encodr=1"],  # left to Hydra
         ["model.loss={dice: 1}", "callbacks=[{_target_: my.Callback, patience: 3}]", "~optim.momentum"],
         ["hydra.run.dir=somewhere", "hydra/sweeper=csv", "launcher=joblib"],
