@@ -3,6 +3,7 @@ callbacks of the user's own.
 """
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -94,14 +95,33 @@ class WeightAverage(WeightAveraging):
 
 
 class EpochLine(Callback):
-    """A line for each epoch, on the terminal and in train.log."""
+    """A line for each epoch, on the terminal and in train.log, with the time that the run will still take."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to measure."""
+        self.began, self.first_epoch = time.monotonic(), trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write it; validation comes before the end of the epoch."""
-        numbers = trainer.callback_metrics
+        numbers, done = trainer.callback_metrics, trainer.current_epoch + 1
         names = [name for name in ("train/loss", "val/loss", "val/dice") if name in numbers]
-        numbers_text = "   ".join(f"{name} {numbers[name]:.3f}" for name in names)
-        log.info("epoch %d of %s   %s", trainer.current_epoch + 1, trainer.max_epochs, numbers_text)
+        parts = [f"{name} {numbers[name]:.3f}" for name in names]
+        if (epochs := trainer.max_epochs or 0) > done:
+            seconds = (time.monotonic() - self.began) / (done - self.first_epoch) * (epochs - done)
+            parts.append(f"{seconds / 60:.0f} min left" if seconds >= 60 else f"{seconds:.0f} s left")
+        log.info("epoch %d of %s   %s", done, trainer.max_epochs, "   ".join(parts))
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar of the batches of an epoch, with epochs counted from 1."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Name the epoch."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
 
 
 class ValidationPictures(Callback):

@@ -223,8 +223,12 @@ class RunLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write one point per curve and step, also where several batches make one step."""
-        fresh = {name: value for name, value in metrics.items() if self.written.get(name) != step}
+        """Write one point per curve and step, also where several batches make one step.
+
+        Lightning's `epoch` is a ramp that says nothing, and its `lr-AdamW/encoder` is `lr/encoder` here.
+        """
+        named = {re.sub("^lr-[^/]+", "lr", name): value for name, value in metrics.items() if name != "epoch"}
+        fresh = {name: value for name, value in named.items() if self.written.get(name) != step}
         self.written |= dict.fromkeys(fresh, step)
         super().log_metrics(fresh, step)
         if self.writer is None or step is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -20,6 +20,7 @@ from polyp.training import launch
 from polyp.training.callbacks import (
     BatchSize,
     EpochLine,
+    ProgressBar,
     StepSeed,
     TestRecord,
     ValidationPictures,
@@ -157,7 +158,7 @@ def _trainer(
 ) -> pl.Trainer:
     # Only for somebody who watches: in a file, or from many jobs at once, a progress bar is noise.
     if bar := sys.stderr.isatty() and settings.get("enable_progress_bar", True):
-        callbacks.append(TQDMProgressBar(leave=False))
+        callbacks.append(ProgressBar())
     accelerator = settings.get("accelerator")
     resolved = {
         "precision": device.precision(settings.get("precision"), accelerator),
