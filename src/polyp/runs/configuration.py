@@ -152,13 +152,12 @@ def conf_folder() -> Path:
 
 
 def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of `python train.py OVERRIDES`, in a process without Hydra.
+    """The configuration of `python train.py OVERRIDES`, in a process without Hydra. The resolvers of conf/ are
+    those of `training.sweeps`, which must be imported.
 
     Raises:
         InputError: Hydra does not know a key or a choice, or as `check_names` and `resolve_config`.
     """
-    import polyp.training.sweeps  # noqa: F401 - the resolvers of conf/
-
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = compose_task(overrides)
         check_names(cfg)
