@@ -152,8 +152,9 @@ def conf_folder() -> Path:
 
 
 def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of `python train.py OVERRIDES`, in a process without Hydra. The resolvers of conf/ are
-    those of `training.sweeps`, which must be imported.
+    """The configuration of `python train.py OVERRIDES`, in a process without Hydra.
+
+    `training.sweeps`, which registers the resolvers of conf/, must be imported.
 
     Raises:
         InputError: Hydra does not know a key or a choice, or as `check_names` and `resolve_config`.

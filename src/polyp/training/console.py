@@ -43,8 +43,9 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
             before, now = (
                 model.optim.share(last.epochs, total) for total in (last.max_epochs, trainer.max_epochs)
             )
+            change = "stretches" if trainer.max_epochs > last.max_epochs else "shortens"
             console.print(
-                f"trainer.max_epochs={trainer.max_epochs} instead of {last.max_epochs} stretches the "
+                f"trainer.max_epochs={trainer.max_epochs} instead of {last.max_epochs} {change} the "
                 f"{model.optim.schedule} schedule: the learning rates continue at {now:.0%} of their peak "
                 f"instead of {before:.0%}"
             )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from polyp import files
-from polyp.commands.compare.comparison import LEVEL, Comparison
+from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.read_runs import RunRecord
 from polyp.commands.compare.recipes import format_setting, pool_scores
 from polyp.data.sources import DATASETS, Folder
@@ -63,7 +63,6 @@ def write_card(file: Path, run: RunRecord, comparison: Comparison | None = None)
         ).to_markdown(),
         "comparison": comparison,
         "recipe": recipe,
-        "undecided": sum(other.p >= LEVEL for other in comparison.differences.values()) if comparison else 0,
         "strata": _strata_table(strata).to_markdown(),
         "failure": FAILURE,
         "failures": int((scores["dice"] < FAILURE).sum()),

@@ -89,7 +89,7 @@ class Comparison:
     @property
     def headline(self) -> str:
         """The answer in two sentences."""
-        best, others = self.reference, self.differences.values()
+        best = self.reference
         remarks = ["{:.3f} to {:.3f}".format(*best.interval)] if best.interval else []
         if best.first.fold_count > 1:
             remarks.append(best.test_images)
@@ -97,17 +97,23 @@ class Comparison:
             remarks.append("{:.3f} ± {:.3f} over folds".format(*best.over_folds))
         answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}"
         answer += f" ({'; '.join(remarks)})." if remarks else "."
+        return f"{answer} {self.rivals}".rstrip()
+
+    @property
+    def rivals(self) -> str:
+        """How many others are not distinguishable from the best, in a sentence; empty if there are none."""
+        others, images = self.differences.values(), len(self.reference.stems)
         if not others:
-            return answer
+            return ""
         if any(other.interval is None for other in others):
-            return f"{answer} {_too_few_images(len(best.stems), len(others))}"
+            return _too_few_images(images, len(others))
         alike = sum(other.p >= LEVEL for other in others)
-        where = f"on the {len(best.stems)} test images"
+        where = f"on the {images} test images"
         where += ", given the noise of the seeds" * (self.noise is not None)
         if len(others) == 1:
-            return f"{answer} The other is {'not ' * alike}distinguishable from it {where}."
+            return f"The other is {'not ' * alike}distinguishable from it {where}."
         subject = f"Of {len(others)} others, {alike or 'none'} {'is' if alike <= 1 else 'are'}"
-        return f"{answer} {subject} not distinguishable from it {where}."
+        return f"{subject} not distinguishable from it {where}."
 
     def verdict(self, recipe: Recipe) -> str:
         """A recipe's difference to the reference in words."""
