@@ -144,6 +144,29 @@ def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixtur
     assert all(name in script for name in COMMANDS) and "no-overlays" in script
 
 
+def test_a_model_that_is_not_there_is_refused_without_heavy_imports() -> None:
+    code = (
+        "import sys; from polyp.cli import main\n"
+        "for command in ('predict', 'evaluate', 'export', 'app'):\n"
+        "    try: main([command, 'nowhere', *(['x'] if command == 'predict' else [])])\n"
+        "    except SystemExit as end: print(end)\n"
+        "print('HEAVY', {'torch', 'cv2', 'pandas', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    *refusals, heavy = done.stdout.splitlines()
+    assert len(refusals) == 4 and all("nowhere is not there" in line for line in refusals), done.stderr
+    assert heavy == "HEAVY set()"
+
+
+def test_exported_models_are_computed_without_lightning() -> None:
+    code = (
+        "import sys, polyp.commands.predict.predict\n"
+        "print({'pytorch_lightning', 'segmentation_models_pytorch', 'torchmetrics'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_train_is_train_py_from_anywhere(tmp_path: Path) -> None:
     done = run_alone("train", "--cfg", "job", "experiment=quickstart", "seed=7", cwd=tmp_path)
     script = [sys.executable, str(ROOT / "train.py"), "--cfg", "job", "experiment=quickstart", "seed=7"]

@@ -6,7 +6,7 @@ default, and below it the help. These modules import nothing heavy, since `polyp
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -34,6 +34,17 @@ def _word(metavar: str, parse: Callable[[str], Any], show: Callable[[Any], str] 
         is_instance=lambda value: True,
         str_from_instance=lambda value: [show(value)],
     )
+
+
+def find_models(names: Sequence[str]) -> None:
+    """Find models before torch is imported, which takes seconds: a wrong name is said at once.
+
+    Raises:
+        InputError: as `polyp.runs.model.find_sources`.
+    """
+    from polyp.runs.model import find_sources  # imports Hydra
+
+    find_sources(names)
 
 
 Flag = Annotated[bool, option()]

@@ -7,7 +7,7 @@ see. `fast` computes several images at once, in the precision that the device ga
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from polyp import files
 from polyp.errors import InputError, pick
 from polyp.model import device
 from polyp.model.exported import ExportedModel
-from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.model import Source, find_sources, load_checkpoint, load_model
+
+if TYPE_CHECKING:  # it imports Lightning, which an exported model does not need
+    from polyp.model.segmenter import PolypSegmenter
 
 T = TypeVar("T")
 
@@ -48,7 +50,7 @@ class Predictor:
         scales: of the resolution that the networks work at; the average over all is taken.
     """
 
-    models: Sequence[PolypSegmenter | ExportedModel]
+    models: "Sequence[PolypSegmenter | ExportedModel]"
     device: torch.device
     sources: Sequence[Source] = ()
     compute: str = "exact"
@@ -155,7 +157,7 @@ class Predictor:
                 yield probabilities
 
 
-def _load_originals(model: PolypSegmenter | ExportedModel, source: Source) -> list[PolypSegmenter]:
+def _load_originals(model: "PolypSegmenter | ExportedModel", source: Source) -> "list[PolypSegmenter]":
     """The models that a file was exported from, or the model itself; empty if they are not there."""
     if not isinstance(model, ExportedModel):
         return [model]

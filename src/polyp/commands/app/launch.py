@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from polyp.commands.app.options import Options
+from polyp.commands.options import find_models
 from polyp.errors import InputError, describe_error, require
 from polyp.runs.folder import RunFolder
 
@@ -32,6 +33,7 @@ def run(options: Options) -> None:
     parse_size(options.max_upload)
     if bool(options.models) == options.demo:
         raise InputError("give a RUN, or --demo without one")
+    find_models(options.models)
     with listen(options.host, options.port) as listening:
         # So that a temporary folder is removed at SIGTERM, too.
         previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

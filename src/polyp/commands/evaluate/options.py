@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional
 
-from polyp.commands.options import Archive, Compute, DataOptions, Device, Flag, Numbers, Root, option
+from polyp.commands.options import (
+    Archive,
+    Compute,
+    DataOptions,
+    Device,
+    Flag,
+    Numbers,
+    Root,
+    find_models,
+    option,
+)
 from polyp.errors import InputError, pick
 
 CorruptionName = Literal["blur", "noise", "jpeg", "dark", "bright", "colour", "highlights", "view"]
@@ -51,6 +61,7 @@ class Options(DataOptions):
     def run(self) -> list[dict[str, Any]]:
         """Score the models; the content of each evaluation's metrics.json."""
         self.check()
+        find_models(self.models)
         from polyp.commands.evaluate.evaluate import run
 
         return run(self)

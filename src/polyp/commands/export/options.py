@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from polyp.commands.options import Archive, Flag, Root, option
+from polyp.commands.options import Archive, Flag, Root, find_models, option
 from polyp.errors import InputError
 
 
@@ -42,6 +42,7 @@ class Options:
             raise InputError("give at least one RUN")
         if len(self.models) > 1 and self.out is None:
             raise InputError("say with --out FOLDER where the average of several RUNs is to be written")
+        find_models(self.models)
         from polyp.commands.export.export import run
 
         return run(self)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction
 
-from polyp.commands.options import Compute, Device, Flag, Number, option
+from polyp.commands.options import Compute, Device, Flag, Number, find_models, option
 from polyp.errors import InputError
 
 
@@ -43,6 +43,7 @@ class Options:
         """Predict the inputs; the folder that was written."""
         if not self.inputs:
             raise InputError("give at least one INPUT: an image, a video, or a folder of these")
+        find_models([self.model, *self.with_])
         from polyp.commands.predict.predict import run
 
         return run(self)
