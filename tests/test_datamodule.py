@@ -281,6 +281,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
+@pytest.mark.slow
 def test_overfit_batches_trains_on_one_batch_also_when_resumed(train: Train, steps: list[Tensor]) -> None:
     run = train(*SMALL, "+trainer.overfit_batches=1", "trainer.max_epochs=2") / "run"
     train(f"resume={run}", "trainer.max_epochs=4")

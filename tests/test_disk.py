@@ -61,7 +61,13 @@ def drawn_images(folder: Path, count: int = 12) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", ["evaluate", "predict", "compare", "data", pytest.param("export", marks=pytest.mark.slow)]
+    "command",
+    [
+        "predict",
+        "compare",
+        "data",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("evaluate", "export")),
+    ],
 )
 def test_a_full_disk_is_one_line_and_loses_nothing(disk: Path, tmp_path: Path, command: str) -> None:
     run = on_drawn_images(write_model_run(disk / "run"))

@@ -314,8 +314,10 @@ def test_export_refuses_what_cannot_be_exported(
     assert (run / "export" / "notes.txt").read_text() == "mine"
     assert "cannot write to" in refusal(str(run), "--out", str(run / "config.yaml"))
     (run / "export" / "notes.txt").unlink()
-    RunFolder(run).best_checkpoint.unlink()
+    best = RunFolder(run).best_checkpoint
+    best.rename(tmp_path / best.name)
     assert "has no checkpoints/best.ckpt" in refusal(str(run))
+    (tmp_path / best.name).rename(best)
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: None)
     assert refusal(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: name not in ("openvino", "nncf") or None)

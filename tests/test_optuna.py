@@ -227,7 +227,11 @@ def test_search_space_without_values_is_refused(override: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["model.loss=dice,dise"], r"model\.loss=dise.*cannot work.*did you mean dice"),
+        pytest.param(
+            ["model.loss=dice,dise"],
+            r"model\.loss=dise.*cannot work.*did you mean dice",
+            marks=pytest.mark.slow,
+        ),
         (
             ["hydra.sweeper.objectives=[val/dice,latency]"],
             r"objectives=latency is unknown: did you mean latency_ms",

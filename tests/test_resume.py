@@ -89,9 +89,7 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize(
-    "workers", [0, *(pytest.param(workers, marks=pytest.mark.slow) for workers in (1, 2))]
-)
+@pytest.mark.parametrize("workers", [pytest.param(workers, marks=pytest.mark.slow) for workers in (0, 1, 2)])
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     workers: int,
     whole: tuple[Path, float],
