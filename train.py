@@ -7,6 +7,8 @@ python train.py -m model.encoder=mobilenet_v2,resnet34
 python train.py resume=outputs/runs/NAME/DATE_TIME
 """
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
@@ -44,5 +46,5 @@ def train(run: Run) -> float | None:
 
 
 if __name__ == "__main__":
-    prepare_command_line()
+    prepare_command_line(Path(__file__).resolve().parent / "conf")
     main()

@@ -196,6 +196,7 @@ def test_a_sweep_in_a_folder_with_signs_is_resumed(
         (["data=kvasirseg"], "data=kvasirseg is unknown: did you mean kvasir_seg?"),
         (["experiment=quikstart"], "did you mean quickstart?"),
         (["data.count=5"], "data.count is a setting of data=synthetic: add that"),
+        (["data=synthetic", "data.countt=5"], "did you mean data.count"),
         (["-m", "seed=0,1", "data=kvasirseg,folder"], "did you mean kvasir_seg?"),
         (["-m", "model.encodr=a,b"], "did you mean model.encoder"),
         (["-m", "model.encoder=resnet18", "optim.lr=range(1,3)"], "optim.encoder_lr"),
@@ -203,7 +204,7 @@ def test_a_sweep_in_a_folder_with_signs_is_resumed(
 )
 def test_an_unknown_key_or_choice_is_one_line_with_the_nearest(words: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as end:
-        check_composition(["train.py", *words])
+        check_composition(["train.py", *words], ROOT / "conf")
     assert message in str(end.value) and "\n" not in str(end.value)
 
 
@@ -219,4 +220,4 @@ def test_an_unknown_key_or_choice_is_one_line_with_the_nearest(words: list[str],
     ],
 )
 def test_what_hydra_composes_is_accepted(words: list[str]) -> None:
-    check_composition(["train.py", *words])
+    check_composition(["train.py", *words], ROOT / "conf")

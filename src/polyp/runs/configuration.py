@@ -146,11 +146,6 @@ def train_script() -> Path:
     return packaged if packaged.is_file() else package.parents[1] / "train.py"
 
 
-def conf_folder() -> Path:
-    """The folder conf/."""
-    return train_script().parent / "conf"
-
-
 def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration of `python train.py OVERRIDES`, in a process without Hydra.
 
@@ -159,30 +154,25 @@ def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: Hydra does not know a key or a choice, or as `check_names` and `resolve_config`.
     """
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = compose_task(overrides)
+    conf = train_script().parent / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            cfg = compose("train", overrides=list(overrides))
+        except HydraException as error:
+            raise InputError(explain_hydra_error(error, overrides, conf)) from error
         check_names(cfg)
         return resolve_config(cfg)
 
 
-def compose_task(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra, which must be initialised, composes of overrides.
-
-    Raises:
-        InputError: it does not know a key or a choice; with the one that was probably meant.
-    """
-    try:
-        return compose("train", overrides=list(overrides))
-    except HydraException as error:
-        reason = _find_unknown(overrides) or str(error).partition("\n")[0]
-        raise InputError(reason) from error
-
-
-def check_composition(argv: Sequence[str]) -> None:
+def check_composition(argv: Sequence[str], conf: Path) -> None:
     """Check that Hydra can compose what a command line says, with the first value of each key of a sweep.
 
+    Args:
+        argv: the command line.
+        conf: the folder conf/.
+
     Raises:
-        SystemExit: as `compose_task`. Command lines with flags other than -m are left to Hydra.
+        SystemExit: it cannot; in one line. Command lines with flags other than -m are left to Hydra.
     """
     words = [word for word in argv[1:] if word not in ("-m", "--multirun")]
     if any(word.startswith("-") for word in words):
@@ -194,35 +184,40 @@ def check_composition(argv: Sequence[str]) -> None:
             first = "0" if is_interval else next(parsed.sweep_string_iterator(), "null")
             word = f"{word.partition('=')[0]}={first}"
         overrides.append(word)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(conf), version_base="1.3"):
         try:
-            compose_task(overrides)
-        except InputError as error:
-            sys.exit(f"{error}")
+            compose("train", overrides=overrides)
+        except HydraException as error:
+            sys.exit(explain_hydra_error(error, overrides, conf))
 
 
-def _find_unknown(overrides: Sequence[str]) -> str | None:
-    """The first override whose key or choice is not in conf/, and what was probably meant."""
-    groups: dict[str, list[Path]] = {}
-    for file in sorted(conf_folder().rglob("*.yaml")):
-        groups.setdefault(file.parent.relative_to(conf_folder()).as_posix(), []).append(file)
+def explain_hydra_error(error: HydraException, overrides: Sequence[str], conf: Path) -> str:
+    """Why Hydra, which must be initialised, cannot compose overrides, in one line.
+
+    That is the first override whose key or choice is not in conf/ and what was probably meant, else what
+    Hydra says.
+    """
+    groups: dict[str, dict[str, Any]] = {}  # the content of each file, by group and choice
+    for file in sorted(conf.rglob("*.yaml")):
+        group = file.parent.relative_to(conf).as_posix()
+        groups.setdefault(group, {})[file.stem] = read_yaml(file) or {}
     known = {key for key, _ in identity.flatten(_default_config())} | _default_config().keys()
     for override in filter(None, map(parse_override, overrides)):
         key, value = override.key_or_group, override.value()
-        if key in groups:
-            choices = [file.stem for file in groups[key]]
-            if isinstance(value, str) and value not in choices:
-                return f"{key}={printable(value)} is unknown: {nearest(value, choices)}"
-        elif key not in known and not override.is_add() and not key.startswith("hydra"):
-            group, _, name = key.rpartition(".")
-            files = [file.stem for file in groups.get(group, []) if name in (read_yaml(file) or {})]
-            if files:
-                return f"{key} is a setting of {group}={files[0]}: add that"
-            advice = OTHER_NAMES.get(name) or nearest(key, known)
-            if group == "trainer":
-                advice += f" Others of Lightning's Trainer need a plus: +{key}=VALUE"
-            return f"{printable(key)} is no setting of polyp: {advice}"
-    return None
+        if key in groups and isinstance(value, str) and value not in groups[key]:
+            return f"{key}={printable(value)} is unknown: {nearest(value, groups[key])}"
+        if key in groups or key in known or override.is_add() or key.startswith("hydra"):
+            continue
+        group, _, name = key.rpartition(".")
+        files = groups.get(group, {})
+        if choices := [choice for choice, content in files.items() if name in content]:
+            return f"{key} is a setting of {group}={choices[0]}: add that"
+        others = {f"{group}.{other}" for content in files.values() for other in content}
+        advice = OTHER_NAMES.get(name) or nearest(key, known | others)
+        if group == "trainer":
+            advice += f" Others of Lightning's Trainer need a plus: +{key}=VALUE"
+        return f"{printable(key)} is no setting of polyp: {advice}"
+    return str(error).partition("\n")[0]
 
 
 def resolve_config(cfg: DictConfig) -> dict[str, Any]:

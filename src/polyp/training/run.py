@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -68,10 +69,13 @@ class Run:
         launch.announce_run(os.path.relpath(self.folder.path))
 
 
-def prepare_command_line() -> None:
+def prepare_command_line(conf: Path) -> None:
     """Check the overrides of sys.argv, and replace `resume=SWEEP_FOLDER` by the command of that sweep.
 
     A process of torchrun or srun that does not lead waits for the run.
+
+    Args:
+        conf: the folder conf/.
 
     Raises:
         SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in
@@ -80,7 +84,7 @@ def prepare_command_line() -> None:
     launch.join_run()
     sys.argv = sweeps.expand_resume(sys.argv)
     check_overrides(sys.argv)
-    check_composition(sys.argv)
+    check_composition(sys.argv, conf)
 
 
 @contextmanager

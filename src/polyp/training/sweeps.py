@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -19,7 +21,13 @@ from hydra_plugins.optuna_sweeper import OptunaSweeper
 from polyp import files
 from polyp.errors import InputError, install_command, override_text, override_word, printable
 from polyp.runs import resume
-from polyp.runs.configuration import check_names, compose_task, parse_override, resolve_config, task_overrides
+from polyp.runs.configuration import (
+    check_names,
+    explain_hydra_error,
+    parse_override,
+    resolve_config,
+    task_overrides,
+)
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder, lock_folder
 from polyp.training import isolation
 from polyp.training.overrides import find_objection, parse_overrides
@@ -240,16 +248,20 @@ def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> No
         own = " ".join(override for override in job if override not in shared)
         return InputError(f"job {number}, {origin} ({own}), cannot work: {reason}")
 
+    conf = next(
+        Path(source.path) for source in config.hydra.runtime.config_sources if source.provider == "main"
+    )
     distinct: dict[int, dict[str, Any]] = {}  # configurations that differ in more than the seed
     for number, (job, _) in enumerate(jobs):
         try:
-            cfg = compose_task(job)
+            cfg = compose(config.hydra.job.config_name, overrides=job)
             if cfg.trainer.devices not in (1, "1"):
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
             check_names(cfg)
             task = resolve_config(cfg)
-        except InputError as error:
-            raise job_error(number, str(error)) from error
+        except HydraException as error:  # ours, too
+            reason = f"{error}" if isinstance(error, InputError) else explain_hydra_error(error, job, conf)
+            raise job_error(number, reason) from error
         if all(task | {"seed": other["seed"]} != other for other in distinct.values()):
             distinct[number] = task
     outcome = isolation.call(_find_error, distinct, name="check of the jobs")
