@@ -279,6 +279,7 @@ def test_train_command_runs_on_kvasir(
         torch.save(torchvision.models.resnet18().state_dict(), "resnet18.pth")
     fewer = ["hydra.sweeper.n_trials=2"] if "experiment=optuna" in command else []
     fewer += ["seed=0"] if "seed=0,1,2" in command else []
+    fewer += ["model.encoder=mobilenet_v2,resnet18"] if "experiment=encoders" in command else []
     fewer += ["data.folds=2"] if "experiment=crossvalidation" in command else []
     fewer += (
         ["data.num_workers=0"] if "data.num_workers=" in command else []
