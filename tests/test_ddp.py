@@ -312,6 +312,7 @@ def test_a_run_of_several_machines_needs_a_launcher(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_an_encoder_that_is_frozen_at_first_trains_in_all_processes_alike(tmp_path: Path) -> None:
     one, two, again = (tmp_path / name for name in ("one", "two", "again"))
     thawing = ("model.freeze=encoder", "model.unfreeze_epoch=1", "optim.ema_decay=null")

@@ -120,7 +120,7 @@ def test_encoders_with_an_image_size_of_their_own(arch: str, encoder: str) -> No
     ("arch", "encoder"),
     [
         ("unet", "mit_b0"),
-        ("unet", "tu-swin_tiny_patch4_window7_224"),
+        pytest.param("unet", "tu-swin_tiny_patch4_window7_224", marks=pytest.mark.nightly),
         pytest.param("unet", "tu-swinv2_tiny_window8_256", marks=pytest.mark.nightly),
         pytest.param("unet", "tu-hiera_tiny_224", marks=pytest.mark.nightly),
         pytest.param("unet", "tu-sam2_hiera_tiny", marks=pytest.mark.nightly),
@@ -133,7 +133,7 @@ def test_encoders_with_an_image_size_of_their_own(arch: str, encoder: str) -> No
         ("unet", "tu-convnextv2_atto"),
         ("unet", "tu-efficientvit_b0"),
         ("unet", "tu-mobilenetv4_conv_small"),
-        ("unet", "tu-fastvit_t8"),
+        pytest.param("unet", "tu-fastvit_t8", marks=pytest.mark.nightly),
         pytest.param("unet", "tu-mobileone_s0", marks=pytest.mark.nightly),
         ("unet", "tu-repvgg_a0"),
         pytest.param("unet", "tu-mvitv2_tiny", marks=pytest.mark.nightly),

@@ -69,6 +69,7 @@ def table(output: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_sweep_killed_again_and_again_completes(tmp_path: Path, moments: random.Random) -> None:
     whole, killed, output = tmp_path / "whole", tmp_path / "killed", tmp_path / "output"
     process = start(*GRID, f"hydra.sweep.dir={whole}", log=output)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ SWEEP_FILE = "multirun.yaml"
 
 RESULTS_FILE = "results.csv"
 """The table of a sweep: its presence means that every job has finished."""
+
+LOG_TIME = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+"""What train.log has in front of a message, see conf/hydra/polyp.yaml."""
 
 CHANGES = "changes"
 """The key of config.yaml that lists what `resume=RUN` has changed: when, key, before and now."""
@@ -171,6 +175,14 @@ class RunFolder:
         if "split_seed" not in data:  # up to 0.4.0 the run's seed drew a random split
             data["split_seed"] = config.get("seed") if data.get("split") == "random" else 0
         return config
+
+    def read_log(self) -> list[str]:
+        """The lines of train.log that are not blank, without their times; none if it cannot be read."""
+        try:
+            text = self.log_file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        return [LOG_TIME.sub("", line) for line in text.splitlines() if line.strip()]
 
     def read_metrics(self) -> dict[str, Any]:
         """The numbers of a finished run.

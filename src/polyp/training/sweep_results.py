@@ -63,7 +63,7 @@ def read_results(folder: Path) -> tuple[list[Result], dict[Path, str]]:
     for number, path in resume.job_folders(folder).items():
         run = RunFolder(path)
         if not run.metrics_file.exists():
-            failed[path] = _read_last_line(run.log_file)
+            failed[path] = (run.read_log() or ["it wrote no log"])[-1]
             continue
         try:
             overrides = files.read_yaml(path / ".hydra" / "overrides.yaml")
@@ -100,14 +100,6 @@ def _folds(result: Result) -> frozenset[int | None]:
 
 def _best(result: Result) -> float:
     return fmean(job.metrics["best"]["value"] for job in result)
-
-
-def _read_last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return next((line for line in reversed(lines) if line.strip()), "it wrote no log")
 
 
 def _build_table(done: Sequence[Result]) -> Table:

@@ -185,10 +185,9 @@ class RunRecord:
     @cached_property
     def progress(self) -> str:
         """How far an unfinished run is."""
-        log = RunFolder(self.folder).log_file
-        text = log.read_text(errors="replace") if log.is_file() else ""
-        if epochs := re.findall(r"^(?:[\d: -]+ )?epoch (\d+) of (\S+)", text, re.M):
-            return "epoch {} of {}".format(*epochs[-1])
+        for line in reversed(RunFolder(self.folder).read_log()):
+            if epoch := re.match(r"epoch \d+ of \S+", line):
+                return epoch[0]
         is_saved = RunFolder(self.folder).last_checkpoint.exists()
         return "in its first epoch, saved" if is_saved else "no epoch finished"
 
