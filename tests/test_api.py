@@ -47,6 +47,7 @@ def test_importing_polyp_imports_nothing_heavy() -> None:
     assert done.stdout == f"{polyp.__version__} []\n"
 
 
+@pytest.mark.slow
 def test_docstrings_are_true(workspace: Path) -> None:
     failed, attempted = doctest.testmod(api)
     assert attempted > 8 and failed == 0

@@ -177,7 +177,12 @@ THAWING = ["model.freeze=encoder", "model.unfreeze_epoch=1", "optim.layer_decay=
         (signal.SIGTERM, (1, 1), []),
         pytest.param(signal.SIGINT, (0, 2), ["data.num_workers=2"], marks=pytest.mark.slow),
         # the last of its epoch
-        (signal.SIGTERM, (1, 3), ["optim.schedule=plateau", "optim.warmup=0", "patience=2"]),
+        pytest.param(
+            signal.SIGTERM,
+            (1, 3),
+            ["optim.schedule=plateau", "optim.warmup=0", "patience=2"],
+            marks=pytest.mark.slow,
+        ),
         # the encoder is frozen for one epoch: inside it, at its end, and after it
         pytest.param(signal.SIGTERM, (0, 1), THAWING, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, (0, 3), THAWING, marks=pytest.mark.slow),

