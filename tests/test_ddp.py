@@ -212,7 +212,7 @@ class Nodes:
         command = {
             "torchrun": f"{torchrun} --node-rank=1 {script} & {torchrun} --node-rank=0 {script}; "
             "code=$?; wait; exit $code",
-            "srun": f"exec srun --quiet --nodes=2 --ntasks-per-node=1 python {script}",
+            "srun": f"exec srun --quiet --nodes=2 --ntasks=2 python {script}",
         }
         return subprocess.Popen(
             ["bash", "-c", f"trap : TERM; {command[self.launcher]}"],

@@ -24,12 +24,12 @@ from polyp.errors import InputError
 from polyp.images import resize
 from polyp.inference.predictor import load_predictor
 from polyp.model import device
-from polyp.model.exported import OnnxModel, open_exported
+from polyp.model.exported import BACKENDS, OnnxModel, open_exported
 from polyp.model.fitting import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
 from polyp.runs.folder import RunFolder
-from polyp.runs.model import Source, load_checkpoint
+from polyp.runs.model import EXPORTED, Source, load_checkpoint
 
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
 
@@ -322,6 +322,10 @@ def test_export_refuses_what_cannot_be_exported(
     assert refusal(str(run)) == "polyp: onnx is not installed: pip install -e '.[onnx]'"
     monkeypatch.setattr("polyp.errors.find_spec", lambda name: name not in ("openvino", "nncf") or None)
     assert "pip install -e '.[openvino]'" in refusal(str(run), "--openvino")
+
+
+def test_each_suffix_has_a_backend() -> None:
+    assert tuple(BACKENDS) == EXPORTED
 
 
 def test_export_refuses_an_exported_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

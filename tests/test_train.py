@@ -263,7 +263,7 @@ def test_resume_continues_in_the_same_folder(train: Train) -> None:
     outputs = train(*SMALL)
     run = outputs / "run"
     (run / "metrics.json").unlink()  # as if it had been stopped at the end
-    train(f"resume={run}", "trainer.max_epochs=3")
+    train(f"resume={run}", "trainer.max_epochs=3", "model.arch=unet")  # the second changes nothing
     assert [path.name for path in outputs.iterdir()] == ["run"]
     assert read(run)["epochs"] == 3
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
@@ -277,6 +277,8 @@ def test_resume_continues_in_the_same_folder(train: Train) -> None:
         ("model.arch=linknet", "resume= cannot change model.arch"),
         ("optim.decoder_lr=1", "resume= cannot change optim.decoder_lr"),
         ("data=synthetic", "resume= cannot change data,"),
+        ("model.loss={dice: 1}", "resume= cannot change model.loss"),
+        ("~optim.momentum", "resume= cannot change optim.momentum"),
     ],
 )
 def test_resume_refuses_what_it_cannot_honour(train: Train, override: str, said: str) -> None:

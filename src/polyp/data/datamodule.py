@@ -265,12 +265,19 @@ class PolypDataModule(pl.LightningDataModule):
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loader_options(self, workers: int | Literal["auto"]) -> dict[str, Any]:
+    def _loader_options(self, workers: int | Literal["auto"], persistent: bool = True) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         if workers == AUTO:
             devices = self.trainer.num_devices if self.trainer is not None else 1
-            workers = min(MAX_WORKERS, max(count_processors() // devices - 1, 0)) if on_gpu else 0
-        return {"num_workers": workers, "worker_init_fn": _ignore_signals, "pin_memory": on_gpu}
+            count = min(MAX_WORKERS, max(count_processors() // devices - 1, 0)) if on_gpu else 0
+        else:
+            count = workers
+        return {
+            "num_workers": count,
+            "persistent_workers": persistent and count > 0,
+            "worker_init_fn": _ignore_signals,
+            "pin_memory": on_gpu,
+        }
 
     def train_dataloader(self) -> DataLoader:
         """Augmented images at network resolution, in a new order each epoch; this process's share of them.
@@ -280,7 +287,6 @@ class PolypDataModule(pl.LightningDataModule):
         dataset = self._dataset("train", augment=True)
         sampler = EpochSampler(len(dataset), self.seed, self.batch_size, *self._processes())
         options = self._loader_options(self.num_workers)
-        options["persistent_workers"] = options["num_workers"] > 0
         self.train_loader = TrainLoader(dataset, self.batch_size, sampler=sampler, **options)
         if self.trainer is not None:
             sampler.frozen = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -302,12 +308,11 @@ class PolypDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Images at network resolution; all in each process, since equal shares would need padding."""
         options = self._loader_options(self.eval_workers)
-        options["persistent_workers"] = options["num_workers"] > 0
         return DataLoader(self._dataset("val"), self.eval_batch_size, **options)
 
     def test_dataloader(self) -> list[DataLoader]:
         """The test images at their own sizes, as an `OriginalBatch`, and those of normal frames if any."""
-        options = self._loader_options(self.eval_workers) | {"collate_fn": collate_lists}
+        options = self._loader_options(self.eval_workers, persistent=False) | {"collate_fn": collate_lists}
         subsets = [name for name in ("test", NORMAL) if name in self.subsets]
         return [
             DataLoader(self._dataset(name, resize=False), self.eval_batch_size, **options) for name in subsets

@@ -253,7 +253,8 @@ def _apply_changes(
         if key in identity.COMMAND or key in code:
             continue
         if not identity.matches(key, changeable) or override.is_delete():
-            if not override.is_delete() and key in values and values[key] == new_values[key]:
+            is_known = key in values and key in new_values  # not where one of both is a mapping
+            if is_known and values[key] == new_values[key]:
                 continue
             names = [name for name in changeable if name not in (*identity.COMMAND, CHANGES)]
             raise InputError(

@@ -46,13 +46,9 @@ class CheckpointFiles(TorchCheckpointIO):
         except WriteError as error:
             raise WriteError(f"{error}: {self.folder.disk_advice}") from error
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> Any:
         """Load a file of plain values and tensors."""
-        return super().load_checkpoint(path, map_location or _on_cpu, weights_only=True)
-
-
-def _on_cpu(storage: Any, location: str) -> Any:
-    return storage
+        return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 class Checkpoint(ModelCheckpoint):

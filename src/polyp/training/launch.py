@@ -46,9 +46,8 @@ def is_worker() -> bool:
     return os.environ.get(variable, "0") != "0"
 
 
-def device_overrides() -> list[str]:
-    """Overrides that set the devices of each machine, and the number of machines, to what the launcher has
-    started.
+def count_processes() -> tuple[int, int]:
+    """The processes that the launcher has started on each machine, and the machines.
 
     Raises:
         SystemExit: the machines have different numbers of processes.
@@ -60,16 +59,19 @@ def device_overrides() -> list[str]:
         processes, nodes = (int(os.environ[f"SLURM_STEP_NUM_{name}"]) for name in ("TASKS", "NODES"))
         local = processes // nodes
     if local * nodes != processes:
-        sys.exit(f"{launcher()}: all machines of a run need the same number of processes")
+        problem = f"{launcher()}: all machines of a run need the same number of processes"
+        sys.exit(None if is_worker() else problem)
+    return local, nodes
+
+
+def device_overrides() -> list[str]:
+    """Overrides that set the devices of each machine, and the machines, to what the launcher has started."""
+    local, nodes = count_processes()
     return [f"trainer.devices={local}", *([f"++trainer.num_nodes={nodes}"] if nodes > 1 else [])]
 
 
 def cluster_environment() -> "ClusterEnvironment":
-    """Lightning's description of the processes.
-
-    Raises:
-        InputError: srun was given too little.
-    """
+    """Lightning's description of the processes."""
     from pytorch_lightning.plugins.environments import (
         LightningEnvironment,
         SLURMEnvironment,
@@ -81,10 +83,9 @@ def cluster_environment() -> "ClusterEnvironment":
         return LightningEnvironment()
     if name == "torchrun":
         return TorchElasticEnvironment()
-    try:
-        return SLURMEnvironment(auto_requeue=False)
-    except RuntimeError as error:
-        raise InputError("srun: give --nodes=N and --ntasks-per-node=K instead of --ntasks") from error
+    # Slurm sets it for --ntasks-per-node only, and Lightning refuses --ntasks without it.
+    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(count_processes()[0]))
+    return SLURMEnvironment(auto_requeue=False)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

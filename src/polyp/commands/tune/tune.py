@@ -1,6 +1,5 @@
 """`polyp tune`: what to set before a run, found by training a little."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 
 from polyp.commands.tune.options import Options
-from polyp.errors import InputError, train_command
+from polyp.errors import InputError, shell_word, train_command
 from polyp.files import atomic_write, check_writable
 from polyp.model import device
 from polyp.runs.configuration import check_overrides, compose_config
@@ -84,4 +83,6 @@ def _draw(rates: Sequence[float], losses: Sequence[float], rate: float, file: Pa
 def _print(text: str, options: Options, found: Sequence[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(text, markup=False)
-    console.print(f"  {train_command()} {shlex.join([*options.overrides, *found])}", markup=False)
+    console.print(
+        f"  {train_command()} {' '.join(map(shell_word, [*options.overrides, *found]))}", markup=False
+    )
