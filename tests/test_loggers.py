@@ -111,7 +111,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("wandb", "mlflow
 
 
 @pytest.mark.parametrize("logger", ["csv", *SLOW])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_logger_has_the_points_of_tensorboard_also_after_an_interruption(
     logger: str, train: Train, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
