@@ -186,3 +186,17 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(environment: dict[s
     clean = {key: value for key, value in os.environ.items() if key not in variables} | environment
     done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [count, "False"]  # torch reads it when it is imported
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="settings of glibc")
+@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_PERTURB_": "0"}, False)])
+def test_freed_memory_is_kept_unless_the_user_sets_glibc(environment: dict[str, str], kept: bool) -> None:
+    code = (
+        "import polyp\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "block = b'1' * 10**8; before = resident(); del block\n"
+        "print(before - resident() < 10**7)"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")} | environment
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(kept)]

@@ -4,7 +4,9 @@ In Python: `polyp.load`, `polyp.evaluate` and `polyp.compare`, see `polyp.api`, 
 used.
 """
 
+import ctypes
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
 # sleeps at once makes small operations slower (tests/benchmarks/waiting.py).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# glibc returns a large block to the system as soon as it is freed, and each new one costs page faults: up to
+# half of a training step on a CPU (tests/benchmarks/environment.py). Here it keeps and reuses them. Any
+# MALLOC_ variable of glibc leaves its settings as they are.
+if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+    if _mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+        _mallopt(_M_MMAP_MAX, 0)
+        _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 __version__ = "0.7.0"
 

@@ -1,18 +1,22 @@
-"""What it costs how OpenMP's threads wait: python tests/benchmarks/waiting.py [--size 256] [--batch 8]
-[--rounds 5] [--threads 2]
+"""What the settings of OpenMP and of glibc's memory that polyp makes are worth.
+
+python tests/benchmarks/environment.py [--size 256] [--batch 8] [--rounds 5] [--threads 2]
 
 Seconds of a training step and of a prediction of as many images (UNet++ with mobilenet_v2), by the threads of
 one process.
 
-short    GOMP_SPINCOUNT=1000, which polyp sets: a thread that waits spins for some microseconds, then sleeps.
-passive  OMP_WAIT_POLICY=PASSIVE: it sleeps at once.
-unset    OpenMP's default: it spins for about a millisecond.
+polyp    both settings: a thread that waits spins for some microseconds, then sleeps (GOMP_SPINCOUNT=1000),
+         and freed memory is kept for the next step.
+passive  a thread that waits sleeps at once (OMP_WAIT_POLICY=PASSIVE).
+spin     OpenMP's default: it spins for about a millisecond.
+free     glibc's default: large blocks of freed memory are returned to the system.
 
-Each of the three is a process that has computed once before. They take turns, alone and beside another
-process that trains with as many threads, waiting as polyp does; all of this is repeated `--rounds` times.
+Each of the four is a process that has computed once before. They take turns, alone and beside another
+process that trains with as many threads, with polyp's settings; all of this is repeated `--rounds` times.
 """
 
 import argparse
+import operator
 import os
 import signal
 import statistics
@@ -24,17 +28,21 @@ from typing import Any
 
 from common import table
 
-POLICIES = {
-    "short": {"GOMP_SPINCOUNT": "1000"},
+SETTINGS = {
+    "polyp": {"GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "unset": {"GOMP_SPINCOUNT": "300000"},  # libgomp's default
+    "spin": {"GOMP_SPINCOUNT": "300000"},  # libgomp's default
+    "free": {
+        "GOMP_SPINCOUNT": "1000",
+        "MALLOC_PERTURB_": "0",
+    },  # any MALLOC_ variable; this one is the default
 }
 TASKS = ("train", "predict")
 
 
 def compute(size: int, batch: int) -> None:
     """Do each task that is named on a line of standard input, and answer with the seconds."""
-    import torch  # before polyp, which sets the policy
+    import torch  # before polyp, which sets what OpenMP reads
 
     from polyp.model.losses import build_loss
     from polyp.model.network import PolypNetwork
@@ -69,7 +77,7 @@ class Worker:
         clean = {
             key: value
             for key, value in os.environ.items()
-            if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+            if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") and not key.startswith("MALLOC_")
         }
         command = [sys.executable, __file__, f"--size={options.size}", f"--batch={options.batch}", "--worker"]
         self.process = subprocess.Popen(
@@ -113,7 +121,7 @@ def main() -> None:
         compute(options.size, options.batch)
         return
 
-    workers = {name: Worker(options, environment) for name, environment in POLICIES.items()}
+    workers = {name: Worker(options, environment) for name, environment in SETTINGS.items()}
     neighbour = Worker(options, {})
     everyone = [*workers.values(), neighbour]
     try:
@@ -137,16 +145,12 @@ def main() -> None:
 
     print(f"\n{processor()}; load before: {os.getloadavg()[2]:.1f}")
     print(f"{options.size} px, batches of {options.batch}, {options.threads} threads; medians in seconds\n")
-    rows: list[tuple[Any, ...]] = [("", *POLICIES, "passive / short", "unset / short")]
+    others = [name for name in SETTINGS if name != "polyp"]
+    rows: list[tuple[Any, ...]] = [("", *SETTINGS, *(f"{name} / polyp" for name in others))]
     for task, place in dict.fromkeys((task, place) for task, place, _ in seconds):
-        short, passive, unset = (seconds[task, place, name] for name in POLICIES)
-        ratios = [
-            statistics.median(theirs / ours for ours, theirs in zip(short, other, strict=True))
-            for other in (passive, unset)
-        ]
-        rows.append(
-            (f"{task}, {place}", *(statistics.median(values) for values in (short, passive, unset)), *ratios)
-        )
+        values = {name: seconds[task, place, name] for name in SETTINGS}
+        ratios = [statistics.median(map(operator.truediv, values[name], values["polyp"])) for name in others]
+        rows.append((f"{task}, {place}", *map(statistics.median, values.values()), *ratios))
     table(rows)
 
 
