@@ -8,18 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
-
+from polyp.runs.configuration import compose_config
+from polyp.runs.folder import RunFolder
 from polyp.training import sweeps  # noqa: F401
+from polyp.training.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration of `python train.py OVERRIDES`."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+def new_run(folder: Path, overrides: Sequence[str]) -> Run:
+    """A run of `python train.py OVERRIDES`; nothing is written yet."""
+    return Run(RunFolder(folder), compose_config(overrides))
 
 
 def peak_memory() -> float:

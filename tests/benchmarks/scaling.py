@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from common import composed, fresh, peak_memory, table
+from common import fresh, new_run, peak_memory, table
 
-from polyp.runs.folder import RunFolder
 from polyp.training.build import build
-from polyp.training.run import Run
 
 COUNTS = (60, 240, 960)
 EPOCHS = 4
@@ -46,8 +44,8 @@ def measured(count: int, folder: str, overrides: list[str]) -> dict[str, float]:
     model = {"arch": "unet", "encoder": "tu-regnetx_002", "encoder_weights": "null"}
     given = [f"data.{key}={value}" for key, value in data.items()]
     given += [f"model.{key}={value}" for key, value in model.items()]
-    cfg = composed(["data=synthetic", *given, f"trainer.max_epochs={EPOCHS}", *overrides])
-    module, network, trainer = build(Run(RunFolder(Path(folder) / f"run{count}"), cfg))
+    overrides = ["data=synthetic", *given, f"trainer.max_epochs={EPOCHS}", *overrides]
+    module, network, trainer = build(new_run(Path(folder) / f"run{count}", overrides))
     trainer.callbacks.append(starts := Starts())  # type: ignore[attr-defined]
     trainer.fit(network, module)
     assert module.pixels is not None

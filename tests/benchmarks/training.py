@@ -7,17 +7,21 @@ On the CPU, with drawn images of about Kvasir-SEG's sizes; KEY=VALUE is for trai
 
 ours    what train.py does: cache, augmentation, scores, TensorBoard, average of the weights, checkpoints.
 bare    the same network, loss, optimiser and precision on batches that lie in memory, and nothing else.
-plain   float32, JPEG and PNG decoded, resized and augmented anew in each epoch, in a loop of PyTorch alone.
+plain   float32, JPEG and PNG decoded, resized and augmented anew in each epoch, in a loop of PyTorch alone,
+        in a process that has the defaults of OpenMP and of glibc's memory instead of polyp's.
 
-The three take turns in one process: whenever train.py's own trainer has made `--steps` steps, it stands still
-for as many of each of the others. The first step of each turn is left out, and so is a first round before the
-`--rounds`. Memory is that of fresh processes, one for each, over two epochs.
+The three take turns: whenever train.py's own trainer has made `--steps` steps, it stands still for as many of
+each of the others. The first step of each turn is left out, and so is a first round before the `--rounds`.
+Memory is that of fresh processes, one for each, over two epochs.
 """
 
 import argparse
 import json
 import math
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -32,15 +36,13 @@ import pytorch_lightning as pl
 import segmentation_models_pytorch as smp
 import torch
 from albumentations.pytorch import ToTensorV2
-from common import composed, fresh, peak_memory, table
-from omegaconf import DictConfig
+from common import fresh, new_run, peak_memory, table
 from pytorch_lightning.profilers import SimpleProfiler
 from torch.utils.data import DataLoader, Dataset
 
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.pairs import Pair
 from polyp.model.losses import build_loss
-from polyp.runs.folder import RunFolder
 from polyp.training.build import build
 from polyp.training.run import Run
 
@@ -48,11 +50,11 @@ EPOCHS = 2  # over which memory is measured
 Steps = Iterator[None]
 
 
-def bare(cfg: DictConfig, data: PolypDataModule) -> Steps:
+def bare(run: Run, data: PolypDataModule) -> Steps:
     """Forward, backward, step, for ever."""
-    _, model, trainer = build(Run(RunFolder(Path()), cfg))
+    _, model, trainer = build(run)
     assert model.optim is not None
-    groups = model.network.encoder_parameters(), model.network.decoder_parameters()
+    groups = [[*model.network.encoder_parameters()]], model.network.decoder_parameters()
     optimizer: Any = model.optim.build(*groups, total_steps=1000, monitor="")["optimizer"]
     batches = [(batch["image"], batch["mask"][:, None]) for batch in data.train_dataloader()]
     for image, target in cycle(batches):
@@ -84,13 +86,14 @@ class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return sample["image"], sample["mask"][None]
 
 
-def plain(cfg: DictConfig, data: PolypDataModule) -> Steps:
+def plain(run: Run, data: PolypDataModule) -> Steps:
     """The loop that people write, for ever."""
-    network = smp.create_model(cfg.model.arch, cfg.model.encoder, encoder_weights=None)
+    settings, sizes = run.config["model"], run.config["data"]
+    network = smp.create_model(settings["arch"], settings["encoder"], encoder_weights=None)
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-4)
-    loss = build_loss(cfg.model.loss)
-    files = PlainDataset([data.pairs[data.rows[stem]] for stem in data.subsets["train"]], cfg.data.image_size)
-    loader = DataLoader(files, cfg.data.batch_size, shuffle=True, drop_last=True)
+    loss = build_loss(settings["loss"])
+    files = PlainDataset([data.pairs[data.rows[stem]] for stem in data.subsets["train"]], sizes["image_size"])
+    loader = DataLoader(files, sizes["batch_size"], shuffle=True, drop_last=True)
     for image, target in chain.from_iterable(repeat(loader)):
         optimizer.zero_grad()
         loss(network(image), target).backward()
@@ -99,6 +102,25 @@ def plain(cfg: DictConfig, data: PolypDataModule) -> Steps:
 
 
 OTHERS = {"bare": bare, "plain": plain}
+DEFAULTS = {"GOMP_SPINCOUNT": "300000", "MALLOC_PERTURB_": "0"}  # polyp leaves glibc alone if MALLOC_* is set
+
+
+def run_apart(command: list[str]) -> Steps:
+    """The steps of a contender that takes one for each line, in a process without polyp's settings."""
+    process = subprocess.Popen(
+        command, env=os.environ | DEFAULTS, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        while True:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            if not process.stdout.readline():
+                sys.exit(f"{' '.join(command)} failed")
+            yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Turns(pl.Callback):
@@ -183,8 +205,8 @@ def parts(durations: Mapping[str, list[float]], seconds: float) -> dict[str, flo
     return shares | {"the rest of Lightning": 1 - sum(shares.values())}
 
 
-def configured(options: argparse.Namespace, folder: str, epochs: int) -> DictConfig:
-    """train.py's configuration, with all that it writes in `folder`."""
+def make_run(options: argparse.Namespace, folder: str, name: str, epochs: int) -> Run:
+    """A run of train.py, with all that it writes in `folder`."""
     data = {"root": folder, "cache": folder, "count": options.images, "size": 512}
     data |= {"image_size": options.size, "batch_size": options.batch}
     ours = [
@@ -192,19 +214,20 @@ def configured(options: argparse.Namespace, folder: str, epochs: int) -> DictCon
         *(f"data.{key}={value}" for key, value in data.items()),
         "model.encoder_weights=null",
     ]
-    return composed([*ours, "trainer.accelerator=cpu", f"trainer.max_epochs={epochs}", *options.overrides])
+    ours += ["trainer.accelerator=cpu", f"trainer.max_epochs={epochs}"]
+    return new_run(Path(folder) / name, [*ours, *options.overrides])
 
 
 def memory(options: argparse.Namespace, folder: str) -> float:
     """MB that this process needs at most for one contender alone."""
-    cfg = configured(options, folder, EPOCHS)
-    data, model, trainer = build(Run(RunFolder(Path(folder) / "run_alone"), cfg))
+    run = make_run(options, folder, "run_alone", EPOCHS)
+    data, model, trainer = build(run)
     if options.alone == "ours":
         trainer.fit(model, data)
     else:
         del model
         data.setup("fit")
-        contender = OTHERS[options.alone](cfg, data)
+        contender = OTHERS[options.alone](run, data)
         for _ in range(EPOCHS * len(data.train_dataloader())):
             next(contender)
     return peak_memory()
@@ -218,34 +241,38 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--steps-of", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args()
     if options.alone:
         print(json.dumps(memory(options, options.folder)))
         return
+    if options.steps_of:
+        run = make_run(options, options.folder, "run_apart", epochs=1000)
+        data, _, _ = build(run)
+        data.setup("fit")
+        for _ in zip(sys.stdin, OTHERS[options.steps_of](run, data), strict=False):
+            print(flush=True)
+        return
 
     with tempfile.TemporaryDirectory() as folder:
-        cfg = configured(options, folder, epochs=1000)
-        data, model, trainer = build(Run(RunFolder(Path(folder) / "run"), cfg))
+        arguments = [f"--{name}={getattr(options, name)}" for name in ("size", "batch", "images")]
+        arguments += [*options.overrides, f"--folder={folder}"]
+        run = make_run(options, folder, "run", epochs=1000)
+        data, model, trainer = build(run)
         data.setup("fit")
         trainer.profiler = profiler = SimpleProfiler()
         profiler.describe = lambda: None  # type: ignore[method-assign]  # its own long table
-        turns = Turns(
-            options.steps, options.rounds, {name: steps(cfg, data) for name, steps in OTHERS.items()}
-        )
+        apart = run_apart([sys.executable, __file__, *arguments, "--steps-of=plain"])
+        turns = Turns(options.steps, options.rounds, {"bare": bare(run, data), "plain": apart})
         trainer.callbacks.append(turns)  # type: ignore[attr-defined]
         trainer.fit(model, data)
-
-        arguments = [f"--{name}={getattr(options, name)}" for name in ("size", "batch", "images")]
-        arguments += [*options.overrides, f"--folder={folder}"]
         peaks = {name: fresh(__file__, *arguments, f"--alone={name}") for name in turns.seconds}
 
     ours, epoch = turns.median("ours"), len(data.train_dataloader())
     threads = torch.get_num_threads()
-    print(
-        f"\n{cfg.model.arch}, {cfg.model.encoder}, {options.size} px, {trainer.precision}, {threads} "
-        "threads\n"
-    )
+    network = "{arch}, {encoder}".format_map(run.config["model"])
+    print(f"\n{network}, {options.size} px, {trainer.precision}, {threads} threads\n")
     rows = [("", "images/s", "ours / it", "wanted", "peak MB", "ours - its")]
     for name, least in (("ours", ""), ("bare", ">= 0.95"), ("plain", ">= 2.2")):
         ratio, more = turns.median(name) / ours, peaks["ours"] - peaks[name]
