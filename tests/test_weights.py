@@ -369,7 +369,7 @@ def test_without_a_network_it_says_so_in_seconds(tmp_path: Path) -> None:
         assert len(lines) == len(encoders), err
         for encoder, line in zip(encoders, lines, strict=True):
             seconds, text = line.split("|")
-            assert float(seconds) < 10
+            assert float(seconds) < 40  # on a busy machine
             assert "model.encoder_weights=PATH" in text and "null" in text and encoder in text
             assert "127.0.0.1" in text  # who did not answer
 
