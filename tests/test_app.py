@@ -13,7 +13,7 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from polyp.runs.folder import RunFolder
 
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
 import httpx
-from starlette.applications import Starlette
+from app_server import serve
 
 from polyp.cli import main
 from polyp.commands.app import inference_queue, launch, media, security
-from polyp.commands.app.connections import Limits, make_server
+from polyp.commands.app.connections import Limits
 from polyp.commands.app.gallery import Gallery, load_gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.commands.app.server import make_app
@@ -70,23 +70,6 @@ def queue(run: Path) -> Iterator[InferenceQueue]:
     made = InferenceQueue({"it": str(run)}, device="cpu")
     yield made
     made.close()
-
-
-@contextmanager
-def serve(app: Starlette, limits: Limits | None = None) -> Iterator[httpx.Client]:
-    """The app behind a real socket."""
-    listening = launch.listen("127.0.0.1", 0)
-    server = make_server(app, limits or Limits())
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    try:
-        port = listening.getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
 
 
 @pytest.fixture(scope="module")
@@ -452,6 +435,45 @@ def test_full_queue_refuses(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go.set()
     assert first.result() and small.submit(lambda: 3).result() == 3
     small.close()
+
+
+def test_a_request_that_waits_gets_its_position(client: httpx.Client, queue: InferenceQueue) -> None:
+    for content, last in ((picture(), "picture"), (b"no image", "error")):
+        go = [threading.Event(), threading.Event()]
+        for event in go:
+            queue.submit(event.wait)
+        with client.stream("POST", "/api/result", content=content) as reply:
+            lines = (json.loads(line) for line in reply.iter_lines())
+            assert next(lines) == {"ahead": 2}
+            go[0].set()
+            assert next(lines) == {"ahead": 1}
+            go[1].set()
+            line = next(line for line in lines if "ahead" not in line)
+        assert last in line and line.get("status", 415) == 415
+
+
+def test_a_video_that_waits_gets_its_position(
+    client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_clip(tmp_path / "clip.avi", 3).read_bytes()
+    go, annotate = threading.Event(), media.annotate_video
+
+    def wait(*arguments: Any) -> Any:
+        arguments[-1](1, 3)
+        go.wait(20)
+        return annotate(*arguments)
+
+    monkeypatch.setattr(media, "annotate_video", wait)
+    with client.stream("POST", "/api/video", content=content) as first:
+        lines = first.iter_lines()
+        assert json.loads(next(lines)) == {"progress": [1, 3]}
+        with client.stream("POST", "/api/video", content=content) as second:
+            waiting = second.iter_lines()
+            assert json.loads(next(waiting)) == {"ahead": 1}
+            go.set()
+            for rest_of in (lines, waiting):
+                (summary,) = (line for line in map(json.loads, rest_of) if "frames" in line)
+                assert summary["frames"] == 3 and summary["rate"] == 10
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

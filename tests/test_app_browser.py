@@ -5,8 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,20 @@ from polyp.inference import polyps
 from polyp.inference.predictor import load_predictor
 from polyp.runs.folder import RunFolder
 
-CHROMIUM = "/usr/bin/chromium"
+pytest.importorskip("uvicorn", reason="the extra app is not installed")
+from app_server import serve
+
+from polyp.commands.app.gallery import load_gallery
+from polyp.commands.app.inference_queue import InferenceQueue
+from polyp.commands.app.server import make_app
+from polyp.runs.model import Source
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra test is not installed")
-pytest.importorskip("uvicorn", reason="the extra app is not installed")
 pytestmark = pytest.mark.slow
+
+CHROMIUM = "/usr/bin/chromium"
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +101,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, server: tuple[str, int], request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page with its first result; it requests nothing from another host and runs without an error."""
-    context = browser.new_context(**getattr(request, "param", {"viewport": {"width": 1280, "height": 900}}))
+    context = browser.new_context(**getattr(request, "param", {"viewport": DESKTOP}))
     opened = context.new_page()
     requested: list[str] = []
     errors: list[str] = []
@@ -124,9 +134,6 @@ def picture(page: Any) -> str:
 
 def images(run: Path) -> dict[str, Path]:
     """The run's test images by name."""
-    from polyp.commands.app.gallery import load_gallery
-    from polyp.runs.model import Source
-
     gallery = load_gallery([Source.of(str(run))])
     assert gallery.test_set is not None
     return {
@@ -135,10 +142,10 @@ def images(run: Path) -> dict[str, Path]:
 
 
 def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
-    name = page.locator("#gallery button").nth(1).get_attribute("title")
-    page.locator("#gallery button").nth(1).click()
+    name = page.locator("#gallery label").nth(1).get_attribute("title")
+    page.locator("#gallery label").nth(1).click()
     page.wait_for_selector(f".facts:has-text('{name}')")
-    assert page.locator("#gallery button[aria-pressed=true]").get_attribute("title") == name
+    assert page.locator("#gallery label:has(:checked)").get_attribute("title") == name
     image = read_image(images(runs[0])[name])
     predictor = load_predictor([str(runs[0])])
     probability = predictor.predict(image)
@@ -203,7 +210,7 @@ def test_page_shows_what_was_chosen_last(page: Any) -> None:
     for gap in (0, 20):
         page.evaluate(
             """async gap => {
-                const buttons = [...document.querySelectorAll('#gallery button')];
+                const buttons = [...document.querySelectorAll('#gallery input')];
                 for (const one of [...buttons.slice(1), ...buttons, buttons[gap ? 0 : 1]]) {
                     one.click();
                     await new Promise(done => setTimeout(done, gap));
@@ -211,8 +218,14 @@ def test_page_shows_what_was_chosen_last(page: Any) -> None:
             }""",
             gap,
         )
-        name = page.locator("#gallery button[aria-pressed=true]").get_attribute("title")
+        name = page.locator("#gallery label:has(:checked)").get_attribute("title")
         page.wait_for_selector(f".facts:has-text('{name}')")
+
+
+def below(page: Any, what: str, other: str) -> None:
+    """An element stands right below another."""
+    upper, lower = (page.locator(selector).bounding_box() for selector in (other, what))
+    assert 0 <= lower["y"] - upper["y"] - upper["height"] < 30
 
 
 def test_uploads_and_their_errors(page: Any, tmp_path: Path) -> None:
@@ -220,7 +233,7 @@ def test_uploads_and_their_errors(page: Any, tmp_path: Path) -> None:
     own.write_bytes(cv2.imencode(".png", np.zeros((90, 120, 3), np.uint8))[1].tobytes())
     page.set_input_files("#image-file", own)
     page.wait_for_selector(".facts:has-text('own.png · 120 \u00d7 90')")
-    assert page.locator("#gallery button[aria-pressed=true]").count() == 0
+    assert page.locator("#gallery :checked").count() == 0
     assert page.get_by_role("radio", name="Errors").is_disabled()  # no truth is known
     page.get_by_role("combobox", name="Model").select_option("runs/second")
     page.wait_for_selector(".verdict:has-text('No polyp found')")
@@ -235,13 +248,22 @@ def test_uploads_and_their_errors(page: Any, tmp_path: Path) -> None:
         file = tmp_path / name
         file.write_bytes(content)
         page.set_input_files("#image-file", file)
-        page.wait_for_selector(f".error:has-text('{words}')")
+        page.wait_for_selector(f"#image-error:has-text('{words}')")
+        below(page, "#image-error", "#image-file")
+        assert page.locator(".facts").inner_text().startswith("own.png")  # the last result is still there
     assert page.locator("img[src=x]").count() == 0
     (tmp_path / "large.png").write_bytes(b"x" * 2_000_000)
     page.set_input_files("#image-file", tmp_path / "large.png")
-    page.wait_for_selector(".error:has-text('more than the 1 MB')")
-    page.locator("#gallery button").first.click()
+    page.wait_for_selector("#image-error:has-text('more than the 1 MB')")
+    page.locator("#gallery label").first.click()
     page.wait_for_selector(".scores")
+    assert not page.locator("#image-error").is_visible()
+    page.route("**/api/result*", lambda route: route.abort())
+    page.get_by_role("radio", name="Mask").click()
+    page.wait_for_selector("#results .error")
+    page.unroute("**/api/result*")
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector(".legend:has-text('white')")
 
 
 def test_image_is_sent_again_once_the_server_has_forgotten_it(page: Any, tmp_path: Path) -> None:
@@ -272,72 +294,243 @@ def test_paste_and_drop(page: Any) -> None:
         page.wait_for_selector(f".facts:has-text('{kind}.png · 44 \u00d7 33')")
 
 
-def test_video(page: Any, tmp_path: Path) -> None:
-    clip = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for _ in range(5):
-        writer.write(np.zeros((48, 64, 3), np.uint8))
+def write_clip(path: Path, frames: Sequence[np.ndarray]) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, frames[0].shape[1::-1])
+    for frame in frames:
+        writer.write(frame)
     writer.release()
+    return path
+
+
+def test_video(page: Any, tmp_path: Path, runs: list[Path]) -> None:
+    """A video of black frames and of grey ones, with a threshold that only one of them reaches."""
+    solid = {value: np.full((48, 64, 3), value, np.uint8) for value in (0, 128)}
+    predictor = load_predictor([str(runs[0])])
+    highest = {value: float(predictor.predict(frame).max()) for value, frame in solid.items()}
+    brighter = int(highest[128] > highest[0])
+    values = [128 * (brighter ^ (frame not in (*range(20, 30), *range(40, 45)))) for frame in range(60)]
+    clip = write_clip(tmp_path / "clip.avi", [solid[value] for value in values])
+
     page.get_by_role("tab", name="Image").focus()
     page.keyboard.press("ArrowRight")
     start = page.get_by_role("button", name="Find polyps")
     start.click()
-    page.wait_for_selector("text=Choose a video first")
+    page.wait_for_selector("#video-error:has-text('Choose a video first')")
     page.set_input_files("#video-file", clip)
     page.wait_for_selector("text=clip.avi")
+    page.locator("#threshold").fill(f"{sum(highest.values()) / 2:.2f}")
     start.click()
-    page.wait_for_selector("text=of 5 frames show a polyp")
-    page.locator("video").evaluate(
-        "video => video.videoWidth || new Promise(done => (video.onloadedmetadata = done))"
-    )
+    page.wait_for_selector("#video-status:has-text('frames')")
+    page.wait_for_selector("text=15 of 60 frames show a polyp")
+    assert fits(page)
+    assert page.locator(".bar i").evaluate_all(
+        "parts => parts.map(part => [part.style.left, part.style.width])"
+    ) == [
+        ["33.3333%", "16.6667%"],
+        ["66.6667%", "8.33333%"],
+    ]
+    # The mean of blue, which is missing in the colour of outlines.
+    blue = """video => new Promise(done => {
+        const look = () => {
+            const canvas = document.createElement('canvas').getContext('2d');
+            canvas.drawImage(video, 0, 0);
+            const blues = canvas.getImageData(0, 0, 64, 48).data.filter((_, index) => index % 4 === 2);
+            done(blues.reduce((sum, blue) => sum + blue) / blues.length);
+        };
+        video.seeking ? (video.onseeked = look) : look();
+    })"""
+    for number, frame in ((1, 40), (0, 20)):
+        page.locator("#findings button").nth(number).press("Enter")
+        assert f"Frame {frame + 1} of 60" in page.locator(".timeline output").inner_text()
+        assert abs(page.locator("video").evaluate(blue) - values[frame]) < 50
+    page.get_by_role("slider", name="Frame").press("ArrowLeft")
+    assert "Frame 20 of 60, 0:01.9: no polyp" in page.locator(".timeline output").inner_text()
+    assert abs(page.locator("video").evaluate(blue) - values[19]) < 50
     assert page.locator("video").evaluate("video => video.videoWidth") == 64
-    with page.expect_download() as coming:
-        page.get_by_role("link", name="Download table").click()
-    assert coming.value.suggested_filename == "clip_polyps.csv"
-    assert len(coming.value.path().read_text().splitlines()) == 6
+    for kind in ("video", "table"):
+        with page.expect_download() as coming:
+            page.get_by_role("link", name=f"Download {kind}").click()
+        assert coming.value.suggested_filename == f"clip_polyps.{dict(video='webm', table='csv')[kind]}"
+    assert len(coming.value.path().read_text().splitlines()) == 61
+
+    (tmp_path / "bad.avi").write_bytes(b"no video")
+    page.set_input_files("#video-file", tmp_path / "bad.avi")
+    start.click()
+    page.wait_for_selector("#video-error:has-text('bad.avi')")
+    below(page, "#video-error", "#video-file")
+    assert page.locator("#panel-video .result").is_visible()  # of the video before
+
+
+def test_waiting_shows_what_happens_and_the_position(browser: Any, runs: list[Path]) -> None:
+    queue, go = InferenceQueue({"it": str(runs[0])}), threading.Event()
+    with serve(make_app(queue, load_gallery([Source.of(str(runs[0]))]))) as client:
+        for _ in range(3):
+            queue.submit(go.wait)
+        page = browser.new_page()
+        page.goto(str(client.base_url))
+        page.wait_for_selector("#status:has-text('3 requests are before yours')")
+        assert page.get_by_role("status").first.is_visible()
+        go.set()
+        page.wait_for_selector(".result img")
+        assert not page.locator("#status").is_visible()
+        page.close()
+    queue.close()
+
+
+def fits(page: Any) -> bool:
+    """Nothing of the page needs scrolling."""
+    return page.evaluate(
+        """['html', 'aside', '.stage'].map(part => document.querySelector(part)).every(
+            e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth)"""
+    )
+
+
+def test_all_of_it_is_visible_at_once(page: Any) -> None:
+    for number in range(3):
+        page.locator("#gallery label").nth(number).click()
+        page.wait_for_selector(
+            f".facts:has-text('{page.locator('#gallery label').nth(number).get_attribute('title')}')"
+        )
+        assert fits(page)
+        for selector in (
+            ".picture",
+            "#gallery",
+            "#image-file",
+            "#views",
+            "#threshold",
+            "#opacity",
+            "#details a",
+        ):
+            box = page.locator(selector).first.bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= DESKTOP["height"], selector
+        assert page.locator(".picture").bounding_box()["height"] > 400
+    intro = page.locator("#intro")
+    assert intro.is_visible() and intro.inner_text().count(".") == 1
 
 
 @pytest.mark.parametrize(
     "page",
-    [
-        {"viewport": {"width": 390, "height": 844}, "color_scheme": scheme, "has_touch": True}
-        for scheme in ("light", "dark")
-    ],
+    [{"viewport": PHONE, "color_scheme": scheme, "has_touch": True} for scheme in ("light", "dark")],
     indirect=True,
 )
 def test_phone(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    image, gallery = (page.locator(selector).bounding_box() for selector in (".result img", "#gallery"))
-    assert (
-        image["y"] + image["height"] <= 844 and image["y"] < gallery["y"]
-    )  # the image is what one sees first
+    boxes = [
+        page.locator(selector).bounding_box()
+        for selector in (".result img", "#gallery", "#details a >> nth=0")
+    ]
+    assert boxes[0]["y"] < boxes[1]["y"] < boxes[2]["y"] and boxes[0]["y"] + boxes[0]["height"] <= 844
     assert page.get_by_text("For research use, not for diagnosis").is_visible()
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     assert (sum(map(int, re.findall(r"\d+", back)[:3])) < 200) == dark
 
 
-def test_keyboard_reaches_everything(page: Any) -> None:
-    focused = (
-        "(e => e.dataset.key ? 'gallery' : e.labels?.[0]?.innerText || e.innerText)(document.activeElement)"
-    )
-    reached = set()
-    while page.keyboard.press("Tab") or page.evaluate("document.activeElement != document.body"):
-        reached.add(page.evaluate(focused))
-        outlined = "getComputedStyle(document.activeElement).outlineStyle"
-        assert page.evaluate(outlined) != "none"  # the focus is visible
-    text = " ".join(map(str, reached))
-    for part in (
-        "gallery",
-        "Download mask",
-        "Image",
-        "own image",
-        "Overlay",
-        "Threshold",
-        "Opacity",
-        "HTTP API",
-    ):
-        assert part in text, reached
+CONTRASTS = """() => {
+    const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+    const backOf = element => {
+        for (; element; element = element.parentElement) {
+            const colour = parse(getComputedStyle(element).backgroundColor);
+            if ((colour[3] ?? 1) === 1) return colour;
+        }
+    };
+    const luminance = colour => colour.slice(0, 3).map(value => value / 255)
+        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
+    const contrast = (one, other) => {
+        const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+        return (light + 0.05) / (dark + 0.05);
+    };
+    const found = [];
+    for (const element of document.querySelectorAll('body *')) {
+        const style = getComputedStyle(element), name = element.cloneNode().outerHTML;
+        if (!element.checkVisibility() || element.matches(':disabled')) continue;
+        const text = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+        if (text && !element.closest('noscript'))
+            found.push([name + ' ' + element.innerText, contrast(parse(style.color), backOf(element)), 4.5]);
+        const around = backOf(element.parentElement);
+        if (element.matches('.drop, select, button:not([role]), .actions a, fieldset span, .bar'))
+            found.push([name + ' border', contrast(parse(style.borderTopColor), around), 3]);
+        if (element.matches('.bar i'))
+            found.push([name, contrast(parse(style.backgroundColor), around), 3]);
+        if (element.matches('#gallery label:has(:checked), [role=tab][aria-selected=true]'))
+            found.push([name + ' mark', contrast(parse(style.borderBottomColor), backOf(element)), 3]);
+    }
+    const focus = document.createElement('i');
+    focus.style.color = 'var(--accent)';
+    document.body.append(focus);
+    for (const part of document.querySelectorAll('body, .result'))
+        found.push(['focus', contrast(parse(getComputedStyle(focus).color), backOf(part)), 3]);
+    return found;
+}"""
+"""What is visible, its contrast, and the least that WCAG 2.2 allows at level AA (1.4.3 and 1.4.11)."""
+
+
+@pytest.mark.parametrize(
+    "page", [{"viewport": DESKTOP, "color_scheme": scheme} for scheme in ("light", "dark")], indirect=True
+)
+def test_contrast(page: Any, tmp_path: Path) -> None:
+    def check(least: int) -> None:
+        page.wait_for_selector(".busy", state="detached")
+        found = page.evaluate(CONTRASTS)
+        assert len(found) > least and [each for each in found if each[1] < each[2]] == []
+
+    page.get_by_text("HTTP API").click()
+    check(30)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    page.set_input_files("#image-file", tmp_path / "bad.png")
+    page.wait_for_selector("#image-error:not(:empty)")
+    check(30)
+    page.get_by_role("tab", name="Video").click()
+    check(10)
+    clip = write_clip(tmp_path / "clip.avi", [np.full((48, 64, 3), 200, np.uint8)] * 5)
+    page.set_input_files("#video-file", clip)
+    page.locator("#threshold").fill("0.05")
+    page.get_by_role("button", name="Find polyps").click()
+    page.wait_for_selector(".bar i")
+    check(15)
+
+
+def test_keyboard_alone(page: Any) -> None:
+    """Everything is reached in few steps, and used, with a visible focus."""
+    focused = """(e => e == document.body ? '' : e.name == 'image' ? 'gallery'
+        : e.labels?.[0]?.innerText || e.innerText)(document.activeElement)"""
+    outline = "(e => getComputedStyle(e.closest('label') ?? e).outlineStyle)(document.activeElement)"
+
+    def go_to(part: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            reached = page.evaluate(focused)
+            assert not reached or page.evaluate(outline) != "none"
+            if part in reached:
+                return
+        raise AssertionError(f"{part} is not reached")
+
+    name = page.locator("#gallery label").nth(1).get_attribute("title")
+    go_to("gallery")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(f".facts:has-text('{name}')")
+    for part in ("own image", "Overlay"):
+        go_to(part)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".legend:has-text('missed')")
+    go_to("Threshold")
+    page.keyboard.press("End")
+    page.wait_for_selector(".scores:has-text('0.95')")
+    page.keyboard.press("Home")
+    page.wait_for_selector(".scores:has-text('0.05')")
+    for part in ("Opacity", "Model", "side by side", "Download mask"):
+        go_to(part)
+    with page.expect_download() as coming:
+        page.keyboard.press("Enter")
+    assert coming.value.suggested_filename == f"{name}_mask.png"
+    go_to("HTTP API")
+    page.keyboard.press("Enter")
+    assert page.locator("#api").is_visible()
+    go_to("Image")
+    page.keyboard.press("ArrowRight")
+    for part in ("Your video", "Find polyps"):
+        go_to(part)
 
 
 def test_many_clients_get_their_masks_and_memory_is_flat(server: tuple[str, int], runs: list[Path]) -> None:

@@ -1,12 +1,11 @@
 """The models, the one thread that runs them, its queue, and a cache of the latest predictions."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -99,7 +98,7 @@ class InferenceQueue:
             sources = [source for member in members for source in member.sources]
             self.predictors[AVERAGE] = replace(members[0], models=networks, sources=sources)
         self._cache: OrderedDict[tuple[str, str], Prediction] = OrderedDict()
-        self._free = threading.BoundedSemaphore(MAX_QUEUED)
+        self._pending: list[Future[Any]] = []  # in the order of the queue; the first one runs
 
     def find_predictor(self, name: str | None) -> tuple[str, Predictor]:
         """A model's name and predictor; the first model's for None.
@@ -120,15 +119,23 @@ class InferenceQueue:
         Raises:
             Busy: the queue is full or closed.
         """
-        if limited and not self._free.acquire(blocking=False):
+        if limited and len(self._pending) >= MAX_QUEUED:
             raise Busy("busy: too many requests are waiting, try again in a moment")
         try:
             future = self._executor.submit(work)
         except RuntimeError as error:
             raise Busy("the app is shutting down") from error
         if limited:
-            future.add_done_callback(lambda _: self._free.release())
+            self._pending.append(future)
+            future.add_done_callback(self._pending.remove)
         return future
+
+    def count_before(self, future: Future[Any]) -> int:
+        """The number of requests that are handled before a limited one of `submit`."""
+        try:
+            return self._pending.index(future)
+        except ValueError:  # it is done
+            return 0
 
     def predict(self, load: Callable[[], InputImage], model: str | None = None) -> Prediction:
         """Run a model; only within `submit`.

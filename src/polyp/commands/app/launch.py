@@ -55,12 +55,13 @@ def serve(
     from polyp.inference.predictor import COMPARED
     from polyp.runs.model import find_sources
 
+    print(f"polyp app: loading {', '.join(models)}", flush=True)
     queue = InferenceQueue(models, options.compute, options.device)
     gallery = load_gallery(find_sources(list(models.values())), options.root)
     host, port = listening.getsockname()[:2]
     local = host in LOCAL_HOSTS
     images = f"{len(gallery.images)} test images" if gallery.images else f"no test images ({gallery.note})"
-    print(f"polyp app: {', '.join(models)} ({queue.find_predictor(None)[1].backend}); {images}")
+    print(f"  {queue.find_predictor(None)[1].backend}; {images}")
     for name, predictor in queue.predictors.items():
         if not predictor.is_exact:
             samples = [gallery.read(key).pixels for key in list(gallery.images)[:COMPARED]]

@@ -214,5 +214,5 @@ def annotate_video(
     """
     video, table = folder / "polyps.webm", folder / "polyps.csv"
     summary = predict_video(path, predictor, threshold, table, video, MAX_FRAMES, progress)
-    counts = {"frames": summary.frames, "frames_with_polyps": summary.with_polyps}
+    counts = {"frames": summary.frames, "frames_with_polyps": summary.with_polyps, "rate": summary.rate}
     return counts | {"damaged": bool(summary.problem)}, video, table

@@ -9,6 +9,7 @@ import json
 import threading
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
@@ -28,7 +29,7 @@ from starlette.routing import Route
 from polyp.commands.app import media
 from polyp.commands.app.gallery import PREFIX, Gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
-from polyp.commands.app.security import Guard, clean_line, handle_exception
+from polyp.commands.app.security import Guard, handle_exception
 from polyp.errors import InputError, pick
 from polyp.inference.predictor import Predictor
 
@@ -38,6 +39,9 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 MAX_VIDEOS = 4
 """Videos that are on the disk at once: one is annotated, the others wait."""
+
+POLL = 0.25
+"""Seconds between two looks at the position of a request that waits."""
 
 CHUNK = 3 * 2**18
 """Bytes of a file in one line of JSON; divisible by 3 for base64."""
@@ -62,7 +66,8 @@ class Server:
 
     def __init__(self, queue: InferenceQueue, gallery: Gallery, max_upload: int, folder: Path | None) -> None:
         self.queue, self.gallery, self.max_upload, self.folder = queue, gallery, max_upload, folder
-        self.videos, self.annotating = 0, asyncio.Lock()
+        self.videos = 0
+        self.turns: list[threading.Event] = []  # of the uploaded videos; the first one is annotated
 
     def models(self, request: Request) -> Response:
         """The models' names and thresholds."""
@@ -86,33 +91,45 @@ class Server:
 
     async def predict(self, request: Request) -> Response:
         """The polyps of the image in the body, as JSON."""
-        return JSONResponse(await self._predict(request, lambda p, t, *_: media.describe_polyps(p, t), False))
+        return JSONResponse(
+            await find_last(self._predict(request, lambda p, t, *_: media.describe_polyps(p, t), False))
+        )
 
     async def mask(self, request: Request) -> Response:
         """The mask of the image in the body: a PNG of its size, 255 where there is a polyp, else 0."""
-        content = await self._predict(
-            request, lambda p, t, o, _: media.encode(media.draw(p, t, o, "mask")), False
+        content = await find_last(
+            self._predict(request, lambda p, t, o, _: media.encode(media.draw(p, t, o, "mask")), False)
         )
         return Response(content, media_type="image/png")
 
     async def result(self, request: Request) -> Response:
         """What the page shows of the image in the body (POST), or of one that is cached or in the gallery
         (GET).
+
+        The response is lines of JSON: those of `_predict`.
         """
-        return JSONResponse(await self._predict(request, media.describe_result))
+        return await stream_lines(request, self._predict(request, media.describe_result))
 
     async def picture(self, request: Request) -> Response:
         """A view as a PNG of the image's size, to save."""
         name = PurePath(request.query_params.get("name", "")).stem or "image"
         name = quote(f"{name}_{request.query_params.get('view', media.VIEWS[0])}.png")
-        content = await self._predict(request, lambda *arguments: media.encode(media.draw(*arguments)))
+        content = await find_last(
+            self._predict(request, lambda *arguments: media.encode(media.draw(*arguments)))
+        )
         headers = {"Content-Disposition": f"attachment; filename*=utf-8''{name}"}
         return Response(content, headers=headers, media_type="image/png")
 
     async def _predict(
         self, request: Request, make: Callable[[Prediction, float, float, str], T], cached: bool = True
-    ) -> T:
-        """Predict the image of a request, then make something of prediction, threshold, opacity and view."""
+    ) -> AsyncGenerator[Any, None]:
+        """Predict the image of a request, then make something of prediction, threshold, opacity and view.
+
+        Yields `ahead`, the number of requests before this one, whenever it changes, then what was made.
+
+        Raises:
+            ClientDisconnect: the client has left before.
+        """
         model, threshold, opacity, view = self._parse(request)
         content = await read_image(request) if request.method == "POST" else b""
         name, key = request.query_params.get("name", "the image"), request.query_params.get("image", "")
@@ -132,30 +149,31 @@ class Server:
                 prediction = self.queue.predict(load, model)
             return make(prediction, threshold, opacity, view)
 
-        return await self._run(request, work)
+        queued = self.queue.submit(work)
+        result = asyncio.wrap_future(queued)
+        left = asyncio.ensure_future(wait_for_disconnect(request))
+        ahead = 0
+        try:
+            while not result.done():
+                await asyncio.wait((result, left), timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
+                if left.done() and not result.done():
+                    raise ClientDisconnect
+                if ahead != (ahead := self.queue.count_before(queued)):
+                    yield {"ahead": ahead}
+            yield result.result()
+        finally:
+            result.cancel()
+            left.cancel()
 
     async def video(self, request: Request) -> Response:
         """Annotate the video in the body.
 
-        The response is lines of JSON: `progress` while it works, then the summary with the names of the
-        files, then their content, base64 in pieces: `video` (WebM) and `table` (CSV). Nothing stays on the
-        server.
+        The response is lines of JSON: `ahead` (the number of videos before this one) while it waits,
+        `progress` while it works, then the summary, then the content of the files, base64 in pieces: `video`
+        (WebM) and `table` (CSV). Nothing stays on the server.
         """
         model, threshold = self._parse(request)[:2]
-        lines = self._annotate(request, self.queue.predictors[model], threshold)
-        first = await anext(lines)  # what is no video gets an error status
-
-        async def encode() -> AsyncIterator[str]:
-            yield json.dumps(first) + "\n"
-            try:
-                async for line in lines:
-                    yield json.dumps(line) + "\n"
-            except (InputError, OSError) as error:
-                yield json.dumps({"error": clean_line(str(error))}) + "\n"
-            finally:
-                await lines.aclose()
-
-        return StreamingResponse(encode(), media_type="application/x-ndjson")
+        return await stream_lines(request, self._annotate(request, self.queue.predictors[model], threshold))
 
     async def _annotate(
         self, request: Request, predictor: Predictor, threshold: float
@@ -173,7 +191,14 @@ class Server:
                         file.write(chunk)
                 if not path.stat().st_size:
                     raise InputError("no video: send its bytes as the body")
-                async with self.annotating:
+                with ExitStack() as turn:
+                    self.turns.append(cancelled)
+                    turn.callback(self.turns.remove, cancelled)
+                    ahead = 0
+                    while position := self.turns.index(cancelled):
+                        if position != ahead:
+                            yield {"ahead": (ahead := position)}
+                        await asyncio.sleep(POLL)
                     loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
                     def report(done: int, total: int | None) -> None:
@@ -218,18 +243,33 @@ class Server:
         pick("view", view, dict.fromkeys(media.VIEWS))
         return model, threshold, opacity, view
 
-    async def _run(self, request: Request, work: Callable[[], T]) -> T:
-        """Run a function in the inference thread; raise ClientDisconnect if the client leaves before."""
-        result = asyncio.wrap_future(self.queue.submit(work))
-        left = asyncio.ensure_future(wait_for_disconnect(request))
+
+async def find_last(lines: AsyncGenerator[Any, None]) -> Any:
+    """The last of what is yielded."""
+    async for line in lines:
+        last = line
+    return last
+
+
+async def stream_lines(request: Request, lines: AsyncGenerator[Any, None]) -> Response:
+    """A response of a JSON object a line; what fails before the first line gets an error status, what fails
+    later a line with `error` and `status`.
+    """
+    first = await anext(lines)
+
+    async def encode() -> AsyncIterator[str]:
+        yield json.dumps(first) + "\n"
         try:
-            await asyncio.wait((result, left), return_when=asyncio.FIRST_COMPLETED)
-            if not result.done():
-                raise ClientDisconnect
-            return result.result()
+            async for line in lines:
+                yield json.dumps(line) + "\n"
+        except Exception as error:
+            response = await handle_exception(request, error)
+            if response.body:
+                yield json.dumps(json.loads(bytes(response.body)) | {"status": response.status_code}) + "\n"
         finally:
-            result.cancel()
-            left.cancel()
+            await lines.aclose()
+
+    return StreamingResponse(encode(), media_type="application/x-ndjson")
 
 
 async def read_image(request: Request) -> bytes:

@@ -20,6 +20,10 @@ function formatShare(share) {
   return share > 0 && share < 0.001 ? "< 0.1 %" : `${(share * 100).toFixed(1)} %`;
 }
 
+function formatCount(polyps) {
+  return `${polyps} polyp${polyps > 1 ? "s" : ""}`;
+}
+
 /** The response of the server; throws an Error with the server's reason and its status. */
 async function request(url, options) {
   let response;
@@ -34,18 +38,40 @@ async function request(url, options) {
   throw Object.assign(new Error(reason), { status: response.status });
 }
 
-const getJson = async (url, options) => (await request(url, options)).json();
+/** The objects of a response that has one as JSON in each line; throws as `request` does where one is an error. */
+async function* requestLines(url, options) {
+  const reader = (await request(url, options)).body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const lines = (rest + part.value).split("\n");
+    rest = lines.pop();
+    for (const line of lines.map((text) => JSON.parse(text))) {
+      if (line.error) throw Object.assign(new Error(line.error), { status: line.status });
+      yield line;
+    }
+  }
+}
+
+function describeQueue(ahead, what) {
+  return ahead ? ` Waiting: ${ahead} ${what}${ahead > 1 ? "s are" : " is"} before yours.` : "";
+}
+
+/** Show an error's message at the input that caused it, or none. */
+function showError(id, message = "") {
+  $(id).textContent = message;
+}
 
 // Settings
 
-const settings = await getJson("api/settings").catch((error) => {
+const settings = await request("api/settings").then((response) => response.json()).catch((error) => {
   $("results").replaceChildren(create("p", { className: "error", role: "alert" }, error.message));
   throw error;
 });
 const names = Object.keys(settings.models);
 const view = () => document.querySelector("input[name=view]:checked").value;
 
-$("models").append(`${names[0]}${names.length > 2 ? ` and ${names.length - 2} more` : ""} · ${settings.models[names[0]].backend}`);
+const others = names.length > 2 ? ` and ${names.length - 2} more` : "";
+$("models").append(`Model: ${names[0]}${others} (${settings.models[names[0]].backend})`);
 $("model").append(...names.map((name) => create("option", { value: name }, name)));
 document.querySelectorAll(".several").forEach((element) => (element.hidden = names.length < 2));
 document.querySelectorAll(".limit").forEach((element) => (element.textContent = `up to ${settings.max_upload / 1e6} MB`));
@@ -65,25 +91,36 @@ function useThresholdOfModel() {
 
 function checkSize(file) {
   if (file.size > settings.max_upload) {
-    throw new Error(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB, more than the ${settings.max_upload / 1e6} MB that --max-upload allows`);
+    const size = `${(file.size / 1e6).toFixed(1)} MB, more than the ${settings.max_upload / 1e6} MB that --max-upload allows`;
+    throw Object.assign(new Error(`${file.name} has ${size}`), { status: 413 });
   }
 }
 
 // Image
 
 let source = null; // { key, name, file }: the key in the server's cache; the file of an upload
+let shown = null; // the one whose result is on the page
+let ahead = 0; // requests before the one that is waited for
+
+async function getResult(url, options) {
+  for await (const line of requestLines(url, options)) {
+    if (!("ahead" in line)) return line;
+    ahead = line.ahead;
+  }
+  throw new Error("The connection broke off.");
+}
 
 async function fetchResult(image, model) {
   const query = new URLSearchParams({ model, view: view(), threshold: $("threshold").value, opacity: $("opacity").value, name: image.name });
   if (image.key) {
     query.set("image", image.key);
     try {
-      return [await getJson(`api/result?${query}`), query];
+      return [await getResult(`api/result?${query}`), query];
     } catch (error) {
       if (error.status !== 410 || !image.file) throw error; // else it is no longer cached: send it again
     }
   }
-  const result = await getJson(`api/result?${query}`, { method: "POST", body: image.file });
+  const result = await getResult(`api/result?${query}`, { method: "POST", body: image.file });
   image.key = result.image;
   query.set("image", image.key);
   return [result, query];
@@ -93,16 +130,14 @@ function describe(polyps) {
   if (!polyps.length) return "No polyp found";
   const sum = (key) => polyps.reduce((total, polyp) => total + key(polyp), 0);
   const mean = sum((polyp) => polyp.probability * polyp.pixels) / sum((polyp) => polyp.pixels);
-  const start = polyps.length > 1 ? `${polyps.length} polyps: together` : "1 polyp:";
-  return `${start} ${formatShare(sum((polyp) => polyp.share))} of the image, mean probability ${mean.toFixed(2)}`;
+  return `${formatCount(polyps.length)}: ${formatShare(sum((polyp) => polyp.share))} of the image, mean probability ${mean.toFixed(2)}`;
 }
 
 function createPicture(result, name) {
   const { width, height } = result.size;
   const image = create("img", { src: result.picture, alt: `${name}, ${view()}: ${describe(result.polyps)}` });
   const picture = create("div", { className: "picture" }, image);
-  picture.style.aspectRatio = `${width} / ${height}`;
-  picture.style.width = `min(100%, ${(62 * width) / height}vh)`;
+  picture.style.setProperty("--ratio", width / height);
   return picture;
 }
 
@@ -143,52 +178,67 @@ function createTable(result, picture) {
     return row;
   });
   const heads = ["Polyp", "Area", "Probability", "Box, px", "Centre, px"].map((head) => create("th", { scope: "col" }, head));
-  return create("table", {}, create("thead", {}, create("tr", {}, ...heads)), create("tbody", {}, ...rows));
+  const table = create("table", {}, create("thead", {}, create("tr", {}, ...heads)), create("tbody", {}, ...rows));
+  return create("div", { className: "table" }, table);
 }
 
-function createResult(result, query, several) {
-  const name = query.get("name");
-  const picture = createPicture(result, name);
-  const children = [create("p", { className: result.polyps.length ? "verdict found" : "verdict" }, describe(result.polyps)), picture,
-    createLegend(result.legend)];
-  if (several) children.unshift(create("h2", {}, result.model));
-  if (result.scores) {
-    const text = ["dice", "iou"].map((name) => `${{ dice: "Dice", iou: "IoU" }[name]} ${result.scores[name].toFixed(3)}`).join(" · ");
-    const note = result.threshold === 0.5 ? "" : "; reports give them at 0.50";
-    children.push(create("p", { className: "scores" }, create("b", {}, text), ` at threshold ${result.threshold.toFixed(2)}${note}`));
-  }
-  if (result.polyps.length && !several) children.push(createTable(result, picture));
-  children.push(create("p", { className: "facts" },
-    `${name} · ${result.size.width} × ${result.size.height} pixels · ${result.milliseconds.toFixed(0)} ms`));
+function createActions(query) {
   const link = (what) => {
     const target = new URLSearchParams(query);
     target.set("view", what);
     return create("a", { href: `api/picture?${target}`, download: "" }, `Download ${what}`);
   };
   const views = new Set(["mask", "overlay", ...(view() === "image" ? [] : [view()])]);
-  children.push(create("p", { className: "actions" }, ...[...views].map(link)));
-  return create("article", { className: "result" }, ...children);
+  return create("p", { className: "actions" }, ...[...views].map(link));
+}
+
+/** The result of a model, and its details: they stand below it, or in it if there are several. */
+function createResult([result, query], several) {
+  const picture = createPicture(result, query.get("name"));
+  const heading = create("div", { className: "row" },
+    create("p", { className: result.polyps.length ? "verdict found" : "verdict" }, describe(result.polyps)));
+  if (result.scores) {
+    const text = ["dice", "iou"].map((name) => `${{ dice: "Dice", iou: "IoU" }[name]} ${result.scores[name].toFixed(3)}`).join(" · ");
+    const note = result.threshold === 0.5 ? "" : ` at threshold ${result.threshold.toFixed(2)}; reports give them at 0.50`;
+    heading.append(create("p", { className: "scores" }, create("b", {}, text), note));
+  }
+  const facts = create("p", { className: "facts" },
+    `${query.get("name")} · ${result.size.width} × ${result.size.height} pixels · ${result.milliseconds.toFixed(0)} ms`);
+  const article = create("article", { className: "result" }, heading, create("div", { className: "frame" }, picture),
+    create("div", { className: "row" }, createLegend(result.legend), facts));
+  if (several) {
+    article.prepend(create("h2", {}, result.model));
+    article.append(createActions(query));
+    return [article];
+  }
+  return [article, ...(result.polyps.length ? [createTable(result, picture)] : []), createActions(query)];
 }
 
 async function showResults() {
   const image = source;
   const several = $("beside").checked;
-  let children;
+  const origin = image?.file ? "image-error" : "gallery-error";
+  ["image-error", "gallery-error"].forEach((id) => showError(id));
   try {
-    if (!image) {
-      children = [create("p", { className: "empty" }, "Choose, drop or paste an image.")];
-    } else {
-      if (image.file) checkSize(image.file);
-      children = [];
-      for (const model of several ? names : [$("model").value]) {
-        children.push(createResult(...(await fetchResult(image, model)), several));
-      }
-    }
+    if (image.file) checkSize(image.file);
+    const results = [];
+    for (const model of several ? names : [$("model").value]) results.push(await fetchResult(image, model));
+    const created = results.map((result) => createResult(result, several));
+    $("results").classList.toggle("beside", created.length > 1);
+    $("results").replaceChildren(...created.map(([article]) => article));
+    $("details").replaceChildren(...created.flatMap(([, ...details]) => details));
+    shown = image;
   } catch (error) {
-    children = [create("p", { className: "error", role: "alert" }, error.message)];
+    if ([400, 410, 413, 415].includes(error.status)) {
+      showError(origin, error.message);
+      if (source === image) select(shown); // the result of the last good image is still there
+    } else {
+      const again = create("button", { type: "button", onclick: refresh }, "Try again");
+      $("results").replaceChildren(create("div", { className: "problem" },
+        create("p", { className: "error", role: "alert" }, error.message), create("p", { className: "actions" }, again)));
+      $("details").replaceChildren();
+    }
   }
-  $("results").classList.toggle("beside", children.length > 1);
-  $("results").replaceChildren(...children);
 }
 
 let running = false;
@@ -199,22 +249,42 @@ async function refresh() {
   outdated = true;
   if (running) return;
   running = true;
-  $("results").classList.add("busy");
+  $("panel-image").classList.add("busy");
   while (outdated) {
     outdated = false;
+    const started = performance.now();
+    const showStatus = () => {
+      const seconds = Math.floor((performance.now() - started) / 1000);
+      $("status").textContent = `Finding polyps …${seconds ? ` ${seconds} s.` : ""}${describeQueue(ahead, "request")}`;
+    };
+    showStatus();
+    const timer = setInterval(showStatus, 250);
     await showResults();
+    clearInterval(timer);
+    ahead = 0;
   }
-  $("results").classList.remove("busy");
+  $("status").textContent = "";
+  $("panel-image").classList.remove("busy");
   running = false;
 }
 
-function choose(image) {
+/** Mark an image as the one that is shown; null for none. */
+function select(image) {
   source = image;
-  for (const button of document.querySelectorAll("#gallery button")) button.ariaPressed = String(button.dataset.key === image?.key);
+  for (const input of document.querySelectorAll("#gallery input")) input.checked = input.value === image?.key;
   const errors = document.querySelector("input[value=errors]");
   errors.disabled = Boolean(image?.file);
   errors.parentElement.title = errors.disabled ? "No truth is known for an image of your own" : "";
   if (errors.disabled && errors.checked) document.querySelector("input[value=overlay]").checked = true;
+}
+
+/** Draw the image again, if there is one. */
+function refreshShown() {
+  if (source) refresh();
+}
+
+function choose(image) {
+  select(image);
   refresh();
 }
 
@@ -222,9 +292,8 @@ const chooseFile = (file) => choose({ name: file.name, file });
 
 settings.images.forEach(({ key, name }, index) => {
   const image = create("img", { src: `api/thumbnails/${index}`, alt: name, width: 80, height: 80, loading: "lazy" });
-  const button = create("button", { type: "button", title: name, onclick: () => choose({ key, name }) }, image);
-  button.dataset.key = key;
-  $("gallery").append(button);
+  const input = create("input", { type: "radio", name: "image", value: key, onchange: () => choose({ key, name }) });
+  $("gallery").append(create("label", { title: name }, input, image));
 });
 if (!settings.images.length) $("gallery").append(create("p", { className: "hint" }, `None here: ${settings.note}`));
 
@@ -235,13 +304,13 @@ $("image-file").onchange = ({ target }) => {
 for (const id of ["threshold", "opacity"]) {
   $(id).oninput = () => {
     showSliders();
-    refresh();
+    refreshShown();
   };
 }
-$("views").onchange = $("beside").onchange = refresh;
+$("views").onchange = $("beside").onchange = refreshShown;
 $("model").onchange = () => {
   useThresholdOfModel();
-  refresh();
+  refreshShown();
 };
 document.onpaste = ({ clipboardData }) => {
   if (clipboardData.files.length) chooseFile(clipboardData.files[0]);
@@ -258,6 +327,7 @@ function selectTab(tab) {
     $(other.getAttribute("aria-controls")).hidden = other !== tab;
   }
   const video = tab.id === "tab-video";
+  document.querySelectorAll(".video-only").forEach((element) => (element.hidden = !video));
   document.querySelectorAll(".image-only").forEach((element) => {
     element.hidden = video || (element.classList.contains("several") && names.length < 2);
   });
@@ -298,34 +368,29 @@ let urls = [];
 function chooseVideo(file) {
   videoFile = file;
   $("video-name").textContent = file.name;
+  showError("video-error");
 }
 
 $("video-file").onchange = ({ target }) => {
   if (target.files.length) chooseVideo(target.files[0]);
 };
 
-/** The objects of a response that has one as JSON in each line. */
-async function* readLines(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    const lines = (rest + part.value).split("\n");
-    rest = lines.pop();
-    yield* lines.map((line) => JSON.parse(line));
-  }
-}
+const [videoStatus, videoProgress] = $("video-status").children;
 
 async function annotateVideo(file, signal) {
   const query = new URLSearchParams({ model: $("model").value, threshold: $("threshold").value, name: file.name });
-  const response = await request(`api/video?${query}`, { method: "POST", body: file, signal });
   const files = { video: [], table: [] };
   let summary = null;
-  for await (const line of readLines(response)) {
-    if (line.error) throw new Error(line.error);
-    if (line.progress) {
+  let started = 0;
+  for await (const line of requestLines(`api/video?${query}`, { method: "POST", body: file, signal })) {
+    if ("ahead" in line) {
+      videoStatus.textContent = describeQueue(line.ahead, "video");
+    } else if (line.progress) {
       const [done, total] = line.progress;
-      if (total) Object.assign($("video-progress"), { max: total, value: done });
-      $("video-results").textContent = `${done}${total ? ` of ${total}` : ""} frames`;
+      started ||= performance.now();
+      const left = total && done > 5 ? Math.ceil(((performance.now() - started) / 1000 / done) * (total - done)) : 0;
+      if (total) Object.assign(videoProgress, { max: total, value: done });
+      videoStatus.textContent = `Finding polyps … ${done}${total ? ` of ${total}` : ""} frames${left ? `, about ${formatTime(left, 0)} left` : ""}`;
     } else if ("frames" in line) {
       summary = line;
     } else {
@@ -337,37 +402,111 @@ async function annotateVideo(file, signal) {
   return { summary, video: new Blob(files.video, { type: "video/webm" }), table: new Blob(files.table, { type: "text/csv" }) };
 }
 
+/** Minutes and seconds, such as 1:04.2. */
+function formatTime(seconds, digits = 1) {
+  const rest = (seconds % 60).toFixed(digits);
+  return `${Math.floor(seconds / 60)}:${rest.padStart(digits ? digits + 3 : 2, "0")}`;
+}
+
+/** The frames of a video's table. */
+function parseTable(text) {
+  return text.trimEnd().split("\n").slice(1).map((line) => {
+    const [, , polyps, share, , probability] = line.split(",").map(Number);
+    return { polyps, share, probability };
+  });
+}
+
+/** The parts of a video that show polyps, { start, end, share } by frame; gaps of less than half a second are no end. */
+function findParts(frames, rate) {
+  const parts = [];
+  frames.forEach(({ polyps, share }, frame) => {
+    if (!polyps) return;
+    const last = parts.at(-1);
+    if (last && frame - last.end < rate / 2) Object.assign(last, { end: frame, share: Math.max(last.share, share) });
+    else parts.push({ start: frame, end: frame, share });
+  });
+  return parts;
+}
+
+/** A bar with the parts that show polyps, a slider that steps through the frames, and the frame's polyps in words. */
+function createTimeline(video, frames, parts, rate) {
+  const bar = create("div", { className: "bar" }, ...parts.map(({ start, end }) => {
+    const part = create("i");
+    part.style.left = `${(100 * start) / frames.length}%`;
+    part.style.width = `${(100 * (end + 1 - start)) / frames.length}%`;
+    return part;
+  }));
+  const slider = create("input", { type: "range", min: 0, max: frames.length - 1, value: 0, ariaLabel: "Frame" });
+  const text = create("output");
+  const showFrame = (frame) => {
+    const { polyps, share, probability } = frames[frame];
+    const found = polyps ? `${formatCount(polyps)}, ${formatShare(share)} of the image, probability ${probability.toFixed(2)}` : "no polyp";
+    slider.value = frame;
+    slider.ariaValueText = text.textContent = `Frame ${frame + 1} of ${frames.length}, ${formatTime(frame / rate)}: ${found}`;
+  };
+  const jump = (frame) => {
+    video.pause();
+    video.currentTime = (frame + 0.5) / rate; // the middle of the frame, so that rounding does not show its neighbour
+    showFrame(frame);
+  };
+  slider.oninput = () => jump(Number(slider.value));
+  video.ontimeupdate = () => showFrame(Math.min(frames.length - 1, Math.floor(video.currentTime * rate)));
+  showFrame(0);
+  const legend = create("span", { className: "legend" }, create("i"), "shows a polyp");
+  return { timeline: create("div", { className: "timeline" }, bar, slider, create("div", { className: "row" }, text, legend)), jump };
+}
+
+function createFindings(parts, rate, jump) {
+  const items = parts.map(({ start, end, share }) => create("li", {}, create("button", { type: "button", onclick: () => jump(start) },
+    create("b", {}, `${formatTime(start / rate)} – ${formatTime((end + 1) / rate)}`), ` up to ${formatShare(share)} of the image`)));
+  return [create("h2", {}, "Found polyps"), parts.length ? create("ol", {}, ...items) : create("p", { className: "hint" }, "None")];
+}
+
+async function showVideo({ summary, video, table }, stem) {
+  const frames = parseTable(await table.text());
+  const parts = findParts(frames, summary.rate);
+  urls = [video, table].map((blob) => URL.createObjectURL(blob));
+  const player = create("video", { src: urls[0], controls: true, muted: true });
+  const { timeline, jump } = createTimeline(player, frames, parts, summary.rate);
+  const note = summary.damaged ? "; the video is damaged or cut off after these"
+    : summary.frames === settings.max_frames ? "; those after these are not read" : "";
+  const found = summary.frames_with_polyps ? "verdict found" : "verdict";
+  $("video-results").replaceChildren(create("article", { className: "result" },
+    create("p", { className: found }, `${summary.frames_with_polyps} of ${summary.frames} frames show a polyp${note}`),
+    player, timeline,
+    create("p", { className: "actions" },
+      create("a", { href: urls[0], download: `${stem}_polyps.webm` }, "Download video"),
+      create("a", { href: urls[1], download: `${stem}_polyps.csv` }, "Download table"))));
+  $("findings").replaceChildren(...createFindings(parts, summary.rate, jump));
+  if (parts.length) jump(parts[0].start);
+}
+
 $("video-form").onsubmit = async (event) => {
   event.preventDefault();
+  showError("video-error");
   const controller = new AbortController();
-  let children;
-  urls.forEach((url) => URL.revokeObjectURL(url));
-  $("video-start").disabled = true;
-  $("video-cancel").hidden = $("video-progress").hidden = false;
-  $("video-cancel").onclick = () => controller.abort();
-  $("video-progress").removeAttribute("value");
-  $("video-results").textContent = "Uploading …";
   try {
     if (!videoFile) throw new Error("Choose a video first.");
     checkSize(videoFile);
-    const { summary, video, table } = await annotateVideo(videoFile, controller.signal);
-    const stem = videoFile.name.replace(/\.[^.]*$/, "");
-    urls = [video, table].map((blob) => URL.createObjectURL(blob));
-    const note = summary.damaged ? "; the video is damaged or cut off after these" : "";
-    const found = summary.frames_with_polyps ? "verdict found" : "verdict";
-    children = [create("article", { className: "result" },
-      create("p", { className: found }, `${summary.frames_with_polyps} of ${summary.frames} frames show a polyp${note}`),
-      create("video", { src: urls[0], controls: true }),
-      create("p", { className: "actions" },
-        create("a", { href: urls[0], download: `${stem}_polyps.webm` }, "Download video"),
-        create("a", { href: urls[1], download: `${stem}_polyps.csv` }, "Download table of frames")))];
+    $("video-start").disabled = true;
+    $("video-cancel").hidden = $("video-status").hidden = false;
+    $("video-results").hidden = true;
+    $("video-cancel").onclick = () => controller.abort();
+    videoProgress.removeAttribute("value");
+    videoStatus.textContent = "Uploading …";
+    const result = await annotateVideo(videoFile, controller.signal);
+    urls.forEach((url) => URL.revokeObjectURL(url));
+    await showVideo(result, videoFile.name.replace(/\.[^.]*$/, ""));
   } catch (error) {
-    children = [create("p", { className: "error", role: "alert" }, error.name === "AbortError" ? "Cancelled." : error.message)];
+    showError("video-error", error.name === "AbortError" ? "Cancelled." : error.message);
   }
-  $("video-results").replaceChildren(...children);
-  $("video-start").disabled = false;
-  $("video-cancel").hidden = $("video-progress").hidden = true;
+  $("video-results").hidden = $("video-start").disabled = false;
+  $("video-cancel").hidden = $("video-status").hidden = true;
 };
 
 useThresholdOfModel();
-choose(settings.images[0] ?? null);
+if (settings.images.length) {
+  choose({ ...settings.images[0] });
+} else {
+  $("results").append(create("p", { className: "empty" }, "Add an image, and its polyps are outlined here."));
+}
