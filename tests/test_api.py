@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,10 +93,31 @@ def test_evaluate_gives_what_it_writes(workspace: Path) -> None:
         polyp.evaluate(RUN, name="again")
 
 
+def count_pictures(notebook: Any) -> list[int]:
+    """Of each cell."""
+    return [
+        sum("image/png" in output.get("data", ()) for output in cell.get("outputs", ()))
+        for cell in notebook.cells
+    ]
+
+
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     notebook = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
+    saved = count_pictures(notebook)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert list(tmp_path.glob("outputs/runs/*/*/metrics.json"))
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/metrics.json"))) == 2
+    assert count_pictures(notebook) == saved
+
+
+def test_the_notebook_has_its_pictures_and_is_small() -> None:
+    nbformat, file = pytest.importorskip("nbformat"), ROOT / "docs" / "notebook.ipynb"
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    assert sum(count_pictures(notebook)) == 3
+    assert file.stat().st_size < 300_000
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}
+    assert "stderr" not in {output.get("name") for output in outputs}
