@@ -343,6 +343,9 @@ def test_video(page: Any, tmp_path: Path, runs: list[Path]) -> None:
         page.locator("#findings button").nth(number).press("Enter")
         assert f"Frame {frame + 1} of 60" in page.locator(".timeline output").inner_text()
         assert abs(page.locator("video").evaluate(blue) - values[frame]) < 50
+    page.locator(".bar i").nth(1).click()
+    assert "Frame 43 of 60" in page.locator(".timeline output").inner_text()  # its middle
+    page.locator("#findings button").nth(0).click()
     page.get_by_role("slider", name="Frame").press("ArrowLeft")
     assert "Frame 20 of 60, 0:01.9: no polyp" in page.locator(".timeline output").inner_text()
     assert abs(page.locator("video").evaluate(blue) - values[19]) < 50

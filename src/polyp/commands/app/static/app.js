@@ -53,7 +53,7 @@ async function* requestLines(url, options) {
 }
 
 function describeQueue(ahead, what) {
-  return ahead ? ` Waiting: ${ahead} ${what}${ahead > 1 ? "s are" : " is"} before yours.` : "";
+  return `Waiting: ${ahead} ${what}${ahead > 1 ? "s are" : " is"} before yours.`;
 }
 
 /** Show an error's message at the input that caused it, or none. */
@@ -241,6 +241,7 @@ async function showResults() {
   }
 }
 
+const [statusText, statusTime] = $("status").children;
 let running = false;
 let outdated = false;
 
@@ -255,7 +256,9 @@ async function refresh() {
     const started = performance.now();
     const showStatus = () => {
       const seconds = Math.floor((performance.now() - started) / 1000);
-      $("status").textContent = `Finding polyps …${seconds ? ` ${seconds} s.` : ""}${describeQueue(ahead, "request")}`;
+      const text = ahead ? describeQueue(ahead, "request") : "Finding polyps …";
+      if (statusText.textContent !== text) statusText.textContent = text; // which screen readers then say
+      statusTime.textContent = seconds ? ` ${seconds} s` : "";
     };
     showStatus();
     const timer = setInterval(showStatus, 250);
@@ -263,7 +266,7 @@ async function refresh() {
     clearInterval(timer);
     ahead = 0;
   }
-  $("status").textContent = "";
+  statusText.textContent = "";
   $("panel-image").classList.remove("busy");
   running = false;
 }
@@ -383,7 +386,7 @@ async function annotateVideo(file, signal) {
   let summary = null;
   let started = 0;
   for await (const line of requestLines(`api/video?${query}`, { method: "POST", body: file, signal })) {
-    if ("ahead" in line) {
+    if (line.ahead) {
       videoStatus.textContent = describeQueue(line.ahead, "video");
     } else if (line.progress) {
       const [done, total] = line.progress;
@@ -448,6 +451,10 @@ function createTimeline(video, frames, parts, rate) {
     video.pause();
     video.currentTime = (frame + 0.5) / rate; // the middle of the frame, so that rounding does not show its neighbour
     showFrame(frame);
+  };
+  bar.onclick = ({ clientX }) => {
+    const { left, width } = bar.getBoundingClientRect();
+    jump(Math.min(frames.length - 1, Math.floor(((clientX - left) / width) * frames.length)));
   };
   slider.oninput = () => jump(Number(slider.value));
   video.ontimeupdate = () => showFrame(Math.min(frames.length - 1, Math.floor(video.currentTime * rate)));
