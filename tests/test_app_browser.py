@@ -407,6 +407,9 @@ def test_all_of_it_is_visible_at_once(page: Any) -> None:
             box = page.locator(selector).first.bounding_box()
             assert box["y"] >= 0 and box["y"] + box["height"] <= DESKTOP["height"], selector
         assert page.locator(".picture").bounding_box()["height"] > 400
+    page.set_viewport_size({"width": 1024, "height": 600})  # of a small laptop, where the page scrolls
+    assert page.locator(".picture").bounding_box()["height"] > 300
+    page.set_viewport_size(DESKTOP)
     intro = page.locator("#intro")
     assert intro.is_visible() and intro.inner_text().count(".") == 1
 
