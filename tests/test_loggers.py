@@ -51,7 +51,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def tensorboard(run: Path) -> Points:
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     tags = events.Tags()["scalars"]
-    return [(tag, event.step, event.value) for tag in tags for event in events.Scalars(tag)]
+    points = [(tag, event) for tag in tags for event in events.Scalars(tag)]
+    return [(tag.removeprefix("various/"), event.step, event.value) for tag, event in points]
 
 
 def from_csv(run: Path) -> Points:

@@ -121,6 +121,19 @@ def test_sheet_has_every_panel_of_any_size(count: int) -> None:
     assert set(np.unique(sheet)) == {*shades, 255}
 
 
+def test_sheet_has_captions_and_a_legend_above_the_panels() -> None:
+    panels = [np.full((90, 130, 3), shade, np.uint8) for shade in (40, 80)]
+    plain = pictures.sheet(panels, height=60)
+    sheet = pictures.sheet(panels, ["a, Dice 0.9", "b"], pictures.LEGEND, height=60)
+    assert sheet.shape[1] == plain.shape[1] and sheet.shape[0] > plain.shape[0]
+    legend, captions = sheet[:15], sheet[20 : sheet.shape[0] - 60 - 2 * GAP]
+    assert is_colour(legend, TRUTH).any() and is_colour(legend, PREDICTION).any()
+    left, right = np.split(captions, 2, axis=1)
+    assert is_colour(left, pictures.TEXT).sum() > is_colour(right, pictures.TEXT).sum() > 0
+    for shade in (40, 80):
+        assert (sheet == shade).all(-1).sum() == (plain == shade).all(-1).sum()
+
+
 def test_saved_picture_is_lossless(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     path = tmp_path / "new" / "polyp ÿ.png"

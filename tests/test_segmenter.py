@@ -20,7 +20,7 @@ from polyp.errors import InputError
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
-from polyp.training import callbacks
+from polyp.training import pictures
 from polyp.training.trainer import build_trainer
 
 SIZE = 64
@@ -298,7 +298,7 @@ def test_normal_frames_are_counted_apart(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "frames" / f"{number}.png"), frame)
     pairs, found = list(zip(PREDICTIONS, TRUTHS, strict=True)), []
     for options in ({}, {"normal": str(tmp_path / "frames")}):
-        record = callbacks.TestRecord(RunFolder(tmp_path / "run"))
+        record = pictures.TestRecord(RunFolder(tmp_path / "run"))
         trainer, dm = bare_trainer(record), data(tmp_path / "data", pairs, **options)
         trainer.test(knowing(), dm, verbose=False)
         found.append((dict(trainer.callback_metrics), record.rows))

@@ -1,16 +1,25 @@
 """Pictures for people: image | truth | prediction."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from polyp import files
 from polyp.images import IGNORED
 
 TRUTH = (80, 220, 100)
 PREDICTION = (255, 200, 0)
+TEXT, STRIP = (255, 255, 255), (38, 42, 48)
 GAP = 4
+
+Text = tuple[str, tuple[int, int, int]]
+"""Words and their colour."""
+
+LEGEND: tuple[Text, ...] = (("image", TEXT), ("truth", TRUTH), ("prediction", PREDICTION))
+"""The parts of a panel, in the colours of their outlines."""
 
 
 def contour(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -56,10 +65,28 @@ def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, thresho
     return np.hstack([outlined, gap, contours[0], gap, contours[1]])
 
 
-def sheet(panels: list[np.ndarray], height: int = 160, columns: int = 2) -> np.ndarray:
-    """Panels of any size in a grid, each scaled to the same height and centred in its cell."""
+def sheet(
+    panels: Sequence[np.ndarray],
+    captions: Sequence[str] = (),
+    legend: Sequence[Text] = (),
+    height: int = 160,
+    columns: int = 2,
+) -> np.ndarray:
+    """Panels of any size in a grid, each scaled to the same height and centred in its cell.
+
+    Args:
+        panels: the pictures, RGB.
+        captions: a line of text above each panel; () for none.
+        legend: what is written above all of them.
+        height: of each panel in pixels, without its caption.
+        columns: of the grid.
+    """
     sizes = [(round(panel.shape[1] * height / panel.shape[0]), height) for panel in panels]
     scaled = [cv2.resize(*pair, interpolation=cv2.INTER_AREA) for pair in zip(panels, sizes, strict=True)]
+    if captions:
+        pairs = zip(scaled, captions, strict=True)
+        scaled = [add_text(panel, [(caption, TEXT)]) for panel, caption in pairs]
+        height = scaled[0].shape[0]
     width = max(p.shape[1] for p in scaled) + 2 * GAP
     cells = []
     for picture in scaled:
@@ -68,7 +95,25 @@ def sheet(panels: list[np.ndarray], height: int = 160, columns: int = 2) -> np.n
         cell[GAP : GAP + height, left : left + picture.shape[1]] = picture
         cells.append(cell)
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    return np.vstack([np.hstack(cells[row : row + columns]) for row in range(0, len(cells), columns)])
+    grid = np.vstack([np.hstack(cells[row : row + columns]) for row in range(0, len(cells), columns)])
+    return add_text(grid, legend) if legend else grid
+
+
+def add_text(picture: np.ndarray, texts: Sequence[Text], size: int = 14) -> np.ndarray:
+    """The picture (H, W, 3) with a line of text above it; what is longer than the picture is cut off.
+
+    Args:
+        picture: RGB.
+        texts: written one after the other.
+        size: of the font in pixels.
+    """
+    font, left = ImageFont.load_default(size), size / 2
+    strip = Image.new("RGB", (picture.shape[1], round(1.5 * size)), STRIP)
+    draw = ImageDraw.Draw(strip)
+    for text, colour in texts:
+        draw.text((left, strip.height / 2), text, colour, font, anchor="lm")
+        left += draw.textlength(text, font) + size
+    return np.vstack([np.asarray(strip), picture])
 
 
 def save(path: Path, picture: np.ndarray) -> None:

@@ -1,10 +1,8 @@
-"""What happens beside training: its randomness, a line for each epoch, pictures, the record of the test, and
-callbacks of the user's own.
-"""
+"""What happens beside training: its randomness, a line for each epoch, and callbacks of the user's own."""
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import compress
 from typing import Any
 
@@ -12,13 +10,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar, WeightAveraging
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
-from polyp.report import pictures
-from polyp.runs.folder import RunFolder
 from polyp.settings import import_object
 
 log = logging.getLogger(__name__)
@@ -124,87 +118,6 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
 
 
-class ValidationPictures(Callback):
-    """The same validation images over time, in TensorBoard."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Choose the images."""
-        if stage in ("fit", "validate"):
-            self.stems: list[str] = trainer.datamodule.showcase("val")  # type: ignore[attr-defined]
-
-    def on_validation_batch_end(  # type: ignore[override]
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Draw the chosen images of the batch."""
-        logger = trainer.logger
-        if trainer.sanity_checking or not isinstance(logger, TensorBoardLogger):
-            return
-        for row, stem in enumerate(batch["stem"]):
-            if stem in self.stems:
-                picture = _panel(batch, outputs["probability"], row, pl_module)
-                tag = f"val_pictures/{self.stems.index(stem)}_{stem}"
-                logger.experiment.add_image(tag, picture, trainer.global_step - 1, dataformats="HWC")
-
-
-class TestRecord(Callback):
-    """per_image.csv, and pictures of a few test images.
-
-    Attributes:
-        rows: of per_image.csv.
-        normal: the false positives of each frame without polyps, which is in neither of them.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, Any]] = []
-        self.normal: list[dict[str, int]] = []
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Choose the images."""
-        self.rows, self.normal = [], []
-        self.panels: dict[str, Any] = {}
-        self.stems: list[str] = trainer.datamodule.showcase("test")  # type: ignore[attr-defined]
-
-    def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores, draw the chosen images."""
-        if dataloader_idx:
-            self.normal += outputs["rows"]
-            return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        for row, stem in enumerate(batch["stem"]):
-            mask = batch["mask"][row].numpy()  # on the CPU
-            names = {"stem": stem} | ({"source": data.source_of(stem)} if data.sources else {})
-            self.rows.append({**names, **outputs["rows"][row], **measure_traits(mask)})
-            if stem in self.stems:
-                self.panels[stem] = _panel(batch, outputs["probability"], row, pl_module)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the files."""
-        self.folder.write_rows(self.rows)
-        # a test may be cut short
-        drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]
-        for number, (stem, panel) in enumerate(drawn):
-            pictures.save(self.folder.pictures / f"{number}_{stem.replace('/', '_')}.png", panel)
-        if drawn:
-            pictures.save(
-                self.folder.pictures / "overview.png", pictures.sheet([panel for _, panel in drawn])
-            )
-
-
 def import_callbacks(callbacks: Any) -> list[Callback]:
     """Make the user's own callbacks.
 
@@ -236,10 +149,3 @@ def _import_callback(entry: Any) -> Callback:
         return kind(**settings)
     except Exception as error:  # whatever its constructor raises
         raise InputError(f"callbacks: {path} cannot be made: {describe_error(error)}") from error
-
-
-def _panel(batch: Batch, probability: Sequence[torch.Tensor], row: int, module: pl.LightningModule) -> Any:
-    image = batch["image"][row].permute(1, 2, 0).cpu().numpy()
-    return pictures.panel(
-        image, batch["mask"][row].cpu().numpy(), probability[row].cpu().numpy(), module.hparams["threshold"]
-    )

@@ -15,8 +15,10 @@ from polyp import files
 from polyp.errors import InputError, describe_error, pick, require
 from polyp.report.tables import to_csv
 from polyp.runs import identity
+from polyp.runs.configuration import task_overrides
 from polyp.runs.folder import RunFolder
 from polyp.training.launch import is_worker
+from polyp.training.sweeps import varied_overrides
 
 Points = Mapping[int, Mapping[str, float]]
 """Values by step and name."""
@@ -190,6 +192,18 @@ class MlflowWriter(Writer):
 WRITERS: dict[str, type[Writer]] = {"csv": CsvWriter, "wandb": WandbWriter, "mlflow": MlflowWriter}
 """The values of `logger=`."""
 
+MAIN_CURVES = ("train/dice", "train/loss", "val/dice", "val/loss")
+"""What TensorBoard shows first."""
+
+OTHERS = "various"
+"""TensorBoard's group of everything else. It sorts groups by name and opens the first two: train and val."""
+
+TUNED = (
+    *("model/arch", "model/encoder", "model/loss", "optim/encoder_lr", "optim/decoder_lr"),
+    *("data/image_size", "data/batch_size", "trainer/max_epochs", "seed"),
+)
+"""Hyperparameters that are commonly tuned, which a run has in HPARAMS that is no job of a sweep."""
+
 
 class RunLogger(TensorBoardLogger):
     """TensorBoard's events in the run's folder, and the same points for the library of `logger=`.
@@ -204,13 +218,13 @@ class RunLogger(TensorBoardLogger):
             the folder are forgotten.
 
     Raises:
-        InputError: an unknown `logger`, or as `Writer`.
+        InputError: an unknown `logger`, as `Writer`, or a file of the sweep is damaged.
     """
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any], steps_done: int) -> None:
         super().__init__(folder.path, name="", version="", default_hp_metric=False, purge_step=steps_done)
         self.written: dict[str, int | None] = {}
-        self.config = config
+        self.config, self.swept = config, _read_swept(folder)
         self.writer: Writer | None = None
         self.points: dict[int, dict[str, float]] = {}
         self.is_open = False
@@ -226,11 +240,12 @@ class RunLogger(TensorBoardLogger):
         """Write one point per curve and step, also where several batches make one step.
 
         Lightning's `epoch` is a ramp that says nothing, and its `lr-AdamW/encoder` is `lr/encoder` here.
+        TensorBoard gets the names of `tensorboard_tag`.
         """
         named = {re.sub("^lr-[^/]+", "lr", name): value for name, value in metrics.items() if name != "epoch"}
         fresh = {name: value for name, value in named.items() if self.written.get(name) != step}
         self.written |= dict.fromkeys(fresh, step)
-        super().log_metrics(fresh, step)
+        super().log_metrics({tensorboard_tag(name): value for name, value in fresh.items()}, step)
         if self.writer is None or step is None:
             return
         if not self.is_open:
@@ -253,13 +268,53 @@ class RunLogger(TensorBoardLogger):
         if status != "success":
             self.close(succeeded=False)
 
-    def write_result(self, values: Mapping[str, float], step: int) -> None:
-        """Write the numbers of the test, TensorBoard's HPARAMS tab among them, and close the files."""
-        self.log_hyperparams(hyperparameters(self.config), dict(values), step=step)
+    def write_result(self, test: Mapping[str, float], monitor: str, best: float, step: int) -> None:
+        """Write the final numbers, TensorBoard's HPARAMS tab among them, and close the files.
+
+        Args:
+            test: the numbers of the test, by names such as `test/dice`.
+            monitor, best: the number that has chosen the best checkpoint, and its value.
+            step: the last one.
+        """
+        self.log_metrics({**test, f"best/{monitor}": best}, step)
+        self._write_hparams(monitor)
         super().finalize("success")
         if self.writer is not None:
             self.flush()
             self.close(succeeded=True)
+
+    @rank_zero_only
+    def _write_hparams(self, monitor: str) -> None:
+        """Write the run's row of the HPARAMS tab.
+
+        The tab has the columns of the first run that it finds: what differs between the jobs of its sweep, or
+        what is commonly tuned. With more of them the scores would be outside the window. The rows have all
+        hyperparameters, for tables with runs of several sweeps.
+        """
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+        from torch.utils.tensorboard.summary import hparams
+
+        settings = hyperparameters(self.config).items()
+        values = self.swept | {name: _hparam(value) for name, value in settings if value is not None}
+        columns = [
+            api_pb2.HParamInfo(
+                name=name,
+                type="DATA_TYPE_STRING" if isinstance(values[name], str) else "DATA_TYPE_FLOAT64",
+                differs=name in self.swept,
+            )
+            for name in self.swept or TUNED
+            if name in values
+        ]
+        scores = [
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tensorboard_tag(name)), display_name=label)
+            for name, label in ((f"best/{monitor}", monitor), ("test/dice", "test/dice"))
+        ]
+        experiment, *session = hparams(values, {})
+        table = api_pb2.Experiment(hparam_infos=columns, metric_infos=scores)  # torch's has no order
+        content = plugin_data_pb2.HParamsPluginData(experiment=table)
+        experiment.value[0].metadata.CopyFrom(metadata.create_summary_metadata(content))
+        for summary in (experiment, *session):
+            self.experiment._get_file_writer().add_summary(summary)
 
     def close(self, succeeded: bool) -> None:
         """Close the files of the other library."""
@@ -273,3 +328,24 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     groups = ("seed", "data", "model", "optim", "trainer")
     settings = identity.decisive(config).items()
     return {key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)}
+
+
+def tensorboard_tag(name: str) -> str:
+    """The name of a number in TensorBoard, which shows the curves of `MAIN_CURVES` first."""
+    return name if name in MAIN_CURVES else f"{OTHERS}/{name}"
+
+
+def _read_swept(folder: RunFolder) -> dict[str, str]:
+    """The settings in which a job differs from the others of its sweep, by names such as `optim/encoder_lr`;
+    empty if the run is no job.
+    """
+    if not folder.is_sweep_job:
+        return {}
+    overrides = files.read_yaml(folder.path / ".hydra" / "overrides.yaml")
+    varied = varied_overrides(task_overrides([str(override) for override in overrides]), folder.path.parent)
+    return {key.lstrip("+").replace(".", "/"): value for key, value in varied.items()}
+
+
+def _hparam(value: Any) -> float | str:
+    """A hyperparameter as a number, or as text if it is none."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

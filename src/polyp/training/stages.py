@@ -18,9 +18,9 @@ from polyp.model import device
 from polyp.model.cost import measure_latency
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
-from polyp.training.callbacks import TestRecord
 from polyp.training.checkpoints import LastCheckpoint
 from polyp.training.loggers import RunLogger
+from polyp.training.pictures import TestRecord
 from polyp.training.run import Run
 from polyp.training.search import is_pruned
 from polyp.training.trainer import build_tester
@@ -147,8 +147,8 @@ def _log_result(trainer: pl.Trainer, metrics: dict[str, Any]) -> None:
     values = {f"test/{name}": value for name, value in test.items() if isinstance(value, float)}
     if "normal" in test:
         values["test/false_alarms"] = test["normal"]["false_alarms"]
-    best = {f"best/{metrics['best']['monitor']}": metrics["best"]["value"]}
-    trainer.logger.write_result(values | best, trainer.global_step)
+    best = metrics["best"]
+    trainer.logger.write_result(values, best["monitor"], best["value"], trainer.global_step)
 
 
 def _epoch(folder: RunFolder) -> int:

@@ -22,13 +22,12 @@ from polyp.training.callbacks import (
     EpochLine,
     ProgressBar,
     StepSeed,
-    TestRecord,
-    ValidationPictures,
     WeightAverage,
     import_callbacks,
 )
 from polyp.training.checkpoints import Checkpoint, CheckpointFiles, LastCheckpoint, Patience
 from polyp.training.loggers import RunLogger
+from polyp.training.pictures import TestRecord, ValidationPictures
 from polyp.training.search import pruning_callbacks
 
 FIXED_ARGUMENTS = (

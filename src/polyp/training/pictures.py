@@ -1,0 +1,147 @@
+"""Pictures of validation and test images beside training, and the record of the test."""
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from polyp.data.traits import measure_traits
+from polyp.metrics.overlap import image_scores
+from polyp.report import pictures
+from polyp.runs.folder import RunFolder
+from polyp.training.callbacks import Batch
+
+WORST = 4
+"""Validation images that are shown for their low Dice."""
+
+MIN_WIDTH = 480
+"""Pixels of a picture with text above it; smaller ones are enlarged."""
+
+
+class ValidationPictures(Callback):
+    """The same validation images over time, and the worst of each epoch, in TensorBoard.
+
+    Where several processes validate, the worst are those of the first process.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Choose the images."""
+        if stage in ("fit", "validate"):
+            self.stems: list[str] = trainer.datamodule.showcase("val")  # type: ignore[attr-defined]
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the worst images of the epoch before."""
+        self.worst: list[tuple[float, str, Batch]] = []
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: dict[str, Any],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the chosen images of the batch, and keep the worst."""
+        probability = outputs["probability"]
+        dice = image_scores(probability, batch["mask"], check_values=False)["dice"].tolist()
+        for row, (stem, score) in enumerate(zip(batch["stem"], dice, strict=True)):
+            image = {
+                "image": batch["image"][row],
+                "mask": batch["mask"][row],
+                "probability": probability[row],
+            }
+            self.worst.append((score, stem, image))
+            if stem in self.stems:
+                self._draw(trainer, f"val_pictures/{self.stems.index(stem)}_{stem}", *self.worst[-1])
+        self.worst = sorted(self.worst, key=lambda image: image[0])[:WORST]
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the worst images, the worst first."""
+        for place, image in enumerate(self.worst, start=1):
+            self._draw(trainer, f"val_worst/{place}", *image)
+
+    def _draw(self, trainer: pl.Trainer, tag: str, dice: float, stem: str, image: Batch) -> None:
+        logger, module = trainer.logger, trainer.lightning_module
+        if trainer.sanity_checking or not isinstance(logger, TensorBoardLogger):
+            return
+        panel = _panel(image["image"], image["mask"], image["probability"], module)
+        factor = -(-MIN_WIDTH // panel.shape[1])
+        panel = panel.repeat(factor, 0).repeat(factor, 1)
+        size = panel.shape[1] // 24  # TensorBoard shows pictures of any size equally wide
+        title = [(f"epoch {trainer.current_epoch + 1}", pictures.TEXT), (f"Dice {dice:.3f}", pictures.TEXT)]
+        picture = pictures.add_text(panel, [(stem, pictures.TEXT)], size)
+        picture = pictures.add_text(picture, [*title, *pictures.LEGEND[1:]], size)
+        logger.experiment.add_image(tag, picture, trainer.global_step - 1, dataformats="HWC")
+
+
+class TestRecord(Callback):
+    """per_image.csv, and pictures of a few test images.
+
+    Attributes:
+        rows: of per_image.csv.
+        normal: the false positives of each frame without polyps, which is in neither of them.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self.normal: list[dict[str, int]] = []
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the images."""
+        self.rows, self.normal = [], []
+        self.panels: dict[str, Any] = {}
+        self.stems: list[str] = trainer.datamodule.showcase("test")  # type: ignore[attr-defined]
+
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: dict[str, Any],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores, draw the chosen images."""
+        if dataloader_idx:
+            self.normal += outputs["rows"]
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for row, stem in enumerate(batch["stem"]):
+            mask = batch["mask"][row].numpy()  # on the CPU
+            names = {"stem": stem} | ({"source": data.source_of(stem)} if data.sources else {})
+            self.rows.append({**names, **outputs["rows"][row], **measure_traits(mask)})
+            if stem in self.stems:
+                image, probability = batch["image"][row], outputs["probability"][row]
+                self.panels[stem] = _panel(image, batch["mask"][row], probability, pl_module)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files."""
+        self.folder.write_rows(self.rows)
+        # a test may be cut short
+        drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]
+        for number, (stem, panel) in enumerate(drawn):
+            pictures.save(self.folder.pictures / f"{number}_{stem.replace('/', '_')}.png", panel)
+        if drawn:
+            dice = {row["stem"]: row["dice"] for row in self.rows}
+            overview = pictures.sheet(
+                [panel for _, panel in drawn],
+                [f"{stem}   Dice {dice[stem]:.3f}" for stem, _ in drawn],
+                pictures.LEGEND,
+            )
+            pictures.save(self.folder.pictures / "overview.png", overview)
+
+
+def _panel(
+    image: torch.Tensor, mask: torch.Tensor, probability: torch.Tensor, module: pl.LightningModule
+) -> np.ndarray:
+    return pictures.panel(
+        image.permute(1, 2, 0).cpu().numpy(),
+        mask.cpu().numpy(),
+        probability.cpu().numpy(),
+        module.hparams["threshold"],
+    )
