@@ -124,7 +124,7 @@ def test_two_processes_train_as_one(one_and_two: tuple[Path, Path]) -> None:
 @pytest.mark.cluster
 def test_the_curves_have_a_point_for_each_step(one_and_two: tuple[Path, Path]) -> None:
     one, two = (curves(folder) for folder in one_and_two)
-    assert {"train/loss", "train/dice", "val/loss", "val/dice", "various/lr/decoder"} <= set(one)
+    assert {"train/loss", "train/dice", "val/loss", "val/dice", "lr/decoder"} <= set(one)
     assert [step for step, _ in two["val/dice"]] == [4, 9, 14]
     assert set(two) == set(one)
     for tag, points in two.items():

@@ -50,9 +50,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def tensorboard(run: Path) -> Points:
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    tags = events.Tags()["scalars"]
-    points = [(tag, event) for tag in tags for event in events.Scalars(tag)]
-    return [(tag.removeprefix("various/"), event.step, event.value) for tag, event in points]
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("Overview/")]
+    return [(tag, event.step, event.value) for tag in tags for event in events.Scalars(tag)]
 
 
 def from_csv(run: Path) -> Points:

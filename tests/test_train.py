@@ -117,8 +117,8 @@ def test_the_curves(finished: Path) -> None:
     events = EventAccumulator(str(finished), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     tags = events.Tags()
-    assert {"train/loss", "train/dice", "val/loss", "val/dice", "various/val/iou"} <= set(tags["scalars"])
-    assert {"various/lr/encoder", "various/lr/decoder"} <= set(tags["scalars"])
+    assert {"train/loss", "train/dice", "val/loss", "val/dice", "val/iou"} <= set(tags["scalars"])
+    assert {"lr/encoder", "lr/decoder"} <= set(tags["scalars"])
     assert not [tag for tag in tags["scalars"] if "epoch" in tag]
     assert len(events.Scalars("val/dice")) == 2
     assert len(tags["images"]) == 4  # both validation images, and both by their Dice
@@ -150,17 +150,17 @@ def test_hparams_hold_the_numbers_in_a_real_tensorboard(finished: Path) -> None:
             assert time.time() < deadline, experiment
             time.sleep(0.5)
         columns = {info["name"]["tag"] for info in experiment["metricInfos"]}
-        assert columns == {"various/best/val/dice", "various/test/dice"}
+        assert columns == {"val/dice_best", "test/dice"}
         wanted = {
             "experimentName": "",
             "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN"],
-            "colParams": [{"metric": {"tag": "various/test/dice", "group": ""}}],
+            "colParams": [{"metric": {"tag": "test/dice", "group": ""}}],
             "startIndex": 0,
             "sliceSize": 10,
         }
         (group,) = post("session_groups", wanted)["sessionGroups"]
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
-        assert values["various/test/dice"] == pytest.approx(read(finished)["test"]["dice"], abs=1e-6)
+        assert values["test/dice"] == pytest.approx(read(finished)["test"]["dice"], abs=1e-6)
         assert group["hparams"]["model/encoder"] == "mobilenet_v2"
     finally:
         server.terminate()
@@ -243,7 +243,7 @@ def test_sources_and_normal_frames_are_scored_apart_and_ignored_pixels_not_at_al
     assert normal["false_positives_per_image"] == pytest.approx(np.mean(counts))
     assert f"false alarms on {normal['false_alarms']:.1%}" in said
     events = EventAccumulator(str(run)).Reload()
-    assert events.Scalars("various/test/false_alarms")[0].value == pytest.approx(normal["false_alarms"])
+    assert events.Scalars("test/false_alarms")[0].value == pytest.approx(normal["false_alarms"])
 
     again = polyp.evaluate(run)["test"]
     assert again["sources"] == test["sources"]

@@ -87,7 +87,7 @@ def test_rates_fall_from_the_deepest_stage_to_the_stem(train: Train) -> None:
     run = train(*SMALL, *rates, "optim.layer_decay=0.5", "trainer.log_every_n_steps=1") / "run"
     events = EventAccumulator(str(run))
     events.Reload()
-    tags = {tag.rpartition("/")[2]: tag for tag in events.Tags()["scalars"] if tag.startswith("various/lr/")}
+    tags = {tag.rpartition("/")[2]: tag for tag in events.Tags()["scalars"] if tag.startswith("lr/")}
     seen = {name: events.Scalars(tag)[-1].value for name, tag in tags.items()}
     expected = {f"encoder_{number}": 0.001 * 0.5 ** (5 - number) for number in range(1, 6)}
     assert seen == pytest.approx(expected | {"decoder": 0.01})

@@ -193,10 +193,9 @@ WRITERS: dict[str, type[Writer]] = {"csv": CsvWriter, "wandb": WandbWriter, "mlf
 """The values of `logger=`."""
 
 MAIN_CURVES = ("train/dice", "train/loss", "val/dice", "val/loss")
-"""What TensorBoard shows first."""
-
-OTHERS = "various"
-"""TensorBoard's group of everything else. It sorts groups by name and opens the first two: train and val."""
+"""What TensorBoard shows first, in a group of its own: it sorts groups by name, capitals first, and opens the
+first two.
+"""
 
 TUNED = (
     *("model/arch", "model/encoder", "model/loss", "optim/encoder_lr", "optim/decoder_lr"),
@@ -240,12 +239,13 @@ class RunLogger(TensorBoardLogger):
         """Write one point per curve and step, also where several batches make one step.
 
         Lightning's `epoch` is a ramp that says nothing, and its `lr-AdamW/encoder` is `lr/encoder` here.
-        TensorBoard gets the names of `tensorboard_tag`.
+        TensorBoard gets the `MAIN_CURVES` twice.
         """
         named = {re.sub("^lr-[^/]+", "lr", name): value for name, value in metrics.items() if name != "epoch"}
         fresh = {name: value for name, value in named.items() if self.written.get(name) != step}
         self.written |= dict.fromkeys(fresh, step)
-        super().log_metrics({tensorboard_tag(name): value for name, value in fresh.items()}, step)
+        first = {f"Overview/{name}": fresh[name] for name in MAIN_CURVES if name in fresh}
+        super().log_metrics(fresh | first, step)
         if self.writer is None or step is None:
             return
         if not self.is_open:
@@ -276,7 +276,7 @@ class RunLogger(TensorBoardLogger):
             monitor, best: the number that has chosen the best checkpoint, and its value.
             step: the last one.
         """
-        self.log_metrics({**test, f"best/{monitor}": best}, step)
+        self.log_metrics({**test, f"{monitor}_best": best}, step)
         self._write_hparams(monitor)
         super().finalize("success")
         if self.writer is not None:
@@ -306,8 +306,8 @@ class RunLogger(TensorBoardLogger):
             if name in values
         ]
         scores = [
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tensorboard_tag(name)), display_name=label)
-            for name, label in ((f"best/{monitor}", monitor), ("test/dice", "test/dice"))
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=label)
+            for tag, label in ((f"{monitor}_best", monitor), ("test/dice", "test/dice"))
         ]
         experiment, *session = hparams(values, {})
         table = api_pb2.Experiment(hparam_infos=columns, metric_infos=scores)  # torch's has no order
@@ -328,11 +328,6 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     groups = ("seed", "data", "model", "optim", "trainer")
     settings = identity.decisive(config).items()
     return {key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)}
-
-
-def tensorboard_tag(name: str) -> str:
-    """The name of a number in TensorBoard, which shows the curves of `MAIN_CURVES` first."""
-    return name if name in MAIN_CURVES else f"{OTHERS}/{name}"
 
 
 def _read_swept(folder: RunFolder) -> dict[str, str]:
