@@ -28,6 +28,7 @@ from polyp.errors import InputError
 from polyp.images import read_image
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
+from polyp.report.pictures import overlay
 
 Array = np.ndarray
 
@@ -131,7 +132,9 @@ def test_predict_writes_what_the_network_says(here: Path, capsys: pytest.Capture
     with_polyps = sum(bool(one["polyps"]) for one in found["images"])
     message = capsys.readouterr().out
     assert re.fullmatch(
-        rf"20 images, {with_polyps} with polyps, \d+\.\d images/s, in first/predictions/images\n", message
+        rf"20 images, {with_polyps} with polyps, \d+\.\d images/s, in first/predictions/images\n"
+        r"  the page   first/predictions/images/index.html\n",
+        message,
     )
 
 
@@ -153,6 +156,50 @@ def test_polyps_csv_matches_a_calculation_by_hand(here: Path, monkeypatch: pytes
     one = read_json("out")["images"][0]
     assert (one["width"], one["height"]) == (50, 40)
     assert [polyp["pixels"] for polyp in one["polyps"]] == [200, 16, 1]
+
+
+def test_the_page_shows_the_least_certain_images_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certain, doubtful, empty = (np.full((60, 80), 0.2, np.float32) for _ in range(3))
+    certain[10:30, 10:30], doubtful[10:30, 10:30], doubtful[40:50, 50:70] = 0.98, 0.9, 0.55
+    drawn = {10: certain, 20: doubtful, 30: empty}
+    monkeypatch.setattr(Predictor, "predict_all", lambda self, images: [drawn[i[0, 0, 0]] for i in images])
+    Path("in").mkdir()
+    for shade, name in ((10, "a"), (20, "b"), (30, "<c>")):
+        cv2.imwrite(f"in/{name}.png", np.full((60, 80, 3), shade, np.uint8))
+    predict("first", "in", "--out", "out")
+    uncertainty = {image["image"]: image["uncertainty"] for image in read_json("out")["images"]}
+    assert uncertainty == {
+        "a.png": pytest.approx(0.02),
+        "b.png": pytest.approx(0.45),
+        "<c>.png": pytest.approx(0.2),
+    }
+    page = (here / "out/index.html").read_text()
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", page) == [
+        "b.png: 2 polyps, uncertainty 0.45",
+        "&lt;c&gt;.png: no polyps, uncertainty 0.20",
+        "a.png: 1 polyp, uncertainty 0.02",
+    ]
+
+
+def test_overlay_has_the_number_and_probability_of_each_polyp() -> None:
+    probability = np.full((120, 160), 0.1, np.float32)
+    probability[60:100, 10:60], probability[30:50, 110:150] = 0.9, 0.6
+    prediction, image = polyps.Prediction(probability, 0.5), np.full((120, 160, 3), 200, np.uint8)
+    assert prediction.labels == [(10, 60, "1: 0.90"), (110, 30, "2: 0.60")]
+    plain, drawn = (overlay(image, prediction.mask, labels=labels) for labels in ((), prediction.labels))
+    rows, columns = np.nonzero((plain != drawn).any(-1))
+    assert {*zip(rows < 40, columns > 100, strict=True)} == {(True, True), (False, False)}
+    assert rows.max() <= 60 and columns.min() >= 10  # above the boxes
+
+
+def test_a_single_file_has_a_folder_of_its_name(here: Path) -> None:
+    predict("first", "images/synthetic_0000.jpg", "--probabilities")
+    assert files("first/predictions/synthetic_0000") == {
+        *(f"synthetic_0000_{kind}" for kind in ("mask.png", "overlay.jpg", "probabilities.png")),
+        *("polyps.csv", "predictions.json", "index.html"),
+    }
+    predict("first", "images", "--out", "first/predictions/synthetic_0000", "--probabilities")
+    assert len(files("first/predictions/synthetic_0000/masks")) == 19  # one is done
 
 
 def test_find_leaves_out_specks() -> None:
@@ -190,7 +237,7 @@ def test_mask_has_the_size_of_the_upright_image(here: Path) -> None:
     exif[0x0112] = 6
     Path("phone.jpg").write_bytes(encoded(np.zeros((30, 50, 3), np.uint8), "JPEG", exif=exif.tobytes()))
     predict("first", "phone.jpg", "--out", "out")
-    assert grey(here / "out/masks/phone.png").shape == (50, 30)
+    assert grey(here / "out/phone_mask.png").shape == (50, 30)
 
 
 def test_predict_takes_the_threshold_of_the_run(here: Path) -> None:
@@ -214,7 +261,7 @@ def test_predict_keeps_the_structure_of_folders(here: Path) -> None:
     (here / "in/linked.jpg").symlink_to(image.absolute())
     predict("first", "in", "--out", "out", "--no-overlays")
     masks = {"masks/a/1.png", "masks/b/1.png", "masks/1.png", "masks/linked.png"}
-    assert files("out") == masks | {"polyps.csv", "predictions.json"}
+    assert files("out") == masks | {"polyps.csv", "predictions.json", "index.html"}
 
 
 def test_names_are_distinct_and_predictable(here: Path) -> None:
@@ -397,7 +444,11 @@ def test_predict_refuses_to_mix_settings(here: Path) -> None:
         )
         assert contents("out") == before
     predict("second", "images/synthetic_0000.jpg", "--out", "out", "--overwrite")
-    assert files("out/masks") == {"synthetic_0000.png"} and len(read_json("out")["images"]) == 1
+    assert files("out") == {
+        *("synthetic_0000_mask.png", "synthetic_0000_overlay.jpg"),
+        *("polyps.csv", "predictions.json", "index.html"),
+    }
+    assert len(read_json("out")["images"]) == 1
 
 
 def test_predict_refuses_to_overwrite_other_files(here: Path) -> None:
@@ -537,7 +588,7 @@ def test_predict_refuses_bad_input_before_predicting(here: Path, batches: list[i
 def test_predict_takes_files_without_an_ending(here: Path) -> None:
     shutil.copy("images/synthetic_0000.jpg", "scan")
     predict("first", "scan", "--out", "out")
-    assert (here / "out/masks/scan.png").is_file()
+    assert (here / "out/scan_mask.png").is_file()
 
 
 def test_predict_refuses_nan(here: Path) -> None:

@@ -85,11 +85,14 @@ def test_frames_are_predicted_as_images_are(tmp_path: Path, predictor: Predictor
             float(probability.max()), abs=0.02
         )  # another decoder
         assert abs(float(row["share"]) - sum(polyp.share for polyp in expected)) < 0.02
+        boxes = [row[f"box_{number}"].split() for number in range(1, int(row["polyps"]) + 1)]
+        assert all(len(box) == 4 for box in boxes) and not row.get(f"box_{len(boxes) + 1}")
     assert (summary.frames, summary.with_polyps) == (11, sum(row["polyps"] != "0" for row in rows))
     assert summary.with_polyps
     out = read_frames(drawing)
     assert len(out) == 11 and out[0].shape == SHAPE and rate(drawing) == pytest.approx(12.5)
-    drawn = [overlay(image, polyps.mask(predictor.predict(image), 0.5)) for image in images]
+    predictions = [polyps.Prediction(predictor.predict(image), 0.5) for image in images]
+    drawn = [overlay(i, p.mask, labels=p.labels) for i, p in zip(images, predictions, strict=True)]
     for number, frame in enumerate(out):  # VP9 loses a little
         apart = [np.abs(frame - image.astype(int)).mean() for image in drawn]
         assert np.argmin(apart) == number
@@ -285,15 +288,17 @@ def test_predict_writes_and_skips_videos(
     source = film(tmp_path / "a.mp4")
     main(["predict", str(run), str(source), "--out", str(tmp_path / "out")])
     output = capfd.readouterr()
-    assert (
-        output.err == ""
-        and output.out.startswith("11 frames, ")
-        and output.out.rstrip().endswith("out/videos/a.webm")
-    )
-    rows = read_rows(tmp_path / "out" / "videos" / "a.csv")
+    assert output.err == "" and output.out.startswith("11 frames, ") and "out/a.webm\n" in output.out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("a.csv", "a.webm", "a.jpg", "predictions.json", "index.html", ".lock"),
+    }
+    rows = read_rows(tmp_path / "out" / "a.csv")
     assert [int(row["frame"]) for row in rows] == list(range(11))
     predict_video(source, load_predictor([str(run)], device_name="cpu"), 0.5, tmp_path / "expected.csv")
     assert rows == read_rows(tmp_path / "expected.csv")
+    page = (tmp_path / "out" / "index.html").read_text()
+    cells = [re.sub(r"\W+$", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
+    assert cells[:4] == ["a.mp4", "11", "0.9", str(sum(row["polyps"] != "0" for row in rows))]
     again = [
         "predict",
         str(run),
@@ -307,7 +312,8 @@ def test_predict_writes_and_skips_videos(
     source.write_text("no video")
     with pytest.raises(SystemExit, match=r"a\.mp4: not a video"):
         main(again)
-    assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"b.csv", "b.webm"}
+    assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"b.csv", "b.webm", "b.jpg"}
+    assert not (tmp_path / "out" / "a.webm").exists()
 
 
 def test_predict_reports_a_truncated_video_each_time(
@@ -320,5 +326,5 @@ def test_predict_reports_a_truncated_video_each_time(
             SystemExit, match=r"^polyp: \S+in\.avi: ends after \d+ of 40 frames, which are kept$"
         ):
             main(["predict", str(run), str(source), "--out", str(tmp_path / "out"), "--no-overlays"])
-        assert (tmp_path / "out" / "videos" / "in.csv").is_file()
-        assert not (tmp_path / "out" / "videos" / "in.webm").exists()
+        assert (tmp_path / "out" / "in.csv").is_file()
+        assert not (tmp_path / "out" / "in.webm").exists()

@@ -65,6 +65,21 @@ class Prediction:
         """The polyps, the largest first; specks (`polyp.images.SPECK`) are none."""
         return find(self.probability, self.threshold)
 
+    @property
+    def labels(self) -> list[tuple[int, int, str]]:
+        """Of each polyp the left and top of its box, its number from 1 on, and its probability."""
+        return [
+            (polyp.left, polyp.top, f"{number}: {polyp.probability:.2f}")
+            for number, polyp in enumerate(self.polyps, start=1)
+        ]
+
+    @property
+    def uncertainty(self) -> float:
+        """1 less the probability of the least certain polyp; without polyps the largest of a pixel."""
+        if self.polyps:
+            return 1 - min(polyp.probability for polyp in self.polyps)
+        return float(self.probability.max())
+
 
 def mask(probability: np.ndarray, threshold: float) -> np.ndarray:
     """A mask (H, W) uint8, 255 where the probability (H, W) is at least the threshold, else 0."""

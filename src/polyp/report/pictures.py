@@ -29,18 +29,34 @@ def contour(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -
     return cv2.drawContours(np.ascontiguousarray(image), outlines, -1, colour, thickness)
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.25) -> np.ndarray:
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    opacity: float = 0.25,
+    labels: Sequence[tuple[int, int, str]] = (),
+) -> np.ndarray:
     """The image (H, W, 3) uint8 with a predicted mask (H, W) laid over it, tinted inside and outlined.
 
     Args:
         image: RGB.
         mask: polyp where it is not 0.
         opacity: of the tint, 0-1; 0 leaves the outline alone.
+        labels: left and top of the box around a polyp, and what is written above it.
     """
     inside = (mask != 0).astype(np.uint8)
     values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)  # for each of 256
     tinted = cv2.LUT(image, np.rint(values).astype(np.uint8)[None])
-    return contour(cv2.copyTo(tinted, inside, image.copy()), inside, PREDICTION)
+    drawn = contour(cv2.copyTo(tinted, inside, image.copy()), inside, PREDICTION)
+    if not labels:
+        return drawn
+    picture, size = Image.fromarray(drawn), max(10, min(mask.shape) // 18)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    for left, top, text in labels:
+        width, height = round(draw.textlength(text, font) + size / 2), round(1.25 * size)
+        left, top = max(0, min(left, picture.width - width)), max(0, top - height)
+        draw.rectangle((left, top, left + width, top + height), STRIP)
+        draw.text((left + width / 2, top + height / 2), text, PREDICTION, font, anchor="mm")
+    return np.array(picture)
 
 
 def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:

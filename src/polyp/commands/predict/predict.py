@@ -17,7 +17,7 @@ from tqdm import tqdm
 from polyp import files
 from polyp.commands.predict.inputs import Input, find_inputs
 from polyp.commands.predict.options import Options
-from polyp.commands.predict.results import Results
+from polyp.commands.predict.results import PAGE, Results, is_single, write_jpeg
 from polyp.commands.predict.video import open_video, predict_video
 from polyp.errors import InputError, printable, several
 from polyp.images import read_image
@@ -48,7 +48,8 @@ def run(options: Options) -> Path:
     models = [options.model, *options.with_]
     sources = find_sources(models)
     root, inputs, problems = find_inputs(options.inputs)
-    folder = Path(options.out).expanduser() if options.out else _default_folder(sources[0], root, options)
+    name = Path(inputs[0].relative).stem if is_single(options.inputs) else root.name or "images"
+    folder = Path(options.out).expanduser() if options.out else _default_folder(sources[0], name, options)
     _check_apart(folder, options.inputs, inputs)
     predictor = load_predictor(models, options.compute, options.device, options.tta)
     if not predictor.is_exact:
@@ -72,6 +73,11 @@ def run(options: Options) -> Path:
                     _predict_video(item, predictor, results, problems)
         finally:
             results.save()
+        if results.records:
+            from polyp.commands.predict.page import write_page  # imports matplotlib
+
+            write_page(folder, settings, list(results.records.values()))
+            print(f"  the page   {printable(os.path.relpath(folder / PAGE))}")
     if is_new and not results.records:
         shutil.rmtree(folder)  # nothing could be read
     if len(problems) == 1:
@@ -82,14 +88,14 @@ def run(options: Options) -> Path:
     return folder
 
 
-def _default_folder(first: Source, root: Path, options: Options) -> Path:
-    """Where predictions go by default: the same place for the same command."""
+def _default_folder(first: Source, name: str, options: Options) -> Path:
+    """Where predictions of inputs of this name go by default: the same place for the same command."""
     best = RunFolder(first.home).best_checkpoint == first.file
-    name = [first.file.stem] * (not best) + [root.name or "images"] + ["tta"] * options.tta
-    name += [options.compute] * (options.compute != "exact")
-    name += [] if options.threshold is None else [f"threshold-{options.threshold:g}"]
-    name += [f"ensemble-of-{1 + len(options.with_)}"] * bool(options.with_)
-    return first.output_folder / PREDICTIONS / "_".join(name)
+    parts = [first.file.stem] * (not best) + [name] + ["tta"] * options.tta
+    parts += [options.compute] * (options.compute != "exact")
+    parts += [] if options.threshold is None else [f"threshold-{options.threshold:g}"]
+    parts += [f"ensemble-of-{1 + len(options.with_)}"] * bool(options.with_)
+    return first.output_folder / PREDICTIONS / "_".join(parts)
 
 
 def _check_apart(folder: Path, names: Sequence[str], inputs: Sequence[Input]) -> None:
@@ -163,6 +169,7 @@ def _predict_video(item: Input, predictor: Predictor, results: Results, problems
     speed, started = "done before", time.perf_counter()
     if str(item.path) not in results.records:
         table, *drawings = (results.folder / name for name in results.files(item))
+        still, drawing = drawings if drawings else (None, None)
         try:
             with tqdm(desc=printable(item.path.name), unit="frame", leave=False, disable=None) as bar:
 
@@ -170,12 +177,15 @@ def _predict_video(item: Input, predictor: Predictor, results: Results, problems
                     bar.total = total
                     bar.update(done - bar.n)
 
-                threshold, drawing = results.settings["threshold"], drawings[0] if drawings else None
+                threshold = results.settings["threshold"]
                 summary = predict_video(item.path, predictor, threshold, table, drawing, progress=update)
+            if still:
+                write_jpeg(still, summary.still)
         except InputError as error:
             problems.append(str(error))
             return
-        results.add(item, {"video": item.relative, **vars(summary)})
+        values = {name: value for name, value in vars(summary).items() if name != "still"}
+        results.add(item, {"video": item.relative, **values})
         speed = f"{summary.frames / (time.perf_counter() - started):.1f} frames/s"
     record = results.records[str(item.path)]
     problems += [record["problem"]] * bool(record["problem"])

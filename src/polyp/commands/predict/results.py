@@ -16,9 +16,15 @@ from polyp.inference.polyps import Prediction
 from polyp.report import tables
 from polyp.report.pictures import overlay
 
-JSON, TABLE = "predictions.json", "polyps.csv"
+JSON, TABLE, PAGE = "predictions.json", "polyps.csv", "index.html"
 
 MASKS, OVERLAYS, PROBABILITIES, VIDEOS = FOLDERS = "masks", "overlays", "probabilities", "videos"
+
+SINGLE = {MASKS: "_mask.png", OVERLAYS: "_overlay.jpg", PROBABILITIES: "_probabilities.png"}
+"""How the files of a single image end, which are not in these folders."""
+
+DRAWINGS = (".jpg", ".webm")
+"""The endings of a video's still and of the video with its polyps drawn."""
 
 DECISIVE = ("models", "threshold", "tta", "backend")
 """Settings that all predictions of a folder have in common."""
@@ -43,7 +49,8 @@ class Results:
         folder: new, empty, or of former predictions.
         settings: of the predictions; see `DECISIVE`.
         options: which files are written, and whether former predictions are replaced.
-        inputs: the images and videos to predict; what was written for others is kept.
+        inputs: the images and videos to predict; what was written for others is kept. The files of a single
+            one lie in the folder itself.
 
     Attributes:
         records: by the path of the image or video, those that are finished.
@@ -57,7 +64,7 @@ class Results:
         self, folder: Path, settings: Mapping[str, Any], options: Options, inputs: Sequence[Input]
     ) -> None:
         self.folder, self.settings, self.options = folder, dict(settings), options
-        self.names = name_outputs(inputs)
+        self.names, self.is_single = name_outputs(inputs), is_single(options.inputs)
         self.records: dict[str, Record] = {}
         self._load()
         sources = {str(item.path) for item in inputs}
@@ -85,7 +92,7 @@ class Results:
             content = files.read_json(file)
             self.records = {record["source"]: record for record in content["images"] + content["videos"]}
             paths = [PurePosixPath(path) for record in self.records.values() for path in record["files"]]
-            if not all(path.parts[0] in FOLDERS and ".." not in path.parts for path in paths):
+            if not all(map(_is_output, paths)):
                 raise ValueError  # such a path is not deleted
             former = {key: content[key] for key in DECISIVE}
         except (ValueError, LookupError, TypeError) as error:
@@ -116,15 +123,16 @@ class Results:
             (self.folder / name).unlink(missing_ok=True)
 
     def files(self, item: Input) -> list[str]:
-        """The files to write for an input, relative to the folder."""
-        name = self.names[item]
+        """The files to write for an input, relative to the folder; those of a finished one stay in place."""
+        name, record = self.names[item], self.records.get(str(item.path))
+        in_folders = "/" in record["files"][0] if record else not self.is_single
         if item.is_video:
-            return [f"{VIDEOS}/{name}.csv"] + [f"{VIDEOS}/{name}.webm"] * self.options.overlays
-        return (
-            [f"{MASKS}/{name}.png"]
-            + [f"{OVERLAYS}/{name}.jpg"] * self.options.overlays
-            + [f"{PROBABILITIES}/{name}.png"] * self.options.probabilities
-        )
+            folder = f"{VIDEOS}/" if in_folders else ""
+            return [f"{folder}{name}{end}" for end in (".csv", *DRAWINGS * self.options.overlays)]
+        kinds = [MASKS] + [OVERLAYS] * self.options.overlays + [PROBABILITIES] * self.options.probabilities
+        if in_folders:
+            return [f"{kind}/{name}{SINGLE[kind][-4:]}" for kind in kinds]
+        return [f"{name}{SINGLE[kind]}" for kind in kinds]
 
     def write_image(self, item: Input, image: np.ndarray, probability: np.ndarray) -> tuple[Input, Record]:
         """Write the files of an image (H, W, 3) uint8 RGB with probabilities (H, W).
@@ -133,18 +141,18 @@ class Results:
             The arguments of `add`, which is not called here: several threads write images.
         """
         prediction = Prediction(probability, self.settings["threshold"])
-        for name in self.files(item):
-            if name.startswith(MASKS):
-                content = cv2.imencode(".png", prediction.mask.astype(np.uint8) * 255)[1]
-            elif name.startswith(OVERLAYS):
-                drawing = cv2.cvtColor(overlay(image, prediction.mask), cv2.COLOR_RGB2BGR)
-                content = cv2.imencode(".jpg", drawing, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-            else:
-                content = cv2.imencode(".png", np.rint(probability * 65535).astype(np.uint16))[1]
-            files.write_bytes(self.folder / name, content.tobytes())
+        mask, *others = self.files(item)
+        files.write_bytes(self.folder / mask, _encode(prediction.mask.astype(np.uint8) * 255))
+        if self.options.overlays:
+            drawing = overlay(image, prediction.mask, labels=prediction.labels)
+            write_jpeg(self.folder / others.pop(0), drawing)
+        if self.options.probabilities:
+            content = _encode(np.rint(probability * 65535).astype(np.uint16))
+            files.write_bytes(self.folder / others.pop(0), content)
         height, width = probability.shape
         polyps = [vars(polyp) for polyp in prediction.polyps]
-        return item, {"image": item.relative, "width": width, "height": height, "polyps": polyps}
+        size = {"image": item.relative, "width": width, "height": height}
+        return item, {**size, "uncertainty": prediction.uncertainty, "polyps": polyps}
 
     def add(self, item: Input, record: Record) -> None:
         """Note that an input is finished: all its files are in their places."""
@@ -169,6 +177,35 @@ class Results:
             for record in images
             for number, polyp in enumerate(record["polyps"], start=1)
         ]
-        files.write_text(self.folder / TABLE, tables.to_csv(rows, ["image", "polyp", *COLUMNS]))
+        if images:  # a table without rows would say that a video has no polyps
+            files.write_text(self.folder / TABLE, tables.to_csv(rows, ["image", "polyp", *COLUMNS]))
+        else:
+            (self.folder / TABLE).unlink(missing_ok=True)
         duration = time.monotonic() - started
         self._next_save = started + max(SAVE_SECONDS, duration / SAVE_SHARE)
+
+
+def is_single(inputs: Sequence[str]) -> bool:
+    """Whether the inputs of a command are one file, and no folder."""
+    return len(inputs) == 1 and Path(inputs[0]).expanduser().is_file()
+
+
+def _is_output(path: PurePosixPath) -> bool:
+    """Whether a path in predictions.json can be one of `Results.files`; others are not deleted."""
+    if len(path.parts) == 1:
+        return path.name.endswith((".csv", *DRAWINGS, *SINGLE.values()))
+    return path.parts[0] in FOLDERS and ".." not in path.parts
+
+
+def write_jpeg(file: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture as JPEG.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    content = _encode(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
+    files.write_bytes(file, content)
+
+
+def _encode(picture: np.ndarray, ending: str = ".png", settings: Sequence[int] = ()) -> bytes:
+    return cv2.imencode(ending, picture, settings)[1].tobytes()

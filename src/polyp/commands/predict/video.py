@@ -1,13 +1,12 @@
 """Videos: frames in, frames out, and the polyps in each frame."""
 
-import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -18,6 +17,7 @@ from polyp.files import atomic_write
 from polyp.inference.polyps import Prediction, mean_probability
 from polyp.inference.predictor import Predictor, predict_stream
 from polyp.report.pictures import overlay
+from polyp.report.tables import to_csv
 
 SUFFIXES = {
     ".mp4",
@@ -45,8 +45,13 @@ SAFE = {
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"}
 """Options for writing, with VP9, which every browser plays: of constant quality, and fast."""
 
-COLUMNS = ("frame", "seconds", "polyps", "share", "max_probability", "mean_probability", "boxes")
-"""Of a video's table; a box is its left, top, width and height in pixels."""
+COLUMNS = {
+    **{"frame": "d", "seconds": ".3f", "polyps": "d"},
+    **{"share": ".6f", "max_probability": ".4f", "mean_probability": ".4f"},
+}
+"""The columns of a video's table and their formats. Behind them is a column for each box: its left, top,
+width and height in pixels.
+"""
 
 
 @dataclass(frozen=True)
@@ -135,19 +140,27 @@ def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
         container.mux(stream.encode())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VideoSummary:
     """What a video shows.
 
     Attributes:
         rate: frames a second.
         frames, with_polyps: how many there are, and show a polyp.
+        most_polyps: that a frame shows.
+        share: of a frame's pixels, 0-1, that are polyp, the largest.
+        max_probability: of a pixel.
+        still: (H, W, 3) uint8 RGB, the frame with the largest share of polyp, with the polyps drawn on it.
         problem: why there are fewer frames than the video says, in a line; blank if there are not.
     """
 
     rate: float
     frames: int
     with_polyps: int
+    most_polyps: int
+    share: float
+    max_probability: float
+    still: np.ndarray
     problem: str
 
 
@@ -177,41 +190,46 @@ def predict_video(
     Raises:
         InputError: no frame can be read, or a file cannot be written. No files are left then.
     """
-    name, done, with_polyps, problem = printable(path), 0, 0, ""
+    name, problem = printable(path), ""
+    rows: list[dict[str, Any]] = []
+    largest, still = -1.0, np.zeros((0, 0, 3), np.uint8)
     with open_video(path) as video, ExitStack() as stack:
         part = stack.enter_context(atomic_write(table))
-        rows = csv.writer(
-            stack.enter_context(part.open("w", newline="", encoding="utf-8")), lineterminator="\n"
-        )
-        rows.writerow(COLUMNS)
         write = stack.enter_context(write_video(drawing, video.rate)) if drawing else None
-        shape = None
         for seconds, image, probability in predict_stream(predictor, islice(video.frames, max_frames)):
-            if image.shape != (shape := shape or image.shape):
-                problem = f"{name}: its frames change in size after {done} frames, which are kept"
+            if rows and image.shape != still.shape:
+                problem = f"{name}: its frames change in size after {len(rows)} frames, which are kept"
                 break
             prediction = Prediction(probability, threshold)
-            rows.writerow(_describe_frame(done, seconds, prediction))
+            drawn = overlay(image, prediction.mask, labels=prediction.labels)
             if write:
-                write(overlay(image, prediction.mask))
-            done, with_polyps = done + 1, with_polyps + bool(prediction.polyps)
-            progress(done, min(video.count, max_frames or video.count) or None)
-        if not done:
+                write(drawn)
+            rows.append({"frame": len(rows), "seconds": seconds} | _describe_frame(prediction))
+            if rows[-1]["share"] > largest:
+                largest, still = rows[-1]["share"], drawn
+            progress(len(rows), min(video.count, max_frames or video.count) or None)
+        if not rows:
             raise InputError(f"{name}: no frame of it can be read")
-    if not problem and max_frames is None and done < video.count - video.tolerance:
-        problem = f"{name}: ends after {done} of {video.count} frames, which are kept"
-    return VideoSummary(video.rate, done, with_polyps, problem)
+        count = max(row["polyps"] for row in rows)
+        columns = [*COLUMNS, *(f"box_{number}" for number in range(1, count + 1))]
+        part.write_text(to_csv(map(_format_row, rows), columns), encoding="utf-8")
+    if not problem and max_frames is None and len(rows) < video.count - video.tolerance:
+        problem = f"{name}: ends after {len(rows)} of {video.count} frames, which are kept"
+    with_polyps, maximum = sum(row["polyps"] > 0 for row in rows), max(row["max_probability"] for row in rows)
+    return VideoSummary(video.rate, len(rows), with_polyps, count, largest, maximum, still, problem)
 
 
-def _describe_frame(number: int, seconds: float, prediction: Prediction) -> tuple[object, ...]:
-    """A row of `COLUMNS`."""
+def _describe_frame(prediction: Prediction) -> dict[str, Any]:
+    """The values of `COLUMNS` and the boxes, without the frame's place in the video."""
     polyps = prediction.polyps
-    return (
-        number,
-        f"{seconds:.3f}",
-        len(polyps),
-        f"{sum(polyp.share for polyp in polyps):.6f}",
-        f"{prediction.probability.max():.4f}",
-        f"{mean_probability(polyps):.4f}" if polyps else "",
-        "; ".join(" ".join(map(str, polyp.box)) for polyp in polyps),
-    )
+    return {
+        "polyps": len(polyps),
+        "share": sum(polyp.share for polyp in polyps),
+        "max_probability": float(prediction.probability.max()),
+        **({"mean_probability": mean_probability(polyps)} if polyps else {}),
+        **{f"box_{n}": " ".join(map(str, polyp.box)) for n, polyp in enumerate(polyps, start=1)},
+    }
+
+
+def _format_row(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: format(value, COLUMNS.get(name, "")) for name, value in row.items()}

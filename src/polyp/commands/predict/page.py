@@ -1,0 +1,102 @@
+"""The page of a folder of predictions: what is in the images and videos, the least certain first."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from polyp.commands.predict.results import PAGE
+from polyp.errors import printable
+from polyp.images import read_image
+from polyp.report.html import Page
+from polyp.report.tables import Column, Table
+
+PICTURES = 100
+"""Pictures on a page at most."""
+
+WIDTH = 480
+"""Of a picture in pixels."""
+
+
+def write_page(folder: Path, settings: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
+    """Write index.html.
+
+    Args:
+        folder: of the predictions.
+        settings: of the predictions.
+        records: of its images and videos, as in predictions.json.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    page = Page(
+        f"Predictions: {folder.absolute().name}",
+        f"{', '.join(settings['runs'])}, {settings['backend']}, threshold {settings['threshold']:g}. "
+        "For research, not for diagnosis.",
+    )
+    videos = [record for record in records if "video" in record]
+    if videos:
+        page.section("Videos", "The pictures are the frames with the largest share of polyp.")
+        page.table(Table(sorted(videos, key=lambda record: str(record["video"])), VIDEO_COLUMNS))
+        _add_pictures(page, folder, videos[:PICTURES])
+    images = sorted(
+        (record for record in records if "image" in record),
+        key=lambda record: (-record.get("uncertainty", 0), str(record["image"])),
+    )
+    if images:
+        order = (
+            "The least certain first. Uncertainty is 1 less the probability of the least certain polyp, or "
+        )
+        order += "without polyps the largest probability of a pixel. Polyps are numbered as in polyps.csv."
+        shown = f" Pictures of the first {PICTURES}." if len(images) > PICTURES else ""
+        page.section("Images", order + shown)
+        _add_pictures(page, folder, images[:PICTURES])
+        page.section("Table")
+        page.table(Table(images, IMAGE_COLUMNS))
+    page.write(folder / PAGE)
+
+
+def _add_pictures(page: Page, folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Add the pictures that were drawn of images or videos."""
+    pictures = []
+    for record in records:
+        drawn = [folder / name for name in record["files"] if name.endswith(".jpg")]
+        for file in filter(Path.is_file, drawn):  # those of earlier commands may have been removed
+            picture = read_image(file)
+            scale = min(1, WIDTH / picture.shape[1])
+            picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            pictures.append((picture, _describe(record)))
+    page.gallery(pictures)
+
+
+def _describe(record: Mapping[str, Any]) -> str:
+    if "video" in record:
+        return printable(record["video"])
+    count = len(record["polyps"])
+    found = f"{count or 'no'} polyp{'s' * (count != 1)}"
+    return f"{printable(record['image'])}: {found}, uncertainty {record.get('uncertainty', 0):.2f}"
+
+
+IMAGE_COLUMNS = [
+    Column("image", format=lambda row: printable(row["image"])),
+    Column("uncertainty", format=".2f"),
+    Column("polyps", format=lambda row: str(len(row["polyps"]))),
+    Column(
+        "probability",
+        "probabilities",
+        lambda row: ", ".join(f"{polyp['probability']:.2f}" for polyp in row["polyps"]),
+        align="left",
+    ),
+    Column("share", "share of the image", lambda row: f"{sum(p['share'] for p in row['polyps']):.1%}"),
+]
+
+VIDEO_COLUMNS = [
+    Column("video", format=lambda row: printable(row["video"])),
+    Column("frames"),
+    Column("seconds", format=lambda row: f"{row['frames'] / row['rate']:.1f}"),
+    Column("with_polyps", "frames with polyps"),
+    Column("most_polyps", "polyps in a frame, at most"),
+    Column("share", "largest share of a frame", ".1%"),
+    Column("max_probability", "largest probability", ".2f"),
+]
