@@ -128,7 +128,7 @@ def test_card_has_seeds_and_rank(tmp_path: Path, card: Callable[..., str]) -> No
     write_run(tmp_path / "c", images, val=0.4, changed=["model.loss=dice", "monitor=test/dice"])
     comparison = compare(find_runs([tmp_path]))
     text = card(comparison.reference.first, comparison)
-    assert "number 1 by validation of 3 configurations. Of 2 others, 1 is not distinguishable from it" in text
+    assert "number 1 by validation of 3 configurations. 1 of the 2 other configurations is not" in text
     assert "over 2 seeds test Dice is 0.760 ± 0.014" in text
     second = card(comparison.recipes[1].first, comparison)
     assert (

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,9 +112,7 @@ def test_seeds_are_averaged_and_their_noise_counts(tmp_path: Path) -> None:
         == "worse on these images by 0.050 (0.050 to 0.050), but seeds alone do ±0.287"
     )
     assert comparison.verdict(far).startswith("worse than the best by 0.300")
-    assert comparison.headline.endswith(
-        "1 is not distinguishable from it on the 60 test images, given the noise of the seeds."
-    )
+    assert comparison.headline.endswith("on the 60 test images, given the noise of the seeds.")
     assert any("0.0400 between seeds" in note for note in comparison.notes)
 
 
@@ -408,14 +407,60 @@ def test_effect_charts_group_keys_and_show_means(tmp_path: Path) -> None:
         ]
         write_run(tmp_path / str(number), IMAGES, val=0.9 - number / 100, changed=rates)
     effects = charts.plot_effects(compare(find_runs([tmp_path])))
-    assert list(effects) == [
-        "effect_loss_and_twice",
-        "effect_decoder_lr",
-    ]  # keys that change together share a chart
-    rate, loss = effects["effect_decoder_lr"][0], effects["effect_loss_and_twice"][0]
-    assert rate.axes[0].get_xscale() == "log"
-    means = [text.get_text() for text in loss.axes[0].texts]
+    # Keys that change together share a chart.
+    assert [chart.name for chart in effects] == ["effect_loss", "effect_decoder_lr"]
+    loss, rate = effects
+    assert "loss, twice cannot be separated" in loss.caption and "separated" not in rate.caption
+    (effect,) = loss.figure.axes
+    means = [text.get_text() for text in effect.texts]
     assert means == ["0.870", "0.860"]  # by hand: means of .90 .88 .86 .84 and of .89 .87 .85 .83
+    assert [label.get_text() for label in effect.get_yticklabels()] == ["a", "b"]
+    assert rate.figure.axes[0].get_yscale() == "log"
+    assert rate.figure.axes[0].get_xlim() == effect.get_xlim()
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("better", [0, 1, 4])
+def test_headline_counts_the_others(tmp_path: Path, number: int, better: int) -> None:
+    write_run(tmp_path / "best", IMAGES, val=0.9)
+    for other in range(number):
+        noise = NOISE - NOISE.mean() if other < better else NOISE - 0.2
+        write_run(tmp_path / f"{other}", IMAGES + noise, val=0.5 - other / 10, changed=[f"optim.lr={other}"])
+    comparison = compare(find_runs([tmp_path]))
+    assert len(comparison.alike) == min(better, number)
+    subject, negation = {
+        (1, 0): ("The other configuration is", ""),
+        (1, 1): ("The other configuration is", "not "),
+        (2, 0): ("Both other configurations are", ""),
+        (2, 1): ("1 of the 2 other configurations is", "not "),
+        (2, 2): ("Neither of the 2 other configurations is", ""),
+        (4, 0): ("All 4 other configurations are", ""),
+        (4, 1): ("1 of the 4 other configurations is", "not "),
+        (4, 4): ("None of the 4 other configurations is", ""),
+    }[number, min(better, number)]
+    assert comparison.rivals == f"{subject} {negation}distinguishable from it on the 60 test images."
+
+
+def test_texts_of_transforms_are_what_differs(tmp_path: Path) -> None:
+    flip, blur = ({"_target_": f"albumentations.{name}", "p": 0.5} for name in ("HorizontalFlip", "Blur"))
+    stronger = {**flip, "p": 1.0}
+    assert _texts(tmp_path / "a", [flip], [flip, blur]) == ["no others", "+ Blur"]
+    assert _texts(tmp_path / "b", [flip], [stronger]) == [
+        "+ HorizontalFlip(p=0.5)",
+        "+ HorizontalFlip(p=1.0)",
+    ]
+    assert _texts(tmp_path / "c", [flip], []) == ["+ HorizontalFlip", "none"]
+
+
+def _texts(folder: Path, *lists: list[dict[str, Any]]) -> list[str]:
+    for number, transforms in enumerate(lists):
+        write_run(
+            folder / str(number),
+            IMAGES,
+            0.9 - number / 10,
+            changed=[f"augment.transforms={json.dumps(transforms)}"],
+        )
+    return [recipe.texts["augment"] for recipe in compare(find_runs([folder])).recipes]
 
 
 def test_tiles_accept_formula_signs_in_names(tmp_path: Path) -> None:
@@ -524,17 +569,21 @@ def test_sources_have_their_own_numbers(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_compare_of_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examples, "VARIED", 1)
-    monkeypatch.setattr(examples, "DISPUTED", 1)
+    for number in ("FAILED", "DISPUTED", "VARIED"):
+        monkeypatch.setattr(examples, number, 1)
     outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "+trainer.limit_train_batches=2")
     out = tmp_path / "out"
     cli.main(["compare", str(outputs), "--out", str(out)])
     page = (out / "compare.html").read_text()
     assert "http://" not in page and "https://" not in page and page.count("<img") >= 9
-    assert all(source.startswith("data:image/") for source in re.findall(r'(?:src|href)="([^"#][^"]*)', page))
+    assert all(
+        source.startswith(("data:image/", "data:application/pdf"))
+        for source in re.findall(r'(?:src|href)="([^"#][^"]*)', page)
+    )
     drawn = {file.name for file in (out / "pictures").iterdir()}
-    assert {"loss.png", "dice.png", "effect_decoder_lr.png", "dice_against_minutes.png"} <= drawn
-    assert sum(name.startswith("image_") for name in drawn) == 2
+    assert all(name.startswith("image_") for name in drawn) and len(drawn) == page.count("<h3 id=") > 1
+    for chart in ("loss", "dice", "effect_decoder_lr", "dice_against_minutes", "images_1_2"):
+        assert f'download="{chart}.pdf"' in page
     first = table(out)[0]
     (run,) = [Path(row["runs"]) for row in (first,)]
     assert json.loads((run / "metrics.json").read_text())["test"]["dice"] == pytest.approx(

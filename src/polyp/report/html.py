@@ -1,22 +1,38 @@
 """HTML pages: files that hold everything they show, so that they open offline and can be sent to somebody.
 
-Tables, pictures and charts are added in the order in which they are read. Charts are matplotlib figures, made
-without pyplot, which would look for a screen.
+Tables, pictures and charts are added in the order in which they are read. A page follows the light or dark
+colours of the screen, charts included; a click enlarges a picture, and each chart can be saved as PDF.
 """
 
 import base64
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from polyp import files
+from polyp.report.charts import PALETTE, Chart, render_pdf, render_svg
+from polyp.report.pictures import Colour
 from polyp.report.tables import Table
+
+
+class Number(NamedTuple):
+    """A number that is shown large.
+
+    Attributes:
+        name: what it is.
+        value: as people see it.
+        detail: a line below it, such as its interval.
+        meaning: its definition, shown on hover.
+    """
+
+    name: str
+    value: str
+    detail: str = ""
+    meaning: str = ""
 
 
 class Page:
@@ -24,7 +40,7 @@ class Page:
 
     Args:
         title: the heading.
-        lead: a sentence or two below it.
+        lead: the answer, in a sentence or two below it.
     """
 
     def __init__(self, title: str, lead: str = "") -> None:
@@ -40,14 +56,18 @@ class Page:
         self.parts.append(("section", {"number": len(self.sections), "heading": heading}))
         self.text(intro)
 
-    def heading(self, text: str) -> None:
-        """Add a smaller heading inside a section."""
-        self.parts.append(("heading", text))
+    def heading(self, text: str, anchor: str = "") -> None:
+        """Add a smaller heading inside a section, which links to #anchor lead to."""
+        self.parts.append(("heading", {"text": text, "anchor": anchor}))
 
     def text(self, text: str, style: Literal["", "faint", "warning"] = "") -> None:
         """Add a paragraph; nothing if it is empty."""
         if text:
             self.parts.append(("text", {"text": text, "style": style}))
+
+    def numbers(self, numbers: Sequence[Number]) -> None:
+        """Add numbers, shown large side by side."""
+        self.parts.append(("numbers", numbers))
 
     def include(self, template: str) -> None:
         """Add a file of report/templates, which holds text that no value changes."""
@@ -63,31 +83,36 @@ class Page:
         if table.rows:
             self.parts.append(("table", table))
 
-    def gallery(self, pictures: Sequence[tuple[np.ndarray, str]], small: bool = False) -> None:
+    def gallery(
+        self,
+        pictures: Sequence[tuple[np.ndarray, str]],
+        legend: Mapping[str, Colour] | None = None,
+        width: Literal["small", "", "wide"] = "",
+    ) -> None:
         """Add pictures with captions side by side, as many as fit into the window's width.
 
         Args:
             pictures: (H, W, 3) uint8 RGB, each with its caption.
-            small: half the width, so that twice as many fit.
+            legend: what the colours of outlines on them mean.
+            width: of a picture.
         """
         if pictures:
             figures = [(_encode_jpeg(picture), caption) for picture, caption in pictures]
-            self.parts.append(("gallery", {"figures": figures, "small": small}))
+            self.parts.append(("gallery", {"figures": figures, "legend": legend, "width": width}))
 
-    def chart(self, figure: Figure, caption: str, file: Path | None = None) -> None:
-        """Add a matplotlib figure with a caption, which is also its description for those who cannot see it.
-
-        Args:
-            figure: the chart.
-            caption: the line below it.
-            file: where to write it as a PNG as well.
-        """
-        self.parts.append(("chart", (_encode_png(figure, file), caption)))
-
-    def charts(self, figures: Sequence[tuple[Figure, str, Path | None]]) -> None:
-        """Add several charts, as of `chart`, side by side where the window is wide enough."""
-        charts = [(_encode_png(figure, file), caption) for figure, caption, file in figures]
-        self.parts.append(("charts", charts))
+    def charts(self, charts: Sequence[Chart]) -> None:
+        """Add charts side by side where the window is wide enough, none if there are none."""
+        parts = [
+            {
+                "name": chart.name,
+                "caption": chart.caption,
+                "svg": render_svg(chart.figure),
+                "pdf": _data_url("application/pdf", render_pdf(chart.figure)),
+            }
+            for chart in charts
+        ]
+        if parts:
+            self.parts.append(("charts", parts))
 
     def write(self, file: Path) -> None:
         """Write the file atomically.
@@ -97,21 +122,13 @@ class Page:
         """
         templates = PackageLoader("polyp.report")
         environment = Environment(loader=templates, undefined=StrictUndefined, autoescape=True)
-        files.write_text(file, environment.get_template("page.html").render(vars(self)))
+        files.write_text(file, environment.get_template("page.html").render(vars(self), palette=PALETTE))
 
 
 def _encode_jpeg(picture: np.ndarray) -> str:
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return _data_url("jpeg", cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
-
-
-def _encode_png(figure: Figure, file: Path | None) -> str:
-    stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=144)
-    if file is not None:
-        files.write_bytes(file, stream.getvalue())
-    return _data_url("png", stream.getvalue())
+    return _data_url("image/jpeg", cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
 
 
 def _data_url(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

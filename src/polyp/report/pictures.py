@@ -10,19 +10,20 @@ from PIL import Image, ImageDraw, ImageFont
 from polyp import files
 from polyp.images import IGNORED
 
-TRUTH = (80, 220, 100)
-PREDICTION = (255, 200, 0)
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0-255."""
+
+Text = tuple[str, Colour]
+"""Words and their colour."""
+
+TRUTH: Colour = (80, 220, 100)
+PREDICTION: Colour = (255, 200, 0)
+LEGEND = {"truth": TRUTH, "prediction": PREDICTION}
 TEXT, STRIP = (255, 255, 255), (38, 42, 48)
 GAP = 4
 
-Text = tuple[str, tuple[int, int, int]]
-"""Words and their colour."""
 
-LEGEND: tuple[Text, ...] = (("image", TEXT), ("truth", TRUTH), ("prediction", PREDICTION))
-"""The parts of a panel, in the colours of their outlines."""
-
-
-def contour(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+def contour(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
     """The image (H, W, 3) uint8 with the outline of a mask (H, W), polyp where not 0, drawn on it."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(min(mask.shape) / 120))

@@ -29,12 +29,14 @@ class Column:
         format: how a value is written: a format specification such as ".3f", or a function of the whole row.
             None and what is missing stay blank under a specification.
         align: "left" or "right"; by default numbers stand right and text left.
+        hint: what the column is, shown on a page on hover.
     """
 
     name: str
     label: str | None = None
     format: str | Callable[[Mapping[str, Any]], str] = ""
     align: Literal["left", "right"] | None = None
+    hint: str = ""
 
     def format_cell(self, row: Mapping[str, Any]) -> str:
         """The row's cell as people see it; `Markdown` stays so."""
@@ -57,7 +59,9 @@ class Table:
     def __init__(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column] = ()) -> None:
         self.rows = rows
         columns = columns or [Column(name) for name in (rows[0] if rows else ())]
+        self.columns = columns
         self.labels = [column.name if column.label is None else column.label for column in columns]
+        self.hints = [column.hint for column in columns]
         self.cells = [[column.format_cell(row) for column in columns] for row in rows]
         self.styles = [
             _style(column.align, [cells[place] for cells in self.cells])
@@ -93,6 +97,11 @@ class Table:
         Console(width=max(Console().width, TERMINAL_WIDTH)).print(grid)
 
 
+def count(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def format_mean(row: Mapping[str, Any], name: str) -> str:
     """A mean with what the row has of its standard deviation and interval: `0.850 ± 0.010 (0.830 to 0.870)`.
 
@@ -113,7 +122,7 @@ def _style(align: str | None, cells: Sequence[str]) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    text = cell.strip().lstrip("+-\N{MINUS SIGN}<(")
+    text = cell.strip().lstrip("+-\N{MINUS SIGN}<( ")
     return len(text) < LONG_TEXT and (text[:1].isdigit() or text[:1] == ".")
 
 

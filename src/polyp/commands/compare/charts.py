@@ -1,39 +1,45 @@
-"""Charts of a comparison: curves, Dice against cost, the effect of each hyperparameter.
+"""Charts of a comparison: differences, curves, images of two recipes, effects of settings, costs.
 
-Each function returns charts by the name of their file: matplotlib figures, legible at half a page's width and
-in black and white, with their captions.
+Charts of one kind have the same axes. Few recipes have a colour each; of many the best alone has one.
 """
 
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from polyp.commands.compare.comparison import Comparison
-from polyp.commands.compare.recipes import Recipe, format_setting, shorten_keys
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, whose colours people with colour blindness can distinguish."""
-
-SIZE = (4.4, 3.3)
-"""Of a chart, in inches: two stand side by side on a page, and the letters are legible on a phone."""
+from polyp.commands.compare.recipes import Recipe, clip, shorten_keys
+from polyp.report.charts import (
+    FAINT,
+    LINE,
+    SERIES,
+    SIZE,
+    TEXT,
+    Chart,
+    label_right,
+    make_axes,
+    styled,
+    use_log,
+)
+from polyp.report.tables import count
 
 MIN_SPAN = 0.03
 """Of Dice, that an axis shows at least, so that small differences look small."""
 
 MAX_TICKS = 6
-"""Values of a number that have a tick each; more have an axis."""
+"""Values of a number that have a line each; more have an axis."""
 
+MAX_LABEL = 24
+"""Characters of a value at an axis; the name of an axis may be twice as long."""
 
-Charts = dict[str, tuple[Figure, str]]
+MAX_OTHERS = 3
+"""Recipes whose images are plotted against the best one's."""
 
 COSTS: dict[str, tuple[str, Callable[[Recipe], float | None]]] = {
     "parameters": ("parameters, millions", lambda recipe: recipe.parameters / 1e6),
@@ -43,94 +49,156 @@ COSTS: dict[str, tuple[str, Callable[[Recipe], float | None]]] = {
 """What a recipe costs, by a key for files: the name with its unit, and the number."""
 
 
-def _axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot(xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
+def _colours(recipes: Sequence[Recipe]) -> dict[int, str]:
+    """A colour by recipe's number."""
+    if len(recipes) <= len(SERIES):
+        return {recipe.number: colour for recipe, colour in zip(recipes, SERIES, strict=False)}
+    return {recipe.number: SERIES[0] if recipe.number == 1 else FAINT for recipe in recipes}
 
 
-def _colours(recipes: Sequence[Recipe]) -> tuple[dict[int, Any], ScalarMappable | None]:
-    """A colour by recipe's number: of the palette if they are few, else of a scale of validation Dice."""
-    numbers, values = [recipe.number for recipe in recipes], [recipe.val for recipe in recipes]
-    if len(recipes) <= len(COLOURS):
-        return dict(zip(numbers, COLOURS, strict=False)), None
-    scale = ScalarMappable(Normalize(min(values), max(values)), colormaps["viridis"])
-    return dict(zip(numbers, scale.to_rgba(np.array(values)), strict=True)), scale
+@styled
+def plot_differences(comparison: Comparison) -> list[Chart]:
+    """The difference in test Dice of each recipe to the best, where the images are enough to judge it."""
+    rows = [
+        (recipe, difference.value, difference.interval)
+        for recipe in comparison.comparable[1:]
+        if (difference := comparison.differences[recipe.number]).interval
+    ]
+    if not rows:
+        return []
+    figure, axes = make_axes("difference in test Dice", "", (SIZE[0] * 1.3, 0.7 + 0.22 * len(rows)))
+    axes.axvline(0, color=FAINT, lw=1)
+    for place, (recipe, value, (low, high)) in enumerate(rows):
+        alike = recipe.number in comparison.alike
+        colour = FAINT if alike else SERIES[0] if value > 0 else SERIES[1]
+        axes.plot([low, high], [place, place], color=colour)
+        axes.plot(value, place, "o", color=colour, mfc="none" if alike else colour, ms=5)
+    axes.set_yticks(range(len(rows)), [clip(recipe.title, 40) for recipe, *_ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    widest = max(abs(end) for *_, interval in rows for end in interval)
+    axes.set_xlim(-1.1 * max(widest, MIN_SPAN), 1.1 * max(widest, MIN_SPAN))
+    caption = (
+        f"Test Dice minus that of {comparison.reference.title}, on the same images. Lines: 95 % intervals of "
+        "all comparisons together. Hollow and grey: not distinguishable."
+    )
+    return [Chart("differences", figure, caption)]
 
 
-def plot_curves(comparison: Comparison) -> Charts:
+@styled
+def plot_curves(comparison: Comparison) -> list[Chart]:
     """Loss and Dice by epoch: a curve of training and validation for each run; unfinished runs are grey."""
     if not any(run.curves for run in (*comparison.runs, *comparison.unfinished)):
-        return {}
-    caption = "by epoch: training dotted, validation solid."
-    return {name: (_plot_curve(comparison, name), f"{name.title()} {caption}") for name in ("loss", "dice")}
+        return []
+    names = {"loss": "loss", "dice": "Dice at network resolution"}
+    return [Chart(name, *_plot_curve(comparison, name, label)) for name, label in names.items()]
 
 
-def _plot_curve(comparison: Comparison, name: str) -> Figure:
-    figure, axes = _axes("epoch", {"loss": "loss", "dice": "Dice at network resolution"}[name])
-    colours, scale = _colours(comparison.recipes)
-    lines = [(run, "0.6") for run in comparison.unfinished]
+def _plot_curve(comparison: Comparison, name: str, label: str) -> tuple[Figure, str]:
+    figure, axes = make_axes("epoch", label)
+    colours = _colours(comparison.recipes)
+    lines = [(run, LINE) for run in comparison.unfinished]
     lines += [(run, colours[recipe.number]) for recipe in reversed(comparison.recipes) for run in recipe.runs]
-    stages: dict[str, dict[str, Any]] = {"train": {"ls": ":", "lw": 0.9, "alpha": 0.8}, "val": {"lw": 1.6}}
+    stages: dict[str, dict[str, Any]] = {"train": {"ls": ":", "lw": 0.9}, "val": {}}
     for run, colour in lines:
         for stage, style in stages.items():
             points = run.curves.get(f"{stage}/{name}", [])
             marker = "o" if len(points) == 1 else None
             axes.plot(range(1, len(points) + 1), points, color=colour, marker=marker, ms=3, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.plot([], [], color="0.3", label="validation", **stages["val"])
-    axes.plot([], [], color="0.3", label="training", **stages["train"])
-    if scale is not None:
-        figure.colorbar(scale, ax=axes, label="validation Dice in the end")
-    else:
-        for recipe in comparison.recipes:
-            axes.plot([], [], color=colours[recipe.number], lw=3, label=recipe.title)
-    if comparison.unfinished:
-        axes.plot([], [], color="0.6", lw=3, label="unfinished")
-    axes.legend(fontsize=8, frameon=False)
-    return figure
+    axes.margins(x=0.02)
+    axes.set_ylim(axes.get_ylim())
+    few = len(comparison.recipes) <= len(SERIES)
+    ends = [
+        (recipe, recipe.first.curves.get(f"val/{name}"))
+        for recipe in comparison.recipes[: None if few else 1]
+    ]
+    label_right(axes, [(points[-1], f"#{r.number}", colours[r.number]) for r, points in ends if points])
+    caption = f"{label[0].upper()}{label[1:]} by epoch: validation solid, training dotted"
+    caption += ", unfinished runs pale" * bool(comparison.unfinished)
+    return figure, f"{caption}{'' if few else f'; coloured: {comparison.recipes[0].title}'}."
 
 
-def plot_costs(comparison: Comparison) -> Charts:
-    """For each of COSTS that is known, validation Dice against it, with the Pareto front."""
-    charts: Charts = {}
-    bars = " Bars: sd between seeds." * any(recipe.deviations for recipe in comparison.recipes)
-    for key, (name, cost) in COSTS.items():
-        points = [(value, recipe) for recipe in comparison.recipes if (value := cost(recipe)) is not None]
-        if points:
-            figure = _plot_cost(name, points, _colours(comparison.recipes)[0])
-            caption = f"Validation Dice against {name}. Line: the Pareto front, which none beats in both."
-            charts[f"dice_against_{key}"] = figure, caption + bars
+@styled
+def plot_images(comparison: Comparison, anchors: Mapping[str, str]) -> list[Chart]:
+    """Dice of each test image by the best recipe and by another, for the first others.
+
+    Args:
+        comparison: the recipes.
+        anchors: by stem, the letter of the images that the page shows, below the anchor of that name.
+    """
+    best, *others = comparison.comparable
+    charts = []
+    for other in others[:MAX_OTHERS]:
+        figure, axes = make_axes(f"Dice of #{best.number}", f"Dice of #{other.number}", (3, 3))
+        axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
+        axes.plot(best.dice, other.dice, "o", color=SERIES[0], ms=3, alpha=0.5, mew=0)
+        for stem, x, y in zip(best.stems, best.dice, other.dice, strict=True):
+            if letter := anchors.get(stem):
+                url, side = f"#{letter}", -1 if x > 0.9 else 1
+                axes.plot(x, y, "o", color=SERIES[1], ms=4).pop().set_url(url)
+                axes.annotate(
+                    letter, (x, y), (4 * side, 3), textcoords="offset points", color=SERIES[1], url=url,
+                    ha="left" if side > 0 else "right",
+                )  # fmt: skip
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        above, below = int((other.dice > best.dice).sum()), int((other.dice < best.dice).sum())
+        caption = (
+            f"Each test image with #{best.number} and #{other.number}. Better with #{other.number}: "
+            f"{count(above, 'image')}; with #{best.number}: {below}."
+        )
+        caption += " Letters lead to the pictures." * bool(anchors)
+        charts.append(Chart(f"images_{best.number}_{other.number}", figure, caption))
     return charts
 
 
-def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mapping[int, Any]) -> Figure:
-    figure, axes = _axes(name, "validation Dice")
+@styled
+def plot_costs(comparison: Comparison) -> list[Chart]:
+    """For each of COSTS that is known and differs, validation Dice against it, with the Pareto front."""
+    charts = []
+    bars = " Bars: standard deviation between seeds." * any(
+        recipe.deviations for recipe in comparison.recipes
+    )
+    for key, (name, cost) in COSTS.items():
+        points = [(value, recipe) for recipe in comparison.recipes if (value := cost(recipe)) is not None]
+        if len({value for value, _ in points}) > 1:
+            figure = _plot_cost(name, points, _colours(comparison.recipes))
+            caption = f"Validation Dice against {name}. Line: nothing cheaper is better.{bars}"
+            charts.append(Chart(f"dice_against_{key}", figure, caption))
+    _share_dice([chart.figure.axes[0].yaxis.axes for chart in charts], "y")
+    return charts
+
+
+def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mapping[int, str]) -> Figure:
+    figure, axes = make_axes(name, "validation Dice")
     for value, recipe in points:
         deviation, colour = recipe.deviations.get("val/dice"), colours[recipe.number]
-        axes.errorbar(value, recipe.val, deviation, fmt="o", ms=7, color=colour, mec="0.2", capsize=3)
+        axes.errorbar(value, recipe.val, deviation, fmt="o", ms=5, color=colour, capsize=2)
     front = [points[place] for place in find_pareto_front([(value, recipe.val) for value, recipe in points])]
-    for value, recipe in points if len(points) <= len(COLOURS) else front:
-        place = value, recipe.val
-        axes.annotate(f"#{recipe.number}", place, (5, 7), textcoords="offset points", fontsize=9)
+    for place, (value, recipe) in enumerate(points if len(points) <= len(SERIES) else front):
+        offset, colour = (4, -11 if place % 2 else 5), colours[recipe.number]  # neighbours often overlap
+        axes.annotate(
+            f"#{recipe.number}", (value, recipe.val), offset, textcoords="offset points", color=colour
+        )
     x, y = zip(*sorted((value, recipe.val) for value, recipe in front), strict=True)
-    axes.plot(x, y, color="0.3", lw=1.2, drawstyle="steps-post", zorder=0)
+    axes.plot(x, y, color=FAINT, lw=1, drawstyle="steps-post", zorder=0)
     values = [value for value, _ in points]
     if min(values) > 0 and max(values) / min(values) > 30:
-        axes.set_xscale("log")
+        use_log(axes, "x")
     else:
         axes.locator_params("x", nbins=5)
     axes.margins(0.13)
-    _widen(axes)
     return figure
 
 
-def _widen(axes: Axes) -> None:
-    low, high = axes.get_ylim()
-    margin = max(0.0, MIN_SPAN - (high - low)) / 2
-    axes.set_ylim(low - margin, high + margin)
+def _share_dice(every: Sequence[Axes], name: str) -> None:
+    """Give axes, x or y, the same limits, at least MIN_SPAN apart."""
+    if every:
+        lows, highs = zip(*(getattr(axes, f"get_{name}lim")() for axes in every), strict=True)
+        low, high = min(lows), max(highs)
+        margin = max(0.0, MIN_SPAN - (high - low)) / 2
+        for axes in every:
+            axes.set(**{f"{name}lim": (low - margin, high + margin)})
 
 
 def find_pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -145,49 +213,63 @@ def find_pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     ]
 
 
-def plot_effects(comparison: Comparison) -> Charts:
-    """For each hyperparameter that varies, validation Dice by its value.
+@styled
+def plot_effects(comparison: Comparison) -> list[Chart]:
+    """For each setting that varies, validation Dice by its value.
 
-    Keys that always change together share a chart.
+    Keys that always change together share a chart, since their effects cannot be separated.
     """
-    charts: Charts = {}
-    names = shorten_keys(comparison.keys)
+    names, charts = shorten_keys(comparison.keys), []
     for keys in comparison.varying:
-        name = " and ".join(names[key] for key in keys)
-        caption = (
-            f"Validation Dice by {name}: a point for each run, a bar for the mean of the configurations."
-        )
-        charts[f"effect_{name.replace(' ', '_')}"] = _plot_effect(comparison.recipes, keys, name), caption
+        title = names[keys[0]] + f" and {len(keys) - 1} more" * (len(keys) > 1)
+        figure, is_axis = _plot_effect(comparison.recipes, keys[0], title)
+        caption = f"A point for each run{'' if is_axis else ', a line for the mean'}."
+        if len(keys) > 1:
+            caption += f" The effects of {', '.join(names[key] for key in keys)} cannot be separated: "
+            caption += "they always change together."
+        if not _is_balanced(comparison, keys):
+            caption += " The runs also differ in other settings, which may be the reason."
+        charts.append(Chart(f"effect_{names[keys[0]]}", figure, caption))
+    _share_dice([chart.figure.axes[0] for chart in charts], "x")
     return charts
 
 
-def _plot_effect(recipes: Sequence[Recipe], keys: Sequence[str], title: str) -> Figure:
-    figure, axes = _axes(title, "validation Dice", (4.4, 2.9))
+def _is_balanced(comparison: Comparison, keys: Sequence[str]) -> bool:
+    """Whether the recipes of each value have the same other settings."""
+    others: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
+    for recipe in comparison.recipes:
+        rest = tuple(str(recipe.values.get(key)) for key in comparison.keys if key not in keys)
+        others[str(recipe.values.get(keys[0]))][rest] += 1
+    return len({frozenset(counts.items()) for counts in others.values()}) == 1
+
+
+def _plot_effect(recipes: Sequence[Recipe], key: str, title: str) -> tuple[Figure, bool]:
     groups: dict[Any, list[Recipe]] = defaultdict(list)
-    for recipe in sorted(recipes, key=lambda recipe: _order(recipe.values.get(keys[0]))):
-        groups[recipe.values.get(keys[0])].append(recipe)
-    labels = [
-        " / ".join(_clip(format_setting(group[0].values.get(key))) for key in keys)
-        for group in groups.values()
-    ]
+    for recipe in sorted(recipes, key=lambda recipe: _order(recipe.values.get(key))):
+        groups[recipe.values.get(key)].append(recipe)
     is_axis = len(groups) > MAX_TICKS and all(_order(value)[0] == 0 for value in groups)
+    height = SIZE[1] if is_axis else 0.75 + 0.3 * len(groups)
+    figure, axes = make_axes("validation Dice", clip(title, MAX_LABEL) if is_axis else "", (SIZE[0], height))
     for place, (value, group) in enumerate(groups.items()):
         points = [run.val for recipe in group for run in recipe.runs]
-        if is_axis:
-            axes.plot([value] * len(points), points, "o", color=COLOURS[0], alpha=0.7, mew=0)
-            continue
-        mean = np.mean([recipe.val for recipe in group])
-        offsets = np.linspace(-0.12, 0.12, len(points)) if len(points) > 1 else np.zeros(1)
-        axes.plot([place - 0.25, place + 0.25], [mean, mean], color=COLOURS[1], lw=3)
-        axes.plot(place + offsets, points, "o", color=COLOURS[0], alpha=0.7, mew=0)
-        axes.annotate(f"{mean:.3f}", (place + 0.28, mean), fontsize=9, va="center", color=COLOURS[1])
+        axes.plot(
+            points, [value if is_axis else place] * len(points), "o", color=SERIES[0], ms=4, alpha=0.7, mew=0
+        )
+        if not is_axis:
+            mean = np.mean([recipe.val for recipe in group])
+            axes.plot([mean, mean], [place - 0.3, place + 0.3], color=SERIES[1], lw=2)
+            axes.annotate(
+                f"{mean:.3f}", (1.02, place), xycoords=("axes fraction", "data"), va="center", color=SERIES[1]
+            )
     if not is_axis:
-        axes.set_xticks(range(len(labels)), labels, rotation=20 if sum(map(len, labels)) > 45 else 0)
-        axes.set_xlim(-0.5, len(labels) - 0.3)
+        labels = [clip(group[0].texts.get(key, "none"), MAX_LABEL) for group in groups.values()]
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_title(clip(title, 2 * MAX_LABEL), fontsize=8, loc="left", color=TEXT)
+        axes.grid(visible=False, axis="y")
     elif min(groups) > 0 and max(groups) / min(groups) >= 10:
-        axes.set_xscale("log")
-    _widen(axes)
-    return figure
+        use_log(axes, "y")
+    return figure, is_axis
 
 
 def _order(value: Any) -> tuple[int, float, str]:
@@ -197,18 +279,15 @@ def _order(value: Any) -> tuple[int, float, str]:
     return 2 if value is None else 1, 0, str(value)
 
 
-def _clip(text: str) -> str:
-    return text if len(text) <= 18 else f"{text[:17]}…"
-
-
+@styled
 def draw_tiles(tiles: Sequence[tuple[np.ndarray, str]], title: str) -> Figure:
     """Pictures (h, w, 3) uint8 RGB with captions, five in a row."""
     rows = -(-len(tiles) // 5)
-    figure = Figure(figsize=(10, 2.3 * rows + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=10, parse_math=False)  # a name with two $ is no formula
+    figure = Figure(figsize=(10, 2.3 * rows + 0.4), facecolor="white")
+    figure.suptitle(title, fontsize=10)
     for place, (picture, caption) in enumerate(tiles, 1):
         axes = figure.add_subplot(rows, 5, place)
         axes.imshow(picture)
         axes.axis("off")
-        axes.set_title("\n".join(textwrap.wrap(caption, 26)), fontsize=8, parse_math=False)
+        axes.set_title("\n".join(textwrap.wrap(caption, 26)), fontsize=8)
     return figure

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from polyp.commands.compare.read_runs import RunRecord
-from polyp.commands.compare.recipes import Recipe, count, group_runs
+from polyp.commands.compare.recipes import Recipe, group_runs
 from polyp.errors import InputError, shell_word, train_command
 from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
+from polyp.report.tables import count
 
 LEVEL = 0.05
 """The probability of a wrong verdict, over all comparisons together."""
@@ -88,14 +89,14 @@ class Comparison:
 
     @property
     def headline(self) -> str:
-        """The answer in two sentences."""
+        """The answer in a few sentences."""
         best = self.reference
-        remarks = ["{:.3f} to {:.3f}".format(*best.interval)] if best.interval else []
+        remarks = ["95 % interval {:.3f} to {:.3f}".format(*best.interval)] if best.interval else []
         if best.first.fold_count > 1:
             remarks.append(best.test_images)
         if best.over_folds:
             remarks.append("{:.3f} ± {:.3f} over folds".format(*best.over_folds))
-        answer = f"Best by validation: {best.title}, with a test Dice of {best.dice.mean():.3f}"
+        answer = f"Best by validation: {best.title}. Its test Dice is {best.dice.mean():.3f}"
         answer += f" ({'; '.join(remarks)})." if remarks else "."
         return f"{answer} {self.rivals}".rstrip()
 
@@ -107,13 +108,23 @@ class Comparison:
             return ""
         if any(other.interval is None for other in others):
             return _too_few_images(images, len(others))
-        alike = sum(other.p >= LEVEL for other in others)
-        where = f"on the {images} test images"
-        where += ", given the noise of the seeds" * (self.noise is not None)
-        if len(others) == 1:
-            return f"The other is {'not ' * alike}distinguishable from it {where}."
-        subject = f"Of {len(others)} others, {alike or 'none'} {'is' if alike <= 1 else 'are'}"
-        return f"{subject} not distinguishable from it {where}."
+        alike, total = len(self.alike), len(others)
+        if total == 1:
+            subject = "The other configuration is"
+        elif alike == 0:
+            subject = f"{'Both' if total == 2 else f'All {total}'} other configurations are"
+        elif alike == total:
+            subject = f"{'Neither' if total == 2 else 'None'} of the {total} other configurations is"
+        else:
+            subject = f"{alike} of the {total} other configurations {'is' if alike == 1 else 'are'}"
+        where = f"on the {count(images, 'test image')}" + ", given the noise of the seeds" * bool(self.noise)
+        negation = "not " * (0 < alike < max(total, 2))
+        return f"{subject} {negation}distinguishable from it {where}."
+
+    @property
+    def alike(self) -> list[int]:
+        """The numbers of the recipes whose difference to the best may be chance."""
+        return [number for number, difference in self.differences.items() if difference.p >= LEVEL]
 
     def verdict(self, recipe: Recipe) -> str:
         """A recipe's difference to the reference in words."""

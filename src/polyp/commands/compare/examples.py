@@ -7,20 +7,23 @@ import cv2
 import numpy as np
 
 from polyp.commands.compare.comparison import Comparison
-from polyp.commands.compare.recipes import Recipe
+from polyp.commands.compare.recipes import Recipe, clip
 from polyp.data.split_files import SUBSETS
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
+from polyp.metrics.overlap import FAILURE
 from polyp.report.pictures import PREDICTION, TRUTH, contour
 from polyp.runs.data import load_run_data
 
 MAX_RECIPES = 8
 """More predictions side by side would be too small to see."""
 
-VARIED, DISPUTED = 6, 4
-"""How many images are chosen for their variety, and for what the runs disagree on."""
+FAILED, DISPUTED, VARIED = 4, 4, 4
+"""How many images are chosen because the best run fails on them, for what the runs disagree on, and for their
+variety.
+"""
 
-SIDE = 320
+SIDE = 480
 """The longer side of a picture, in pixels."""
 
 
@@ -42,17 +45,22 @@ def choose_recipes(comparison: Comparison) -> list[Recipe]:
 
 
 def choose_images(comparison: Comparison) -> dict[str, str]:
-    """The stems to show and why: spread over size and shape, then those whose Dice differs most."""
-    scores, stems = comparison.reference.rows, comparison.reference.stems
-    reasons = dict.fromkeys(_choose_varied(comparison.reference), "chosen for variety")
-    if "polyp_share" in scores:
-        reasons = {stem: f"polyp {scores['polyp_share'][stem]:.1%} of the image" for stem in reasons}
-    deviations = np.std([recipe.dice for recipe in comparison.comparable], axis=0)
-    for place in np.argsort(-deviations, kind="stable"):
-        if len(reasons) >= VARIED + DISPUTED or deviations[place] == 0:
-            break
-        reason = f"the runs disagree: Dice has a standard deviation of {deviations[place]:.2f}"
-        reasons.setdefault(stems[place], reason)
+    """The stems to show and why: failures of the best, then what the runs disagree on, then other kinds."""
+    best, stems = comparison.reference, comparison.reference.stems
+    reasons = {}
+    for place in np.argsort(best.dice, kind="stable")[:FAILED]:
+        if best.dice[place] < FAILURE:
+            reasons[stems[place]] = f"a failure of #{best.number}"
+    every = np.array([recipe.dice for recipe in comparison.comparable])
+    spans = every.max(axis=0) - every.min(axis=0)
+    disputed = [place for place in np.argsort(-spans, kind="stable") if stems[place] not in reasons]
+    for place in disputed[:DISPUTED]:
+        if spans[place] > 0:
+            low, high = every[:, place].min(), every[:, place].max()
+            reasons[stems[place]] = f"the runs disagree, Dice from {low:.2f} to {high:.2f}"
+    for stem in _choose_varied(best):
+        share = best.rows["polyp_share"][stem] if "polyp_share" in best.rows else None
+        reasons.setdefault(stem, "chosen for variety" if share is None else f"polyp {share:.1%} of the image")
     return reasons
 
 
@@ -98,12 +106,13 @@ def draw_examples(
     for recipe in recipes:
         seed = f", seed {recipe.first.seed}" * (len(recipe.seeds) > 1)
         for run in recipe.one_seed(recipe.first.seed):
+            name = f"#{recipe.number} {clip(recipe.label, 30)}{seed}"
             predictor = None  # loaded if the run has tested one of the images
             for stem in (stem for stem in images if stem in run.scores.index):
                 predictor = predictor or load_predictor([str(run.folder)])
                 image, truth = images[stem]
                 predicted = predictor.predict(image) >= predictor.threshold
-                caption = f"{recipe.title}{seed}: {run.scores['dice'][stem]:.2f}"
+                caption = f"{name}: {run.scores['dice'][stem]:.2f}"
                 examples[stem].tiles.append((_shrink(contour(truth.copy(), predicted, PREDICTION)), caption))
     return list(examples.values())
 

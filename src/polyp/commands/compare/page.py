@@ -1,8 +1,10 @@
 """What a comparison shows: a table (in the terminal, as CSV and on the page), charts and pictures."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,13 +13,25 @@ from rich.markup import escape
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe, format_setting, shorten_keys
 from polyp.errors import InputError, printable
-from polyp.report.tables import Column, Table, format_mean
+from polyp.report.tables import Column, Table, count, format_mean
 
 PICTURES_FOLDER = "pictures"
 BY_SOURCE = "Test Dice by source (95 %)"
 
+HINTS = {
+    "val/dice": "Mean over the validation images, at network resolution; the mean over seeds and folds.",
+    "test/dice": "2 TP / (2 TP + FP + FN) of each test image at original resolution, mean over the images; "
+    "the interval is a bootstrap over the images.",
+    "p": "Of no difference in test Dice to the best, corrected for the number of comparisons.",
+    "verdict": "The paired difference in test Dice to the best by validation, with its 95 % interval for all "
+    "comparisons together. Not distinguishable is not the same as equal.",
+    "gmacs": "10^9 multiply-accumulates for one image at the network's size.",
+    "images_per_second": "Training images per second of the whole run, validation included.",
+}
+"""What columns and numbers of the page mean."""
+
 if TYPE_CHECKING:
-    from polyp.report.html import Page
+    from polyp.report.html import Number, Page
 
 
 def build_table(comparison: Comparison) -> Table:
@@ -117,7 +131,7 @@ def print_comparison(comparison: Comparison, table: Table) -> None:
 
 
 def write_page(comparison: Comparison, table: Table, file: Path, root: str | None, pictures: bool) -> None:
-    """Write the page, and its pictures as files beside it.
+    """Write the page, and its pictures of test images as files beside it.
 
     Args:
         comparison: the subject.
@@ -129,76 +143,125 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
     from polyp.report.html import Page  # imports matplotlib
 
     page = Page("Runs compared", comparison.headline)
-    counts = f"{len(comparison.runs)} finished runs of {len(comparison.recipes)} configurations"
-    page.section("Table", f"{counts}, best validation first; {comparison.reference.test_images}.")
+    page.numbers(_list_numbers(comparison))
+    page.section("Result")
     for text in comparison.warnings:
         page.text(text, "warning")
-    page.table(table)
+    page.table(_build_result_table(comparison, table))
+    if pictures:
+        from polyp.commands.compare.charts import plot_differences  # imports matplotlib
+
+        page.charts(plot_differences(comparison))
     if (by_source := build_source_table(comparison, table)).rows:
         page.heading(BY_SOURCE)
         page.table(by_source)
     for text in comparison.notes:
         page.text(text)
+    if pictures:
+        _add_figures(page, comparison, file.parent / PICTURES_FOLDER, root)
+    page.section(
+        "Settings and runs",
+        "The settings that differ, without transforms that all have; table.csv has them in full.",
+    )
+    names = shorten_keys(comparison.keys).items()
+    settings = [{"": f"#{recipe.number}", **recipe.texts} for recipe in comparison.recipes]
+    page.table(Table(settings, [Column(""), *(Column(key, name) for key, name in names)]))
+    rows = [
+        {"": f"#{recipe.number}", "run": run.name, "seed": run.seed, "fold": run.fold, **run.numbers}
+        for recipe in comparison.recipes
+        for run in recipe.runs
+    ]
+    numbers = [
+        Column("val/dice", "val Dice", ".3f"),
+        Column("test/dice", "test Dice", ".3f"),
+        Column("epochs"),
+        Column("minutes", format=".1f"),
+        Column("images_per_second", "images/s", ".1f", hint=HINTS["images_per_second"]),
+        Column("peak_memory_mb", "memory, MB", ".0f"),
+    ]
+    fold = [Column("fold")] * comparison.has_folds
+    page.table(Table(rows, [Column(""), Column("run"), Column("seed"), *fold, *numbers]))
     if comparison.unfinished:
         page.heading("Unfinished")
         page.table([{"run": run.name, "progress": run.progress} for run in comparison.unfinished])
     if comparison.damaged:
         page.heading("Left out")
         page.table([{"run": run.name, "reason": run.damage} for run in comparison.damaged])
-    if pictures:
-        _add_charts(page, comparison, file.parent / PICTURES_FOLDER)
-        _add_examples(page, comparison, file.parent / PICTURES_FOLDER, root)
-    page.section("How to read it")
+    page.section("Method")
     page.include("compare_method.html")
-    page.heading("Runs")
-    rows = [
-        {"": f"#{recipe.number}", "run": run.name, "seed": run.seed, "fold": run.fold, **run.numbers}
-        for recipe in comparison.recipes
-        for run in recipe.runs
-    ]
-    numbers = Column("val/dice", "val Dice", ".3f"), Column("test/dice", "test Dice", ".3f")
-    fold = [Column("fold")] * comparison.has_folds
-    page.table(Table(rows, [Column(""), Column("run"), Column("seed"), *fold, *numbers]))
     page.write(file)
 
 
-def _add_charts(page: "Page", comparison: Comparison, folder: Path) -> None:
-    from polyp.commands.compare import charts  # imports matplotlib
+def _list_numbers(comparison: Comparison) -> "list[Number]":
+    from polyp.report.html import Number  # imports matplotlib
 
-    sections = {
-        "Curves": charts.plot_curves(comparison),
-        "Dice and what it costs": charts.plot_costs(comparison),
-        "What each hyperparameter does": charts.plot_effects(comparison),
-    }
-    for heading, figures in sections.items():
-        if figures:
-            page.section(heading)
-            page.charts([(figure, text, folder / f"{name}.png") for name, (figure, text) in figures.items()])
-        elif heading == "Curves":
-            page.section(heading)
-            page.text("No run has TensorBoard files any more.", "faint")
+    best, noise, others = comparison.reference, comparison.noise, len(comparison.differences)
+    interval = "95 %: {:.3f} to {:.3f}".format(*best.interval) if best.interval else ""
+    return [
+        Number(f"test Dice of #{best.number}", f"{best.dice.mean():.3f}", interval, HINTS["test/dice"]),
+        Number(f"validation Dice of #{best.number}", f"{best.val:.3f}", "ranks the runs", HINTS["val/dice"]),
+        Number("configurations", str(len(comparison.recipes)), count(len(comparison.runs), "finished run")),
+        *[
+            Number(
+                "not distinguishable",
+                f"{len(comparison.alike)} of {others}",
+                f"others, from #{best.number}",
+                HINTS["verdict"],
+            )
+        ]
+        * bool(others),
+        Number("test images", str(len(best.stems)), f"split {best.first.split}"),
+        Number(
+            "noise between seeds",
+            f"{noise[0]:.3f}" if noise else "unknown",
+            "standard deviation of test Dice" if noise else "one seed each",
+        ),
+    ]
 
 
-def _add_examples(page: "Page", comparison: Comparison, folder: Path, root: str | None) -> None:
+def _build_result_table(comparison: Comparison, table: Table) -> Table:
+    """The table of the page: its result and verdict come before what fits beside them on a wide screen."""
+    titles = {recipe.number: recipe.label for recipe in comparison.recipes}
+    shown = ("test/false_alarms", "p", "parameters", "gmacs", "minutes")
+    columns = {column.name: column for column in table.columns}
+    first = ("rank", "seeds", "folds", "val/dice", "test/dice", "over_folds", "verdict")
+    configuration = Column("title", "configuration", lambda row: titles[row["rank"]], align="left")
+    order = [columns[name] for name in (*first, *shown) if name in columns]
+    order = [replace(column, hint=HINTS.get(column.name, "")) for column in order]
+    return Table(table.rows, [order[0], configuration, *order[1:]])
+
+
+def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str | None) -> None:
     from polyp.commands.compare import charts, examples  # import matplotlib and torch
+    from polyp.report.pictures import LEGEND  # imports torch
 
-    page.section(
-        "The same test images",
-        "Chosen for the variety of their polyps, then for what the runs disagree on. Green: truth. Yellow: "
-        "prediction. The number is the Dice of the image.",
-    )
     recipes, total = examples.choose_recipes(comparison), len(comparison.recipes)
     try:
-        images = examples.draw_examples(comparison, recipes, root)
+        images, problem = examples.draw_examples(comparison, recipes, root), ""
     except InputError as error:
-        text = f"No pictures of test images: {error}. --root FOLDER says where images/ and masks/ are."
-        page.text(text, "warning")
-        Console(highlight=False, soft_wrap=True).print(f"[bold yellow]note[/] {escape(text)}")
-        return
-    if len(recipes) < total:
-        page.text(f"{len(recipes)} of {total}: the best by validation, and others spread over the ranking.")
-    for number, image in enumerate(images, 1):
-        page.heading(image.title)
-        page.gallery(image.tiles, small=True)
-        file = folder / f"image_{number}_{image.stem.replace('/', '_')}.png"
+        images = []
+        problem = f"No pictures of test images: {error}. --root FOLDER says where images/ and masks/ are."
+        Console(highlight=False, soft_wrap=True).print(f"[bold yellow]note[/] {escape(problem)}")
+    letters = dict(zip((image.stem for image in images), ascii_uppercase, strict=False))
+    page.section("The same test images", "Failures of the best first, then what the runs disagree on.")
+    page.charts(charts.plot_images(comparison, letters))
+    page.text(problem, "warning")
+    if len(recipes) < total and images:
+        page.text(f"Pictures of {len(recipes)} of {total}: the best by validation, others over the ranking.")
+    for image in images:
+        letter = letters[image.stem]
+        page.heading(f"{letter}  {image.title}", letter)
+        page.gallery(image.tiles, LEGEND, "small")
+        file = folder / f"image_{letter}_{image.stem.replace('/', '_')}.png"
         charts.draw_tiles(image.tiles, image.title).savefig(file, dpi=144)
+    if effects := charts.plot_effects(comparison):
+        page.section("What each setting does")
+        page.charts(effects)
+    if costs := charts.plot_costs(comparison):
+        page.section("Dice and what it costs")
+        page.charts(costs)
+    page.section("Curves")
+    if curves := charts.plot_curves(comparison):
+        page.charts(curves)
+    else:
+        page.text("No run has TensorBoard files any more.", "faint")

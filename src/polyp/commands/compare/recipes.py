@@ -1,5 +1,6 @@
 """Runs grouped into recipes: a recipe is a configuration, trained with one or more seeds and folds."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,13 @@ import numpy as np
 from polyp.commands.compare.read_runs import RunRecord
 from polyp.errors import printable
 from polyp.metrics.intervals import bootstrap_interval
+from polyp.report.tables import count
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+TRANSFORM = re.compile(r"\w+\(.*?\)(?= |$)")
+"""A transform in the text of a list of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +31,14 @@ class Recipe:
         runs: at least one, sorted by seed and fold.
         number: its rank by validation, from 1 on.
         values: those of its settings that differ between recipes; a key that it does not have is missing.
+        texts: the same as short texts, with every key.
         label: the same in a few words.
     """
 
     runs: tuple[RunRecord, ...]
     number: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
 
     @property
@@ -165,11 +172,6 @@ def _interval(dice: np.ndarray) -> tuple[float, float] | None:
     return None if np.isnan(low) else (low, high)
 
 
-def count(number: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def pool_scores(runs: Sequence[RunRecord]) -> "DataFrame":
     """The rows of per_image.csv of runs of different folds, sorted by stem."""
     import pandas
@@ -195,12 +197,14 @@ def group_runs(finished: Sequence[RunRecord]) -> tuple[list[Recipe], list[list[s
     varying = _group_keys([recipe.first.settings for recipe in recipes])
     keys = [key for group in varying for key in group]
     label_keys = [group[0] for group in varying if group[0] != "data.fingerprint"]
+    texts = {key: shorten_values([recipe.first.settings.get(key) for recipe in recipes]) for key in keys}
     return [
         replace(
             recipe,
             number=number,
             values={key: recipe.first.settings[key] for key in keys if key in recipe.first.settings},
-            label=_label(recipe.first, label_keys),
+            texts=(own := {key: texts[key][number - 1] for key in keys}),
+            label=_label(recipe.first, {key: own[key] for key in label_keys}),
         )
         for number, recipe in enumerate(recipes, 1)
     ], varying
@@ -231,14 +235,35 @@ def format_setting(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else printable(value)
 
 
-def _label(run: RunRecord, keys: Sequence[str]) -> str:
+def shorten_values(values: Sequence[Any]) -> list[str]:
+    """Texts in which the values of a setting differ: of transforms, those that not all values have."""
+    lists = [TRANSFORM.findall(str(value)) for value in values]
+    if not any(lists):
+        return [format_setting(value) for value in values]
+    shared = set.intersection(*map(set, lists))
+    rests = [[word for word in words if word not in shared] for words in lists]
+    names = [[word.partition("(")[0] for word in words] for words in rests]
+    if len(set(map(tuple, names))) == len(set(values)):
+        rests = names
+    without = "no others" if shared else "none"
+    return [" ".join(f"+ {printable(word)}" for word in words) or without for words in rests]
+
+
+def clip(text: str, length: int) -> str:
+    """The text, or its beginning and end if it is longer than this."""
+    end = (length - 1) // 2
+    return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[-end:]}"
+
+
+def _label(run: RunRecord, texts: Mapping[str, str]) -> str:
     words = []
-    for key, name in shorten_keys(keys).items():
+    for key, name in shorten_keys(list(texts)).items():
         value = run.settings.get(key)
         if value is None or value is False:
             words.append(f"no {name}")
-        elif isinstance(value, str):
-            words.append(printable(value if len(value) <= 24 else f"{value[:23]}…"))
+        elif isinstance(value, str) and not TRANSFORM.match(value):
+            words.append(clip(texts[key], 24))
         else:
-            words.append(name if value is True else f"{name} {format_setting(value)}")
+            colon = ":" * isinstance(value, str)
+            words.append(name if value is True else f"{name}{colon} {clip(texts[key], 40)}")
     return ", ".join(words) or f"{run.settings.get('model.arch')}, {run.settings.get('model.encoder')}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.markup import escape
 
@@ -17,14 +17,17 @@ from polyp.data.masks import MaskCoding, sum_levels
 from polyp.data.pairs import Check, Pair
 from polyp.data.traits import STRATA, group_by_stratum
 from polyp.errors import InputError, override_word
-from polyp.report.html import Page
+from polyp.report.charts import FAINT, SERIES, Chart, make_axes, styled
+from polyp.report.html import Number, Page
 from polyp.report.pictures import TRUTH, contour
+from polyp.report.tables import count
 
 if TYPE_CHECKING:
     from polyp.commands.data.survey import Image, Survey
 
 TITLE = "Data: "
-HEIGHT = 288  # pixels of a picture on the page
+OUTLINE = {"polyp": TRUTH}  # the legend of all pictures
+HEIGHT = 360  # pixels of a picture on the page
 PICTURES = 24  # on the contact sheet
 GROUPS = 40  # groups of near-duplicates with pictures; all are in the table
 MEMBERS = 8  # pictures of a group
@@ -37,8 +40,8 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
     shares = np.array([image.traits["polyp_share"] for image in survey.images])
     sizes = np.array([image.size for image in survey.images])
     low, high = sizes.min(axis=0), sizes.max(axis=0)
-    count = _count(survey.images, "image")
-    console.print(f"[bold]{escape(survey.name)}[/]  {count}, {low[1]}x{low[0]} to {high[1]}x{high[0]}")
+    images = count(len(survey.images), "image")
+    console.print(f"[bold]{escape(survey.name)}[/]  {images}, {low[1]}x{low[0]} to {high[1]}x{high[0]}")
     if sources := _count_sources(survey):
         console.print(f"  sources    {escape(sources)}")
     for note in survey.notes:
@@ -53,7 +56,7 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
     for name, parts in group_by_stratum([image.traits for image in survey.images]).items():
         console.print(f"  {name:<10} " + ", ".join(f"{len(rows)} {part}" for part, rows in parts.items()))
     straddling = [_name_members(survey, group) for group in _straddling(survey)]
-    findings = {_count(survey.problems, "problem"): survey.problems, _describe_groups(survey): straddling}
+    findings = {count(len(survey.problems), "problem"): survey.problems, _describe_groups(survey): straddling}
     for headline, lines in findings.items():
         console.print(escape(headline), style="yellow" if lines else "green")
         for line in lines[:LINES]:
@@ -67,11 +70,11 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
 
 def build_page(survey: "Survey", suggestion: Path | None) -> Page:
     """The page of a survey."""
-    page = Page(
-        f"{TITLE}{survey.name}",
-        f"{_count(survey.images, 'image')} and as many masks; {_count(survey.problems, 'problem')}. "
-        f"{_describe_groups(survey)}",
-    )
+    answer = f"{count(len(survey.images), 'image')} with masks, and no problems"
+    if survey.problems:
+        answer = f"{count(len(survey.problems), 'problem')}, and {count(len(survey.images), 'image')} without"
+    page = Page(f"{TITLE}{survey.name}", f"{answer}. {_describe_groups(survey)}")
+    page.numbers(_list_numbers(survey))
     sources = _count_sources(survey)
     if sources or survey.notes or survey.suspicions:
         page.section("Layout and masks", "How the files were understood.")
@@ -86,10 +89,11 @@ def build_page(survey: "Survey", suggestion: Path | None) -> Page:
         page.text("These files are left out here, and training refuses to start with them.", "warning")
         page.table([{"problem": text} for text in survey.problems])
     _add_sizes(page, survey.images)
-    page.section("Contact sheet", "From the smallest polyp to the largest, outlined in green.")
+    page.section("Contact sheet", "From the smallest polyp to the largest.")
     ranked = sorted(survey.images, key=lambda image: image.traits["polyp_share"])
     places = np.unique(np.linspace(0, len(ranked) - 1, min(PICTURES, len(ranked))).round().astype(int))
-    page.gallery([_draw(ranked[place], f"{ranked[place].traits['polyp_share']:.1%}") for place in places])
+    sheet = [_draw(ranked[place], f"{ranked[place].traits['polyp_share']:.1%}") for place in places]
+    page.gallery(sheet, OUTLINE)
     _add_groups(page, survey)
     page.section("Split")
     if survey.split:
@@ -129,12 +133,8 @@ def build_values_page(name: str, message: str, pairs: Sequence[Pair], checks: Se
             continue
         if image.shape[:2] == mask.shape:
             pictures.append((_outline(image, mask), f"{value}: {pair.stem}"))
-    page.gallery(pictures)
+    page.gallery(pictures, OUTLINE)
     return page
-
-
-def _count(items: Sequence[Any], noun: str) -> str:
-    return f"{len(items)} {noun}" + "s" * (len(items) != 1)
 
 
 def _count_subsets(subsets: dict[str, list[str]]) -> str:
@@ -168,8 +168,8 @@ def _name_members(survey: "Survey", group: Sequence["Image"]) -> str:
 def _describe_groups(survey: "Survey") -> str:
     if not survey.groups:
         return "No near-duplicates were found."
-    count = sum(len(images) for images, _ in survey.groups)
-    text = f"{_count(survey.groups, 'group')} of near-duplicates with {count} images"
+    members = sum(len(images) for images, _ in survey.groups)
+    text = f"{count(len(survey.groups), 'group')} of near-duplicates with {members} images"
     if survey.split:
         straddling = len(_straddling(survey))
         verb = "straddles" if straddling == 1 else "straddle"
@@ -194,24 +194,10 @@ def _describe_suggestion(survey: "Survey") -> str:
 def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
     page.section("Sizes and polyps")
     sizes = Counter(image.size for image in images)
-    common = ", ".join(f"{width}x{height} ({count})" for (height, width), count in sizes.most_common(5))
-    page.text(f"{len(sizes)} different sizes in pixels; the most frequent: {common}.")
-    of_images, of_polyps = (Figure(figsize=(6, 3.2), layout="constrained") for _ in range(2))
-    axes = of_images.subplots()
-    heights, widths = np.array([image.size for image in images]).T
-    axes.scatter(widths, heights, s=10, alpha=0.4, color="#0b6bcb", linewidths=0)
-    axes.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
-    shares = np.array([100 * image.traits["polyp_share"] for image in images])
-    axes = of_polyps.subplots()
-    axes.hist(shares, bins=30, range=(0, max(1.0, float(shares.max()))), color="#2f9e57")
-    for name in ("medium", "large"):
-        axes.axvline(STRATA["size"].bins[name] * 100, color="#59636e", linewidth=1, linestyle=":")
-    axes.set(xlabel="polyp, % of the image's pixels", ylabel="images", xlim=(0, None))
-    caption = (
-        f"The polyps' share of each image: median {np.median(shares):.1f} %, mean {shares.mean():.1f} %; "
-        "dotted lines separate small, medium and large."
-    )
-    page.charts([(of_images, "Width and height of each image.", None), (of_polyps, caption, None)])
+    common = ", ".join(f"{width}x{height} ({number})" for (height, width), number in sizes.most_common(5))
+    frequent = f"{len(sizes)} different sizes in pixels; the most frequent: {common}."
+    page.text(f"All images have {common.split()[0]} pixels." if len(sizes) == 1 else frequent)
+    page.charts([_plot_sizes(images), _plot_shares(images)])
     rows = [
         {"stratum": f"{name}: {part}", "values": f"{STRATA[name].trait} {STRATA[name].meanings[part]}"}
         | {"images": len(members), "share": f"{len(members) / len(images):.0%}"}
@@ -224,6 +210,53 @@ def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
         "of the largest polyp's outline, 0 for a disc. The limits are the same for every data set.",
         "faint",
     )
+
+
+@styled
+def _plot_sizes(images: Sequence["Image"]) -> Chart:
+    figure, axes = make_axes("width, pixels", "height, pixels")
+    heights, widths = np.array([image.size for image in images]).T
+    axes.scatter(widths, heights, s=10, alpha=0.4, color=SERIES[0], linewidths=0)
+    axes.set(xlim=(0, None), ylim=(0, None))
+    return Chart("sizes", figure, "Width and height of each image.")
+
+
+@styled
+def _plot_shares(images: Sequence["Image"]) -> Chart:
+    shares = np.array([100 * image.traits["polyp_share"] for image in images])
+    figure, axes = make_axes("polyp, % of the image's pixels", "images")
+    axes.hist(shares, bins=30, range=(0, max(1.0, float(shares.max()))), color=SERIES[0])
+    axes.set(xlim=(0, None))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    bins = {name: 100 * least for name, least in STRATA["size"].bins.items() if name != "none"}
+    for name, least in bins.items():
+        axes.axvline(least, color=FAINT, lw=1, ls=":")
+        if least < axes.get_xlim()[1]:
+            place = (least, 1), (2, 0), ("data", "axes fraction"), "offset points"
+            axes.annotate(name, *place, rotation=90, va="top", color=FAINT)
+    caption = (
+        f"The polyps' share of each image: median {np.median(shares):.1f} %, mean {shares.mean():.1f} %."
+    )
+    return Chart("polyp_shares", figure, caption)
+
+
+def _list_numbers(survey: "Survey") -> list[Number]:
+    shares = [image.traits["polyp_share"] for image in survey.images]
+    sizes, straddling = len({image.size for image in survey.images}), _straddling(survey)
+    several = sum(image.traits["polyps"] > 1 for image in survey.images)
+    grouped = sum(len(images) for images, _ in survey.groups)
+    return [
+        Number("images", str(len(survey.images)), "with a mask of their size"),
+        Number("problems", str(len(survey.problems)), "left out" if survey.problems else ""),
+        Number("near-duplicates", str(grouped), f"images, in {count(len(survey.groups), 'group')}"),
+        *[Number("divided groups", str(len(straddling)), f"by split {survey.split_name}")]
+        * bool(survey.split),
+        Number("polyp", f"{np.median(shares):.1%}", "of the pixels of the median image"),
+        Number(
+            "several polyps", f"{several / len(shares):.0%}", f"{several} of {count(len(shares), 'image')}"
+        ),
+        Number("image sizes", str(sizes), "width and height in pixels"),
+    ]
 
 
 def _add_groups(page: Page, survey: "Survey") -> None:
@@ -251,7 +284,7 @@ def _add_groups(page: Page, survey: "Survey") -> None:
         page.text(
             "; ".join([reasons[0], *[f"and {len(reasons) - 1} more links"] * (len(reasons) > 1)]), "faint"
         )
-        page.gallery([_draw(image, subset.get(image.pair.stem, "")) for image in images[:MEMBERS]])
+        page.gallery([_draw(image, subset.get(image.pair.stem, "")) for image in images[:MEMBERS]], OUTLINE)
 
 
 def _draw(image: "Image", caption: str) -> tuple[np.ndarray, str]:

@@ -24,7 +24,7 @@ from polyp.report.tables import Column, Table
 CORRUPTIONS_FILE = "corruptions.csv"
 SEVERITIES = 5
 SHOWN = 3  # severity of the pictures
-HEIGHT = 220  # pixels of a picture
+HEIGHT = 320  # pixels of a picture
 
 Corrupt = Callable[[np.ndarray, np.ndarray, Any, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 """An image (H, W, 3) uint8, its mask, the strength and what draws random numbers: both, corrupted."""
@@ -208,7 +208,7 @@ def add_corruptions(
     page.section(
         "Corruptions",
         "How much Dice falls when the images are corrupted, by severity. The pictures show severity "
-        f"{SHOWN}: the image with the outlines of truth (green) and prediction (yellow); truth; prediction.",
+        f"{SHOWN}: the image with the outlines of both; truth; prediction.",
     )
     page.table(_table(rows))
     gallery = []
@@ -219,4 +219,4 @@ def add_corruptions(
         corruption = CORRUPTIONS[name]
         caption = f"{name}: {corruption.meaning}: {corruption.strengths[SHOWN - 1]:g}"
         gallery.append((cv2.resize(panel, size, interpolation=cv2.INTER_AREA), caption))
-    page.gallery(gallery)
+    page.gallery(gallery, pictures.LEGEND, "wide")

@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.markup import escape
 
@@ -19,17 +19,29 @@ from polyp.data.traits import STRATA, group_by_stratum
 from polyp.inference.predictor import Predictor
 from polyp.metrics.overlap import FAILURE
 from polyp.report import pictures
-from polyp.report.html import Page
-from polyp.report.tables import Column, Table
+from polyp.report.charts import FAINT, SERIES, SIZE, Chart, make_axes, styled
+from polyp.report.html import Number, Page
+from polyp.report.tables import Column, Table, count
 
 REPORT = "report.html"
 CASES = 6  # pictures of the worst, of the median and of the best images
 FAILURES = 4  # pictures of failures in one stratum
 NAMED = 5  # training images that a sentence names
-HEIGHT = 220  # pixels of a picture
+HEIGHT = 320  # pixels of a picture
 
 PAPER = ("dice", "iou", "dice_mean", "iou_mean", "wfm", "sm", "em_max", "mae", "false_alarms")
 """The numbers of a table that has a row for each data set."""
+
+LARGE = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "polyp_recall": "polyps found",
+    "false_alarms": "frames with a false alarm",
+    "false_positives_per_image": "false positives per image",
+}
+"""The numbers that the page begins with, in words."""
 
 
 def print_metrics(metrics: Mapping[str, Any], folder: Path) -> None:
@@ -83,32 +95,67 @@ def write_report(
         InputError: it cannot be written.
     """
     folder = next(iter(predictors.values())).sources[0].output_folder
-    page = Page(
-        f"{folder.absolute().name} on {metrics['images']}",
-        f"{', '.join(metrics['models'])}: {metrics['n']} images, threshold {metrics['threshold']:g}. "
-        "For research, not for diagnosis.",
-    )
+    page = Page(f"{folder.absolute().name} on {metrics['images']}", _describe_result(metrics, images))
+    page.numbers(_large_numbers(metrics, images))
+    models = f"{', '.join(metrics['models'])}, threshold {metrics['threshold']:g}"
+    page.text(f"{models}. For research, not for diagnosis.", "faint")
     for note in _notes(metrics):
         page.text(note, "warning")
-    page.section(
-        "Numbers", "Intervals are 95 %, by bootstrap over the images; they do not cover other seeds."
-    )
-    page.table(_numbers(metrics))
-    if metrics["risk_control"]:
-        page.text(describe_control(metrics["risk_control"]))
+    if not metrics["normal"]:
+        page.section("Where it is good and bad")
+        page.charts([_plot_strata(metrics), _plot_dice(images), _plot_reliability(metrics["reliability"])])
+        page.table(_strata(metrics))
     if metrics["sources"]:
         page.section("Sources")
         page.table(_sources(metrics))
-    if not metrics["normal"]:
-        page.section("Dice by image and stratum")
-        page.charts([_plot_dice(images), _plot_reliability(metrics["reliability"])])
-        page.table(_strata(metrics))
+    _add_cases(page, metrics, images, test_set, predictors)
     if "corruptions" in metrics:
         add_corruptions(page, metrics["corruptions"], test_set, predictors, metrics["threshold"])
-    _add_cases(page, metrics, images, test_set, predictors)
-    page.section("Definitions")
-    page.table([{"number": name, "definition": text} for name, text in metrics["definitions"].items()])
+    if metrics["risk_control"]:
+        page.section("A threshold that misses less", describe_control(metrics["risk_control"]))
+    page.section(
+        "All numbers", "Intervals are 95 %, by bootstrap over the images; they do not cover other seeds."
+    )
+    numbers = _numbers(metrics)
+    rows = [{**row, "definition": metrics["definitions"][row["number"]]} for row in numbers.rows]
+    page.table(Table(rows, [*numbers.columns, Column("definition")]))
     page.write(file)
+
+
+def _describe_result(metrics: Mapping[str, Any], images: Sequence[Image]) -> str:
+    """The result in a few sentences."""
+    where, numbers = count(metrics["n"], "image"), metrics["numbers"]
+    if metrics["normal"]:
+        alarms = numbers["false_alarms"]["value"]
+        return f"False alarms on {round(alarms * metrics['n'])} of {where} without a polyp."
+    dice = [image.dice for image in images]
+    if len(images) == 1:
+        return f"Dice is {dice[0]:.3f} on a single image, which says nothing about others."
+    text = f"Dice is {np.mean(dice):.3f} on {where}; half of them have {np.median(dice):.3f} or more."
+    failures = sum(value < FAILURE for value in dice)
+    few = {0: "No image has", 1: "One image has"}
+    text += f" {few.get(failures, f'{failures} images have')} a Dice below {FAILURE}."
+    bins = [item for parts in metrics["strata"].values() for item in parts.items()]
+    if kinds := [(group["dice"], part, group["n"]) for part, group in bins if 1 < group["n"] < len(dice)]:
+        value, part, n = min(kinds)
+        kind = {"none": "no polyp", "one": "one polyp"}.get(part, f"{part} polyps")
+        text += f" Dice is lowest on the {n} images with {kind}: {value:.3f}."
+    return text
+
+
+def _large_numbers(metrics: Mapping[str, Any], images: Sequence[Image]) -> list[Number]:
+    numbers, definitions = metrics["numbers"], metrics["definitions"]
+    large = []
+    for name, label in LARGE.items():
+        if name in numbers:
+            interval = _format_interval(numbers[name]["interval"])
+            detail = f"95 %: {interval}" if interval else ""
+            large.append(Number(label, _format(numbers[name]["value"]), detail, definitions[name]))
+    if not metrics["normal"]:
+        failures = sum(image.dice < FAILURE for image in images)
+        share, detail = f"{failures / len(images):.0%}", f"{failures} of {count(len(images), 'image')}"
+        large.append(Number("failures", share, detail, f"Images with a Dice below {FAILURE}."))
+    return large
 
 
 def _sources(metrics: Mapping[str, Any]) -> Table:
@@ -207,24 +254,53 @@ def _format_interval(interval: Sequence[float] | None) -> str:
     return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
-def _plot_dice(images: Sequence[Image]) -> tuple[Figure, str, None]:
+@styled
+def _plot_strata(metrics: Mapping[str, Any]) -> Chart:
+    rows = [
+        (f"{name}: {part} ({group['n']})", group)
+        for name, parts in metrics["strata"].items()
+        for part, group in parts.items()
+    ]
+    figure, axes = make_axes("Dice", "", (SIZE[0], 0.6 + 0.24 * len(rows)))
+    axes.axvline(metrics["numbers"]["dice"]["value"], color=FAINT, lw=1)
+    for place, (_, group) in enumerate(rows):
+        axes.plot(group["dice"], place, "o", color=SERIES[0], ms=5)
+        if group["dice_interval"]:
+            axes.plot(group["dice_interval"], [place, place], color=SERIES[0])
+        axes.annotate(
+            f"{group['dice']:.2f}", (1.02, place), xycoords=("axes fraction", "data"), va="center",
+            color=SERIES[0],
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    return Chart(
+        "strata", figure, "Mean Dice by kind of image (how many), with 95 % intervals. Line: all images."
+    )
+
+
+@styled
+def _plot_dice(images: Sequence[Image]) -> Chart:
     dice = [image.dice for image in images]
-    figure = Figure((6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(dice, bins=40, range=(0, 1), color="#0b6bcb")
-    axes.set(xlabel="Dice", ylabel="images", xlim=(0, 1))
-    return figure, f"Dice per image: half of the images have {np.median(dice):.3f} or more.", None
+    figure, axes = make_axes("Dice", "images")
+    axes.hist(dice, bins=40, range=(0, 1), color=SERIES[0])
+    axes.set(xlim=(0, 1))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return Chart("dice", figure, f"Dice of each image; the median is {np.median(dice):.3f}.")
 
 
-def _plot_reliability(reliability: Mapping[str, Any]) -> tuple[Figure, str, None]:
+@styled
+def _plot_reliability(reliability: Mapping[str, Any]) -> Chart:
     pixels, probability, polyp = (np.array(reliability[name]) for name in ("pixels", "probability", "polyp"))
     filled = pixels > 0
-    figure = Figure((6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="#888", linewidth=1)
-    axes.plot(probability[filled] / pixels[filled], polyp[filled] / pixels[filled], "o-", color="#0b6bcb")
-    axes.set(xlabel="probability", ylabel="share of polyp", xlim=(0, 1), ylim=(0, 1))
-    return figure, "Reliability: the share of polyp among the pixels of each probability.", None
+    figure, axes = make_axes("predicted probability", "share of polyp")
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
+    axes.plot(
+        probability[filled] / pixels[filled], polyp[filled] / pixels[filled], "o-", color=SERIES[0], ms=4
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    caption = "The share of polyp among the pixels of each probability; below the line it is overconfident."
+    return Chart("reliability", figure, caption)
 
 
 def _add_cases(
@@ -247,22 +323,22 @@ def _add_cases(
 
     def add_gallery(heading: str, rows: Sequence[Mapping[str, Any]]) -> None:
         page.heading(heading)
-        page.gallery([draw(row["stem"]) for row in rows])
+        page.gallery([draw(row["stem"]) for row in rows], pictures.LEGEND, "wide")
 
     ranked = sorted((image.row for image in images), key=lambda row: row["dice"])
     middle = max(0, (len(ranked) - CASES) // 2)
-    page.section(
-        "Cases", "The image with the outlines of truth (green) and prediction (yellow); truth; prediction."
-    )
+    page.section("Cases", "The image with the outlines of both; truth; prediction. A click enlarges it.")
     add_gallery("Worst", ranked[:CASES])
     add_gallery("Median", ranked[middle : middle + CASES])
     add_gallery("Best", ranked[::-1][:CASES])
     failures = [row for row in ranked if row["dice"] < FAILURE]
     if metrics["normal"] or not failures:
         return
-    intro = f"{len(failures)} of {len(ranked)} images have a Dice below {FAILURE}, the worst first."
+    intro = (
+        f"Dice is below {FAILURE} on {len(failures)} of {count(len(ranked), 'image')}. The worst come first."
+    )
     page.section("Failures by stratum", intro)
     for name, parts in group_by_stratum(failures).items():
         for part, rows in parts.items():
-            count = f"{len(rows)} of {metrics['strata'][name][part]['n']} images"
-            add_gallery(f"{name}: {part}, {count}", rows[:FAILURES])
+            of_all = f"{len(rows)} of {count(metrics['strata'][name][part]['n'], 'image')}"
+            add_gallery(f"{name}: {part}, {of_all}", rows[:FAILURES])

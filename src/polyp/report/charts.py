@@ -1,0 +1,140 @@
+"""Charts: matplotlib figures at the size of a paper's column, as SVG in a page's colours and as PDF.
+
+Figures are made without pyplot, which would look for a screen, in functions decorated with `styled`.
+"""
+
+import re
+from collections.abc import Sequence
+from io import BytesIO, StringIO
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+PALETTE = {
+    "text": ("#1b1f24", "#e6e8eb"),
+    "faint": ("#59636e", "#9aa4af"),
+    "line": ("#d4d9df", "#3a424c"),
+    "back": ("#ffffff", "#14171b"),
+    "box": ("#f4f6f8", "#1d2127"),
+    "warn": ("#9a5b00", "#f0b35a"),
+    "mark": ("#0b6bcb", "#6db3ff"),
+    "blue": ("#0072b2", "#56b4e9"),
+    "orange": ("#b84a00", "#ff9a56"),
+    "green": ("#007a58", "#35c79a"),
+    "pink": ("#a3447f", "#e79ac8"),
+    "ochre": ("#866200", "#f0c040"),
+}
+"""The colours of pages on a light and on a dark screen. The last five are Okabe and Ito's (2008), which
+people with colour blindness can tell apart, made darker and lighter until text in them has a contrast of 4.5.
+"""
+
+TEXT, FAINT, LINE, BACK = (PALETTE[name][0] for name in ("text", "faint", "line", "back"))
+SERIES = *(PALETTE[name][0] for name in ("blue", "orange", "green", "pink", "ochre")), TEXT
+"""The colours of curves and points. Figures are drawn in the light ones."""
+
+SIZE = (3.5, 2.6)
+"""Of a chart, in inches: a column of a two-column paper."""
+
+LABEL_HEIGHT = 0.065
+"""Of a direct label, as a share of the height of the axes."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "text.color": TEXT,
+    "text.parse_math": False,  # a name with two $ is no formula
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), TEXT),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), FAINT),
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+styled = rc_context(STYLE)
+"""Decorates functions that make or write figures."""
+
+
+class Chart(NamedTuple):
+    """A chart of a page.
+
+    Attributes:
+        name: of the file that it is saved as.
+        figure: made by a `styled` function.
+        caption: what it shows, also for those who cannot see it.
+    """
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def make_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    """A figure with labelled axes."""
+    figure = Figure(size)
+    return figure, figure.add_subplot(xlabel=x, ylabel=y)
+
+
+def use_log(axes: Axes, name: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with numbers that are no formulas."""
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def label_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write labels at the right of the axes, moved apart where they would overlap.
+
+    Args:
+        axes: with final limits.
+        labels: the height in data units, the text, and the colour of each.
+    """
+    from scipy.optimize import isotonic_regression
+
+    low, high = axes.get_ylim()
+    labels = sorted(labels)
+    offsets = LABEL_HEIGHT * np.arange(len(labels))
+    heights = (np.array([height for height, *_ in labels]) - low) / (high - low)
+    places = isotonic_regression(heights - offsets).x + offsets
+    for place, (_, text, colour) in zip(places - max(0, places[-1] - 1), labels, strict=True):
+        axes.annotate(text, (1.02, place), xycoords="axes fraction", va="center", color=colour)
+
+
+@styled
+def render_svg(figure: Figure) -> str:
+    """An <svg> element for a page, whose colours are the page's variables."""
+    stream = StringIO()
+    figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    names = {light: name for name, (light, _) in PALETTE.items()}
+
+    def replace_colour(found: re.Match[str]) -> str:
+        name = names.get(found[2])
+        return f"{found[1]}: var(--{name})" if name else found[0]
+
+    svg = re.sub(r"(fill|stroke): (#[0-9a-f]{6})", replace_colour, stream.getvalue())
+    # The page has the style, and several charts would share the names of their parts.
+    svg = re.sub(r'<style.*?</style>|(?<=<g) id="[^"]*"', "", svg, flags=re.DOTALL)
+    return re.sub(r'.*?<svg[^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1, flags=re.DOTALL)
+
+
+@styled
+def render_pdf(figure: Figure) -> bytes:
+    """A PDF file of the size and the font that the figure was made for."""
+    stream = BytesIO()
+    figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
+    return stream.getvalue()
