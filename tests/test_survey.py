@@ -214,7 +214,7 @@ def test_frames_that_kvasir_seg_has_twice(
     )
     main(["data", str(workspace / "Kvasir-SEG"), "--split", str(workspace / "split.csv")])
     said = capsys.readouterr().out
-    assert "3 groups of near-duplicates with 6 images; 3 of them straddle" in said
+    assert "3 groups of near-duplicates with 6 images; 3 of them are divided" in said
     assert all(f"{first} (train), {second} (test)" in said for first, second in twice.items())
 
 

@@ -19,7 +19,7 @@ from polyp.data.traits import STRATA, group_by_stratum
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import FAILURE
 from polyp.report.markdown import format_code, render_markdown
-from polyp.report.tables import Column, Table
+from polyp.report.tables import Column, Table, count
 from polyp.runs.folder import SCORES
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def write_card(file: Path, run: RunRecord, comparison: Comparison | None = None)
     }
     if "source" in scores:
         strata |= {f"source: {name}": list(dice) for name, dice in scores.groupby("source")["dice"]}
+    numbers = _numbers_table(run, scores, _pool(scores) if len(folds) > 1 else run.metrics["test"])
+    interval = numbers.rows[0]["95 %"]
     has_polyp = scores["tp"] + scores["fn"] > 0
     values = {
         "run": run,
@@ -58,9 +60,9 @@ def write_card(file: Path, run: RunRecord, comparison: Comparison | None = None)
         "frames": sum(fold.normal["n"] for fold in folds if fold.normal),
         "false_alarms": sum(fold.normal["n"] * fold.normal["false_alarms"] for fold in folds if fold.normal),
         "pooled": len(folds) > 1,
-        "numbers": _numbers_table(
-            run, scores, _pool(scores) if len(folds) > 1 else run.metrics["test"]
-        ).to_markdown(),
+        "answer": f"{numbers.rows[0]['value']}{f' (95 % interval {interval})' if interval else ''}",
+        "test_images": count(len(scores), "test image"),
+        "numbers": numbers.to_markdown(),
         "comparison": comparison,
         "recipe": recipe,
         "strata": _strata_table(strata).to_markdown(),

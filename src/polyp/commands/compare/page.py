@@ -205,7 +205,7 @@ def _list_numbers(comparison: Comparison) -> "list[Number]":
             Number(
                 "not distinguishable",
                 f"{len(comparison.alike)} of {others}",
-                f"others, from #{best.number}",
+                f"other configuration{'s' * (others != 1)}",
                 HINTS["verdict"],
             )
         ]

@@ -72,7 +72,9 @@ def build_page(survey: "Survey", suggestion: Path | None) -> Page:
     """The page of a survey."""
     answer = f"{count(len(survey.images), 'image')} with masks, and no problems"
     if survey.problems:
-        answer = f"{count(len(survey.problems), 'problem')}, and {count(len(survey.images), 'image')} without"
+        answer = (
+            f"{count(len(survey.problems), 'problem')}, and {count(len(survey.images), 'image')} without any"
+        )
     page = Page(f"{TITLE}{survey.name}", f"{answer}. {_describe_groups(survey)}")
     page.numbers(_list_numbers(survey))
     sources = _count_sources(survey)
@@ -171,9 +173,14 @@ def _describe_groups(survey: "Survey") -> str:
     members = sum(len(images) for images, _ in survey.groups)
     text = f"{count(len(survey.groups), 'group')} of near-duplicates with {members} images"
     if survey.split:
-        straddling = len(_straddling(survey))
-        verb = "straddles" if straddling == 1 else "straddle"
-        text += f"; {straddling} of them {verb} the subsets of split {survey.split_name}"
+        straddling, where = (
+            len(_straddling(survey)),
+            f"divided between the subsets of split {survey.split_name}",
+        )
+        if len(survey.groups) == 1:
+            text += f"; it is {'not ' * (not straddling)}{where}"
+        else:
+            text += f"; {straddling or 'none'} of them {'is' if straddling < 2 else 'are'} {where}"
     return text + "."
 
 
@@ -227,6 +234,7 @@ def _plot_shares(images: Sequence["Image"]) -> Chart:
     figure, axes = make_axes("polyp, % of the image's pixels", "images")
     axes.hist(shares, bins=30, range=(0, max(1.0, float(shares.max()))), color=SERIES[0])
     axes.set(xlim=(0, None))
+    axes.margins(y=0.3)  # room for the labels
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     bins = {name: 100 * least for name, least in STRATA["size"].bins.items() if name != "none"}
     for name, least in bins.items():

@@ -126,8 +126,12 @@ def _describe_result(metrics: Mapping[str, Any], images: Sequence[Image]) -> str
     """The result in a few sentences."""
     where, numbers = count(metrics["n"], "image"), metrics["numbers"]
     if metrics["normal"]:
-        alarms = numbers["false_alarms"]["value"]
-        return f"False alarms on {round(alarms * metrics['n'])} of {where} without a polyp."
+        alarms = round(numbers["false_alarms"]["value"] * metrics["n"])
+        if metrics["n"] == 1:
+            return f"There is {'a' if alarms else 'no'} false alarm on the only image, which has no polyp."
+        return (
+            f"{alarms or 'None'} of {where} without a polyp {'has' if alarms < 2 else 'have'} a false alarm."
+        )
     dice = [image.dice for image in images]
     if len(images) == 1:
         return f"Dice is {dice[0]:.3f} on a single image, which says nothing about others."
@@ -205,10 +209,11 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
             name = "false_alarms" if metrics["normal"] else "dice"
             value, interval = without["numbers"][name]["value"], without["numbers"][name]["interval"]
             rest = f"{_format(value)} ({_format_interval(interval)})" if interval else _format(value)
-            rest = f"Without them: {name} {rest}, {without['n']} images."
+            rest = f"Without them: {name} {rest}, {count(without['n'], 'image')}."
         notes.append(
-            f"{len(stems)} of the {metrics['n']} images are among those that {', '.join(models)} was trained "
-            f"or validated on, identical or nearly so ({some}): the numbers are too good. {rest}"
+            f"Training or validation of {' and '.join(models)} had {len(stems)} of the "
+            f"{count(metrics['n'], 'image')}, identical or nearly so ({some}): the numbers are too good. "
+            f"{rest}"
         )
     return notes
 
