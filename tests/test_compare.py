@@ -69,6 +69,43 @@ def test_compare_separates_a_difference_from_chance(
     assert all(row["verdict"] in page for row in (best, worse, same)) and "Bonferroni" in page
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_rows_fit_the_terminal(
+    width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """18 unlike experiments: what does not fit is named, and each row keeps its rank and its verdict."""
+    for number in range(18):
+        keys = [f"+own.key_{number}={number}", f"optim.decoder_lr={1e-4 * (number + 1)}"]
+        augment = f"+augment.name={'a long recipe of augmentations ' * 2}{number % 2}"
+        run = tmp_path / "runs" / f"{number:02}"
+        write_run(
+            run,
+            IMAGES - 0.05 * (number > 9) + np.roll(NOISE, number),
+            val=0.9 - 0.01 * number,
+            changed=[*keys, augment],
+        )
+    for name, value in {"COLUMNS": str(width), "TTY_COMPATIBLE": "1", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    arguments = [
+        "compare",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+        "--no-pictures",
+        "--overwrite",
+    ]
+    cli.main(arguments)
+    head, *rows = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()[:19]
+    assert max(map(len, (head, *rows))) <= width and "verdict" in head and "…" not in "".join(rows)
+    assert [row.split()[0] for row in rows] == [f"#{rank}" for rank in range(1, 19)]
+    assert "best by validation" in rows[0] and all(
+        re.search("not distinguishable|(worse|better) by 0", row) for row in rows[1:]
+    )
+    cli.main([*arguments, "--all-columns"])
+    head = capsys.readouterr().out.splitlines()[0]
+    assert all(name in head for name in ("key_17", "images/s"))
+
+
 def test_reference_is_best_by_validation(tmp_path: Path) -> None:
     write_run(tmp_path / "a", IMAGES, val=0.9)
     write_run(tmp_path / "b", IMAGES + 0.05, val=0.8, changed=["optim.decoder_lr=1e-4"])

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from polyp import terminal
 from polyp.report.markdown import Markdown, escape_markdown
-
-TERMINAL_WIDTH = 205
-"""Characters, at least: a file that the output goes to has no width that a table must be squeezed into."""
 
 LONG_TEXT = 40
 """Characters from which on a cell is broken into lines."""
+
+LONG_SETTING = 24
+"""Characters from which on the cells of an optional column are letters in the terminal, explained below."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Column:
             None and what is missing stay blank under a specification.
         align: "left" or "right"; by default numbers stand right and text left.
         hint: what the column is, shown on a page on hover.
+        optional: left out where the terminal is too narrow, the last such column first.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Column:
     format: str | Callable[[Mapping[str, Any]], str] = ""
     align: Literal["left", "right"] | None = None
     hint: str = ""
+    optional: bool = False
 
     def format_cell(self, row: Mapping[str, Any]) -> str:
         """The row's cell as people see it; `Markdown` stays so."""
@@ -58,8 +61,7 @@ class Table:
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column] = ()) -> None:
         self.rows = rows
-        columns = columns or [Column(name) for name in (rows[0] if rows else ())]
-        self.columns = columns
+        self.columns = columns = columns or [Column(name) for name in (rows[0] if rows else ())]
         self.labels = [column.name if column.label is None else column.label for column in columns]
         self.hints = [column.hint for column in columns]
         self.cells = [[column.format_cell(row) for column in columns] for row in rows]
@@ -79,22 +81,47 @@ class Table:
         lines.insert(1, [Markdown("---")] * len(self.labels))
         return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
-    def print(self, bold: Callable[[Mapping[str, Any]], bool] = lambda row: False) -> None:
-        """Print the table to the terminal.
+    def print(
+        self, bold: Callable[[Mapping[str, Any]], bool] = lambda row: False, fit: bool = True, rest: str = ""
+    ) -> None:
+        """Print the table to the terminal, with those of its optional columns for which there is room.
 
         Args:
             bold: whether a row is set in bold.
+            fit: False prints all columns.
+            rest: where the columns are that are left out.
         """
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table as Grid
 
+        columns = [
+            [label, *(cells[place] for cells in self.cells)] for place, label in enumerate(self.labels)
+        ]
+        optional = [place for place, column in enumerate(self.columns) if fit and column.optional]
+        legends: dict[int, list[str]] = {}
+        for place in optional:
+            label, *cells = columns[place]
+            if max(map(len, cells), default=0) > LONG_SETTING:
+                marks = {cell: f"[{number}]" for number, cell in enumerate(dict.fromkeys(cells), 1)}
+                columns[place] = [label, *(marks[cell] for cell in cells)]
+                legends[place] = [f"{label} {mark}: {cell}" for cell, mark in marks.items()]
+        console, shown = terminal.console(), list(range(len(columns)))
+        widths = [max(map(len, column)) + 2 for column in columns]
+        while optional and console.is_terminal and sum(widths[place] for place in shown) - 2 > console.width:
+            shown.remove(optional.pop())
+
         grid = Grid(box=None, pad_edge=False)
-        for label, style in zip(self.labels, self.styles, strict=True):
-            grid.add_column(escape(label), justify="left" if style else "right", no_wrap="long" not in style)
-        for row, cells in zip(self.rows, self.cells, strict=True):
-            grid.add_row(*map(escape, cells), style="bold" if bold(row) else "")
-        Console(width=max(Console().width, TERMINAL_WIDTH)).print(grid)
+        for place in shown:
+            grid.add_column(escape(columns[place][0]), justify="left" if self.styles[place] else "right")
+        for number, row in enumerate(self.rows, 1):
+            grid.add_row(*(escape(columns[place][number]) for place in shown), style="bold" * bold(row))
+        Console(width=sum(widths)).print(grid)  # not squeezed, whatever the terminal's width
+        for place in shown:
+            for line in legends.get(place, ()):
+                console.print(line, markup=False)
+        if hidden := [column[0] for place, column in enumerate(columns) if place not in shown]:
+            console.print(f"Not shown{f' ({rest})' * bool(rest)}: {'; '.join(hidden)}", markup=False)
 
 
 def count(number: int, noun: str) -> str:
@@ -103,14 +130,19 @@ def count(number: int, noun: str) -> str:
 
 
 def format_mean(row: Mapping[str, Any], name: str) -> str:
+def format_mean(row: Mapping[str, Any], name: str, short: bool = False) -> str:
     """A mean with what the row has of its standard deviation and interval: `0.850 ± 0.010 (0.830 to 0.870)`.
 
     Args:
         row: the keys `name`, and if known NAME_sd, NAME_low and NAME_high.
         name: the mean's key.
+        short: `0.850 (.830–.870)`, for a narrow column.
     """
     value, deviation, low, high = (row.get(f"{name}{end}") for end in ("", "_sd", "_low", "_high"))
     text = "" if value is None else f"{value:.3f}"
+    if short:
+        ends = "\N{EN DASH}".join(f"{end:.3f}".removeprefix("0") for end in (low, high) if end is not None)
+        return f"{text} ({ends})" if ends else text
     text += "" if deviation is None else f" ± {deviation:.3f}"
     return text if low is None else f"{text} ({low:.3f} to {high:.3f})"
 

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
-from polyp import files
+from polyp import files, terminal
 from polyp.commands.compare.comparison import Comparison, compare
 from polyp.commands.compare.options import Options
-from polyp.commands.compare.page import PICTURES_FOLDER, build_table, print_comparison, write_page
+from polyp.commands.compare.page import PICTURES_FOLDER, build_table, write_page
+from polyp.commands.compare.printing import print_comparison
 from polyp.commands.compare.read_runs import RunRecord, find_runs
-from polyp.errors import InputError
+from polyp.errors import InputError, shell_word
 
 PAGE, TABLE, CARD = "compare.html", "table.csv", "MODEL_CARD.md"
 
@@ -42,23 +40,24 @@ def run(options: Options) -> Path:
         subject = _find_subject(finished, card) if card else comparison.reference.first
     folder = _prepare_folder(options.out, options.overwrite)
     if comparison is not None:
-        _write_comparison(comparison, folder, options.root, options.pictures)
+        _write_comparison(comparison, folder, options)
     from polyp.commands.compare.card import write_card  # imports torch
 
     write_card(folder / CARD, subject, comparison)
-    console = Console(highlight=False, soft_wrap=True)
-    for name, file in (("the page", PAGE), ("the table", TABLE), ("model card", CARD)):
-        if comparison is not None or file == CARD:
-            console.print(f"  {name:10} {escape(os.path.relpath(folder / file))}")
+    written = {"page": PAGE, "table": TABLE, "model card": CARD} if comparison else {"model card": CARD}
+    places = {name: os.path.relpath(folder / file) for name, file in written.items()}
+    terminal.print_places(
+        places | {"use it": f"polyp predict {shell_word(os.path.relpath(subject.folder))} FOLDER_OR_VIDEO"}
+    )
     return folder
 
 
-def _write_comparison(comparison: Comparison, folder: Path, root: str | None, pictures: bool) -> None:
+def _write_comparison(comparison: Comparison, folder: Path, options: Options) -> None:
     table = build_table(comparison)
-    print_comparison(comparison, table)
+    print_comparison(comparison, table, options.all_columns)
     files.write_text(folder / TABLE, table.to_csv())
     replaces, started = (folder / PAGE).exists(), time.time()
-    write_page(comparison, table, folder / PAGE, root, pictures)
+    write_page(comparison, table, folder / PAGE, options.root, options.pictures)
     for picture in (file for name in PICTURES for file in (folder / PICTURES_FOLDER).glob(name)):
         # Only a former comparison's: in a folder without a page the pictures are somebody else's.
         if replaces and picture.stat().st_mtime < started:

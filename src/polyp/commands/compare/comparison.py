@@ -149,6 +149,19 @@ class Comparison:
             return f"{direction} on these images by {span}, but seeds alone do ±{difference.margin:.3f}"
         return f"worse than the best by {span}" if value < 0 else f"better on the test set by {span}"
 
+    def short_verdict(self, recipe: Recipe) -> str:
+        """The same in three words at most."""
+        difference = self.differences.get(recipe.number)
+        if recipe is self.reference:
+            return self.verdict(recipe)
+        if difference is None:
+            return "other test images"
+        if difference.interval is None:
+            return "too few images"
+        if difference.p >= LEVEL:
+            return "not distinguishable"
+        return f"{'worse' if difference.value < 0 else 'better'} by {abs(difference.value):.3f}"
+
 
 def compare(runs: Sequence[RunRecord]) -> Comparison:
     """Compare runs.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from polyp import terminal
 from polyp.commands.options import Flag, Root, option
 from polyp.errors import InputError
 
@@ -26,6 +27,8 @@ class Options:
     card: Annotated[str | None, option("RUN")] = None
     """The run whose model card is written (the best by validation)."""
     root: Root = None
+    all_columns: Flag = False
+    """Print the whole table, however wide the terminal is."""
     pictures: Flag = True
     """The numbers alone, in seconds."""
 
@@ -33,6 +36,7 @@ class Options:
         """Compare the runs; the folder that was written."""
         if not (self.folders or self.card):
             raise InputError("give a FOLDER of runs, such as outputs/")
-        from polyp.commands.compare.compare import run
+        with terminal.status("loading"):
+            from polyp.commands.compare.compare import run
 
         return run(self)

@@ -1,4 +1,4 @@
-"""What a comparison shows: a table (in the terminal, as CSV and on the page), charts and pictures."""
+"""What a comparison shows: a table (as CSV and on the page), charts and pictures."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,9 +7,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 
+from polyp import terminal
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe, format_setting, shorten_keys
 from polyp.errors import InputError, printable
@@ -41,7 +41,7 @@ def build_table(comparison: Comparison) -> Table:
     dice = "out-of-fold Dice (95 %)" if comparison.has_folds else "test Dice (95 %)"
     columns = [
         Column("rank", "", lambda row: f"#{row['rank']}"),
-        *(Column(key, name, partial(_format_setting, key=key)) for key, name in settings),
+        *(Column(key, name, partial(format_cell, key=key)) for key, name in settings),
         *[Column("seeds", format=lambda row: str(len(row["seeds"].split())))] * several_seeds,
         *[Column("folds", format=lambda row: str(len(row["folds"].split())))] * comparison.has_folds,
         Column("val/dice", "val Dice", partial(format_mean, name="val/dice")),
@@ -103,31 +103,14 @@ def build_source_table(comparison: Comparison, table: Table) -> Table:
     return Table(rows, [Column("rank", "", lambda row: f"#{row['rank']}"), *columns])
 
 
-def _format_setting(row: Mapping[str, Any], key: str) -> str:
+def format_cell(row: Mapping[str, Any], key: str) -> str:
+    """The value of a setting in a row."""
     return format_setting(row[key])
 
 
 def _format_p(row: Mapping[str, Any]) -> str:
     p = row["p"]
     return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def print_comparison(comparison: Comparison, table: Table) -> None:
-    """Print the table and what to know about it to the terminal."""
-    console = Console(highlight=False, soft_wrap=True)
-    table.print(bold=lambda row: row["rank"] == comparison.reference.number)
-    if (by_source := build_source_table(comparison, table)).rows:
-        console.print(f"\n{BY_SOURCE}")
-        by_source.print()
-    console.print(f"\n[bold]{escape(comparison.headline)}[/]")
-    for text in comparison.warnings:
-        console.print(f"[bold yellow]warning[/] {escape(text)}")
-    for text in comparison.notes:
-        console.print(escape(text))
-    for run in comparison.unfinished:
-        console.print(f"unfinished {escape(run.name)}: {escape(run.progress)}")
-    for run in comparison.damaged:
-        console.print(f"[bold yellow]left out[/] {escape(run.damage)}")
 
 
 def write_page(comparison: Comparison, table: Table, file: Path, root: str | None, pictures: bool) -> None:
@@ -241,7 +224,7 @@ def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str |
     except InputError as error:
         images = []
         problem = f"No pictures of test images: {error}. --root FOLDER says where images/ and masks/ are."
-        Console(highlight=False, soft_wrap=True).print(f"[bold yellow]note[/] {escape(problem)}")
+        terminal.console().print(f"[bold yellow]note[/] {escape(problem)}")
     letters = dict(zip((image.stem for image in images), ascii_uppercase, strict=False))
     page.section("The same test images", "Failures of the best first, then what the runs disagree on.")
     page.charts(charts.plot_images(comparison, letters))

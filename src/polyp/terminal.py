@@ -1,0 +1,94 @@
+"""The terminal: text and progress in one look.
+
+Where no terminal is, in a file or a pipe, lines are as long as they are and there is no progress.
+"""
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TextIO, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+T = TypeVar("T")
+
+
+def console() -> Console:
+    """What prints text: a terminal's lines are broken between words. `soft_wrap=True` keeps a line whole."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_places(places: Mapping[str, str]) -> None:
+    """Print the last lines of a command: where the results are and what to do next, by a name for each."""
+    width = max(map(len, places), default=0)
+    for name, text in places.items():
+        console().print(f"  {name:<{width}}  {text}".rstrip(), markup=False, soft_wrap=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """A time in one unit: 45 s, 12 min, 3.5 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+def status(text: str) -> AbstractContextManager[Any]:
+    """Show that something without countable steps goes on, for instance "loading"."""
+    both = sys.stdout.isatty() and sys.stderr.isatty()  # what is printed meanwhile goes to standard error
+    return Console(stderr=True).status(f"{text} ...") if both else nullcontext()
+
+
+class TimeLeft(ProgressColumn):
+    """The time left, by the mean speed since the step `first` of the task, 0 by default."""
+
+    def render(self, task: Task) -> Text:
+        """For instance "12 min left"."""
+        done = task.completed - task.fields.get("first", 0)
+        if not (done > 0 and task.remaining and task.elapsed):
+            return Text("")
+        return Text(f"{format_seconds(task.elapsed / done * task.remaining)} left")
+
+
+def progress(count: str | ProgressColumn = "{task.completed} of {task.total}") -> Progress:
+    """A progress bar that is gone when it ends; what is printed meanwhile stands above it.
+
+    Args:
+        count: what is shown between the bar and the time left.
+    """
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        count,
+        TimeLeft(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """The items, with a progress bar.
+
+    Args:
+        items: to be iterated over.
+        label: what is done with them.
+        total: their number, if they have no length.
+    """
+    with progress() as bar:
+        yield from bar.track(items, total, description=label)
+
+
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stdout is at the time: above a progress bar, or with the name of a parallel job."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard output."""
+        return sys.stdout
