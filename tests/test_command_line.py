@@ -177,12 +177,12 @@ def test_a_sweep_in_a_folder_with_signs_is_resumed(
     # the second seed cannot work, so that the sweep says how to try it again
     with pytest.raises(SystemExit):
         run_script("-m", *SMALL, "seed=0,-1", sweep)
-    (again,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("To try these")]
-    words = split_words(again.partition(": ")[2])
+    (again,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  try again")]
+    words = split_words(again.partition("try again")[2].strip())
     assert words[:2] in (["polyp", "train"],)
     with pytest.raises(SystemExit):
         run_script(*words[2:])
-    assert "To try these again" in capsys.readouterr().out
+    assert "  try again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

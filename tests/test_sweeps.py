@@ -282,7 +282,7 @@ def test_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest
     sweep = tmp_path / "sweep"
     run_script("-m", *QUICK, "optim.decoder_lr=1e-3,3e-2", "name='my own',mine", f"hydra.sweep.dir={sweep}")
     output = capsys.readouterr().out.replace("my own", "my_own")
-    assert re.search(r"job +decoder_lr +name +val/dice +test/dice +minutes", output)
+    assert re.search(r"job +decoder_lr +name +val/dice +test/dice \(95 %\) +minutes", output)
     rows = table(output)
     jobs = {path.name.partition("_")[0]: read_metrics(path) for path in sweep.glob("*_*/")}
     assert len(rows) == len(jobs) == 4
@@ -294,13 +294,29 @@ def test_table_has_the_numbers_and_the_best_first(tmp_path: Path, capsys: pytest
         )
         assert row[3] == f"{metrics['best']['value']:.3f}"
         assert row[4] == f"{metrics['test']['dice']:.3f}"
-        assert row[5] == f"{metrics['seconds'] / 60:.1f}"
+        assert row[5].startswith("(") and row[6] == f"{metrics['seconds'] / 60:.1f}"
     assert [float(row[3]) for row in rows] == sorted((float(row[3]) for row in rows), reverse=True)
     stored = results(sweep)
     assert [row["job"] for row in stored] == [row[0] for row in rows]
     assert {row["optim.decoder_lr"] for row in stored} == {"0.001", "0.03"}
     assert {row["name"] for row in stored} == {"my own", "mine"}
     assert float(stored[0]["test/dice"]) == jobs[rows[0][0]]["test"]["dice"]
+
+
+@pytest.mark.slow
+def test_each_job_says_how_far_the_sweep_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep, options = (
+        tmp_path / "sweep",
+        ("seed=0,1", "optim.decoder_lr=0.0012345678", "hydra.launcher.n_jobs=1"),
+    )
+    run_script("-m", *QUICK, *options, f"hydra.sweep.dir={sweep}")
+    output = capfd.readouterr().out
+    best = read_metrics(next(sweep.glob("0_*")))["best"]["value"]
+    assert "job 0 (1 of 2): seed 0\n" in output and "job 1 (2 of 2): seed 1\n" in output
+    assert re.search(rf"elapsed, about \d+ s left; best so far: job 0 with val/dice {best:.3f}\n", output)
+    run_script("-m", *QUICK, "seed=0,1", "launcher=joblib", f"hydra.sweep.dir={tmp_path / 'parallel'}")
+    output = capfd.readouterr().out
+    assert all(re.search(rf"^job {number} \| epoch 1 of 1 ", output, re.M) for number in (0, 1))
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,16 @@ Hydra imports this module at every start: heavy imports are inside the functions
 """
 
 import importlib
+import io
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -58,13 +60,11 @@ class LocalLauncher(Launcher):
             raise InputError(f"hydra.launcher.n_jobs={self.n_jobs} must be a whole number, at least 1")
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        log.info("Launching %d jobs, %d at once", len(job_overrides), self.n_jobs)
         returns = [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
         configs: list[DictConfig] = []
 
         def calls() -> Iterator[isolation.Call]:
             for number, overrides in enumerate(job_overrides, initial_job_idx):
-                log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
                 config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
                 with open_dict(config):
                     config.hydra.job.id = config.hydra.job.num = number
@@ -92,7 +92,26 @@ class LocalLauncher(Launcher):
         return returns
 
 
+class _JobStream(io.TextIOBase):
+    """Text of a job that runs beside others: each line has the job's name before it and is written whole."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self.stream, self.name, self.rest = stream, name, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        self.stream.write("".join(f"{self.name} | {line}\n" for line in lines if line))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 def _run_job(callbacks: Any, config: DictConfig, module: str, task: str, n_jobs: int) -> Any:
+    if n_jobs > 1:
+        sys.stdout, sys.stderr = (
+            _JobStream(stream, f"job {config.hydra.job.num}") for stream in (sys.stdout, sys.stderr)
+        )
     if n_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
         import torch
 

@@ -1,6 +1,7 @@
 """The results of a sweep: a table in the terminal and results.csv."""
 
 import os
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,17 +9,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
-from polyp import files
+from polyp import files, terminal
 from polyp.errors import InputError, override_word, shell_word, train_command
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.report.tables import Column, Table, format_mean
 from polyp.runs import resume
 from polyp.runs.configuration import task_overrides
 from polyp.runs.folder import RESULTS_FILE, RunFolder
-from polyp.training.sweeps import varied_overrides
+from polyp.terminal import format_seconds
+from polyp.training.sweeps import JOBS_FILE, shorten_numbers, varied_overrides
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,22 @@ def _build_table(done: Sequence[Result]) -> Table:
     monitors = list(dict.fromkeys(result[0].metrics["best"]["monitor"] for result in done))
     rows = [{**dict.fromkeys(["job", *keys, *monitors]), **_build_row(result)} for result in done]
     scores = [Column(name, format=".3f") for name in monitors if name != "test/dice"]
+    dice, more = "test/dice (95 %)", list[Column]()
     if any(result[0].dice for result in done):
-        dice = Column("test/dice", "out-of-fold Dice (95 %)", partial(format_mean, name="test/dice"))
-        over_folds = Column("over_folds", "over folds", partial(format_mean, name="over_folds"))
-        scores = [Column("folds"), *scores, dice, Column("n"), over_folds]
-    else:
-        scores.append(Column("test/dice", format=".3f"))
-    overrides = [Column(key, key.rpartition(".")[2], align="right") for key in keys]
-    return Table(rows, [Column("job"), *overrides, *scores, Column("minutes", format=".1f")])
+        dice, scores = "out-of-fold Dice (95 %)", [Column("folds"), *scores]
+        more = [Column("n"), Column("over_folds", "over folds", partial(format_mean, name="over_folds"))]
+    scores.append(Column("test/dice", dice, partial(format_mean, name="test/dice", short=True)))
+    overrides = [
+        Column(key, key.rpartition(".")[2], partial(_format_override, key=key), "right", optional=True)
+        for key in keys
+    ]
+    return Table(
+        rows, [Column("job"), *overrides, *scores, *more, Column("minutes", format=".1f", optional=True)]
+    )
+
+
+def _format_override(row: Mapping[str, Any], key: str) -> str:
+    return shorten_numbers(row[key] or "")
 
 
 def _build_row(result: Result) -> dict[str, Any]:
@@ -126,6 +135,8 @@ def _build_row(result: Result) -> dict[str, Any]:
     row: dict[str, Any] = {"job": _list_numbers(result) if len(result) > 1 else result[0].number}
     row |= {**result[0].overrides, result[0].metrics["best"]["monitor"]: _best(result)}
     row |= {f"test/{name}": fmean(test[name] for test in tests) for name in ("dice", "iou")}
+    low, high = tests[0].get("dice_interval") or (None, None)
+    row |= {"test/dice_low": low, "test/dice_high": high}
     scores = sorted((stem, value) for job in result for stem, value in job.dice.items())
     if dice := [value for _, value in scores]:  # in this order `polyp compare` gives the same interval
         low, high = bootstrap_interval(dice) if len(dice) > 1 else (None, None)
@@ -140,6 +151,35 @@ def _list_numbers(result: Result) -> str:
     return " ".join(str(job.number) for job in result)
 
 
+def print_job(folder: Path, title: str, number: int, total: int, varied: Mapping[str, str]) -> None:
+    """Print which job of a sweep begins, how far the sweep is, and what has validated best so far.
+
+    Args:
+        folder: the sweep's.
+        title: names the job.
+        number: the job's, from 0.
+        total: the number of jobs.
+        varied: what is special about the job, see `varied_overrides`.
+    """
+    settings = [f"{key.rpartition('.')[2]} {shorten_numbers(value)}" for key, value in varied.items()]
+    console = terminal.console()
+    console.print(
+        f"\n[bold]{title}[/] ({number + 1} of {total}): {escape(', '.join(settings)) or 'the default'}"
+    )
+    began = (folder / JOBS_FILE).stat().st_mtime  # written when a sweep is started or continued
+    metrics = [RunFolder(job).metrics_file for job in resume.job_folders(folder).values()]
+    parts, elapsed = list[str](), time.time() - began
+    if finished := sum(file.exists() and file.stat().st_mtime > began for file in metrics):
+        left = format_seconds(elapsed / finished * (total - number))
+        parts.append(f"{format_seconds(elapsed)} elapsed, about {left} left")
+    done, _ = read_results(folder)
+    if done and _are_comparable(done):
+        monitor = done[0][0].metrics["best"]["monitor"]
+        parts.append(f"best so far: job {_list_numbers(done[0])} with {monitor} {_best(done[0]):.3f}")
+    if parts:
+        console.print("; ".join(parts))
+
+
 def print_results(done: Sequence[Result], failed: Mapping[Path, str], folder: Path) -> None:
     """Print the table of a sweep, and the jobs that failed, each with its last message and its log.
 
@@ -147,7 +187,7 @@ def print_results(done: Sequence[Result], failed: Mapping[Path, str], folder: Pa
         done, failed: see `read_results`.
         folder: the sweep's.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     jobs = [job for result in done for job in result]
     if done:
         console.print()
@@ -169,15 +209,17 @@ def print_results(done: Sequence[Result], failed: Mapping[Path, str], folder: Pa
         console.print(f"pruned job {pruned.number} after {epochs} epochs: it validated below the median")
     for job, reason in failed.items():
         log = os.path.relpath(RunFolder(job).log_file)
-        console.print(f"[bold red]failed[/] job {escape(job.name)}: {escape(reason)}\n       {escape(log)}")
+        console.print(f"[bold red]failed[/] job {escape(job.name)}: {escape(reason)}")
+        console.print(f"       {log}", markup=False, soft_wrap=True)
     path = os.path.relpath(folder)
     sweep = shell_word(path)
-    if failed:
-        console.print(f"To try these again: {train_command()} {override_word('resume', path)}", markup=False)
-    console.print(f"\n  the sweep  {path}", markup=False)
-    console.print(f"  curves     tensorboard --logdir {sweep}", markup=False)
+    places = {"sweep": path, "curves": f"tensorboard --logdir {sweep}"}
     if len(jobs) > 1:
-        console.print(f"  compare    polyp compare {sweep}", markup=False)
+        places["compare"] = f"polyp compare {sweep}"
+    if failed:
+        places["try again"] = f"{train_command()} {override_word('resume', path)}"
+    console.print()
+    terminal.print_places(places)
 
 
 def write_results(folder: Path, done: Sequence[Result]) -> None:

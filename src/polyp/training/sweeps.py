@@ -14,11 +14,12 @@ from typing import Any
 from hydra import compose
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.csv_sweeper import CsvSweeper
 from hydra_plugins.optuna_sweeper import OptunaSweeper
-from polyp import files
+from polyp import files, terminal
 from polyp.errors import InputError, install_command, override_text, override_word, printable
 from polyp.runs import resume
 from polyp.runs.configuration import (
@@ -66,11 +67,15 @@ def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
     """
     parts = []
     for key, value in varied_overrides(overrides, Path(sweep_folder)).items():
-        # A number that a search has drawn is shortened.
-        value = re.sub(r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value)
-        value = re.sub(r"[^\w.+-]+", "-", Path(value).stem if "/" in value else value).strip("-")
+        value = Path(value).stem if "/" in value else value
+        value = re.sub(r"[^\w.+-]+", "-", shorten_numbers(value)).strip("-")
         parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
     return "_".join(parts)[:LABEL_LENGTH] or "job"
+
+
+def shorten_numbers(value: str) -> str:
+    """A value in which numbers of many digits, which a search has drawn, are rounded."""
+    return re.sub(r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value)
 
 
 def varied_overrides(overrides: Sequence[str], sweep_folder: Path) -> dict[str, str]:
@@ -208,8 +213,7 @@ class Sweep(Callback):
         """Exit with one line if a job cannot work or the folder is another sweep's."""
         for part in ("sweeper", "launcher"):
             OmegaConf.select(config, f"hydra.{part}._target_")  # exits at once if its extra is missing
-        is_search = config.hydra.sweeper._target_.endswith(OptunaSweeper.__name__)
-        jobs = (OptunaSweeper if is_search else CsvSweeper).jobs(config)
+        jobs = (OptunaSweeper if _is_search(config) else CsvSweeper).jobs(config)
         _check_jobs(config, jobs)
         folder = Path(config.hydra.sweep.dir)
         files.check_writable(folder)
@@ -220,6 +224,19 @@ class Sweep(Callback):
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(folder)
             config.hydra.overrides.hydra.append(override_text("hydra.sweep.dir", str(folder)))
+
+    @_exit_on_error()
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print which job of a sweep begins, in the job's own process."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            from polyp.training import sweep_results
+
+            folder, number = Path(config.hydra.sweep.dir), config.hydra.job.num
+            jobs = files.read_json(folder / JOBS_FILE)
+            total = config.hydra.sweeper.n_trials if _is_search(config) else len(jobs)
+            title = f"{'trial' if _is_search(config) else 'job'} {number}"
+            varied = varied_overrides(config.hydra.overrides.task, folder)
+            sweep_results.print_job(folder, title, number, total, varied)
 
     @_exit_on_error()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -236,6 +253,10 @@ class Sweep(Callback):
                 sys.exit(1)
             if done:
                 sweep_results.write_results(folder, done)
+
+
+def _is_search(config: DictConfig) -> bool:
+    return config.hydra.sweeper._target_.endswith(OptunaSweeper.__name__)
 
 
 def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
@@ -264,7 +285,8 @@ def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> No
             raise job_error(number, reason) from error
         if all(task | {"seed": other["seed"]} != other for other in distinct.values()):
             distinct[number] = task
-    outcome = isolation.call(_find_error, distinct, name="check of the jobs")
+    with terminal.status(f"checking {len(jobs)} jobs"):
+        outcome = isolation.call(_find_error, distinct, name="check of the jobs")
     if outcome.value:
         raise job_error(*outcome.value)
     if outcome.code:
