@@ -12,6 +12,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from polyp import terminal
 from polyp.training.run import Run, open_run, prepare_command_line
 
 
@@ -25,12 +26,13 @@ def main(cfg: DictConfig) -> float | None:
 
 def train(run: Run) -> float | None:
     """Train and test a run."""
-    from polyp.runs.model import load_run_model  # torch: not for --help
-    from polyp.training.build import build, prepare_data
-    from polyp.training.console import print_result, print_start
-    from polyp.training.stages import fit, record, test
+    with terminal.status("building the network"):
+        from polyp.runs.model import load_run_model  # torch: not for --help
+        from polyp.training.build import build, prepare_data
+        from polyp.training.console import print_result, print_start
+        from polyp.training.stages import fit, record, test
 
-    data, model, trainer = build(run)
+        data, model, trainer = build(run)
     print_start(run, data, model, trainer)
     prepare_data(run, data, model, trainer)
     run.begin(data.subsets)  # nothing in its folder has changed until here

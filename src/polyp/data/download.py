@@ -1,7 +1,6 @@
 """Downloads: complete and verified files only, over TLS that is always verified."""
 
 import logging
-import shutil
 import ssl
 from http.client import HTTPException, HTTPResponse
 from itertools import islice
@@ -10,8 +9,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
+from rich.progress import DownloadColumn
 
+from polyp import terminal
 from polyp.errors import describe_error
 from polyp.files import find_disk_error
 
@@ -56,8 +56,11 @@ def _fetch(address: str, file: str, pooch: object) -> None:
     try:
         with _open(address) as response, Path(file).open("wb") as out:
             total = response.length
-            with tqdm.wrapattr(out, "write", total, desc=name, mininterval=0.5) as stream:
-                shutil.copyfileobj(response, stream)
+            with terminal.progress(DownloadColumn()) as bar:
+                task = bar.add_task(name, total=total)
+                while block := response.read(2**20):
+                    out.write(block)
+                    bar.advance(task, len(block))
             if total and response.length:  # the bytes that are still to come
                 size = f"{total - response.length} of {total} bytes"
                 raise ConnectionError(f"the connection was closed at {size}")

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
+from polyp import terminal
 from polyp.data.duplicates import SIDE, field_thumbnail, thumbnail
 from polyp.data.masks import AUTO, Levels, MaskCoding, describe_coding, read_levels, read_mask
 from polyp.errors import InputError, override_word, several
@@ -181,7 +181,7 @@ def map_pairs(function: Callable[[int, Pair], T], pairs: Sequence[Pair], label: 
     """The function's results for (number, pair), computed by several threads, with a progress bar."""
     with ThreadPoolExecutor() as pool:  # OpenCV and Pillow release the interpreter while they decode
         results = pool.map(function, range(len(pairs)), pairs)
-        return list(tqdm(results, label, len(pairs), leave=False, disable=None, delay=3))
+        return list(terminal.track(results, label, len(pairs)))
 
 
 def polyp_share(mask: np.ndarray) -> float:

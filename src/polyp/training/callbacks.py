@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import Callback, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from polyp import terminal
 from polyp.errors import InputError, describe_error
 from polyp.settings import import_object
+from polyp.terminal import format_seconds
 
 log = logging.getLogger(__name__)
 
@@ -102,20 +104,57 @@ class EpochLine(Callback):
         parts = [f"{name} {numbers[name]:.3f}" for name in names]
         if (epochs := trainer.max_epochs or 0) > done:
             seconds = (time.monotonic() - self.began) / (done - self.first_epoch) * (epochs - done)
-            parts.append(f"{seconds / 60:.0f} min left" if seconds >= 60 else f"{seconds:.0f} s left")
+            parts.append(f"{format_seconds(seconds)} left")
         log.info("epoch %d of %s   %s", done, trainer.max_epochs, "   ".join(parts))
 
 
-class ProgressBar(TQDMProgressBar):
-    """Lightning's bar of the batches of an epoch, with epochs counted from 1."""
+class ProgressBar(pl.callbacks.ProgressBar):
+    """A bar of the whole run in epochs, and one of its test in batches."""
 
     def __init__(self) -> None:
-        super().__init__(leave=False)
+        super().__init__()
+        self.bar = terminal.progress("{task.fields[text]}")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Name the epoch."""
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
+    def disable(self) -> None:
+        """Show nothing, in a process that does not lead."""
+        self.bar.disable = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the run, from the epoch on that it continues with."""
+        epochs, first = trainer.max_epochs or -1, trainer.current_epoch
+        self._start(total=epochs if epochs > 0 else None, completed=first, first=first)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Show the batch."""
+        epoch, batch, batches = trainer.current_epoch, arguments[-1] + 1, self.total_train_batches
+        name = f"epoch {epoch + 1} of {trainer.max_epochs}"
+        self.bar.update(
+            self.task, description=name, text=f"batch {batch} of {batches}", completed=epoch + batch / batches
+        )
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Show the batch; one loader has all images."""
+        if not trainer.sanity_checking:
+            text = f"validation {arguments[3] + 1} of {self.total_val_batches}"
+            self.bar.update(self.task, text=text)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the test."""
+        self._start("test", total=sum(trainer.num_test_batches))
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Show the batch."""
+        self.bar.advance(self.task)
+
+    def on_train_end(self, *_: Any) -> None:
+        """Remove the bar."""
+        self.bar.stop()
+
+    on_test_end = on_exception = on_train_end  # type: ignore[assignment]
+
+    def _start(self, description: str = "", **fields: Any) -> None:
+        self.task = self.bar.add_task(description, **{"text": "", **fields})
+        self.bar.start()
 
 
 def import_callbacks(callbacks: Any) -> list[Callback]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
 from rich.markup import escape
 
+from polyp import terminal
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import shell_word, train_command
 from polyp.model.segmenter import PolypSegmenter
@@ -26,7 +26,7 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
         return
     made, last = model.hparams, run.resume_point
     height, width = data.image_size
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     console.print(
         f"[bold]{made['arch']}[/] with [bold]{made['encoder']}[/], {count_parameters(model) / 1e6:.1f} M "
         "parameters"
@@ -34,7 +34,7 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
     device, count = trainer.strategy.root_device, trainer.world_size
     where = f"{count} x {device.type}" if count > 1 else f"{device}"
     console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {where}")
-    console.print(os.path.relpath(run.folder.path), markup=False)
+    console.print(os.path.relpath(run.folder.path), markup=False, soft_wrap=True)
     if model.network.init_summary:
         log.info("%s", model.network.init_summary)
     if last is not None:
@@ -55,10 +55,11 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
 def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     """Print the result, where everything is, and what to do next."""
     test, where = metrics["test"], os.path.relpath(folder.path)
-    console = Console(highlight=False, soft_wrap=True)
+    duration = terminal.format_seconds(metrics["seconds"])
+    console = terminal.console()
     console.print(
         f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({_format_interval(test['dice_interval'])}per image, "
-        f"original resolution, n = {test['n']})   IoU {test['iou']:.3f}   {metrics['seconds'] / 60:.1f} min"
+        f"original resolution, n = {test['n']}), IoU {test['iou']:.3f}, {duration}"
     )
     for source, part in test.get("sources", {}).items():
         console.print(
@@ -72,26 +73,22 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
         )
     if folder.is_sweep_job:
         return
-    run = shell_word(where)
+    run, train = shell_word(where), train_command()
     curves = where if where.startswith("..") else Path(where).parts[0]
-    lines = {
-        "the run": where,
+    places = {
+        "run": where,
         "pictures": f"{where}/{folder.pictures.name}/overview.png",
         "curves": f"tensorboard --logdir {shell_word(curves)}",
         "evaluate": f"polyp evaluate {run}",
         "use it": f"polyp predict {run} FOLDER_OR_VIDEO",
         "show it": f"polyp app {run}",
     }
-    for what, text in lines.items():
-        console.print(f"  {what:<10} {text}", markup=False)
-    train = train_command()
     if metrics["data"]["dataset"] == "synthetic":
-        console.print(f"  next       {train:<52}UNet++ on Kvasir-SEG, downloaded once")
-        console.print(
-            f"             {f'{train} data=folder data.root=FOLDER':<52}your own images/ and masks/"
-        )
+        places["next"] = f"{train}    UNet++ on Kvasir-SEG, downloaded once"
+        places[""] = f"{train} data=folder data.root=FOLDER    your own images and masks"
     else:
-        console.print(f"  next       {train} -m model.encoder=mobilenet_v2,resnet34     compare encoders")
+        places["next"] = f"{train} -m model.encoder=mobilenet_v2,resnet34    compare encoders"
+    terminal.print_places(places)
 
 
 def _format_interval(interval: Sequence[float] | None, style: str = ".3f") -> str:

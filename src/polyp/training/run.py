@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from polyp import files
+from polyp import files, terminal
 from polyp.errors import InputError
 from polyp.runs import resume
 from polyp.runs.configuration import check_composition, check_overrides, check_single_run, resolve_config
@@ -152,7 +152,8 @@ def _open(cfg: DictConfig, folder: RunFolder, stack: ExitStack) -> Run:
     log_buffer = ExitStack()
     log_buffer.enter_context(_buffer_log())
     stack.push(log_buffer)  # a command that is refused leaves train.log as it was
-    from polyp.runs.checkpoints import find_resume_point  # imports torch
+    with terminal.status("loading"):
+        from polyp.runs.checkpoints import find_resume_point  # imports torch
 
     point = find_resume_point(folder, config["trainer"]["max_epochs"])
     return Run(folder, config, point, _log_buffer=log_buffer)

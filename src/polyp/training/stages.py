@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from polyp import __version__
 from polyp.data.datamodule import PolypDataModule
@@ -42,8 +41,7 @@ def fit(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trai
     """
     try:
         checkpoint = run.resume_point.file if run.resume_point else None
-        with logging_redirect_tqdm():
-            trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
         if "parameters that were not used" not in str(error):
             raise

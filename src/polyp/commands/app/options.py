@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from polyp import terminal
 from polyp.commands.options import Compute, Device, Flag, Root, option
 
 
@@ -34,6 +35,7 @@ class Options:
 
     def run(self) -> None:
         """Serve until Ctrl-C."""
-        from polyp.commands.app.launch import run
+        with terminal.status("loading"):
+            from polyp.commands.app.launch import run
 
         run(self)

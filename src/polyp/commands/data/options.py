@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from polyp import terminal
 from polyp.commands.options import DataOptions, Flag, option
 
 
@@ -35,6 +36,7 @@ class Options(DataOptions):
 
     def run(self) -> None:
         """Look at the data set."""
-        from polyp.commands.data.survey import run
+        with terminal.status("loading"):
+            from polyp.commands.data.survey import run
 
         run(self)

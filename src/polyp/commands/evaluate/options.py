@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional
 
+from polyp import terminal
 from polyp.commands.options import (
     Archive,
     Compute,
@@ -62,7 +63,8 @@ class Options(DataOptions):
         """Score the models; the content of each evaluation's metrics.json."""
         self.check()
         find_models(self.models)
-        from polyp.commands.evaluate.evaluate import run
+        with terminal.status("loading"):
+            from polyp.commands.evaluate.evaluate import run
 
         return run(self)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from polyp import terminal
 from polyp.commands.evaluate.testsets import TestSet
 from polyp.data.pairs import Pair
 from polyp.data.traits import group_by_stratum, measure_traits
@@ -60,8 +60,8 @@ def score_images(predictor: Predictor, test_set: TestSet, threshold: float) -> l
 
     pairs, images = test_set.pairs, list[Image]()
     scores: Iterable[Image] = ()
-    bar = tqdm(total=len(pairs), desc=test_set.name, unit="image", leave=False, disable=None)
-    with ThreadPoolExecutor() as pool, bar:
+    with ThreadPoolExecutor() as pool, terminal.progress() as bar:
+        task = bar.add_task(f"scoring {test_set.name}", total=len(pairs))
         reading = pool.map(test_set.read, pairs[:BATCH])
         for start in range(0, len(pairs), BATCH):
             batch, arrays = pairs[start : start + BATCH], list(reading)
@@ -71,7 +71,7 @@ def score_images(predictor: Predictor, test_set: TestSet, threshold: float) -> l
             probabilities = predictor.predict_all([image for image, _ in arrays])
             images += scores  # of the batch before
             scores = pool.map(finish, batch, [truth for _, truth in arrays], probabilities)
-            bar.update(len(batch))
+            bar.advance(task, len(batch))
         return [*images, *scores]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
+from polyp import terminal
 from polyp.commands.options import Archive, Flag, Root, find_models, option
 from polyp.errors import InputError
 
@@ -43,6 +44,7 @@ class Options:
         if len(self.models) > 1 and self.out is None:
             raise InputError("say with --out FOLDER where the average of several RUNs is to be written")
         find_models(self.models)
-        from polyp.commands.export.export import run
+        with terminal.status("loading"):
+            from polyp.commands.export.export import run
 
         return run(self)

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from polyp import terminal
 from polyp.data.pairs import Pair
 from polyp.images import read_image, resize
 from polyp.metrics.overlap import image_scores
@@ -77,7 +77,7 @@ def score(
     """
     scores: dict[Name, list[float]] = {name: [] for name in models}
     seconds: dict[Name, list[float]] = {name: [] for name in models}
-    for start in tqdm(range(0, len(pairs), ROUND), desc="scoring", leave=False, disable=None):
+    for start in terminal.track(range(0, len(pairs), ROUND), "scoring"):
         for name, predict in models.items():
             predict([_load(pairs[start])])  # not timed: threads and caches are the previous model's
             for pair in pairs[start : start + ROUND]:

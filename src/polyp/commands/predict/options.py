@@ -6,6 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction
 
+from polyp import terminal
 from polyp.commands.options import Compute, Device, Flag, Number, find_models, option
 from polyp.errors import InputError
 
@@ -44,6 +45,7 @@ class Options:
         if not self.inputs:
             raise InputError("give at least one INPUT: an image, a video, or a folder of these")
         find_models([self.model, *self.with_])
-        from polyp.commands.predict.predict import run
+        with terminal.status("loading"):
+            from polyp.commands.predict.predict import run
 
         return run(self)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from polyp import terminal
 from polyp.commands.options import option
 
 
@@ -27,6 +28,7 @@ class Options:
 
     def run(self) -> None:
         """Find the value and print it."""
-        from polyp.commands.tune.tune import run
+        with terminal.status("loading"):
+            from polyp.commands.tune.tune import run
 
         run(self)
