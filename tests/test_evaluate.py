@@ -103,7 +103,10 @@ def test_a_run_scores_what_training_said(run: Path, capsys: pytest.CaptureFixtur
     for old, new in zip(rows(run), rows(run / "evaluations" / "test"), strict=True):
         assert {name: new[name] for name in old} == old
     told = capsys.readouterr().out
-    assert f"{before['dice']:.3f}" in told and "report.html" in told
+    assert f"{before['dice']:.3f}" in told and all(name in told for name in ("report.html", "metrics.json"))
+    assert sum(re.search(rf"^{name} +\d", told, re.MULTILINE) is not None for name in now["numbers"]) == 6
+    worst = min(rows(run), key=lambda row: float(row["dice"]))
+    assert f"lowest on {worst['stem']} {float(worst['dice']):.3f}" in told
 
 
 def test_the_page_opens_offline_and_shows_the_worst(run: Path) -> None:

@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyp import __version__, files
+from polyp import __version__, files, terminal
 from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.corruptions import CORRUPTIONS_FILE, print_corruptions, score_corruptions
 from polyp.commands.evaluate.options import Options
-from polyp.commands.evaluate.report import REPORT, print_metrics, print_sets, write_report
+from polyp.commands.evaluate.printing import print_metrics, print_places, print_sets
+from polyp.commands.evaluate.report import REPORT, write_report
 from polyp.commands.evaluate.scoring import Image, control_risk, score_images, summarise_images
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
 from polyp.commands.options import name_options
@@ -112,11 +113,13 @@ def run(options: Options) -> list[dict[str, Any]]:
             if has_corruptions:
                 files.write_text(part / CORRUPTIONS_FILE, Table(metrics["corruptions"]).to_csv())
             RunFolder(part).write_rows([image.row for image in images])
-            write_report(metrics, images, test_set, predictors, part / REPORT)
+            with terminal.status("drawing the page"):
+                write_report(metrics, images, test_set, predictors, part / REPORT)
             RunFolder(part).write_metrics(metrics)
-        print_metrics(metrics, folder)
+        print_metrics(metrics, images)
         if has_corruptions:
             print_corruptions(metrics["corruptions"])
+        print_places(folder, len(metrics["numbers"]), options.models[0])
         evaluations.append(metrics)
     if len(evaluations) > 1:
         print_sets(evaluations)

@@ -1,6 +1,5 @@
-"""What an evaluation looks like: a table in the terminal, and a page with charts and pictures."""
+"""The page of an evaluation, with charts and pictures."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,8 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console
-from rich.markup import escape
 
 from polyp.commands.evaluate.corruptions import add_corruptions
 from polyp.commands.evaluate.scoring import Image
@@ -29,9 +26,6 @@ FAILURES = 4  # pictures of failures in one stratum
 NAMED = 5  # training images that a sentence names
 HEIGHT = 320  # pixels of a picture
 
-PAPER = ("dice", "iou", "dice_mean", "iou_mean", "wfm", "sm", "em_max", "mae", "false_alarms")
-"""The numbers of a table that has a row for each data set."""
-
 LARGE = {
     "dice": "Dice",
     "iou": "IoU",
@@ -42,37 +36,6 @@ LARGE = {
     "false_positives_per_image": "false positives per image",
 }
 """The numbers that the page begins with, in words."""
-
-
-def print_metrics(metrics: Mapping[str, Any], folder: Path) -> None:
-    """Print the numbers, and where the page is."""
-    console = Console(highlight=False, soft_wrap=True)
-    name, threshold = escape(metrics["images"]), metrics["threshold"]
-    console.print(f"\n[bold]{name}[/], {metrics['n']} images, threshold {threshold:g}")
-    _numbers(metrics).print()
-    if metrics["sources"]:
-        print()
-        _sources(metrics).print()
-    if metrics["risk_control"]:
-        console.print(describe_control(metrics["risk_control"]))
-    for note in _notes(metrics):
-        console.print(f"[bold yellow]note[/] {escape(note)}")
-    console.print(f"  the page   {escape(os.path.relpath(folder / REPORT))}")
-
-
-def print_sets(evaluations: Sequence[Mapping[str, Any]]) -> None:
-    """Print several sets in one table, as papers have it: those numbers of which all sets have one."""
-    values = [
-        {name: _format(number["value"]) for name, number in metrics["numbers"].items()}
-        for metrics in evaluations
-    ]
-    columns = ["", "images", *(name for name in PAPER if all(name in row for row in values))]
-    rows = [
-        {"": metrics["images"], "images": metrics["n"]} | row
-        for metrics, row in zip(evaluations, values, strict=True)
-    ]
-    print()
-    Table(rows, [Column(name) for name in columns]).print()
 
 
 def write_report(
@@ -99,7 +62,7 @@ def write_report(
     page.numbers(_large_numbers(metrics, images))
     models = f"{', '.join(metrics['models'])}, threshold {metrics['threshold']:g}"
     page.text(f"{models}. For research, not for diagnosis.", "faint")
-    for note in _notes(metrics):
+    for note in describe_notes(metrics):
         page.text(note, "warning")
     if not metrics["normal"]:
         page.section("Where it is good and bad")
@@ -107,7 +70,7 @@ def write_report(
         page.table(_strata(metrics))
     if metrics["sources"]:
         page.section("Sources")
-        page.table(_sources(metrics))
+        page.table(build_source_table(metrics))
     _add_cases(page, metrics, images, test_set, predictors)
     if "corruptions" in metrics:
         add_corruptions(page, metrics["corruptions"], test_set, predictors, metrics["threshold"])
@@ -152,9 +115,9 @@ def _large_numbers(metrics: Mapping[str, Any], images: Sequence[Image]) -> list[
     large = []
     for name, label in LARGE.items():
         if name in numbers:
-            interval = _format_interval(numbers[name]["interval"])
+            interval = format_interval(numbers[name]["interval"])
             detail = f"95 %: {interval}" if interval else ""
-            large.append(Number(label, _format(numbers[name]["value"]), detail, definitions[name]))
+            large.append(Number(label, format_number(numbers[name]["value"]), detail, definitions[name]))
     if not metrics["normal"]:
         failures = sum(image.dice < FAILURE for image in images)
         share, detail = f"{failures / len(images):.0%}", f"{failures} of {count(len(images), 'image')}"
@@ -162,13 +125,13 @@ def _large_numbers(metrics: Mapping[str, Any], images: Sequence[Image]) -> list[
     return large
 
 
-def _sources(metrics: Mapping[str, Any]) -> Table:
+def build_source_table(metrics: Mapping[str, Any]) -> Table:
     """Dice and IoU of each data set or centre."""
     columns = [
         Column("source"),
         Column("n", "images"),
         Column("dice", "Dice", ".3f"),
-        Column("dice_interval", "95 % interval", lambda row: _format_interval(row["dice_interval"])),
+        Column("dice_interval", "95 % interval", lambda row: format_interval(row["dice_interval"])),
         Column("iou", "IoU", ".3f"),
     ]
     return Table([{"source": name, **numbers} for name, numbers in metrics["sources"].items()], columns)
@@ -186,13 +149,13 @@ def describe_control(control: Mapping[str, Any]) -> str:
     return (
         f"At threshold {control['threshold']:.3f} less than {share:.1%} of a polyp's pixels are missed on "
         f"average, with confidence {control['confidence']:g} ({control['missed']:.1%} on the "
-        f"{control['images']} validation images{result}). Dice is then {_format(here['dice']['value'])}, "
-        f"precision {_format(here['precision']['value'])}. The checkpoint was chosen on the same validation "
-        "images, so that this is slightly optimistic."
+        f"{control['images']} validation images{result}). Dice is then "
+        f"{format_number(here['dice']['value'])}, precision {format_number(here['precision']['value'])}. The "
+        "checkpoint was chosen on the same validation images, so that this is slightly optimistic."
     )
 
 
-def _notes(metrics: Mapping[str, Any]) -> list[str]:
+def describe_notes(metrics: Mapping[str, Any]) -> list[str]:
     """In words: which of the images a model was trained or validated on, and the warnings."""
     notes = list(metrics["warnings"])
     if not (training := metrics["training_images"]):
@@ -208,7 +171,9 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
         if without := training["without"]:
             name = "false_alarms" if metrics["normal"] else "dice"
             value, interval = without["numbers"][name]["value"], without["numbers"][name]["interval"]
-            rest = f"{_format(value)} ({_format_interval(interval)})" if interval else _format(value)
+            rest = (
+                f"{format_number(value)} ({format_interval(interval)})" if interval else format_number(value)
+            )
             rest = f"Without them: {name} {rest}, {count(without['n'], 'image')}."
         notes.append(
             f"Training or validation of {' and '.join(models)} had {len(stems)} of the "
@@ -221,8 +186,8 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
 def _numbers(metrics: Mapping[str, Any]) -> Table:
     columns = [
         Column("number"),
-        Column("value", format=lambda row: _format(row["value"])),
-        Column("interval", "95 % interval", format=lambda row: _format_interval(row["interval"])),
+        Column("value", format=lambda row: format_number(row["value"])),
+        Column("interval", "95 % interval", format=lambda row: format_interval(row["interval"])),
     ]
     return Table([{"number": name, **number} for name, number in metrics["numbers"].items()], columns)
 
@@ -233,7 +198,7 @@ def _strata(metrics: Mapping[str, Any]) -> Table:
         Column("values"),
         Column("n", "images"),
         Column("dice", "Dice", ".3f"),
-        Column("dice_interval", "95 % interval", lambda row: _format_interval(row["dice_interval"])),
+        Column("dice_interval", "95 % interval", lambda row: format_interval(row["dice_interval"])),
         Column("failures", f"Dice below {FAILURE}", ".0%"),
     ]
     rows = [
@@ -248,11 +213,13 @@ def _strata(metrics: Mapping[str, Any]) -> Table:
     return Table(rows, columns)
 
 
-def _format(value: float) -> str:
+def format_number(value: float) -> str:
+    """A number with three decimals, or one from 10 on."""
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _format_interval(interval: Sequence[float] | None) -> str:
+def format_interval(interval: Sequence[float] | None) -> str:
+    """Both ends of an interval: `0.872 to 0.924`; blank without one."""
     if interval is None:
         return ""
     digits = 3 if interval[1] < 10 else 1

@@ -88,7 +88,8 @@ def summarise_images(
         control: a threshold chosen on validation images, to be applied as well.
     """
     scores = [image.scores for image in images]
-    numbers = summarise(scores)
+    with terminal.status("computing the intervals"):
+        numbers = summarise(scores)
     if normal:  # Dice and its like say nothing of images without a polyp
         numbers = {name: number for name, number in numbers.items() if name in NORMAL}
     texts = definitions(threshold, literature.unavailable() is None)
