@@ -129,7 +129,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def format_mean(row: Mapping[str, Any], name: str) -> str:
 def format_mean(row: Mapping[str, Any], name: str, short: bool = False) -> str:
     """A mean with what the row has of its standard deviation and interval: `0.850 ± 0.010 (0.830 to 0.870)`.
 
