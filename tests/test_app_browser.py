@@ -234,7 +234,8 @@ def test_uploads_and_their_errors(page: Any, tmp_path: Path) -> None:
     page.set_input_files("#image-file", own)
     page.wait_for_selector(".facts:has-text('own.png · 120 \u00d7 90')")
     assert page.locator("#gallery :checked").count() == 0
-    assert page.get_by_role("radio", name="Errors").is_disabled()  # no truth is known
+    assert page.get_by_role("radio", name="Errors").is_disabled()
+    assert page.locator("#errors-hint").is_visible()  # which says why
     page.get_by_role("combobox", name="Model").select_option("runs/second")
     page.wait_for_selector(".verdict:has-text('No polyp found')")
     for name, content, words in (
@@ -319,9 +320,17 @@ def test_video(page: Any, tmp_path: Path, runs: list[Path]) -> None:
     page.set_input_files("#video-file", clip)
     page.wait_for_selector("text=clip.avi")
     page.locator("#threshold").fill(f"{sum(highest.values()) / 2:.2f}")
+    page.evaluate(
+        """() => {
+            const status = document.querySelector('#video-status');
+            window.seen = [];
+            const observer = new MutationObserver(() => seen.push(status.innerText));
+            observer.observe(status, {childList: true, subtree: true});
+        }"""
+    )
     start.click()
-    page.wait_for_selector("#video-status:has-text('frames')")
     page.wait_for_selector("text=15 of 60 frames show a polyp")
+    assert any("of 60 frames" in text for text in page.evaluate("seen"))
     assert fits(page)
     assert page.locator(".bar i").evaluate_all(
         "parts => parts.map(part => [part.style.left, part.style.width])"

@@ -41,8 +41,11 @@ async function request(url, options) {
 /** The objects of a response that has one as JSON in each line; throws as `request` does where one is an error. */
 async function* requestLines(url, options) {
   const reader = (await request(url, options)).body.pipeThrough(new TextDecoderStream()).getReader();
+  const read = () => reader.read().catch((error) => {
+    throw error.name === "AbortError" ? error : new Error("The connection broke off.");
+  });
   let rest = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+  for (let part = await read(); !part.done; part = await read()) {
     const lines = (rest + part.value).split("\n");
     rest = lines.pop();
     for (const line of lines.map((text) => JSON.parse(text))) {
@@ -217,7 +220,7 @@ function createResult([result, query], several) {
 async function showResults() {
   const image = source;
   const several = $("beside").checked;
-  const origin = image?.file ? "image-error" : "gallery-error";
+  const origin = image.file ? "image-error" : "gallery-error";
   ["image-error", "gallery-error"].forEach((id) => showError(id));
   try {
     if (image.file) checkSize(image.file);
@@ -277,7 +280,7 @@ function select(image) {
   for (const input of document.querySelectorAll("#gallery input")) input.checked = input.value === image?.key;
   const errors = document.querySelector("input[value=errors]");
   errors.disabled = Boolean(image?.file);
-  errors.parentElement.title = errors.disabled ? "No truth is known for an image of your own" : "";
+  $("errors-hint").hidden = !errors.disabled;
   if (errors.disabled && errors.checked) document.querySelector("input[value=overlay]").checked = true;
 }
 
