@@ -500,6 +500,18 @@ def _texts(folder: Path, *lists: list[dict[str, Any]]) -> list[str]:
     return [recipe.texts["augment"] for recipe in compare(find_runs([folder])).recipes]
 
 
+def test_costs_that_differ_have_charts_with_one_axis_of_dice(tmp_path: Path) -> None:
+    for number, seconds in enumerate((50.0, 80.0, 5000.0)):
+        cost = {"parameters": 2_000_000 - number, "seconds": seconds}
+        changed = [f"optim.decoder_lr={number}"]
+        write_run(tmp_path / str(number), IMAGES, val=0.9 - number / 10, changed=changed, **cost)
+    charted = charts.plot_costs(compare(find_runs([tmp_path])))
+    assert [chart.name for chart in charted] == ["dice_against_parameters", "dice_against_minutes"]
+    parameters, minutes = (chart.figure.axes[0] for chart in charted)
+    assert parameters.get_ylim() == minutes.get_ylim()
+    assert (parameters.get_xscale(), minutes.get_xscale()) == ("linear", "log")
+
+
 def test_tiles_accept_formula_signs_in_names(tmp_path: Path) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     charts.draw_tiles([(picture, "a$x_{$")], "é$x_{$0: polyp").savefig(tmp_path / "odd.png")  # no formula
@@ -612,14 +624,14 @@ def test_compare_of_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pyte
     out = tmp_path / "out"
     cli.main(["compare", str(outputs), "--out", str(out)])
     page = (out / "compare.html").read_text()
-    assert "http://" not in page and "https://" not in page and page.count("<img") >= 9
+    assert "http://" not in page and "https://" not in page and page.count("<img") >= 8
     assert all(
         source.startswith(("data:image/", "data:application/pdf"))
         for source in re.findall(r'(?:src|href)="([^"#][^"]*)', page)
     )
     drawn = {file.name for file in (out / "pictures").iterdir()}
     assert all(name.startswith("image_") for name in drawn) and len(drawn) == page.count("<h3 id=") > 1
-    for chart in ("loss", "dice", "effect_decoder_lr", "dice_against_minutes", "images_1_2"):
+    for chart in ("loss", "dice", "effect_decoder_lr", "images_1_2"):
         assert f'download="{chart}.pdf"' in page
     first = table(out)[0]
     (run,) = [Path(row["runs"]) for row in (first,)]
@@ -674,3 +686,46 @@ def runs_rows(run: Path) -> list[dict[str, float]]:
         return [
             {key: float(value) for key, value in row.items() if key != "stem"} for row in csv.DictReader(file)
         ]
+
+
+def write_evaluation(run: Path, name: str, dice: np.ndarray, first: int = 0, **metrics: Any) -> None:
+    """An evaluation of a run on images of these numbers, as far as comparing reads it."""
+    folder = write_run(run / "evaluations" / name, dice, numbers=range(first, first + len(dice)))
+    (folder / "config.yaml").unlink()  # it is no run
+    content = {
+        **{"images": "test", "normal": False, "n": len(dice), "models": ["best.ckpt"], "threshold": 0.5},
+        "tta": {"flips": False, "scales": [1.0]},
+    }
+    (folder / "metrics.json").write_text(json.dumps(content | metrics))
+
+
+def test_evaluations_are_compared_by_test_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep, out = tmp_path / "sweep", tmp_path / "out"
+    best = write_run(sweep / "b", IMAGES, 0.9)
+    other = write_run(sweep / "a", IMAGES, 0.8, changed=["optim.decoder_lr=1e-4"])
+    flips = IMAGES + 0.02 + NOISE - NOISE.mean()
+    write_evaluation(best, "test", IMAGES)
+    write_evaluation(best, "test_tta", flips, tta={"flips": True, "scales": [1.0]})
+    write_evaluation(sweep, "both", IMAGES, models=["a.ckpt", "b.ckpt"])
+    write_evaluation(other, "CVC", IMAGES[:20] - 0.1, 100, images="CVC")
+    write_evaluation(best, "CVC", IMAGES[:20], 100, images="CVC", training_images={"found": 3})
+    write_evaluation(best, "normal", IMAGES, images="normal", normal=True)
+    write_evaluation(best, "broken", IMAGES, n=7)
+    cli.main(["compare", str(sweep), "--out", str(out), "--no-pictures"])
+    with (out / "evaluations.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    sets = {
+        images: [row for row in rows if row["images"] == images] for images in {r["images"] for r in rows}
+    }
+    own, foreign = sets["test, 60 images"], sets["CVC, 20 images"]
+    assert [Path(row["run"]).name for row in own] == ["b", "b", "a", "sweep"]
+    assert "flips" in own[1]["prediction"] and "2 models" in own[3]["prediction"]
+    assert own[0]["difference"] == "" and float(own[1]["difference"]) == pytest.approx(0.02)
+    (expected,) = sign_flip_tests(np.stack([flips - IMAGES], axis=1), 0.05 / 3)  # three comparisons
+    assert float(own[1]["p"]) == pytest.approx(3 * expected.p, abs=0.001) and own[1]["verdict"] == "better"
+    assert [Path(row["run"]).name for row in foreign] == ["b", "a"] and "3 of the images" in foreign[0][
+        "remark"
+    ]
+    assert float(foreign[1]["difference"]) == pytest.approx(-0.1) and foreign[1]["verdict"] == "worse"
+    assert "broken: 60 images instead of 7" in capsys.readouterr().out
+    assert "CVC, 20 images</h3>" in (out / "compare.html").read_text()

@@ -3,6 +3,7 @@
 Figures are made without pyplot, which would look for a screen, in functions decorated with `styled`.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from io import BytesIO, StringIO
@@ -133,8 +134,9 @@ def render_svg(figure: Figure) -> str:
 
 
 @styled
-def render_pdf(figure: Figure) -> bytes:
-    """A PDF file of the size and the font that the figure was made for."""
+def render_file(figure: Figure, kind: Literal["pdf", "png"]) -> bytes:
+    """The content of a file, of the size and the font that the figure was made for."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells what it does with each font
     stream = BytesIO()
-    figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
+    figure.savefig(stream, format=kind, dpi=144)
     return stream.getvalue()

@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from polyp import files
-from polyp.report.charts import PALETTE, Chart, render_pdf, render_svg
+from polyp.report.charts import PALETTE, Chart, render_file, render_svg
 from polyp.report.pictures import Colour
 from polyp.report.tables import Table
 
@@ -107,7 +107,7 @@ class Page:
                 "name": chart.name,
                 "caption": chart.caption,
                 "svg": render_svg(chart.figure),
-                "pdf": _data_url("application/pdf", render_pdf(chart.figure)),
+                "pdf": _data_url("application/pdf", render_file(chart.figure, "pdf")),
             }
             for chart in charts
         ]

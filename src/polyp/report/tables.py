@@ -146,6 +146,17 @@ def format_mean(row: Mapping[str, Any], name: str, short: bool = False) -> str:
     return text if low is None else f"{text} ({low:.3f} to {high:.3f})"
 
 
+def format_difference(value: float, low: float, high: float) -> str:
+    """A difference with its interval: `+0.010 (−0.002 to +0.022)`."""
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "\N{MINUS SIGN}")
+
+
+def format_p(row: Mapping[str, Any]) -> str:
+    """The p-value `p` of a row."""
+    p = row.get("p")
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _style(align: str | None, cells: Sequence[str]) -> str:
     if align == "right" or (align is None and any(map(_is_number, cells))):
         return ""

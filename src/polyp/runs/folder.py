@@ -221,22 +221,9 @@ class RunFolder:
         Raises:
             DamagedError: it is missing or damaged, or not of the test in metrics.json.
         """
-        import pandas
-
-        file, count = self.rows_file, self.read_metrics()["test"]["n"]
+        file, number = self.rows_file, self.read_metrics()["test"]["n"]
         try:
-            # As text first: pandas' own parser of numbers may be off in the last digit.
-            scores = pandas.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
-            texts = [name for name in ("stem", "source") if name in scores]
-            scores[texts] = scores[texts].map(unescape_formula)
-            scores = scores.set_index("stem")
-            scores = scores.astype({name: float for name in scores if name != "source"})
-            if len(scores) != count or not scores.index.is_unique:
-                raise ValueError(f"{scores.index.nunique()} images instead of {count}")
-            if not (scores[["tp", "fp", "fn", *SCORES]].abs() < math.inf).all(axis=None):
-                raise ValueError("a score is missing or not finite")
-            if not scores["dice"].between(0, 1).all():
-                raise ValueError("a Dice is not between 0 and 1")
+            return read_rows(file, number)
         except (OSError, ValueError, KeyError, TypeError) as error:
             is_missing = isinstance(error, FileNotFoundError)
             reason = (
@@ -246,7 +233,34 @@ class RunFolder:
                 f"{reason}: {'put it back, or ' * is_missing}delete metrics.json and train it again "
                 f"({train_command()} {self.resume_override}) or move it elsewhere"
             ) from error
-        return scores
+
+
+def read_rows(file: Path, count: int) -> "DataFrame":
+    """The rows of a per_image.csv, by stem: floats, and the text `source` where there are several.
+
+    Args:
+        file: of a run or an evaluation.
+        count: how many images it must have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, KeyError, TypeError: it is damaged.
+    """
+    import pandas
+
+    # As text first: pandas' own parser of numbers may be off in the last digit.
+    scores = pandas.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+    texts = [name for name in ("stem", "source") if name in scores]
+    scores[texts] = scores[texts].map(unescape_formula)
+    scores = scores.set_index("stem")
+    scores = scores.astype({name: float for name in scores if name != "source"})
+    if len(scores) != count or not scores.index.is_unique:
+        raise ValueError(f"{scores.index.nunique()} images instead of {count}")
+    if not (scores[["tp", "fp", "fn", *SCORES]].abs() < math.inf).all(axis=None):
+        raise ValueError("a score is missing or not finite")
+    if not scores["dice"].between(0, 1).all():
+        raise ValueError("a Dice is not between 0 and 1")
+    return scores
 
 
 def check_metrics(content: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> None:

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from rich.markup import escape
+
 from polyp import files, terminal
 from polyp.commands.compare.comparison import Comparison, compare
+from polyp.commands.compare.evaluations import build_evaluation_tables, find_evaluations
 from polyp.commands.compare.options import Options
 from polyp.commands.compare.page import PICTURES_FOLDER, build_table, write_page
 from polyp.commands.compare.printing import print_comparison
 from polyp.commands.compare.read_runs import RunRecord, find_runs
 from polyp.errors import InputError, shell_word
+from polyp.report.tables import Table
 
-PAGE, TABLE, CARD = "compare.html", "table.csv", "MODEL_CARD.md"
+PAGE, TABLE, EVALUATIONS, CARD = "compare.html", "table.csv", "evaluations.csv", "MODEL_CARD.md"
 
 PICTURES = ("loss.png", "dice*.png", "effect_*.png", "image_*.png")
 """The files of a comparison in pictures/, which may lie among others."""
@@ -44,8 +48,12 @@ def run(options: Options) -> Path:
     from polyp.commands.compare.card import write_card  # imports torch
 
     write_card(folder / CARD, subject, comparison)
-    written = {"page": PAGE, "table": TABLE, "model card": CARD} if comparison else {"model card": CARD}
-    places = {name: os.path.relpath(folder / file) for name, file in written.items()}
+    names = {"page": PAGE, "table": TABLE, "evaluations": EVALUATIONS, "model card": CARD}
+    places = {
+        name: os.path.relpath(folder / file)
+        for name, file in names.items()
+        if file == CARD or (comparison is not None and (folder / file).exists())
+    }
     terminal.print_places(
         places | {"use it": f"polyp predict {shell_word(os.path.relpath(subject.folder))} FOLDER_OR_VIDEO"}
     )
@@ -54,10 +62,19 @@ def run(options: Options) -> Path:
 
 def _write_comparison(comparison: Comparison, folder: Path, options: Options) -> None:
     table = build_table(comparison)
+    evaluations, damaged = find_evaluations([Path(each) for each in options.folders])
+    tables = build_evaluation_tables(comparison, evaluations)
     print_comparison(comparison, table, options.all_columns)
+    for text in damaged:
+        terminal.console().print(f"[bold yellow]left out[/] {escape(text)}")
     files.write_text(folder / TABLE, table.to_csv())
     replaces, started = (folder / PAGE).exists(), time.time()
-    write_page(comparison, table, folder / PAGE, options.root, options.pictures)
+    write_page(comparison, table, tables, folder / PAGE, options.root, options.pictures)
+    rows = [{"images": images, **row} for images, each in tables.items() for row in each.rows]
+    if rows:
+        files.write_text(folder / EVALUATIONS, Table(rows).to_csv())
+    elif replaces:
+        (folder / EVALUATIONS).unlink(missing_ok=True)
     for picture in (file for name in PICTURES for file in (folder / PICTURES_FOLDER).glob(name)):
         # Only a former comparison's: in a folder without a page the pictures are somebody else's.
         if replaces and picture.stat().st_mtime < started:

@@ -14,7 +14,7 @@ from polyp.commands.compare.read_runs import RunRecord
 from polyp.commands.compare.recipes import Recipe, group_runs
 from polyp.errors import InputError, shell_word, train_command
 from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
-from polyp.report.tables import count
+from polyp.report.tables import count, format_difference
 
 LEVEL = 0.05
 """The probability of a wrong verdict, over all comparisons together."""
@@ -139,7 +139,7 @@ class Comparison:
             return f"{direction} by {abs(value):.3f} on {images}, too few to tell a difference from chance"
         low, high = difference.interval
         if difference.p >= LEVEL and (difference.images_p >= LEVEL or difference.margin is None):
-            span = f"{value:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "\N{MINUS SIGN}")
+            span = format_difference(value, low, high)
             share = recipe.parameters / self.reference.parameters
             cheaper = f", with {share:.0%} of the parameters" if share <= 0.8 else ""
             return f"not distinguishable from the best: {span}{cheaper}"

@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from polyp import terminal
+from polyp import files, terminal
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe, format_setting, shorten_keys
 from polyp.errors import InputError, printable
-from polyp.report.tables import Column, Table, count, format_mean
+from polyp.report.tables import Column, Table, count, format_mean, format_p
 
 PICTURES_FOLDER = "pictures"
 BY_SOURCE = "Test Dice by source (95 %)"
+
+EVALUATIONS = (
+    "What polyp evaluate has found, by test set. Differences in Dice are to the first row, on the same "
+    "images; the 95 % intervals hold for all rows of a table together, for other images, not for other seeds."
+)
 
 HINTS = {
     "val/dice": "Mean over the validation images, at network resolution; the mean over seeds and folds.",
@@ -48,7 +53,7 @@ def build_table(comparison: Comparison) -> Table:
         Column("test/dice", dice, partial(format_mean, name="test/dice")),
         *[Column("over_folds", "over folds", partial(format_mean, name="over_folds"))] * comparison.has_folds,
         *[Column("test/false_alarms", "false alarms", ".1%")] * any(run.normal for run in comparison.runs),
-        Column("p", format=_format_p),
+        Column("p", format=format_p),
         Column("verdict", align="left"),
         Column("parameters", format=lambda row: f"{row['parameters'] / 1e6:.2f} M"),
         Column("gmacs", "GMACs", ".2f"),
@@ -108,17 +113,20 @@ def format_cell(row: Mapping[str, Any], key: str) -> str:
     return format_setting(row[key])
 
 
-def _format_p(row: Mapping[str, Any]) -> str:
-    p = row["p"]
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def write_page(comparison: Comparison, table: Table, file: Path, root: str | None, pictures: bool) -> None:
+def write_page(
+    comparison: Comparison,
+    table: Table,
+    evaluations: Mapping[str, Table],
+    file: Path,
+    root: str | None,
+    pictures: bool,
+) -> None:
     """Write the page, and its pictures of test images as files beside it.
 
     Args:
         comparison: the subject.
         table: see `build_table`.
+        evaluations: see `polyp.commands.compare.evaluations.build_evaluation_tables`.
         file: where to write it.
         root: where the data are if they have moved.
         pictures: draw charts and predictions.
@@ -140,6 +148,11 @@ def write_page(comparison: Comparison, table: Table, file: Path, root: str | Non
         page.table(by_source)
     for text in comparison.notes:
         page.text(text)
+    if evaluations:
+        page.section("Evaluations", EVALUATIONS)
+    for heading, evaluation in evaluations.items():
+        page.heading(heading)
+        page.table(evaluation)
     if pictures:
         _add_figures(page, comparison, file.parent / PICTURES_FOLDER, root)
     page.section(
@@ -216,6 +229,7 @@ def _build_result_table(comparison: Comparison, table: Table) -> Table:
 
 def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str | None) -> None:
     from polyp.commands.compare import charts, examples  # import matplotlib and torch
+    from polyp.report.charts import render_file
     from polyp.report.pictures import LEGEND  # imports torch
 
     recipes, total = examples.choose_recipes(comparison), len(comparison.recipes)
@@ -236,7 +250,7 @@ def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str |
         page.heading(f"{letter}  {image.title}", letter)
         page.gallery(image.tiles, LEGEND, "small")
         file = folder / f"image_{letter}_{image.stem.replace('/', '_')}.png"
-        charts.draw_tiles(image.tiles, image.title).savefig(file, dpi=144)
+        files.write_bytes(file, render_file(charts.draw_tiles(image.tiles, image.title), "png"))
     if effects := charts.plot_effects(comparison):
         page.section("What each setting does")
         page.charts(effects)
