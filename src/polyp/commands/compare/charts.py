@@ -38,6 +38,9 @@ MAX_TICKS = 6
 MAX_LABEL = 24
 """Characters of a value at an axis; the name of an axis may be twice as long."""
 
+MAX_TITLE = 36
+"""Characters of a recipe's name at an axis; its number stands for a longer one."""
+
 MAX_OTHERS = 3
 """Recipes whose images are plotted against the best one's."""
 
@@ -73,7 +76,8 @@ def plot_differences(comparison: Comparison) -> list[Chart]:
         colour = FAINT if alike else SERIES[0] if value > 0 else SERIES[1]
         axes.plot([low, high], [place, place], color=colour)
         axes.plot(value, place, "o", color=colour, mfc="none" if alike else colour, ms=5)
-    axes.set_yticks(range(len(rows)), [clip(recipe.title, 40) for recipe, *_ in rows])
+    is_short = all(len(recipe.title) <= MAX_TITLE for recipe, *_ in rows)
+    axes.set_yticks(range(len(rows)), [r.title if is_short else f"#{r.number}" for r, *_ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     widest = max(abs(end) for *_, interval in rows for end in interval)
@@ -221,7 +225,9 @@ def plot_effects(comparison: Comparison) -> list[Chart]:
     """
     names, charts = shorten_keys(comparison.keys), []
     for keys in comparison.varying:
-        title = names[keys[0]] + f" and {len(keys) - 1} more" * (len(keys) > 1)
+        title = " and ".join(names[key] for key in keys)
+        if len(keys) > 2:
+            title = f"{names[keys[0]]} and {len(keys) - 1} more"
         figure, is_axis = _plot_effect(comparison.recipes, keys[0], title)
         caption = f"A point for each run{'' if is_axis else ', a line for the mean'}."
         if len(keys) > 1:

@@ -24,7 +24,7 @@ from polyp.runs.folder import RunFolder, check_metrics, read_rows
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-PLAIN = "one model, image as it is"
+PLAIN = "one model, one image"
 
 KEYS = {
     **{"images": str, "normal": bool, "n": int, "models": list, "threshold": float},
@@ -78,11 +78,10 @@ def find_evaluations(folders: Sequence[Path]) -> tuple[list[Evaluation], list[st
 
 def _describe_way(metrics: dict[str, Any]) -> str:
     models, tta, threshold = len(metrics["models"]), metrics["tta"], metrics["threshold"]
-    words = [f"average of {models} models"] * (models > 1)
-    words += ["average over flips"] * tta["flips"]
-    words += [f"scales {', '.join(map(str, tta['scales']))}"] * (tta["scales"] not in ([], [1.0]))
-    words += [f"threshold {threshold:g}"] * (threshold != 0.5)
-    return ", ".join(words) or PLAIN
+    averaged = [f"{models} models"] * (models > 1) + ["flips"] * tta["flips"]
+    averaged += [f"scales {', '.join(map(str, tta['scales']))}"] * (tta["scales"] != [1.0])
+    way = f"average over {' and '.join(averaged)}" if averaged else PLAIN
+    return way if threshold == 0.5 else f"{way}, threshold {threshold:g}"
 
 
 def build_evaluation_tables(comparison: Comparison, evaluations: Sequence[Evaluation]) -> dict[str, Table]:

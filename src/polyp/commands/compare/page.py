@@ -45,7 +45,7 @@ def build_table(comparison: Comparison) -> Table:
     several_seeds = any(len(recipe.seeds) > 1 for recipe in comparison.recipes)
     dice = "out-of-fold Dice (95 %)" if comparison.has_folds else "test Dice (95 %)"
     columns = [
-        Column("rank", "", lambda row: f"#{row['rank']}"),
+        Column("rank", "", lambda row: f"#{row['rank']}", "right"),
         *(Column(key, name, partial(format_cell, key=key)) for key, name in settings),
         *[Column("seeds", format=lambda row: str(len(row["seeds"].split())))] * several_seeds,
         *[Column("folds", format=lambda row: str(len(row["folds"].split())))] * comparison.has_folds,
@@ -105,7 +105,7 @@ def build_source_table(comparison: Comparison, table: Table) -> Table:
     labels = {f"test/dice {name}": f"{printable(name)} ({part['_n']} images)" for name, part in parts.items()}
     columns = [Column(key, label, partial(format_mean, name=key)) for key, label in labels.items()]
     rows = [row for row in table.rows if labels.keys() & row.keys()]
-    return Table(rows, [Column("rank", "", lambda row: f"#{row['rank']}"), *columns])
+    return Table(rows, [Column("rank", "", lambda row: f"#{row['rank']}", "right"), *columns])
 
 
 def format_cell(row: Mapping[str, Any], key: str) -> str:
@@ -161,7 +161,7 @@ def write_page(
     )
     names = shorten_keys(comparison.keys).items()
     settings = [{"": f"#{recipe.number}", **recipe.texts} for recipe in comparison.recipes]
-    page.table(Table(settings, [Column(""), *(Column(key, name) for key, name in names)]))
+    page.table(Table(settings, [Column("", align="right"), *(Column(key, name) for key, name in names)]))
     rows = [
         {"": f"#{recipe.number}", "run": run.name, "seed": run.seed, "fold": run.fold, **run.numbers}
         for recipe in comparison.recipes
@@ -176,7 +176,7 @@ def write_page(
         Column("peak_memory_mb", "memory, MB", ".0f"),
     ]
     fold = [Column("fold")] * comparison.has_folds
-    page.table(Table(rows, [Column(""), Column("run"), Column("seed"), *fold, *numbers]))
+    page.table(Table(rows, [Column("", align="right"), Column("run"), Column("seed"), *fold, *numbers]))
     if comparison.unfinished:
         page.heading("Unfinished")
         page.table([{"run": run.name, "progress": run.progress} for run in comparison.unfinished])
@@ -240,9 +240,13 @@ def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str |
         problem = f"No pictures of test images: {error}. --root FOLDER says where images/ and masks/ are."
         terminal.console().print(f"[bold yellow]note[/] {escape(problem)}")
     letters = dict(zip((image.stem for image in images), ascii_uppercase, strict=False))
-    page.section("The same test images", "Failures of the best first, then what the runs disagree on.")
+    page.section("The same test images")
     page.charts(charts.plot_images(comparison, letters))
     page.text(problem, "warning")
+    if images:
+        page.text(
+            "Failures of the best come first, then images on which the runs disagree, then other kinds."
+        )
     if len(recipes) < total and images:
         page.text(f"Pictures of {len(recipes)} of {total}: the best by validation, others over the ranking.")
     for image in images:

@@ -276,12 +276,12 @@ def _add_groups(page: Page, survey: "Survey") -> None:
     )
     subset, straddling = _subsets(survey), _straddling(survey)
     if straddling:
-        page.text("The groups that straddle the split show in one subset what is in another.", "warning")
+        page.text("Divided groups show in one subset what is in another.", "warning")
     groups = sorted(survey.groups, key=lambda group: group[0] not in straddling)
     rows = [
         {
             "group": str(number),
-            "straddles": "yes" * (images in straddling),
+            "divided": "yes" * (images in straddling),
             "images": _name_members(survey, images),
         }
         for number, (images, _) in enumerate(groups, 1)

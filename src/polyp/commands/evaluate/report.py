@@ -98,7 +98,8 @@ def _describe_result(metrics: Mapping[str, Any], images: Sequence[Image]) -> str
     dice = [image.dice for image in images]
     if len(images) == 1:
         return f"Dice is {dice[0]:.3f} on a single image, which says nothing about others."
-    text = f"Dice is {np.mean(dice):.3f} on {where}; half of them have {np.median(dice):.3f} or more."
+    half = f"; half of them have {np.median(dice):.3f} or more" * (len(dice) > 3)
+    text = f"Dice is {np.mean(dice):.3f} on {where}{half}."
     failures = sum(value < FAILURE for value in dice)
     few = {0: "No image has", 1: "One image has"}
     text += f" {few.get(failures, f'{failures} images have')} a Dice below {FAILURE}."
@@ -167,6 +168,7 @@ def describe_notes(metrics: Mapping[str, Any]) -> list[str]:
             list(dict.fromkeys(row[key] for row in training["images"])) for key in ("model", "stem")
         )
         some = ", ".join(stems[:NAMED]) + (f" and {len(stems) - NAMED} more" if len(stems) > NAMED else "")
+        part = f"{len(stems)} of the {metrics['n']} images" if metrics["n"] > 1 else "the image"
         rest = "No image is left without them."
         if without := training["without"]:
             name = "false_alarms" if metrics["normal"] else "dice"
@@ -176,9 +178,8 @@ def describe_notes(metrics: Mapping[str, Any]) -> list[str]:
             )
             rest = f"Without them: {name} {rest}, {count(without['n'], 'image')}."
         notes.append(
-            f"Training or validation of {' and '.join(models)} had {len(stems)} of the "
-            f"{count(metrics['n'], 'image')}, identical or nearly so ({some}): the numbers are too good. "
-            f"{rest}"
+            f"Training or validation of {' and '.join(models)} had {part}, identical or nearly so "
+            f"({some}): the numbers are too good. {rest}"
         )
     return notes
 
