@@ -7,13 +7,17 @@ python train.py -m model.encoder=mobilenet_v2,resnet34
 python train.py resume=outputs/runs/NAME/DATE_TIME
 """
 
+import sys
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig
+try:
+    import hydra
+    from omegaconf import DictConfig
 
-from polyp import terminal
-from polyp.training.run import Run, open_run, prepare_command_line
+    from polyp import terminal
+    from polyp.training.run import Run, open_run, prepare_command_line
+except KeyboardInterrupt:  # Ctrl-C
+    raise SystemExit(130) from None
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -48,5 +52,8 @@ def train(run: Run) -> float | None:
 
 
 if __name__ == "__main__":
-    prepare_command_line(Path(__file__).resolve().parent / "conf")
-    main()
+    try:
+        prepare_command_line(Path(__file__).resolve().parent / "conf")
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,6 +1,7 @@
 """The command line of polyp: what it offers, what it refuses, and that asking costs nothing."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 import polyp
+from polyp import cli
 from polyp.cli import COMMANDS, main
 
 OPTIONS = {
@@ -59,6 +61,35 @@ def test_every_command_is_listed_without_heavy_imports() -> None:
         assert arguments[0] != "--help" or all(f"• {name} " in done.stdout for name in COMMANDS)
 
 
+@pytest.mark.parametrize("name", ["", *(name for name in COMMANDS if name != "train")])
+def test_help_fits_the_terminal_and_its_examples_are_commands(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"] if name else [])
+    lines = capsys.readouterr().out.splitlines()
+    examples = [line.split() for line in lines if line.startswith("  polyp ")]
+    assert end.value.code == 0 and max(map(len, lines)) <= 80
+    assert examples and all(words[1] == name or (not name and words[1] in COMMANDS) for words in examples)
+    for _, command, *arguments in examples:
+        if command != "train" and arguments != ["--help"]:
+            cli._parse(command, arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "module"), [(["train.py"], "omegaconf"), (["-m", "polyp.cli", "data", "nowhere"], "tyro")]
+)
+def test_ctrl_c_during_imports_is_quiet(command: list[str], module: str) -> None:
+    arguments = [sys.executable, "-X", "importtime", *command]
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(module in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 130
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out == f"polyp {polyp.__version__}\n"
@@ -72,7 +103,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "--treshold", "0.3", "run", "image.png"], "--threshold"),
         (["predict", "run", "image.png", "--overlay"], "--no-overlays"),
         (["data", "--allow_emty"], "--allow-empty"),
-        ([], "evaluate"),
     ],
 )
 def test_a_typing_error_gets_the_nearest_name(

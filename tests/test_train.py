@@ -5,6 +5,7 @@ work.
 import csv
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -529,6 +531,30 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     epoch = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
     run_script(f"resume={run}", f"trainer.max_epochs={epoch + 2}")
     assert read(run)["epochs"] == epoch + 2
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_the_progress_of_the_whole_run(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    command = [
+        sys.executable,
+        "train.py",
+        *SMALL,
+        "trainer.max_epochs=2",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, cwd=ROOT, stdout=follower, stderr=follower, env=environment):
+        os.close(follower)
+        said = b""
+        with suppress(OSError):  # the end
+            while part := os.read(leader, 4096):
+                said += part
+    os.close(leader)
+    text = re.sub(r"\x1b\[[\d;?]*\w", "", said.decode())
+    assert re.search(r"building the network", text) and re.search(r"epoch 1 of 2 \S+ batch \d of 4", text)
+    assert "epoch 2 of 2   train/loss" in text and "?" not in text
+    assert said.rindex(b"\x1b[?25h") < said.index(b"Test Dice")  # the cursor is there again
 
 
 @pytest.mark.parametrize(

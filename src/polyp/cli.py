@@ -1,29 +1,35 @@
 """`polyp COMMAND`: the options of a command are the fields of the dataclass in its package's options.py."""
 
+import inspect
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields
 from itertools import takewhile
 from typing import Annotated, Any, NoReturn, Union, get_type_hints
 
-import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, subcommand
+try:
+    import tyro
+    from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, subcommand
 
-from polyp import __version__
-from polyp.commands.app.options import Options as App
-from polyp.commands.compare.options import Options as Compare
-from polyp.commands.data.options import Options as Data
-from polyp.commands.evaluate.options import Options as Evaluate
-from polyp.commands.export.options import Options as Export
-from polyp.commands.options import option
-from polyp.commands.predict.options import Options as Predict
-from polyp.commands.tune.options import Options as Tune
-from polyp.errors import InputError, nearest, pick
-from polyp.files import catch_disk_errors
+    from polyp import __version__
+    from polyp.commands.app.options import Options as App
+    from polyp.commands.compare.options import Options as Compare
+    from polyp.commands.data.options import Options as Data
+    from polyp.commands.evaluate.options import Options as Evaluate
+    from polyp.commands.export.options import Options as Export
+    from polyp.commands.options import option
+    from polyp.commands.predict.options import Options as Predict
+    from polyp.commands.tune.options import Options as Tune
+    from polyp.errors import InputError, nearest, pick
+    from polyp.files import catch_disk_errors
+except KeyboardInterrupt:  # Ctrl-C
+    raise SystemExit(130) from None
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,27 @@ COMMANDS: dict[str, Any] = {
 
 SHELLS = ("bash", "zsh", "fish")
 
-DESCRIPTION = (
-    "Train polyp segmentation networks, score and compare runs, use the best. "
-    "Also: --version; --print-completion SHELL."
-)
+EXAMPLES = {
+    "": (
+        "polyp train experiment=quickstart",
+        "polyp train -m model.encoder=mobilenet_v2,resnet34",
+        "polyp compare outputs",
+        "polyp predict outputs/runs/default/DATE_TIME FOLDER_OR_VIDEO",
+        "polyp evaluate --help",
+    ),
+    "tune": ("polyp tune lr model.arch=unet", "polyp tune batch_size data.image_size=512"),
+    "data": ("polyp data my_polyps", "polyp data kvasir_seg"),
+    "evaluate": ("polyp evaluate RUN", "polyp evaluate RUN --data CVC-ClinicDB --tta"),
+    "compare": ("polyp compare outputs", "polyp compare SWEEP RUN --out comparison"),
+    "predict": ("polyp predict RUN image.jpg", "polyp predict RUN video.mp4 images --out predictions"),
+    "export": ("polyp export RUN", "polyp export RUN --int8"),
+    "app": ("polyp app RUN", "polyp app RUN --port 8000"),
+}
+"""Of all commands together, and of each."""
+
+DESCRIPTION = """Train polyp segmentation networks, score and compare runs, use the best.
+
+polyp --version prints the version; polyp --print-completion SHELL a script for bash, zsh or fish."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with catch_disk_errors("free some space and give the command again"):
             if name == "--version":
                 print(f"polyp {__version__}")
-            elif name in ("-h", "--help"):
-                _overview(name)
+            elif name in ("", "-h", "--help"):
+                _overview("--help")
             elif name == "--print-completion":
                 shell = arguments[0] if arguments else ""
                 pick(name, shell, dict.fromkeys(SHELLS))
@@ -89,9 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             elif name in COMMANDS:
                 _parse(name, arguments).run()
             else:
-                _refuse(
-                    f"polyp: {f'{name} is unknown' if name else 'give a COMMAND'}: {nearest(name, COMMANDS)}"
-                )
+                _refuse(f"polyp: {name} is unknown: {nearest(name, COMMANDS)}")
     except InputError as error:
         sys.exit(f"polyp: {error}")
     except KeyboardInterrupt:
@@ -105,7 +126,18 @@ def _overview(*arguments: str) -> None:
         for name, kind in COMMANDS.items()
     ]
     commands: Any = Union[*each]
-    tyro.cli(commands, prog="polyp", description=DESCRIPTION, args=arguments, config=STYLE)
+    text = _describe("", DESCRIPTION)
+    tyro.cli(commands, prog="polyp", description=text, args=arguments, config=STYLE)
+
+
+def _describe(name: str, text: str) -> str:
+    """A text in lines that fit the terminal, and the examples of a command.
+
+    All lines of a paragraph but the first are indented: tyro joins those that begin with a letter.
+    """
+    width = shutil.get_terminal_size().columns
+    paragraphs = [textwrap.fill(part, width, subsequent_indent="  ") for part in text.split("\n\n")]
+    return "\n\n".join([*paragraphs, "\n".join(["Examples:", *(f"  {line}" for line in EXAMPLES[name])])])
 
 
 STYLE = (DisallowNone, FlagCreatePairsOff)
@@ -122,7 +154,10 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     box = io.StringIO()
     try:
         with redirect_stderr(box):
-            return tyro.cli(COMMANDS[name], prog=f"polyp {name}", args=arguments, config=STYLE)
+            text = _describe(name, inspect.getdoc(COMMANDS[name]) or "")
+            return tyro.cli(
+                COMMANDS[name], prog=f"polyp {name}", description=text, args=arguments, config=STYLE
+            )
     except SystemExit as end:
         if not end.code:  # --help
             raise

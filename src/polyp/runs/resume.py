@@ -169,7 +169,7 @@ def _find_unfinished_run(new: str, config: str) -> str:
 
 
 def discard(folder: Path) -> None:
-    """Remove the folder of a refused command, which holds only what Hydra wrote."""
+    """Remove the folder of a command that was refused or stopped, if it holds only what Hydra wrote."""
     if {path.name for path in folder.iterdir()} <= {HYDRA, LOCK} and folder != Path.cwd():
         shutil.rmtree(folder, ignore_errors=True)
 

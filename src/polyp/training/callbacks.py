@@ -121,15 +121,18 @@ class ProgressBar(pl.callbacks.ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the run, from the epoch on that it continues with."""
-        epochs, first = trainer.max_epochs or -1, trainer.current_epoch
-        self._start(total=epochs if epochs > 0 else None, completed=first, first=first)
+        epochs = trainer.max_epochs or -1
+        self._start(total=epochs if epochs > 0 else None)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        """Show the batch."""
+        """Show the batch; the first one may be in the middle of an epoch."""
         epoch, batch, batches = trainer.current_epoch, arguments[-1] + 1, self.total_train_batches
-        name = f"epoch {epoch + 1} of {trainer.max_epochs}"
+        self.bar.tasks[-1].fields.setdefault("first", epoch + (batch - 1) / batches)
         self.bar.update(
-            self.task, description=name, text=f"batch {batch} of {batches}", completed=epoch + batch / batches
+            self.task,
+            description=f"epoch {epoch + 1} of {trainer.max_epochs}",
+            text=f"batch {batch} of {batches}",
+            completed=epoch + batch / batches,
         )
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:

@@ -55,11 +55,10 @@ def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer:
 def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     """Print the result, where everything is, and what to do next."""
     test, where = metrics["test"], os.path.relpath(folder.path)
-    duration = terminal.format_seconds(metrics["seconds"])
     console = terminal.console()
     console.print(
         f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({_format_interval(test['dice_interval'])}per image, "
-        f"original resolution, n = {test['n']}), IoU {test['iou']:.3f}, {duration}"
+        f"original resolution, n = {test['n']}), IoU {test['iou']:.3f}"
     )
     for source, part in test.get("sources", {}).items():
         console.print(
@@ -71,6 +70,7 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
             f"  normal     false alarms on {normal['false_alarms']:.1%} of the frames without polyps "
             f"({_format_interval(normal['false_alarms_interval'], '.1%')}n = {normal['n']})"
         )
+    console.print(f"trained in {terminal.format_seconds(metrics['seconds'])}")
     if folder.is_sweep_job:
         return
     run, train = shell_word(where), train_command()

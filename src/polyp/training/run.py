@@ -115,6 +115,10 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             resume.discard(folder.path)
             sys.exit(f"{error}")
         log.error("%s", error)
+    except SystemExit:  # stopped by a signal
+        if not in_sweep:
+            resume.discard(folder.path)
+        raise
     except Exception:
         if not in_sweep:
             raise
