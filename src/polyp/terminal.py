@@ -15,6 +15,9 @@ from rich.text import Text
 
 T = TypeVar("T")
 
+LIVE = Console(stderr=True)
+"""Of all progress: one may be shown within another."""
+
 
 def console() -> Console:
     """What prints text: a terminal's lines are broken between words. `soft_wrap=True` keeps a line whole."""
@@ -38,7 +41,7 @@ def format_seconds(seconds: float) -> str:
 def status(text: str) -> AbstractContextManager[Any]:
     """Show that something without countable steps goes on, for instance "loading"."""
     both = sys.stdout.isatty() and sys.stderr.isatty()  # what is printed meanwhile goes to standard error
-    return Console(stderr=True).status(f"{text} ...") if both else nullcontext()
+    return LIVE.status(f"{text} ...") if both else nullcontext()
 
 
 class TimeLeft(ProgressColumn):
@@ -63,7 +66,7 @@ def progress(count: str | ProgressColumn = "{task.completed} of {task.total}") -
         BarColumn(),
         count,
         TimeLeft(),
-        console=Console(stderr=True),
+        console=LIVE,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),
         disable=not sys.stderr.isatty(),

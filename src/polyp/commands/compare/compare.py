@@ -34,13 +34,15 @@ def run(options: Options) -> Path:
         InputError: there is nothing to compare, or the folder is not empty.
     """
     card = options.card
-    found = find_runs([Path(folder) for folder in [*options.folders, *([card] if card else [])]])
+    with terminal.status("reading the runs"):
+        found = find_runs([Path(folder) for folder in [*options.folders, *([card] if card else [])]])
     finished = [run for run in found if run.metrics]
     comparison: Comparison | None = None
     if card and len(finished) == 1:
         subject = _find_subject(finished, card)
     else:
-        comparison = compare(found)
+        with terminal.status("comparing the runs"):
+            comparison = compare(found)
         subject = _find_subject(finished, card) if card else comparison.reference.first
     folder = _prepare_folder(options.out, options.overwrite)
     if comparison is not None:
@@ -61,15 +63,17 @@ def run(options: Options) -> Path:
 
 
 def _write_comparison(comparison: Comparison, folder: Path, options: Options) -> None:
-    table = build_table(comparison)
-    evaluations, damaged = find_evaluations([Path(each) for each in options.folders])
-    tables = build_evaluation_tables(comparison, evaluations)
+    with terminal.status("comparing the runs"):  # imports torch to count operations
+        table = build_table(comparison)
+        evaluations, damaged = find_evaluations([Path(each) for each in options.folders])
+        tables = build_evaluation_tables(comparison, evaluations)
     print_comparison(comparison, table, options.all_columns)
     for text in damaged:
         terminal.console().print(f"[bold yellow]left out[/] {escape(text)}")
     files.write_text(folder / TABLE, table.to_csv())
     replaces, started = (folder / PAGE).exists(), time.time()
-    write_page(comparison, table, tables, folder / PAGE, options.root, options.pictures)
+    with terminal.status("drawing the page"):
+        write_page(comparison, table, tables, folder / PAGE, options.root, options.pictures)
     rows = [{"images": images, **row} for images, each in tables.items() for row in each.rows]
     if rows:
         files.write_text(folder / EVALUATIONS, Table(rows).to_csv())

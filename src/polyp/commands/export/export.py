@@ -8,10 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
-from polyp import __version__, files
+from polyp import __version__, files, terminal
 from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.testsets import subset_of
 from polyp.commands.export import proof
@@ -19,7 +18,7 @@ from polyp.commands.export.file import describe_network, write_onnx
 from polyp.commands.export.integers import write_int8, write_openvino
 from polyp.commands.export.options import Options
 from polyp.data.pairs import Pair
-from polyp.errors import InputError, require
+from polyp.errors import InputError, require, shell_word
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
 from polyp.model.exported import OnnxModel, open_exported
@@ -267,7 +266,7 @@ COLUMNS = [
 
 def _print_record(record: dict[str, Any], folder: Path) -> None:
     """Print the numbers of export.json, and where the files are."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     title, count = f"[bold]{escape(record['run'])}[/]", len(record["models"])
     title += f", the average of {count} models" if count > 1 else ""
     console.print(f"\n{title}, {record['n']} test images, {escape(record['device'])}")
@@ -281,4 +280,6 @@ def _print_record(record: dict[str, Any], folder: Path) -> None:
     )
     for note in record["notes"]:
         console.print(f"[bold yellow]note[/] {escape(note)}")
-    console.print(f"  the models   {escape(os.path.relpath(folder))}")
+    where = os.path.relpath(folder)
+    model = shell_word(f"{where}/{FILES['onnx', 'float32']}")
+    terminal.print_places({"models": where, "use it": f"polyp predict {model} FOLDER_OR_VIDEO"})

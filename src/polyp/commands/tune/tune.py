@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
-from rich.console import Console
 
+from polyp import terminal
 from polyp.commands.tune.options import Options
 from polyp.errors import InputError, shell_word, train_command
 from polyp.files import atomic_write, check_writable
@@ -81,8 +81,7 @@ def _draw(rates: Sequence[float], losses: Sequence[float], rate: float, file: Pa
 
 
 def _print(text: str, options: Options, found: Sequence[str]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     console.print(text, markup=False)
-    console.print(
-        f"  {train_command()} {' '.join(map(shell_word, [*options.overrides, *found]))}", markup=False
-    )
+    command = " ".join(map(shell_word, [*options.overrides, *found]))
+    terminal.print_places({"train": f"{train_command()} {command}"})
