@@ -1,6 +1,6 @@
 """Pictures for people: image | truth | prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,9 +12,6 @@ from polyp.images import IGNORED
 
 Colour = tuple[int, int, int]
 """Red, green and blue, 0-255."""
-
-Text = tuple[str, Colour]
-"""Words and their colour."""
 
 TRUTH: Colour = (80, 220, 100)
 PREDICTION: Colour = (255, 200, 0)
@@ -85,7 +82,7 @@ def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, thresho
 def sheet(
     panels: Sequence[np.ndarray],
     captions: Sequence[str] = (),
-    legend: Sequence[Text] = (),
+    legend: Mapping[str, Colour] | None = None,
     height: int = 160,
     columns: int = 2,
 ) -> np.ndarray:
@@ -94,7 +91,7 @@ def sheet(
     Args:
         panels: the pictures, RGB.
         captions: a line of text above each panel; () for none.
-        legend: what is written above all of them.
+        legend: words and their colours, written above all of them.
         height: of each panel in pixels, without its caption.
         columns: of the grid.
     """
@@ -102,7 +99,7 @@ def sheet(
     scaled = [cv2.resize(*pair, interpolation=cv2.INTER_AREA) for pair in zip(panels, sizes, strict=True)]
     if captions:
         pairs = zip(scaled, captions, strict=True)
-        scaled = [add_text(panel, [(caption, TEXT)]) for panel, caption in pairs]
+        scaled = [add_text(panel, {caption: TEXT}) for panel, caption in pairs]
         height = scaled[0].shape[0]
     width = max(p.shape[1] for p in scaled) + 2 * GAP
     cells = []
@@ -116,18 +113,18 @@ def sheet(
     return add_text(grid, legend) if legend else grid
 
 
-def add_text(picture: np.ndarray, texts: Sequence[Text], size: int = 14) -> np.ndarray:
+def add_text(picture: np.ndarray, texts: Mapping[str, Colour], size: int = 14) -> np.ndarray:
     """The picture (H, W, 3) with a line of text above it; what is longer than the picture is cut off.
 
     Args:
         picture: RGB.
-        texts: written one after the other.
+        texts: words and their colours, written one after the other.
         size: of the font in pixels.
     """
     font, left = ImageFont.load_default(size), size / 2
     strip = Image.new("RGB", (picture.shape[1], round(1.5 * size)), STRIP)
     draw = ImageDraw.Draw(strip)
-    for text, colour in texts:
+    for text, colour in texts.items():
         draw.text((left, strip.height / 2), text, colour, font, anchor="lm")
         left += draw.textlength(text, font) + size
     return np.vstack([np.asarray(strip), picture])

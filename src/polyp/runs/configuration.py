@@ -3,7 +3,7 @@
 import functools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,22 @@ def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
             raise InputError(explain_hydra_error(error, overrides, conf)) from error
         check_names(cfg)
         return resolve_config(cfg)
+
+
+@functools.cache
+def _load_choices(group: str) -> dict[str, Any]:
+    conf = train_script().parent / "conf"
+    names = sorted(file.stem for file in (conf / group).glob("*.yaml"))
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        choices: Any = {name: OmegaConf.to_container(compose(f"{group}/{name}")) for name in names}
+    return {name: content[group] for name, content in choices.items()}
+
+
+def find_choice(group: str, content: Mapping[str, Any]) -> str | None:
+    """The file of a folder of conf/ that has a section as it is, such as `strong` of `augment`; None if none
+    has.
+    """
+    return next((name for name, choice in _load_choices(group).items() if choice == content), None)
 
 
 def check_composition(argv: Sequence[str], conf: Path) -> None:

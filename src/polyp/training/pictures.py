@@ -72,9 +72,9 @@ class ValidationPictures(Callback):
         factor = -(-MIN_WIDTH // panel.shape[1])
         panel = panel.repeat(factor, 0).repeat(factor, 1)
         size = panel.shape[1] // 24  # TensorBoard shows pictures of any size equally wide
-        title = [(f"epoch {trainer.current_epoch + 1}", pictures.TEXT), (f"Dice {dice:.3f}", pictures.TEXT)]
-        picture = pictures.add_text(panel, [(stem, pictures.TEXT)], size)
-        picture = pictures.add_text(picture, [*title, *pictures.LEGEND.items()], size)
+        title = dict.fromkeys((f"epoch {trainer.current_epoch + 1}", f"Dice {dice:.3f}"), pictures.TEXT)
+        picture = pictures.add_text(panel, {stem: pictures.TEXT}, size)
+        picture = pictures.add_text(picture, title | pictures.LEGEND, size)
         logger.experiment.add_image(tag, picture, trainer.global_step - 1, dataformats="HWC")
 
 
@@ -131,7 +131,7 @@ class TestRecord(Callback):
             overview = pictures.sheet(
                 [panel for _, panel in drawn],
                 [f"{stem}   Dice {dice[stem]:.3f}" for stem, _ in drawn],
-                [("image", pictures.TEXT), *pictures.LEGEND.items()],
+                {"image": pictures.TEXT} | pictures.LEGEND,
             )
             pictures.save(self.folder.pictures / "overview.png", overview)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from polyp.errors import InputError, describe_error, printable, train_command
 from polyp.files import DamagedError
 from polyp.runs import identity
+from polyp.runs.configuration import find_choice
 from polyp.runs.folder import RunFolder, check_metrics
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class RunRecord:
     def settings(self) -> dict[str, Any]:
         """What may change the result: the configuration, with dotted keys, and the data's fingerprint."""
         config = self.config | {"model": _format_loss(self.config["model"])}
+        if name := find_choice("augment", config["augment"]):
+            config["augment"] = name
         flat = dict(_format_leaf(key, value) for key, value in identity.flatten(config))
         if flat.get("data.folds"):
             flat.pop("data.split", None)  # which has no effect then
