@@ -17,6 +17,7 @@ from conftest import SMALL, run_script
 from omegaconf import OmegaConf
 
 from polyp.cli import main
+from polyp.commands.evaluate import report
 from polyp.commands.evaluate.report import describe_control
 from polyp.data.layouts import list_pairs
 from polyp.data.masks import read_mask
@@ -109,15 +110,15 @@ def test_a_run_scores_what_training_said(run: Path, capsys: pytest.CaptureFixtur
     assert f"lowest on {worst['stem']} {float(worst['dice']):.3f}" in told
 
 
-def test_the_page_opens_offline_and_shows_the_worst(run: Path) -> None:
+def test_the_page_opens_offline_and_shows_the_worst_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "CASES", 1)
     main(["evaluate", str(run)])
     page = (run / "evaluations" / "test" / "report.html").read_text()
     assert "http" not in page
     assert all(source.startswith("data:image/") for source in re.findall(r'src="(.{12})', page))
-    worst = min(rows(run), key=lambda row: float(row["dice"]))
-    assert re.search(
-        rf"Worst</h3>.*{worst['stem']}: Dice {float(worst['dice']):.3f}.*Median</h3>", page, re.DOTALL
-    )
+    worst, *_, best = sorted(rows(run), key=lambda row: float(row["dice"]))
+    shown = [f"{row['stem']}: Dice {float(row['dice']):.3f}" for row in (worst, best)]
+    assert re.search(f"Worst</h3>.*{shown[0]}.*Best</h3>.*{shown[1]}", page, re.DOTALL)
 
 
 def test_strata_are_means_over_their_images(run: Path) -> None:

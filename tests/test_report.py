@@ -63,10 +63,12 @@ def test_page_escapes_values(tmp_path: Path) -> None:
 def test_charts_follow_the_page_and_are_saved_as_pdf(tmp_path: Path) -> None:
     figure, axes = make_axes(ATTACK, "a$x_{$")  # no formula
     axes.plot([0, 1], color=SERIES[0])
+    axes.annotate("link", (0, 0), url="#below")
     page = Page("charts")
     page.charts([Chart("line", figure, ATTACK)])
     page.write(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
+    assert 'href="#below"' in text and "_blank" not in text  # a link stays on the page
     assert "stroke: var(--blue)" in text and SERIES[0] not in text.split("</style>")[1]
     assert "<script" not in text and "&lt;script&gt;" in text.split("<svg")[1].split("</svg>")[0]
     pdf = re.search(r'href="data:application/pdf;base64,(.*?)" download="line\.pdf"', text)

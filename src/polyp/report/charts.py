@@ -128,8 +128,8 @@ def render_svg(figure: Figure) -> str:
         return f"{found[1]}: var(--{name})" if name else found[0]
 
     svg = re.sub(r"(fill|stroke): (#[0-9a-f]{6})", replace_colour, stream.getvalue())
-    # The page has the style, and several charts would share the names of their parts.
-    svg = re.sub(r'<style.*?</style>|(?<=<g) id="[^"]*"', "", svg, flags=re.DOTALL)
+    # The page has the style, several charts would share the names of their parts, and links stay on the page.
+    svg = re.sub(r'<style.*?</style>|(?<=<g) id="[^"]*"| target="_blank"', "", svg, flags=re.DOTALL)
     return re.sub(r'.*?<svg[^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1, flags=re.DOTALL)
 
 

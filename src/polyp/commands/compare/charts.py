@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from polyp.commands.compare.comparison import Comparison
@@ -27,6 +28,7 @@ from polyp.report.charts import (
     styled,
     use_log,
 )
+from polyp.report.pictures import LEGEND
 from polyp.report.tables import count
 
 MIN_SPAN = 0.03
@@ -296,4 +298,6 @@ def draw_tiles(tiles: Sequence[tuple[np.ndarray, str]], title: str) -> Figure:
         axes.imshow(picture)
         axes.axis("off")
         axes.set_title("\n".join(textwrap.wrap(caption, 26)), fontsize=8)
+    colours = [Patch(color=tuple(np.divide(colour, 255)), label=name) for name, colour in LEGEND.items()]
+    figure.legend(handles=colours, loc="outside lower center", ncols=len(colours))
     return figure

@@ -135,7 +135,7 @@ def build_values_page(name: str, message: str, pairs: Sequence[Pair], checks: Se
             continue
         if image.shape[:2] == mask.shape:
             pictures.append((_outline(image, mask), f"{value}: {pair.stem}"))
-    page.gallery(pictures, OUTLINE)
+    page.gallery(pictures, {"has the value": TRUTH})
     return page
 
 

@@ -32,7 +32,7 @@ LARGE = {
     "precision": "precision",
     "recall": "recall",
     "polyp_recall": "polyps found",
-    "false_alarms": "frames with a false alarm",
+    "false_alarms": "share of frames with a false alarm",
     "false_positives_per_image": "false positives per image",
 }
 """The numbers that the page begins with, in words."""
@@ -292,18 +292,24 @@ def _add_cases(
         panel = pictures.panel(pixels, mask, predictors[stem].predict(pixels), metrics["threshold"])
         size = round(panel.shape[1] * HEIGHT / panel.shape[0]), HEIGHT
         caption = f"{stem}: Dice {image.dice:.3f}, polyp {image.traits['polyp_share']:.1%}"
+        if metrics["normal"]:
+            caption = f"{stem}: {count(int(image.row['false_positives']), 'false positive')}"
         return cv2.resize(panel, size, interpolation=cv2.INTER_AREA), caption
 
     def add_gallery(heading: str, rows: Sequence[Mapping[str, Any]]) -> None:
         page.heading(heading)
         page.gallery([draw(row["stem"]) for row in rows], pictures.LEGEND, "wide")
 
-    ranked = sorted((image.row for image in images), key=lambda row: row["dice"])
-    middle = max(0, (len(ranked) - CASES) // 2)
+    scored = [image.row for image in images]
+    ranked = sorted(scored, key=lambda row: (row["dice"], -row["false_positives"], -row["mae"]))
+    others, best = ranked[CASES:-CASES], ranked[CASES:][-CASES:][::-1]
+    middle = max(0, (len(others) - CASES) // 2)
     page.section("Cases", "The image with the outlines of both; truth; prediction. A click enlarges it.")
     add_gallery("Worst", ranked[:CASES])
-    add_gallery("Median", ranked[middle : middle + CASES])
-    add_gallery("Best", ranked[::-1][:CASES])
+    if others:
+        add_gallery("Median", others[middle : middle + CASES])
+    if best:
+        add_gallery("Best", best)
     failures = [row for row in ranked if row["dice"] < FAILURE]
     if metrics["normal"] or not failures:
         return
