@@ -40,7 +40,7 @@ MAX_TICKS = 6
 MAX_LABEL = 24
 """Characters of a value at an axis; the name of an axis may be twice as long."""
 
-MAX_TITLE = 36
+MAX_TITLE = 26
 """Characters of a recipe's name at an axis; its number stands for a longer one."""
 
 MAX_OTHERS = 3
@@ -71,7 +71,7 @@ def plot_differences(comparison: Comparison) -> list[Chart]:
     ]
     if not rows:
         return []
-    figure, axes = make_axes("difference in test Dice", "", (SIZE[0] * 1.3, 0.7 + 0.22 * len(rows)))
+    figure, axes = make_axes("difference in test Dice", "", (SIZE[0], 0.6 + 0.2 * len(rows)))
     axes.axvline(0, color=FAINT, lw=1)
     for place, (recipe, value, (low, high)) in enumerate(rows):
         alike = recipe.number in comparison.alike
