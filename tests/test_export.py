@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from polyp.cli import main
 from polyp.commands.export import export as exporting
 from polyp.commands.export.file import set_metadata, write_onnx
 from polyp.commands.export.graph import resize as resize_in_graph
+from polyp.commands.export.proof import on_tensors
 from polyp.data.pairs import read_image
 from polyp.errors import InputError
 from polyp.images import resize
@@ -66,7 +68,7 @@ def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
 
 def largest_difference(model: PolypSegmenter, file: Path, images: list[torch.Tensor]) -> float:
     """The largest difference between the module's probabilities and the file's."""
-    pairs = zip(model.predict(images), OnnxModel(file).predict(images), strict=True)
+    pairs = zip(model.predict(images), on_tensors(OnnxModel(file))(images), strict=True)
     return max((one - other).abs().max().item() for one, other in pairs)
 
 
@@ -124,7 +126,19 @@ def test_file_has_its_metadata_and_types(small: tuple[PolypSegmenter, Path]) -> 
 
 def test_file_refuses_another_scale(small: tuple[PolypSegmenter, Path]) -> None:
     with pytest.raises(InputError, match="another scale"):
-        OnnxModel(small[1]).predict(pictures((64, 64)), 0.5)
+        OnnxModel(small[1]).predict([np.zeros((64, 64, 3), np.uint8)], 0.5)
+
+
+def test_predicting_with_a_file_imports_no_torch(small: tuple[PolypSegmenter, Path], tmp_path: Path) -> None:
+    """Which takes seconds."""
+    cv2.imwrite(str(tmp_path / "image.png"), pictures((50, 60))[0].permute(1, 2, 0).numpy())
+    arguments = ["predict", str(small[1]), str(tmp_path / "image.png"), "--out", str(tmp_path / "out")]
+    heavy = "{'torch', 'pytorch_lightning', 'pandas'}"
+    program = (
+        f"import sys; from polyp.cli import main; main({arguments}); print(sys.modules.keys() & {heavy})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n") and (tmp_path / "out" / "image_mask.png").is_file()
 
 
 def test_file_is_loaded_as_checkpoints_are(small: tuple[PolypSegmenter, Path]) -> None:
@@ -282,8 +296,8 @@ def test_failed_export_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch
         def __init__(self, file: Path) -> None:
             pass
 
-        def predict(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
-            return [torch.zeros(image.shape[1:]) for image in images]
+        def predict(self, images: list[np.ndarray]) -> list[np.ndarray]:
+            return [np.zeros(image.shape[:2], np.float32) for image in images]
 
     monkeypatch.setattr(exporting, "write_onnx", write)
     monkeypatch.setattr(exporting, "OnnxModel", Other)

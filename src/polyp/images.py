@@ -4,15 +4,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 from warnings import filterwarnings
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
-from torch.nn import functional as F
 
 from polyp.errors import InputError, describe_error, printable
+
+if TYPE_CHECKING:  # an exported model does not need torch, which takes seconds to import
+    from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 """What is opened: Pillow's other formats are rare, and some run programs. (MPO opens as JPEG.)"""
@@ -146,12 +148,14 @@ def square(image_size: int | Sequence[int]) -> tuple[int, int]:
     return size
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(image: "Tensor", size: tuple[int, int]) -> "Tensor":
     """An image (3, H, W) uint8 at another (height, width): bilinear, averaging where it shrinks.
 
     On the CPU wherever the image is: torch resizes 8-bit integers there only.
     """
-    return F.interpolate(image[None].cpu(), size=size, mode="bilinear", antialias=True)[0].to(image.device)
+    from torch.nn.functional import interpolate
+
+    return interpolate(image[None].cpu(), size=size, mode="bilinear", antialias=True)[0].to(image.device)
 
 
 def components(mask: np.ndarray) -> tuple[int, np.ndarray]:

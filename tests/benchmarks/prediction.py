@@ -16,6 +16,7 @@ from common import table
 from torch import Tensor, nn
 
 from polyp.commands.export.export import FILES
+from polyp.commands.export.proof import on_tensors
 from polyp.images import SUFFIXES, read_image
 from polyp.model import device
 from polyp.model.exported import OnnxModel
@@ -56,7 +57,7 @@ def main(run: Path, folder: Path) -> None:
     }
     for name, file in FILES.items():
         if (RunFolder(run).exports / file).is_file():
-            ways[f"ONNX {name}"] = OnnxModel(RunFolder(run).exports / file).predict
+            ways[f"ONNX {name}"] = on_tensors(OnnxModel(RunFolder(run).exports / file))
     print(f"{len(images)} images, {torch.get_num_threads()} threads, {device.description()}")
     for batch in (8, 1):
         seconds: dict[str, list[float]] = {name: [] for name in ways}

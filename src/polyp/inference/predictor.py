@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from polyp import files
 from polyp.errors import InputError, pick
-from polyp.model import device
-from polyp.model.exported import ExportedModel
-from polyp.runs.model import Source, find_sources, load_checkpoint, load_model
+from polyp.model.exported import ExportedModel, open_exported
+from polyp.runs.model import Source, find_sources, load_checkpoint
 
-if TYPE_CHECKING:  # it imports Lightning, which an exported model does not need
+if TYPE_CHECKING:  # an exported model needs neither torch nor Lightning, which take seconds to import
+    import torch
+
     from polyp.model.segmenter import PolypSegmenter
 
 T = TypeVar("T")
@@ -33,7 +32,7 @@ BATCH, BATCH_PIXELS = 8, 2**24
 COMPARED = 4
 """Images on which a computation other than `exact` is compared with it."""
 
-FLIPS = ((), (-1,), (-2,), (-2, -1))
+FLIPS = ((), (1,), (0,), (0, 1))
 """The axes that each view of test-time augmentation is flipped along: none, left-right, up-down, both."""
 
 
@@ -51,7 +50,7 @@ class Predictor:
     """
 
     models: "Sequence[PolypSegmenter | ExportedModel]"
-    device: torch.device
+    device: "torch.device | str"
     sources: Sequence[Source] = ()
     compute: str = "exact"
     flips: bool = False
@@ -94,17 +93,16 @@ class Predictor:
 
     def predict_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What `predict` gives, of several images, which may differ in size."""
-        sums = [torch.zeros(image.shape[:2]) for image in images]
+        sums = [np.zeros(image.shape[:2], np.float32) for image in images]
         for probabilities in self._views(images):
             for total, probability in zip(sums, probabilities, strict=True):
                 total += probability
         count = len(self.models) * len(self._transforms)
-        return [(total / count).numpy() for total in sums]
+        return [total / count for total in sums]
 
     def spread(self, image: np.ndarray) -> np.ndarray:
         """The standard deviation (H, W) float32 in 0-0.5 of the probabilities between models and views."""
-        views = torch.stack([probability for [probability] in self._views([image])])
-        return views.std(0, correction=0).numpy()
+        return np.std([probability for [probability] in self._views([image])], axis=0)
 
     def deviation(self, images: Sequence[np.ndarray]) -> float | None:
         """The largest difference of a probability to the exact computation's, on the first `COMPARED` images.
@@ -138,16 +136,15 @@ class Predictor:
     def _transforms(self) -> list[tuple[float, tuple[int, ...]]]:
         return [(scale, axes) for scale in self.scales for axes in (FLIPS if self.flips else FLIPS[:1])]
 
-    @torch.inference_mode()
-    def _views(self, images: Sequence[np.ndarray]) -> Iterator[list[Tensor]]:
-        """The probabilities of all images on the CPU, from each model and in each view."""
-        pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    def _views(self, images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """The probabilities of all images, from each model and in each view."""
         for number, model in enumerate(self.models):
             for scale, axes in self._transforms:
-                views = model.predict([image.flip(axes) for image in pixels], scale, self.compute == "fast")
-                probabilities = [probability.flip(axes).cpu() for probability in views]
+                views = [np.ascontiguousarray(np.flip(image, axes)) for image in images]
+                predicted = _predict(model, views, scale, self.compute == "fast")
+                probabilities = [np.flip(probability, axes) for probability in predicted]
                 for probability in probabilities:
-                    low, high = probability.aminmax()
+                    low, high = probability.min(), probability.max()
                     if not (low >= 0 and high <= 1):  # also for NaN
                         name = self.sources[number].file if self.sources else "the model"
                         raise InputError(
@@ -155,6 +152,18 @@ class Predictor:
                             "to 1: train it anew, in trainer.precision=32-true"
                         )
                 yield probabilities
+
+
+def _predict(
+    model: "PolypSegmenter | ExportedModel", images: Sequence[np.ndarray], scale: float, fast: bool
+) -> list[np.ndarray]:
+    """The probabilities (H, W) float32 of images (H, W, 3) uint8."""
+    if isinstance(model, ExportedModel):
+        return model.predict(images, scale, fast)
+    import torch
+
+    pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    return [probability.cpu().numpy() for probability in model.predict(pixels, scale, fast)]
 
 
 def _load_originals(model: "PolypSegmenter | ExportedModel", source: Source) -> "list[PolypSegmenter]":
@@ -216,14 +225,19 @@ def load_predictor(
     pick("--compute", compute, dict.fromkeys(COMPUTE))
     sources = find_sources(names)
     exported = [source for source in sources if source.is_exported]
-    if exported and device_name == "auto":
-        device_name = "cpu"  # where their runtimes are
-    chosen = device.choose(device_name)
-    if exported and chosen.type != "cpu":
+    chosen: torch.device | str = "cpu"  # where the runtimes of exported models are
+    if not exported:
+        from polyp.model import device
+
+        chosen = device.choose(device_name)
+    elif device_name not in ("auto", "cpu"):
         raise InputError(
-            f"--device {chosen} cannot run {exported[0].file} here: leave it out, or give --device cpu"
+            f"--device {device_name} cannot run {exported[0].file} here: leave it out, or give --device cpu"
         )
-    models = [load_model(source).eval().to(chosen) for source in sources]
+    models = [
+        open_exported(source.file) if source.is_exported else load_checkpoint(source).eval().to(chosen)
+        for source in sources
+    ]
     for model in models:
         for scale in scales:
             model.check_scale(scale)

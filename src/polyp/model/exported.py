@@ -1,14 +1,13 @@
-"""Exported models: ONNX Runtime or OpenVINO in the place of torch."""
+"""Exported models: ONNX Runtime or OpenVINO in the place of torch, which is not imported."""
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from polyp.errors import InputError, describe_error, printable, require
 
@@ -16,8 +15,8 @@ METADATA = ("threshold", "image_size", "precision", "fingerprint")
 """Metadata of every file that `polyp export` writes; other files do not have them."""
 
 
-class ExportedModel(nn.Module):
-    """A model that `polyp export` wrote; predicts as a `PolypSegmenter` does.
+class ExportedModel:
+    """A model that `polyp export` wrote.
 
     Args:
         file: of the model.
@@ -35,7 +34,6 @@ class ExportedModel(nn.Module):
     backend: ClassVar[str]
 
     def __init__(self, file: Path) -> None:
-        super().__init__()
         self.file = file
         self.metadata = self._open()
         if missing := [name for name in METADATA if name not in self.metadata]:
@@ -73,16 +71,18 @@ class ExportedModel(nn.Module):
                 f"an exported model cannot work at another scale ({scale:g}): use the checkpoint"
             )
 
-    def predict(self, images: Sequence[Tensor], scale: float = 1.0, fast: bool = False) -> list[Tensor]:
+    def predict(
+        self, images: Sequence[np.ndarray], scale: float = 1.0, fast: bool = False
+    ) -> list[np.ndarray]:
         """Polyp probabilities of images of any sizes.
 
         Args:
-            images: RGB, (3, H, W), uint8.
+            images: RGB, (H, W, 3), uint8.
             scale: 1.
             fast: compute images of one size together.
 
         Returns:
-            For each image a float32 (H, W) tensor, on the CPU; whether they are in 0-1 is up to the file.
+            For each image (H, W) float32; whether they are in 0-1 is up to the file.
 
         Raises:
             InputError: another scale, or the file computes nothing of the images' size.
@@ -91,9 +91,9 @@ class ExportedModel(nn.Module):
         groups: defaultdict[Any, list[int]] = defaultdict(list)
         for number, image in enumerate(images):
             groups[image.shape if fast else number].append(number)
-        results: dict[int, Tensor] = {}
+        results: dict[int, np.ndarray] = {}
         for numbers in groups.values():
-            batch = np.stack([images[number].permute(1, 2, 0).cpu().numpy() for number in numbers])
+            batch = np.stack([images[number] for number in numbers])
             try:
                 probabilities = self._compute(batch)
             except Exception as error:  # its exceptions have no common class
@@ -102,7 +102,7 @@ class ExportedModel(nn.Module):
                 raise InputError(
                     f"{self.file} gives {probabilities.shape} for images {batch.shape}: export it again"
                 )
-            results |= zip(numbers, torch.from_numpy(probabilities), strict=True)
+            results |= zip(numbers, probabilities, strict=True)
         return [results[number] for number in range(len(images))]
 
 
@@ -125,7 +125,7 @@ class OnnxModel(ExportedModel):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = count_threads()
         options.log_severity_level = 3  # errors only
         # Else threads that wait for work keep a core each busy, beside whatever else the process does.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -156,7 +156,7 @@ class OpenvinoModel(ExportedModel):
         core = openvino.Core()
         try:
             model = core.read_model(self.file)
-            options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+            options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": count_threads()}
             self.compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise InputError(
@@ -168,6 +168,17 @@ class OpenvinoModel(ExportedModel):
 
     def _compute(self, batch: np.ndarray) -> np.ndarray:
         return self.compiled(batch)[0]
+
+
+def count_threads() -> int:
+    """OMP_NUM_THREADS, as torch has it, or one for each physical core that this process may use."""
+    if (number := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        return int(number)
+    if not hasattr(os, "sched_getaffinity"):
+        return 0  # the runtimes then count the cores themselves
+    processors = os.sched_getaffinity(0)
+    siblings = [Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list") for n in processors]
+    return len({file.read_text() if file.exists() else str(file) for file in siblings})
 
 
 BACKENDS: dict[str, type[ExportedModel]] = {".onnx": OnnxModel, ".xml": OpenvinoModel}

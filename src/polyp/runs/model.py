@@ -13,7 +13,6 @@ from polyp.runs.resume import job_folders, sweep_finished
 from polyp.settings import check_keys
 
 if TYPE_CHECKING:
-    from polyp.model.exported import ExportedModel
     from polyp.model.segmenter import PolypSegmenter
 
 EXPORTED = (".onnx", ".xml")
@@ -154,19 +153,6 @@ def find_weights(name: str | None) -> str | None:
     return str(source.file)
 
 
-def load_model(source: Source) -> "PolypSegmenter | ExportedModel":
-    """Load a model, a checkpoint's onto the CPU.
-
-    Raises:
-        InputError: the file is damaged, holds code, or is not one of polyp's.
-    """
-    if source.is_exported:
-        from polyp.model.exported import open_exported
-
-        return open_exported(source.file)
-    return load_checkpoint(source)
-
-
 def load_run_model(folder: RunFolder) -> "PolypSegmenter":
     """The model that validated best in a run, see `load_checkpoint`."""
     return load_checkpoint(Source.of(str(folder)))
@@ -177,7 +163,7 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     tested in.
 
     Raises:
-        InputError: as `load_model`, or it is an exported model.
+        InputError: the file is damaged, holds code, is not one of polyp's, or is an exported model.
     """
     from polyp.model.device import PRECISIONS
     from polyp.model.segmenter import PolypSegmenter

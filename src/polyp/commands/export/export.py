@@ -140,7 +140,7 @@ def _write_variants(
     """
     exact, integers = folder / FILES["onnx", "float32"], folder / FILES["onnx", "int8"]
     write_onnx(models, exact, metadata | {"precision": "float32"})
-    predict = OnnxModel(exact).predict
+    predict = proof.on_tensors(OnnxModel(exact))
     differences = proof.differences(proof.average(models), {"": predict}, _spread(validation, COMPARED))[""]
     if not all(difference <= MAX_DIFFERENCE for difference in differences.values()):  # nor NaN
         raise InputError(
@@ -155,7 +155,7 @@ def _write_variants(
     calibration = [pair.image for pair in _spread(validation, CALIBRATED)]
 
     def loses_dice(file: Path) -> bool:
-        pair = {"float32": predict, "int8": open_exported(file).predict}
+        pair = {"float32": predict, "int8": proof.on_tensors(open_exported(file))}
         scores = proof.score(pair, validation, threshold)
         return scores["float32"]["dice"] - scores["int8"]["dice"] > MAX_DICE_LOSS
 
@@ -202,7 +202,7 @@ def _measure(
     if exact != "32-true":
         others["module", f"exact, {exact}"] = proof.average(models)
     written = {key: folder / file for key, file in FILES.items() if (folder / file).is_file()}
-    others |= {key: open_exported(file).predict for key, file in written.items()}
+    others |= {key: proof.on_tensors(open_exported(file)) for key, file in written.items()}
 
     differences = proof.differences(plain_predict, others, _spread(validation, COMPARED))
     threshold = models[0].hparams["threshold"]

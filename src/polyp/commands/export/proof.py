@@ -12,6 +12,7 @@ from polyp import terminal
 from polyp.data.pairs import Pair
 from polyp.images import read_image, resize
 from polyp.metrics.overlap import image_scores
+from polyp.model.exported import ExportedModel
 from polyp.model.segmenter import PolypSegmenter
 
 Predict = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -32,6 +33,16 @@ def average(models: Sequence[PolypSegmenter], fast: bool = False) -> Predict:
     def predict(images: Sequence[Tensor]) -> list[Tensor]:
         each = [model.predict(images, fast=fast) for model in models]
         return [torch.stack(probabilities).mean(0) for probabilities in zip(*each, strict=True)]
+
+    return predict
+
+
+def on_tensors(model: ExportedModel) -> Predict:
+    """The probabilities of an exported model, which computes on arrays."""
+
+    def predict(images: Sequence[Tensor]) -> list[Tensor]:
+        arrays = [image.permute(1, 2, 0).numpy() for image in images]
+        return [torch.from_numpy(probability) for probability in model.predict(arrays)]
 
     return predict
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from rich.console import Console
+from rich.markup import escape
 from tqdm import tqdm
 
 from polyp import files
@@ -51,8 +53,10 @@ def run(options: Options) -> Path:
     name = Path(inputs[0].relative).stem if is_single(options.inputs) else root.name or "images"
     folder = Path(options.out).expanduser() if options.out else _default_folder(sources[0], name, options)
     _check_apart(folder, options.inputs, inputs)
-    predictor = load_predictor(models, options.compute, options.device, options.tta)
-    if not predictor.is_exact:
+    with Console(stderr=True).status(f"loading {escape(', '.join(models))}"):
+        predictor = load_predictor(models, options.compute, options.device, options.tta)
+    # `polyp export` has measured it for an exported model: loading the checkpoint would take seconds.
+    if not predictor.is_exact and not any(source.is_exported for source in sources):
         print(predictor.describe_deviation(list(islice(_read_samples(inputs), COMPARED))))
     settings = {
         "runs": [os.path.relpath(source.home) for source in sources],
