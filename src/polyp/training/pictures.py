@@ -46,6 +46,8 @@ class ValidationPictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the chosen images of the batch, and keep the worst."""
+        if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):
+            return
         probability = outputs["probability"]
         dice = image_scores(probability, batch["mask"], check_values=False)["dice"].tolist()
         for row, (stem, score) in enumerate(zip(batch["stem"], dice, strict=True)):
@@ -65,16 +67,14 @@ class ValidationPictures(Callback):
             self._draw(trainer, f"val_worst/{place}", *image)
 
     def _draw(self, trainer: pl.Trainer, tag: str, dice: float, stem: str, image: Batch) -> None:
-        logger, module = trainer.logger, trainer.lightning_module
-        if trainer.sanity_checking or not isinstance(logger, TensorBoardLogger):
-            return
-        panel = _panel(image["image"], image["mask"], image["probability"], module)
+        panel = _panel(image["image"], image["mask"], image["probability"], trainer.lightning_module)
         factor = -(-MIN_WIDTH // panel.shape[1])
         panel = panel.repeat(factor, 0).repeat(factor, 1)
         size = panel.shape[1] // 24  # TensorBoard shows pictures of any size equally wide
         title = dict.fromkeys((f"epoch {trainer.current_epoch + 1}", f"Dice {dice:.3f}"), pictures.TEXT)
         picture = pictures.add_text(panel, {stem: pictures.TEXT}, size)
         picture = pictures.add_text(picture, title | pictures.LEGEND, size)
+        logger: Any = trainer.logger
         logger.experiment.add_image(tag, picture, trainer.global_step - 1, dataformats="HWC")
 
 

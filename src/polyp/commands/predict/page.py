@@ -45,10 +45,9 @@ def write_page(folder: Path, settings: Mapping[str, Any], records: Sequence[Mapp
         key=lambda record: (-record.get("uncertainty", 0), str(record["image"])),
     )
     if images:
-        order = (
-            "The least certain first. Uncertainty is 1 less the probability of the least certain polyp, or "
-        )
-        order += "without polyps the largest probability of a pixel. Polyps are numbered as in polyps.csv."
+        order = "The least certain first. " if len(images) > 1 else ""
+        order += "Uncertainty is 1 less the probability of the least certain polyp, or without polyps the "
+        order += "largest probability of a pixel. Polyps are numbered as in polyps.csv."
         shown = f" Pictures of the first {PICTURES}." if len(images) > PICTURES else ""
         page.section("Images", order + shown)
         _add_pictures(page, folder, images[:PICTURES])
