@@ -202,6 +202,21 @@ def test_a_single_file_has_a_folder_of_its_name(here: Path) -> None:
     assert len(files("first/predictions/synthetic_0000/masks")) == 19  # one is done
 
 
+def test_outputs_of_single_files_in_one_folder_do_not_overwrite_each_other(here: Path) -> None:
+    for name in ("scan.jpg", "scan_mask.jpg", "scan_overlay.avi", "polyps.avi"):
+        shutil.copy("images/synthetic_0000.jpg", name)
+    for name in ("scan_overlay.avi", "polyps.avi"):
+        writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"MJPG"), 5, (48, 48))
+        writer.write(np.zeros((48, 48, 3), np.uint8))
+        writer.release()
+    for name in ("scan.jpg", "scan_mask.jpg", "polyps.avi"):
+        predict("first", name, "--out", "out")
+    before = contents("out")
+    assert {"scan_mask.png", "scan_mask_mask.png", "polyps_frames.csv", "polyps.csv"} <= before.keys()
+    assert "predictions named scan_overlay are there" in error_of("first", "scan_overlay.avi", "--out", "out")
+    assert contents("out") == before
+
+
 def test_find_leaves_out_specks() -> None:
     drawn = np.zeros((200, 200), np.float32)
     drawn[0, 0:3] = drawn[100, 100:104] = 0.9  # 3 pixels of 40,000 are less than a ten-thousandth, 4 are not

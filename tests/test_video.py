@@ -290,9 +290,9 @@ def test_predict_writes_and_skips_videos(
     output = capfd.readouterr()
     assert output.err == "" and output.out.startswith("11 frames, ") and "out/a.webm\n" in output.out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("a.csv", "a.webm", "a.jpg", "predictions.json", "index.html", ".lock"),
+        *("a_frames.csv", "a.webm", "a.jpg", "predictions.json", "index.html", ".lock"),
     }
-    rows = read_rows(tmp_path / "out" / "a.csv")
+    rows = read_rows(tmp_path / "out" / "a_frames.csv")
     assert [int(row["frame"]) for row in rows] == list(range(11))
     predict_video(source, load_predictor([str(run)], device_name="cpu"), 0.5, tmp_path / "expected.csv")
     assert rows == read_rows(tmp_path / "expected.csv")
@@ -326,5 +326,5 @@ def test_predict_reports_a_truncated_video_each_time(
             SystemExit, match=r"^polyp: \S+in\.avi: ends after \d+ of 40 frames, which are kept$"
         ):
             main(["predict", str(run), str(source), "--out", str(tmp_path / "out"), "--no-overlays"])
-        assert (tmp_path / "out" / "in.csv").is_file()
+        assert (tmp_path / "out" / "in_frames.csv").is_file()
         assert not (tmp_path / "out" / "in.webm").exists()

@@ -15,8 +15,8 @@ from polyp.errors import InputError
 class Options:
     """Find polyps in new images and videos.
 
-    Writes masks of their size, pictures with the polyps drawn on them, and tables. A command that was
-    interrupted continues where it was when it is given again.
+    Writes masks of their size, pictures with the polyps drawn on them, tables, and a page that shows all of
+    it. A command that was interrupted continues where it was when it is given again.
     """
 
     model: Annotated[Positional[str], option("RUN")]
@@ -26,7 +26,7 @@ class Options:
     with_: Annotated[UseAppendAction[tuple[str, ...]], option("RUN", name="with")] = ()
     """Average with this model; repeatable."""
     out: Annotated[str | None, option("FOLDER")] = None
-    """Where to write (RUN/predictions/NAME, NAME being that of the folder)."""
+    """Where to write (RUN/predictions/NAME, NAME being that of the folder or of a single file)."""
     threshold: Number = None
     """A pixel is polyp from this probability on (the run's own)."""
     probabilities: Flag = False

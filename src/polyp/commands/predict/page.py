@@ -42,7 +42,7 @@ def write_page(folder: Path, settings: Mapping[str, Any], records: Sequence[Mapp
         _add_pictures(page, folder, videos[:PICTURES])
     images = sorted(
         (record for record in records if "image" in record),
-        key=lambda record: (-record.get("uncertainty", 0), str(record["image"])),
+        key=lambda record: (-record.get("uncertainty", 0), str(record["image"])),  # old ones have none
     )
     if images:
         order = "The least certain first. " if len(images) > 1 else ""
@@ -74,7 +74,8 @@ def _describe(record: Mapping[str, Any]) -> str:
         return printable(record["video"])
     count = len(record["polyps"])
     found = f"{count or 'no'} polyp{'s' * (count != 1)}"
-    return f"{printable(record['image'])}: {found}, uncertainty {record.get('uncertainty', 0):.2f}"
+    certainty = f", uncertainty {record['uncertainty']:.2f}" if "uncertainty" in record else ""
+    return f"{printable(record['image'])}: {found}{certainty}"
 
 
 IMAGE_COLUMNS = [

@@ -20,8 +20,11 @@ JSON, TABLE, PAGE = "predictions.json", "polyps.csv", "index.html"
 
 MASKS, OVERLAYS, PROBABILITIES, VIDEOS = FOLDERS = "masks", "overlays", "probabilities", "videos"
 
-SINGLE = {MASKS: "_mask.png", OVERLAYS: "_overlay.jpg", PROBABILITIES: "_probabilities.png"}
-"""How the files of a single image end, which are not in these folders."""
+SINGLE = {
+    **{MASKS: "_mask.png", OVERLAYS: "_overlay.jpg", PROBABILITIES: "_probabilities.png"},
+    VIDEOS: "_frames.csv",
+}
+"""How the files of a single image or video end that are not in these folders."""
 
 DRAWINGS = (".jpg", ".webm")
 """The endings of a video's still and of the video with its polyps drawn."""
@@ -70,11 +73,12 @@ class Results:
         sources = {str(item.path) for item in inputs}
         owners = {file: source for source, record in self.records.items() for file in record["files"]}
         for item in inputs:
-            if (owner := owners.get(self.files(item)[0], str(item.path))) not in sources:
-                raise InputError(
-                    f"{printable(item.path)}: predictions named {printable(self.names[item])} are there, of "
-                    f"{printable(owner)}: give another --out"
-                )
+            for owner in (owners.get(name, str(item.path)) for name in self.files(item)):
+                if owner not in sources:
+                    raise InputError(
+                        f"{printable(item.path)}: predictions named {printable(self.names[item])} are there, "
+                        f"of {printable(owner)}: give another --out"
+                    )
         for item in inputs:
             if options.overwrite or not self._is_finished(item):
                 self._remove(str(item.path))
@@ -127,8 +131,8 @@ class Results:
         name, record = self.names[item], self.records.get(str(item.path))
         in_folders = "/" in record["files"][0] if record else not self.is_single
         if item.is_video:
-            folder = f"{VIDEOS}/" if in_folders else ""
-            return [f"{folder}{name}{end}" for end in (".csv", *DRAWINGS * self.options.overlays)]
+            start, table = (f"{VIDEOS}/{name}", ".csv") if in_folders else (name, SINGLE[VIDEOS])
+            return [f"{start}{end}" for end in (table, *DRAWINGS * self.options.overlays)]
         kinds = [MASKS] + [OVERLAYS] * self.options.overlays + [PROBABILITIES] * self.options.probabilities
         if in_folders:
             return [f"{kind}/{name}{SINGLE[kind][-4:]}" for kind in kinds]
@@ -193,7 +197,7 @@ def is_single(inputs: Sequence[str]) -> bool:
 def _is_output(path: PurePosixPath) -> bool:
     """Whether a path in predictions.json can be one of `Results.files`; others are not deleted."""
     if len(path.parts) == 1:
-        return path.name.endswith((".csv", *DRAWINGS, *SINGLE.values()))
+        return path.name.endswith((*DRAWINGS, *SINGLE.values()))
     return path.parts[0] in FOLDERS and ".." not in path.parts
 
 
