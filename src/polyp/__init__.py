@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # OpenMP reads these when torch is imported. By default a thread that waits for another spins for a
 # millisecond, which takes the processor from the thread it waits for where other processes run; one that
-# sleeps at once makes small operations slower (tests/benchmarks/waiting.py).
+# sleeps at once makes small operations slower (tests/benchmarks/environment.py).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
