@@ -38,7 +38,8 @@ def train(run: Run) -> float | None:
 
         data, model, trainer = build(run)
     print_start(run, data, model, trainer)
-    prepare_data(run, data, model, trainer)
+    with terminal.status("preparing the data"):
+        prepare_data(run, data, model, trainer)
     run.begin(data.subsets)  # nothing in its folder has changed until here
     fit(run, data, model, trainer)
     if run.ends_after_training:

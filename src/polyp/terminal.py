@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 T = TypeVar("T")
@@ -26,7 +26,8 @@ def console() -> Console:
 
 def print_places(places: Mapping[str, str]) -> None:
     """Print the last lines of a command: where the results are and what to do next, by a name for each."""
-    width = max(map(len, places), default=0)
+    width = max(map(len, places))
+    print()
     for name, text in places.items():
         console().print(f"  {name:<{width}}  {text}".rstrip(), markup=False, soft_wrap=True)
 
@@ -55,16 +56,16 @@ class TimeLeft(ProgressColumn):
         return Text(f"{format_seconds(task.elapsed / done * task.remaining)} left")
 
 
-def progress(count: str | ProgressColumn = "{task.completed} of {task.total}") -> Progress:
+def progress(count: str | ProgressColumn | None = None) -> Progress:
     """A progress bar that is gone when it ends; what is printed meanwhile stands above it.
 
     Args:
-        count: what is shown between the bar and the time left.
+        count: what is shown between the bar and the time left; by default how many are done.
     """
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        count,
+        count or MofNCompleteColumn(separator=" of "),
         TimeLeft(),
         console=LIVE,
         transient=True,

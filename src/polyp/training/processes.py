@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from polyp import terminal
 from polyp.errors import InputError, train_command
 from polyp.runs.folder import RunFolder, is_locked
 from polyp.training import launch
@@ -61,6 +62,7 @@ def follow_leader(folder: RunFolder) -> Iterator[None]:
         InputError: no process leads, or this process alone met what is wrong.
     """
     logging.disable()
+    terminal.LIVE.quiet = True
     # else torch warns with a stack trace when the leader ends
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in STOP_SIGNALS:  # which may reach all processes: the leader decides

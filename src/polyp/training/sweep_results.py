@@ -218,7 +218,6 @@ def print_results(done: Sequence[Result], failed: Mapping[Path, str], folder: Pa
         places["compare"] = f"polyp compare {sweep}"
     if failed:
         places["try again"] = f"{train_command()} {override_word('resume', path)}"
-    console.print()
     terminal.print_places(places)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from polyp import terminal
 from polyp.commands.data.options import Options
 from polyp.commands.data.report import TITLE, build_page, build_values_page, print_summary
 from polyp.commands.options import name_options
@@ -83,13 +84,15 @@ def run(options: Options) -> None:
     """
     try:
         name, source = find_source(options.data, options.root, options.archive, **options.layout)
-        source.prepare()
         page = Path(options.out).expanduser() if options.out else Path("outputs", "data", f"{name}.html")
         _check_page(page)
-        listing = source.find()
+        with terminal.status("finding the images"):
+            source.prepare()
+            listing = source.find()
         survey = _look(name, listing, source.default_split, options, page)
         suggestion = _write_split(survey.suggestion, page) if survey.suggestion else None
-        build_page(survey, suggestion).write(page)
+        with terminal.status("drawing the page"):
+            build_page(survey, suggestion).write(page)
     except InputError as error:
         text = name_options(str(error))
         known = f"; give a folder, {' or '.join(NAMED)}" if text.endswith(" is not a folder") else ""

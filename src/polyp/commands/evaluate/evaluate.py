@@ -67,7 +67,10 @@ def run(options: Options) -> list[dict[str, Any]]:
     folders = [_choose_folder(sources[0], test_set, options, len(test_sets)) for test_set in test_sets]
     if lacking := literature.unavailable():
         log.warning("%s", lacking)
-    predictor = load_predictor(options.models, options.compute, options.device, options.tta, options.scales)
+    with terminal.status("loading the model"):
+        predictor = load_predictor(
+            options.models, options.compute, options.device, options.tta, options.scales
+        )
     for folder in folders:  # before the work, not after it
         files.check_writable(folder)
     control = None

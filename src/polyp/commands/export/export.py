@@ -68,7 +68,8 @@ def run(options: Options) -> dict[str, Any]:
             )
     folder = Path(options.out).expanduser() if options.out else sources[0].output_folder / RunFolder.EXPORTS
     _check_free(folder, options.overwrite)
-    models = [load_checkpoint(source).eval() for source in sources]
+    with terminal.status("loading the model"):
+        models = [load_checkpoint(source).eval() for source in sources]
     if len(sizes := {model.image_size for model in models}) > 1:
         raise InputError(f"the runs have several image sizes, {sizes}: export runs of one size")
     references = [copy.copy(model) for model in models]  # which share the weights
@@ -78,7 +79,8 @@ def run(options: Options) -> dict[str, Any]:
     data = training.known[sources[0].home]
     metadata = _describe(sources, models, data.inspection.fingerprint)
     with replace_folder(folder, "polyp export") as part:
-        notes = _write_variants(part, references, metadata, data.get_pairs("val"), options)
+        with terminal.status("writing the files"):
+            notes = _write_variants(part, references, metadata, data.get_pairs("val"), options)
         record = _measure(part, models, references, data.get_pairs("val"), data.get_pairs("test"))
         record["run"] = os.path.relpath(sources[0].output_folder)
         record["models"] = [os.path.relpath(source.file) for source in sources]
