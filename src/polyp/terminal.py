@@ -40,7 +40,10 @@ def format_seconds(seconds: float) -> str:
 
 
 def status(text: str) -> AbstractContextManager[Any]:
-    """Show that something without countable steps goes on, for instance "loading"."""
+    """Show that something without countable steps goes on, for instance "loading".
+
+    What `print` and logging write meanwhile stands above it; another console of rich's would write into it.
+    """
     both = sys.stdout.isatty() and sys.stderr.isatty()  # what is printed meanwhile goes to standard error
     return LIVE.status(f"{text} ...") if both else nullcontext()
 

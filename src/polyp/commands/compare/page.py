@@ -7,9 +7,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
-from polyp import files, terminal
+from polyp import files
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe, format_setting, shorten_keys
 from polyp.errors import InputError, printable
@@ -238,7 +236,7 @@ def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str |
     except InputError as error:
         images = []
         problem = f"No pictures of test images: {error}. --root FOLDER says where images/ and masks/ are."
-        terminal.console().print(f"[bold yellow]note[/] {escape(problem)}")
+        print(f"note {problem}")  # above the progress that is shown
     letters = dict(zip((image.stem for image in images), ascii_uppercase, strict=False))
     page.section("The same test images")
     page.charts(charts.plot_images(comparison, letters))
