@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console
 from rich.markup import escape
 
+from polyp import terminal
 from polyp.data.masks import MaskCoding, sum_levels
 from polyp.data.pairs import Check, Pair
 from polyp.data.traits import STRATA, group_by_stratum
@@ -36,7 +36,7 @@ LINES = 10  # problems and groups that the terminal names
 
 def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None:
     """Print a summary, and where the page and the suggested split are."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     shares = np.array([image.traits["polyp_share"] for image in survey.images])
     sizes = np.array([image.size for image in survey.images])
     low, high = sizes.min(axis=0), sizes.max(axis=0)
@@ -63,9 +63,11 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
             console.print(f"  {escape(line)}")
         if len(lines) > LINES:
             console.print(f"  ... and {len(lines) - LINES} more: see the page")
-    console.print(f"{escape(_describe_suggestion(survey))}\n\n  the page   {escape(os.path.relpath(page))}")
+    console.print(f"{escape(_describe_suggestion(survey))}\n")
+    places = {"page": os.path.relpath(page)}
     if suggestion:
-        console.print(f"  the split  {escape(override_word('data.split', os.path.relpath(suggestion)))}")
+        places["split"] = override_word("data.split", os.path.relpath(suggestion))
+    terminal.print_places(places)
 
 
 def build_page(survey: "Survey", suggestion: Path | None) -> Page:

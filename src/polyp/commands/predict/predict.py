@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from tqdm import tqdm
 
-from polyp import files
+from polyp import files, terminal
 from polyp.commands.predict.inputs import Input, find_inputs
 from polyp.commands.predict.options import Options
 from polyp.commands.predict.results import PAGE, Results, is_single, write_jpeg
@@ -53,7 +50,7 @@ def run(options: Options) -> Path:
     name = Path(inputs[0].relative).stem if is_single(options.inputs) else root.name or "images"
     folder = Path(options.out).expanduser() if options.out else _default_folder(sources[0], name, options)
     _check_apart(folder, options.inputs, inputs)
-    with Console(stderr=True).status(f"loading {escape(', '.join(models))}"):
+    with terminal.status("loading"):
         predictor = load_predictor(models, options.compute, options.device, options.tta)
     # `polyp export` has measured it for an exported model: loading the checkpoint would take seconds.
     if not predictor.is_exact and not any(source.is_exported for source in sources):
@@ -81,7 +78,7 @@ def run(options: Options) -> Path:
             from polyp.commands.predict.page import write_page  # imports matplotlib
 
             write_page(folder, settings, list(results.records.values()))
-            print(f"  the page   {printable(os.path.relpath(folder / PAGE))}")
+            terminal.print_places({"page": printable(os.path.relpath(folder / PAGE))})
     if is_new and not results.records:
         shutil.rmtree(folder)  # nothing could be read
     if len(problems) == 1:
@@ -138,15 +135,13 @@ def _predict_images(images: list[Input], predictor: Predictor, results: Results,
             problems.append(str(error))
             return item, None
 
-    with (
-        ThreadPoolExecutor(WORKERS) as pool,
-        tqdm(total=len(images), initial=done, unit="image", leave=False, disable=None) as bar,
-    ):
+    with ThreadPoolExecutor(WORKERS) as pool, terminal.progress() as bar:
+        task = bar.add_task("predicting", total=len(images), completed=done, first=done)
         arrays = ((item, image) for item, image in _map_ahead(pool, read, missing) if image is not None)
         predictions = predict_stream(predictor, arrays)
         for item, record in _map_ahead(pool, lambda result: results.write_image(*result), predictions):
             results.add(item, record)
-            bar.update()
+            bar.advance(task)
     seconds = time.perf_counter() - started
     records = [results.records[str(item.path)] for item in images if str(item.path) in results.records]
     if records:
@@ -175,11 +170,11 @@ def _predict_video(item: Input, predictor: Predictor, results: Results, problems
         table, *drawings = (results.folder / name for name in results.files(item))
         still, drawing = drawings if drawings else (None, None)
         try:
-            with tqdm(desc=printable(item.path.name), unit="frame", leave=False, disable=None) as bar:
+            with terminal.progress() as bar:
+                task = bar.add_task(printable(item.path.name), total=None)
 
                 def update(done: int, total: int | None) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
+                    bar.update(task, completed=done, total=total)
 
                 threshold = results.settings["threshold"]
                 summary = predict_video(item.path, predictor, threshold, table, drawing, progress=update)
