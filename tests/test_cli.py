@@ -78,11 +78,20 @@ def test_help_fits_the_terminal_and_its_examples_are_commands(
 
 
 @pytest.mark.parametrize(
-    ("command", "module"), [(["train.py"], "omegaconf"), (["-m", "polyp.cli", "data", "nowhere"], "tyro")]
+    ("command", "module"),
+    [
+        (["train.py", "data=synthetic", "--cfg", "job"], "omegaconf"),
+        (["-m", "polyp.cli", "data", "nowhere"], "tyro"),
+    ],
 )
 def test_ctrl_c_during_imports_is_quiet(command: list[str], module: str) -> None:
     arguments = [sys.executable, "-X", "importtime", *command]
-    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+    try:
+        process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stderr is not None
         assert any(module in line for line in process.stderr)
         process.send_signal(signal.SIGINT)

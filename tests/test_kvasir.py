@@ -400,10 +400,13 @@ print(sources.KvasirSeg(root, archive).prepare())
 """
 
 
-def process(root: Path, address: str = "", archive: str = "", limit: int = 0) -> subprocess.Popen[str]:
+def process(
+    root: Path, address: str = "", archive: str = "", limit: int = 0, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     arguments = [str(kvasir.MANIFEST), address, str(root), archive, str(limit)]
     command = [sys.executable, "-W", "error", "-c", SCRIPT, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {"TERM": "xterm"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def test_two_processes_at_once_download_once(server: Server, files: Files, tmp_path: Path) -> None:
@@ -448,13 +451,20 @@ def test_a_full_disk_names_the_folder(server: Server, zipped: bytes, tmp_path: P
 # ---- download
 
 
-def test_download_with_progress(
-    server: Server, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_a_download_shows_its_progress_in_a_terminal(server: Server, tmp_path: Path) -> None:
+    screen, terminal = os.openpty()
+    with process(tmp_path / "root", server.base + NAME, stderr=terminal) as download:
+        assert download.communicate(timeout=60)[0].strip() == str(tmp_path / "root/Kvasir-SEG")
+    os.close(terminal)
+    shown = os.read(screen, 100_000).decode()
+    os.close(screen)
+    assert "kvasir-seg.zip" in shown and " kB" in shown
+
+
+def test_download(server: Server, files: Files, tmp_path: Path) -> None:
     folder = KvasirSeg().prepare()
     assert folder == tmp_path / "cache/polyp/kvasir-seg/Kvasir-SEG" and read(folder) == files
-    shown = capsys.readouterr().err
-    assert "kvasir-seg.zip" in shown and "100%" in shown and "B/s" in shown
     # the archive has done its service
     assert {p.name for p in folder.parent.iterdir()} == {".lock", "Kvasir-SEG"}
     assert KvasirSeg().prepare() == folder and len(server.requests) == 1
