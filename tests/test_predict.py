@@ -199,7 +199,8 @@ def test_a_single_file_has_a_folder_of_its_name(here: Path) -> None:
         *("polyps.csv", "predictions.json", "index.html"),
     }
     predict("first", "images", "--out", "first/predictions/synthetic_0000", "--probabilities")
-    assert len(files("first/predictions/synthetic_0000/masks")) == 19  # one is done
+    assert len(files("first/predictions/synthetic_0000/masks")) == 20
+    assert not (here / "first/predictions/synthetic_0000/synthetic_0000_mask.png").exists()
 
 
 def test_outputs_of_single_files_in_one_folder_do_not_overwrite_each_other(here: Path) -> None:

@@ -154,7 +154,7 @@ def compare(*folders: PathLike) -> Comparison:
     >>> [(recipe.title, recipe.seeds) for recipe in comparison.recipes]
     [('#1 unet, mobilenet_v2', [0, 1])]
     >>> comparison.headline  # doctest: +ELLIPSIS
-    'Best by validation: #1 unet, mobilenet_v2, with a test Dice of ...'
+    'Best by validation: #1 unet, mobilenet_v2. Its test Dice is ...'
     """
     return compare_runs(find_runs([Path(folder) for folder in folders]))
 

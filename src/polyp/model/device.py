@@ -1,5 +1,6 @@
 """The device that a network runs on, and the precision that it gains from there."""
 
+import ctypes
 import os
 import random
 import resource
@@ -152,6 +153,8 @@ def forget_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
+        if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+            trim(0)  # returns what earlier jobs have freed to the system
         # not on Linux, or a /proc that cannot be written: it is then that of all jobs so far
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
