@@ -127,12 +127,9 @@ class Results:
             (self.folder / name).unlink(missing_ok=True)
 
     def files(self, item: Input) -> list[str]:
-        """The files to write for an input, relative to the folder.
-
-        A single one that was predicted among others stays among them.
-        """
+        """The files to write for an input, relative to the folder; those of a finished one stay in place."""
         name, record = self.names[item], self.records.get(str(item.path))
-        in_folders = not self.is_single or (record is not None and "/" in record["files"][0])
+        in_folders = "/" in record["files"][0] if record else not self.is_single
         if item.is_video:
             start, table = (f"{VIDEOS}/{name}", ".csv") if in_folders else (name, SINGLE[VIDEOS])
             return [f"{start}{end}" for end in (table, *DRAWINGS * self.options.overlays)]
