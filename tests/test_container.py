@@ -26,7 +26,7 @@ def test_the_image_has_what_the_package_needs(tmp_path: Path) -> None:
                 (tmp_path / "clone" / target).mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, tmp_path / "clone" / target)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=tmp_path / "clone", check=True, capture_output=True)
+    subprocess.run(build, cwd=tmp_path / "clone" / "source", check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with ZipFile(wheel) as packed:
         files = set(packed.namelist())

@@ -10,7 +10,7 @@ SOURCE = Path(polyp.__file__).parent
 # From the bottom up: a unit imports units of lower levels only, for typing too.
 LEVELS = (
     ("errors",),
-    ("files", "settings", "terminal"),
+    ("files", "processors", "settings", "terminal"),
     ("images",),
     ("metrics", "report"),
     ("data",),

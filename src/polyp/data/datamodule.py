@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from polyp.data.split_files import SUBSETS, check_stems
 from polyp.data.splits import Splitter
 from polyp.errors import InputError, pick
 from polyp.images import square
+from polyp.processors import count_processors
 from polyp.settings import collect, raise_together
 
 log = logging.getLogger(__name__)
@@ -349,13 +349,6 @@ def _check_int(key: str, value: Any, least: int) -> int:
     if type(value) is not int or value < least:  # a bool is an int to isinstance
         raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
     return value
-
-
-def count_processors() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; a job of Slurm has a part of them
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_workers(key: str, value: Any) -> int | Literal["auto"]:

@@ -2,12 +2,13 @@
 
 import cmath
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from polyp.processors import count_processors
 
 Array = np.ndarray
 
@@ -59,7 +60,7 @@ def draw_dataset(folder: Path, count: int, size: int, seed: int) -> None:
         (folder / f"images/synthetic_{number:04}.jpg").write_bytes(jpeg.tobytes())
         (folder / f"masks/synthetic_{number:04}.png").write_bytes(png.tobytes())
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, count_processors())) as pool:
         list(pool.map(save, range(count)))  # list: raises here what a thread raises
 
 

@@ -42,8 +42,7 @@ class ValidationPictures(Callback):
         pl_module: pl.LightningModule,
         outputs: dict[str, Any],
         batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: Any,
     ) -> None:
         """Draw the chosen images of the batch, and keep the worst."""
         if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):

@@ -262,7 +262,7 @@ async def stream_lines(request: Request, lines: AsyncGenerator[Any, None]) -> Re
         try:
             async for line in lines:
                 yield json.dumps(line) + "\n"
-        except Exception as error:
+        except Exception as error:  # the status is sent: it is a line, as handle_exception would answer
             response = await handle_exception(request, error)
             if response.body:
                 yield json.dumps(json.loads(bytes(response.body)) | {"status": response.status_code}) + "\n"

@@ -21,7 +21,7 @@ from polyp.report.tables import Table
 PAGE, TABLE, EVALUATIONS, CARD = "compare.html", "table.csv", "evaluations.csv", "MODEL_CARD.md"
 
 PICTURES = ("loss.png", "dice*.png", "effect_*.png", "image_*.png")
-"""The files of a comparison in pictures/, which may lie among others."""
+"""The files of a comparison in pictures/, which may lie among others; before 0.8 the charts were some."""
 
 
 def run(options: Options) -> Path:

@@ -122,7 +122,7 @@ def run(options: Options) -> list[dict[str, Any]]:
         print_metrics(metrics, images)
         if has_corruptions:
             print_corruptions(metrics["corruptions"])
-        print_places(folder, len(metrics["numbers"]), options.models[0])
+        print_places(folder, len(metrics["numbers"]), options.models)
         evaluations.append(metrics)
     if len(evaluations) > 1:
         print_sets(evaluations)

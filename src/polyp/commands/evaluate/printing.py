@@ -10,6 +10,7 @@ from rich.markup import escape
 from polyp import terminal
 from polyp.commands.evaluate.report import (
     REPORT,
+    SUMMARY,
     build_source_table,
     describe_notes,
     format_interval,
@@ -20,17 +21,6 @@ from polyp.errors import shell_word
 from polyp.metrics.overlap import FAILURE
 from polyp.report.tables import Column, Table
 from polyp.runs.folder import RunFolder
-
-SUMMARY = {
-    "dice": "2 TP / (2 TP + FP + FN) per image, then the mean",
-    "iou": "TP / (TP + FP + FN) per image, then the mean",
-    "precision": "correct share of the predicted pixels",
-    "recall": "found share of the polyps' pixels",
-    "polyp_recall": f"found share of the polyps (IoU of {FAILURE} or more)",
-    "false_alarms": "share of the images with a predicted polyp",
-    "false_positives_per_image": "predicted areas that match no polyp",
-}
-"""The numbers that are printed, and what they are in a few words; metrics.json has the exact definitions."""
 
 PAPER = ("dice", "iou", "dice_mean", "iou_mean", "wfm", "sm", "em_max", "mae", "false_alarms")
 """The numbers of a table that has a row for each data set."""
@@ -64,7 +54,7 @@ def print_metrics(metrics: Mapping[str, Any], images: Sequence[Image]) -> None:
         Column("interval", "95 % interval", lambda row: format_interval(row["interval"])),
         Column("meaning"),
     ]
-    rows = [{"name": name, **number, "meaning": SUMMARY[name]} for name, number in numbers.items()]
+    rows = [{"name": name, **number, "meaning": SUMMARY[name][1]} for name, number in numbers.items()]
     Table(rows, columns).print(bold=lambda row: row["name"] == "dice")
     if metrics["sources"]:
         print()
@@ -107,24 +97,26 @@ def print_sets(evaluations: Sequence[Mapping[str, Any]]) -> None:
     ]
     print()
     Table(rows, [Column(name) for name in columns]).print()
-    names = [text for name, text in PAPER_NAMES.items() if name in columns]
-    terminal.console().print("; ".join(names))
+    if names := [text for name, text in PAPER_NAMES.items() if name in columns]:
+        terminal.console().print("; ".join(names))
 
 
-def print_places(folder: Path, count: int, model: str) -> None:
+def print_places(folder: Path, count: int, models: Sequence[str]) -> None:
     """Print where an evaluation is, and what to do next.
 
     Args:
         folder: the evaluation's.
         count: how many numbers metrics.json has.
-        model: as it was given.
+        models: the command's; several were averaged.
     """
     where = Path(os.path.relpath(folder))
+    first, *others = map(shell_word, models)
+    averaged = "".join(f" --with {other}" for other in others)
     terminal.print_places(
         {
             "page": f"{where / REPORT}",
             "numbers": f"{where / RunFolder(folder).metrics_file.name}    {count} with their definitions",
             "images": f"{where / RunFolder(folder).rows_file.name}",
-            "use it": f"polyp predict {shell_word(model)} FOLDER_OR_VIDEO",
+            "use it": f"polyp predict {first} FOLDER_OR_VIDEO{averaged}",
         }
     )

@@ -26,16 +26,18 @@ FAILURES = 4  # pictures of failures in one stratum
 NAMED = 5  # training images that a sentence names
 HEIGHT = 320  # pixels of a picture
 
-LARGE = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "polyp_recall": "polyps found",
-    "false_alarms": "share of frames with a false alarm",
-    "false_positives_per_image": "false positives per image",
+SUMMARY = {
+    "dice": ("Dice", "2 TP / (2 TP + FP + FN) per image, then the mean"),
+    "iou": ("IoU", "TP / (TP + FP + FN) per image, then the mean"),
+    "precision": ("precision", "correct share of the predicted pixels"),
+    "recall": ("recall", "found share of the polyps' pixels"),
+    "polyp_recall": ("polyps found", f"found share of the polyps (IoU of {FAILURE} or more)"),
+    "false_alarms": ("share of frames with a false alarm", "share of the images with a predicted polyp"),
+    "false_positives_per_image": ("false positives per image", "predicted areas that match no polyp"),
 }
-"""The numbers that the page begins with, in words."""
+"""The numbers that the page and the terminal begin with: the page's label, and what it is in a few words.
+metrics.json and the page have the exact definitions.
+"""
 
 
 def write_report(
@@ -114,7 +116,7 @@ def _describe_result(metrics: Mapping[str, Any], images: Sequence[Image]) -> str
 def _large_numbers(metrics: Mapping[str, Any], images: Sequence[Image]) -> list[Number]:
     numbers, definitions = metrics["numbers"], metrics["definitions"]
     large = []
-    for name, label in LARGE.items():
+    for name, (label, _) in SUMMARY.items():
         if name in numbers:
             interval = format_interval(numbers[name]["interval"])
             detail = f"95 %: {interval}" if interval else ""

@@ -10,7 +10,7 @@ from polyp.commands.predict.results import PAGE
 from polyp.errors import printable
 from polyp.images import read_image
 from polyp.report.html import Page
-from polyp.report.tables import Column, Table
+from polyp.report.tables import Column, Table, count
 
 PICTURES = 100
 """Pictures on a page at most."""
@@ -72,8 +72,7 @@ def _add_pictures(page: Page, folder: Path, records: Sequence[Mapping[str, Any]]
 def _describe(record: Mapping[str, Any]) -> str:
     if "video" in record:
         return printable(record["video"])
-    count = len(record["polyps"])
-    found = f"{count or 'no'} polyp{'s' * (count != 1)}"
+    found = count(len(record["polyps"]), "polyp") if record["polyps"] else "no polyps"
     certainty = f", uncertainty {record['uncertainty']:.2f}" if "uncertainty" in record else ""
     return f"{printable(record['image'])}: {found}{certainty}"
 

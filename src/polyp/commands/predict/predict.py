@@ -21,12 +21,14 @@ from polyp.commands.predict.video import open_video, predict_video
 from polyp.errors import InputError, printable, several
 from polyp.images import read_image
 from polyp.inference.predictor import BATCH, COMPARED, Predictor, load_predictor, predict_stream
+from polyp.processors import count_processors
+from polyp.report.tables import count
 from polyp.runs.folder import RunFolder, lock_folder
 from polyp.runs.model import Source, find_sources
 
 PREDICTIONS = "predictions"
 
-WORKERS = max(2, min(8, os.cpu_count() or 1))
+WORKERS = max(2, min(8, count_processors()))
 """Threads that read and write images beside the network; more get in its way."""
 
 A = TypeVar("A")
@@ -84,7 +86,7 @@ def run(options: Options) -> Path:
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
-        headline = f"{len(problems)} problems with {_count(len(inputs), 'input')}; the others are done"
+        headline = f"{len(problems)} problems with {count(len(inputs), 'input')}; the others are done"
         raise several(headline, sorted(problems))
     return folder
 
@@ -149,7 +151,7 @@ def _predict_images(images: list[Input], predictor: Predictor, results: Results,
         before = f"{done} done before, " if done and new else ""
         speed = f"{new / seconds:.1f} images/s" if new else "all done before"
         where = printable(os.path.relpath(results.folder))
-        print(f"{_count(len(records), 'image')}, {polyps} with polyps, {before}{speed}, in {where}")
+        print(f"{count(len(records), 'image')}, {polyps} with polyps, {before}{speed}, in {where}")
 
 
 def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
@@ -189,8 +191,4 @@ def _predict_video(item: Input, predictor: Predictor, results: Results, problems
     record = results.records[str(item.path)]
     problems += [record["problem"]] * bool(record["problem"])
     where = printable(os.path.relpath(results.folder / record["files"][-1]))
-    print(f"{_count(record['frames'], 'frame')}, {record['with_polyps']} with polyps, {speed}, in {where}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    print(f"{count(record['frames'], 'frame')}, {record['with_polyps']} with polyps, {speed}, in {where}")
