@@ -96,7 +96,8 @@ def test_ctrl_c_during_imports_is_quiet(command: list[str], module: str) -> None
         assert any(module in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         assert "Traceback" not in process.stderr.read()
-    assert process.returncode == 130
+    # A shell says 130 in both cases. Python kills itself in the end if the signal came within exec of a text.
+    assert process.returncode in (130, -signal.SIGINT)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
