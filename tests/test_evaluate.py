@@ -258,8 +258,11 @@ def test_normal_frames_that_cannot_be_read_are_all_told_before_the_work(run: Pat
 # ---- several models, several views
 
 
-def test_an_ensemble_is_the_mean_of_the_probabilities(trained: Path, run: Path, drawn: Path) -> None:
+def test_an_ensemble_is_the_mean_of_the_probabilities(
+    trained: Path, run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["evaluate", str(run), str(trained / "second"), "--data", str(drawn), "--name", "both"])
+    assert f"polyp predict {run} FOLDER_OR_VIDEO --with {trained / 'second'}\n" in capsys.readouterr().out
     images = sorted((drawn / "images").iterdir())
     masks = [read_mask(drawn / "masks" / f"{path.stem}.png") for path in images]
     both = zip(probabilities(run, images), probabilities(trained / "second", images), masks, strict=True)
