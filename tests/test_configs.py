@@ -17,7 +17,7 @@ from polyp.data.augment import Augmentation
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.sources import DATASETS
 from polyp.model.optim import Optim
-from polyp.model.segmenter import PolypSegmenter
+from polyp.training.module import TrainingModule
 
 CONF = ROOT / "conf"
 GROUPS = {
@@ -51,7 +51,7 @@ def test_data_keys_are_the_constructors(name: str) -> None:
 
 
 def test_model_keys_are_the_constructors() -> None:
-    assert set(composed().model) == arguments(PolypSegmenter) - {"optim"}
+    assert set(composed().model) == arguments(TrainingModule) - {"optim"}
 
 
 def test_optim_keys_are_the_constructors() -> None:

@@ -20,7 +20,7 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.data.masks import read_mask
 from polyp.errors import InputError
 from polyp.images import read_image
-from polyp.model.segmenter import PolypSegmenter
+from polyp.training.module import TrainingModule
 
 COUNT = 20  # 16 / 2 / 2
 FLIPS = [{"_target_": f"albumentations.{way}Flip", "p": 0.5} for way in ("Horizontal", "Vertical")]
@@ -271,13 +271,13 @@ def test_showcase_goes_from_the_smallest_polyp_to_the_largest(drawn: Path) -> No
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The images of each training step of the runs of a test."""
     seen: list[Tensor] = []
-    step = PolypSegmenter.training_step
+    step = TrainingModule.training_step
 
-    def recorded(self: PolypSegmenter, batch: Any, batch_idx: int) -> Tensor:
+    def recorded(self: TrainingModule, batch: Any, batch_idx: int) -> Tensor:
         seen.append(batch["image"].clone())
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(PolypSegmenter, "training_step", recorded)
+    monkeypatch.setattr(TrainingModule, "training_step", recorded)
     return seen
 
 

@@ -20,6 +20,7 @@ from polyp.errors import InputError
 from polyp.model.fitting import without_memory
 from polyp.model.network import PolypNetwork
 from polyp.model.segmenter import PolypSegmenter
+from polyp.training.module import TrainingModule
 
 ARCHS = (
     *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet"),
@@ -146,7 +147,7 @@ def test_an_encoder_of_each_family_trains_loads_predicts_and_exports(
     size = 64
     channels = [16, 16, 8, 8, 8] if arch == "unet" else None
     shared = settings(arch, encoder, image_size=size, decoder_channels=channels)
-    model = PolypSegmenter(**shared, loss="dice_bce", threshold=0.5)
+    model = TrainingModule(**shared, loss="dice_bce", threshold=0.5)
     mask = torch.randint(0, 2, (2, 1, size, size), dtype=torch.uint8)
     model.loss(model.network(torch.rand(2, 3, size, size))[-1], mask).backward()
     torch.optim.SGD(model.parameters(), 1e-3).step()
@@ -156,7 +157,7 @@ def test_an_encoder_of_each_family_trains_loads_predicts_and_exports(
     torch.save({"settings": dict(model.hparams), "state": model.state_dict()}, stream)
     stream.seek(0)
     saved = torch.load(stream, weights_only=True)
-    loaded = PolypSegmenter(**saved["settings"]).eval()
+    loaded = TrainingModule(**saved["settings"]).eval()
     loaded.load_state_dict(saved["state"])
 
     images = [
@@ -180,7 +181,7 @@ def test_an_encoder_of_each_family_trains_loads_predicts_and_exports(
 
 
 def test_a_scale_that_a_fixed_encoder_cannot_take_is_refused() -> None:
-    model = PolypSegmenter(**settings("unet", "tu-hiera_tiny_224", image_size=64), loss="bce", threshold=0.5)
+    model = PolypSegmenter(**settings("unet", "tu-hiera_tiny_224", image_size=64), threshold=0.5)
     model.check_scale(1)
     with pytest.raises(InputError, match="tu-hiera_tiny_224"):
         model.check_scale(2)

@@ -44,7 +44,7 @@ def network(arch: str = "unet", encoder: str = "resnet18", **settings: Any) -> P
     options: dict[str, Any] = dict.fromkeys(
         ("encoder_weights", "encoder_depth", "decoder_channels", "decoder_attention"), None
     )
-    options |= {"stages": 1, "image_size": 64, "loss": "dice_bce", "threshold": 0.4}
+    options |= {"stages": 1, "image_size": 64, "threshold": 0.4}
     model = PolypSegmenter(arch, encoder, **options | settings)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -111,7 +111,7 @@ def test_other_images_of_a_call_change_no_bit(runs: dict[str, Path], precision: 
 )
 def test_threads_change_no_bit(arch: str, encoder: str, precision: str) -> None:
     torch.manual_seed(0)
-    model = PolypSegmenter(arch, encoder, None, None, None, None, 1, 128, "dice", 0.5)
+    model = PolypSegmenter(arch, encoder, None, None, None, None, 1, 128, 0.5)
     model.precision = precision
     images = [torch.randint(0, 256, (3, 191, 203), dtype=torch.uint8) for _ in range(2)]
     before = torch.get_num_threads()

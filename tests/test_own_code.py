@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 import polyp
 from polyp.commands.compare.read_runs import read_run
-from polyp.errors import InputError
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import load_run_model
 from polyp.training import sweeps
@@ -90,7 +89,5 @@ def test_no_file_of_a_run_or_sweep_imports_code(code: Path, train: Train) -> Non
         sweeps.expand_resume(["train.py", f"resume={sweep}"])
     with pytest.raises(SystemExit, match="would import code"):
         train("-m", *SMALL, "hydra/sweeper=csv", "hydra.sweeper.path=rows.csv")
-    model = load_run_model(RunFolder(run))
-    with pytest.raises(InputError, match="was not imported"):
-        model.loss(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
+    load_run_model(RunFolder(run))
     assert not (code / "imported").exists()

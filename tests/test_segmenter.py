@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
-from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 from polyp.training import pictures
+from polyp.training.module import ScoringModule, TrainingModule
 from polyp.training.trainer import build_trainer
 
 SIZE = 64
@@ -53,8 +53,8 @@ def same_weights_each_time_and_no_advice() -> Iterator[None]:
         yield
 
 
-def segmenter(**changes: Any) -> PolypSegmenter:
-    return PolypSegmenter(**MODEL | {"optim": OPTIM} | changes)
+def segmenter(**changes: Any) -> TrainingModule:
+    return TrainingModule(**MODEL | {"optim": OPTIM} | changes)
 
 
 # A data set whose images tell what a network will find in them: the red channel is the prediction.
@@ -113,12 +113,13 @@ class Oracle(nn.Module):
     def __init__(self, answer: Answer = lambda logits: [logits]) -> None:
         super().__init__()
         self.answer = answer
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1))  # tells where the network is
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.answer(torch.where(image[:, :1].float() > 127, 20.0, -20.0))
 
 
-def knowing(answer: Answer = lambda logits: [logits], **changes: Any) -> PolypSegmenter:
+def knowing(answer: Answer = lambda logits: [logits], **changes: Any) -> TrainingModule:
     module = segmenter(**changes)
     module.network = Oracle(answer)
     return module
@@ -135,12 +136,17 @@ def bare_trainer(*callbacks: pl.Callback) -> pl.Trainer:
     )
 
 
-def scores(module: PolypSegmenter, dm: PolypDataModule) -> dict[str, float]:
+def scores(module: TrainingModule, dm: PolypDataModule) -> dict[str, float]:
     """All that validation and test log."""
-    trainer = bare_trainer()
-    return dict(trainer.validate(module, dm, verbose=False)[0]) | dict(
-        trainer.test(module, dm, verbose=False)[0]
-    )
+    return evaluate("validate", module, dm) | evaluate("test", module, dm)
+
+
+def evaluate(
+    use: str, module: TrainingModule, dm: PolypDataModule, *callbacks: pl.Callback
+) -> dict[str, float]:
+    """What Lightning's `validate` or `test` logs."""
+    evaluated = ScoringModule(module) if use == "test" else module
+    return dict(getattr(bare_trainer(*callbacks), use)(evaluated, dm, verbose=False)[0])
 
 
 def by_hand(pairs: list[Pair]) -> dict[str, float]:
@@ -229,7 +235,7 @@ def test_mistake_2_a_second_channel_is_no_answer(tmp_path: Path, use: str) -> No
         elif use == "predict":
             module.predict(list(batch["image"]))
         else:
-            getattr(bare_trainer(), use)(module, dm, verbose=False)
+            evaluate(use, module, dm)
 
 
 def test_mistake_3_a_second_sigmoid_is_far_from_perfect(tmp_path: Path) -> None:
@@ -259,7 +265,7 @@ def test_the_answer_is_one_sigmoid_of_the_last_stage_and_the_loss_is_of_all(tmp_
     module = knowing(lambda logits: [-logits, logits / 10])
     dm = data(tmp_path, [(truth, truth)])
     for use in ("validate", "test"):
-        getattr(bare_trainer(kept), use)(module, dm, verbose=False)
+        evaluate(use, module, dm, kept)
     expected = torch.sigmoid(torch.where(torch.tensor(truth) > 0, 2.0, -2.0))
     validated, tested = kept.seen
     assert torch.allclose(validated["probability"][0], expected)
@@ -276,7 +282,9 @@ def test_the_answer_is_one_sigmoid_of_the_last_stage_and_the_loss_is_of_all(tmp_
 def test_each_test_image_has_its_row(tmp_path: Path) -> None:
     kept = Outputs()
     bare_trainer(kept).test(
-        knowing(), data(tmp_path, list(zip(PREDICTIONS, TRUTHS, strict=True))), verbose=False
+        ScoringModule(knowing()),
+        data(tmp_path, list(zip(PREDICTIONS, TRUTHS, strict=True))),
+        verbose=False,
     )
     rows = [row for batch in kept.seen for row in batch["rows"]]
     for row, predicted, truth in zip(rows, PREDICTIONS, TRUTHS, strict=True):
@@ -300,7 +308,7 @@ def test_normal_frames_are_counted_apart(tmp_path: Path) -> None:
     for options in ({}, {"normal": str(tmp_path / "frames")}):
         record = pictures.TestRecord(RunFolder(tmp_path / "run"))
         trainer, dm = bare_trainer(record), data(tmp_path / "data", pairs, **options)
-        trainer.test(knowing(), dm, verbose=False)
+        trainer.test(ScoringModule(knowing()), dm, verbose=False)
         found.append((dict(trainer.callback_metrics), record.rows))
     assert found[0] == found[1] and len(found[0][1]) == len(TRUTHS)
     expected = [int(pair.image.stem) % 3 for pair in dm.get_pairs("normal")]
@@ -350,7 +358,7 @@ def test_a_prediction_lies_where_the_polyp_is() -> None:
 
 def fit(
     folder: Path,
-    module: PolypSegmenter,
+    module: TrainingModule,
     dm: PolypDataModule,
     *extra: pl.Callback,
     ema_decay: float | None = None,
@@ -381,7 +389,7 @@ def test_a_checkpoint_gives_the_same_network_back(tmp_path: Path, stages: int) -
     assert plain(dict(content["hyper_parameters"]))
     defaults = {"compile": False, "gradient_checkpointing": False}
     assert content["hyper_parameters"] == MODEL | {"stages": stages, "optim": OPTIM} | defaults
-    again = PolypSegmenter.load_from_checkpoint(
+    again = TrainingModule.load_from_checkpoint(
         tmp_path / "one.ckpt", weights_only=True, encoder_weights=None
     )
     several = images((64, 64), (50, 99))
@@ -398,7 +406,7 @@ def test_a_checkpoint_needs_no_weights_file(tmp_path: Path) -> None:
     trainer = fit(tmp_path / "run", module, data(tmp_path, [(TRUTHS[0], TRUTHS[0])]))
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     weights.unlink()
-    again = PolypSegmenter.load_from_checkpoint(
+    again = TrainingModule.load_from_checkpoint(
         tmp_path / "one.ckpt", weights_only=True, encoder_weights=None
     )
     several = images((64, 64))
@@ -411,7 +419,7 @@ def test_a_checkpoint_needs_no_weights_file(tmp_path: Path) -> None:
 class Each(pl.Callback):
     """Does something after each training step."""
 
-    def __init__(self, what: Callable[[PolypSegmenter, int], None]) -> None:
+    def __init__(self, what: Callable[[TrainingModule, int], None]) -> None:
         self.what = what
 
     def on_train_batch_end(
@@ -422,7 +430,7 @@ class Each(pl.Callback):
 
 @pytest.mark.parametrize(("after", "stage", "step"), [(0, "train", 1), (1, "val", 2)])
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, after: int, stage: str, step: int) -> None:
-    def poison(module: PolypSegmenter, batch: int) -> None:
+    def poison(module: TrainingModule, batch: int) -> None:
         if batch == after:
             next(module.network.decoder_parameters()).data.fill_(float("nan"))
 
@@ -440,7 +448,7 @@ def test_a_loss_that_is_no_number_is_not_saved(tmp_path: Path) -> None:
     """
     kept: list[pl.Trainer] = []
 
-    def poison_and_save(module: PolypSegmenter, batch: int) -> None:
+    def poison_and_save(module: TrainingModule, batch: int) -> None:
         next(module.network.decoder_parameters()).data.fill_(float("nan"))
         if batch == 1:
             kept.append(module.trainer)
@@ -595,7 +603,7 @@ def test_compiling_without_a_compiler_is_one_line(train: Train, monkeypatch: pyt
 def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_path: Path) -> None:
     decay, seen = 0.6, []
 
-    def remember(module: PolypSegmenter, batch: int) -> None:
+    def remember(module: TrainingModule, batch: int) -> None:
         seen.append({name: value.detach().clone() for name, value in module.named_parameters()})
 
     dm = data(tmp_path, list(zip(PREDICTIONS, TRUTHS, strict=True)))
@@ -615,11 +623,12 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
     assert any(not torch.allclose(value, seen[-1][name], atol=1e-4) for name, value in average.items())
 
     validated = float(trainer.callback_metrics["val/loss"])
-    assert bare_trainer().validate(model, dm, verbose=False)[0]["val/loss"] == pytest.approx(
+    averaged = TrainingModule.load_from_checkpoint(RunFolder(run).best_checkpoint, weights_only=True)
+    assert bare_trainer().validate(averaged, dm, verbose=False)[0]["val/loss"] == pytest.approx(
         validated, rel=1e-5
     )
 
-    tested = trainer.test(model, dm, verbose=False)[0]["test/mae"]
+    tested = trainer.test(ScoringModule(model), dm, verbose=False)[0]["test/mae"]
     last = load_checkpoint(Source.of(str(RunFolder(run).best_checkpoint)))
     last.load_state_dict(kept["current_model_state"])
     errors = []

@@ -63,11 +63,11 @@ class Stamps(Callback):
 
         self.stamp("imports")
         self.after(build.PolypDataModule, "__init__", "data module, augmentation")
-        self.after(build.PolypSegmenter, "__init__", "network")
+        self.after(build.TrainingModule, "__init__", "network")
         self.after(build, "build_trainer", "trainer")
         self.after(build.PolypDataModule, "setup", "data: check and cache")
-        self.after(build.PolypSegmenter, "on_train_start", "first validation batches")
-        self.after(build.PolypSegmenter, "on_train_batch_end", STEP)
+        self.after(build.TrainingModule, "on_train_start", "first validation batches")
+        self.after(build.TrainingModule, "on_train_batch_end", STEP)
 
     def on_job_end(self, config: Any, **kwargs: Any) -> None:
         """The next one's time begins."""

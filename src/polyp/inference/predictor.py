@@ -59,8 +59,7 @@ class Predictor:
     @property
     def threshold(self) -> float:
         """The first model's threshold of masks."""
-        first = self.models[0]
-        return first.threshold if isinstance(first, ExportedModel) else first.hparams["threshold"]
+        return self.models[0].threshold
 
     @property
     def backend(self) -> str:

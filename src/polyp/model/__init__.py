@@ -1,4 +1,4 @@
-"""Networks, encoder weights, losses, optimisers, the Lightning module, devices, exported models.
+"""Networks, encoder weights, losses, optimisers, prediction, devices, exported models.
 
 May import data, metrics and the modules below them.
 """

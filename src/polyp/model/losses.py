@@ -162,14 +162,12 @@ class Loss(nn.Module):
         return sum(others, first)
 
 
-def build_loss(loss: str | Mapping[str, float], may_import: bool = True) -> Loss:
+def build_loss(loss: str | Mapping[str, float]) -> Loss:
     """Make a loss.
 
     Args:
         loss: a key of `LOSSES`, the import path of a function, see `_import_formula`, or the weight of each
             of several.
-        may_import: whether the loss will be used. If not, no import path is imported, and a loss that has one
-            raises InputError when it is called.
 
     Raises:
         InputError: a name is unknown, a weight is no number above 0, or a function cannot be used.
@@ -184,20 +182,12 @@ def build_loss(loss: str | Mapping[str, float], may_import: bool = True) -> Loss
                 f"model.loss: the weight of {name} is {weight}, and must be a number above 0; leave out a "
                 "term that is not wanted"
             )
-    return Loss([(weight, _find_formula(name, may_import)) for name, weight in weights.items()])
-
-
-def _find_formula(name: Any, may_import: bool) -> Formula:
-    if not is_import_path(name):
-        return pick("model.loss", name, LOSSES)
-    return _import_formula(name) if may_import else _no_formula(name)
-
-
-def _no_formula(name: str) -> Formula:
-    def formula(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-        raise InputError(f"model.loss={name} was not imported, since this model is not for training")
-
-    return formula
+    return Loss(
+        [
+            (weight, _import_formula(name) if is_import_path(name) else pick("model.loss", name, LOSSES))
+            for name, weight in weights.items()
+        ]
+    )
 
 
 def _import_formula(name: str) -> Formula:

@@ -1,65 +1,22 @@
-"""The Lightning module: a network, its loss and its numbers, trained and used."""
+"""A network and everything that its use needs: it predicts polyps in images of any size."""
 
-import gc
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
 
-import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from polyp.errors import InputError
 from polyp.images import SMALLEST, resize, square
-from polyp.metrics.detection import detection_scores
-from polyp.metrics.overlap import SegmentationScores, image_scores
 from polyp.model import device
-from polyp.model.losses import build_loss
 from polyp.model.network import PolypNetwork
-from polyp.model.optim import Optim
-from polyp.settings import check_keys
-
-Batch = Mapping[str, Any]
-
-CHECK_EVERY = 50
-"""Training steps between two looks at the losses and at the scores' inputs: each look waits for the GPU."""
 
 
-class MeanLoss(Metric):
-    """The mean loss of an epoch's images.
-
-    Unlike torchmetrics' MeanMetric it looks for no NaN, which waits for a GPU.
-    """
-
-    mean_value: Tensor  # the sum, under the names that MeanMetric gave in older checkpoints
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("mean_value", "weight"):
-            self.add_state(name, default=torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self, loss: Tensor, images: int) -> None:
-        """Add a batch's loss, a scalar, and the number of its images."""
-        self.mean_value += loss * images
-        self.weight += images
-
-    def compute(self) -> Tensor:
-        """A float32 scalar."""
-        return self.mean_value / self.weight
-
-
-class PolypSegmenter(pl.LightningModule):
+class PolypSegmenter(nn.Module):
     """Any smp network as a polyp segmenter.
 
-    Training and validation see images resized to `image_size`; `predict` takes images of any size and returns
-    masks of that size, with everything in between (resizing, normalisation, padding) inside the module.
+    `predict` takes images of any size and returns probabilities of that size, with everything in between
+    (resizing, normalisation, padding) inside the module. `polyp.training.module.TrainingModule` trains it.
 
     Args:
         arch: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet,
@@ -73,19 +30,13 @@ class PolypSegmenter(pl.LightningModule):
         decoder_attention: scse or None; unet and unetplusplus.
         stages: 2 stacks two networks, the second seeing the image gated by the first one's mask.
         image_size: height and width in pixels that the network works at, or one number for both.
-        loss: a name, weights of names, or an import path, see `polyp.model.losses.build_loss`.
         threshold: of the masks that are shown and written: polyp where the probability is at least this.
             Scores are always at 0.5, which is their definition.
         init_from: the path of a file of weights that training starts from, see
             `polyp.model.weights.match_weights`; None for encoder_weights alone.
-        freeze: encoder, to train the rest only: no gradients, fixed batch statistics, no dropout in it; or
-            None.
-        unfreeze_epoch: epochs after which a frozen encoder trains as well, at least 1; None for never.
-        compile: compile the network with torch.compile for training; the names of its weights stay.
-        gradient_checkpointing: compute the encoder's stages again in the backward pass, which saves memory;
-            encoders of timm (tu-NAME).
-        optim: the keyword arguments of `polyp.model.optim.Optim`; None for a module that is only used, not
-            trained.
+
+    Attributes:
+        precision: of `predict`: Lightning's name, or auto for what the device gains from.
 
     Raises:
         InputError: a value or a combination cannot work.
@@ -101,37 +52,15 @@ class PolypSegmenter(pl.LightningModule):
         decoder_attention: str | None,
         stages: int,
         image_size: int | Sequence[int],
-        loss: str | Mapping[str, float],
         threshold: float,
         init_from: str | None = None,
-        freeze: Literal["encoder"] | None = None,
-        unfreeze_epoch: int | None = None,
-        compile: bool = False,
-        gradient_checkpointing: bool = False,
-        optim: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # all of them plain, so that a checkpoint loads with weights_only=True
-        self.save_hyperparameters(logger=False)
         if not isinstance(threshold, int | float) or not 0 < threshold < 1:
             raise InputError(f"model.threshold={threshold} must lie between 0 and 1")
-        self.precision = "32-true"  # of `predict`: Lightning's name, or auto for what the device gains from
+        self.arch, self.encoder, self.threshold = arch, encoder, threshold
         self.image_size = square(image_size)
-        if optim is not None:
-            check_keys("optim", optim, Optim)
-        self.optim = Optim(**optim) if optim is not None else None
-        self.unfreeze_epoch = unfreeze_epoch
-        encoder_lr = None if self.optim is None else self.optim.encoder_lr
-        if freeze not in (None, "encoder"):
-            raise InputError(f"model.freeze={freeze} is not possible: choose encoder or null")
-        if unfreeze_epoch is not None and (type(unfreeze_epoch) is not int or unfreeze_epoch < 1):
-            raise InputError(f"model.unfreeze_epoch={unfreeze_epoch} must be a number of epochs, or null")
-        if unfreeze_epoch is not None and (freeze is None or encoder_lr == 0):
-            raise InputError(
-                f"model.unfreeze_epoch={unfreeze_epoch} needs model.freeze=encoder and an optim.encoder_lr "
-                "above 0"
-            )
-        self.loss = build_loss(loss, may_import=optim is not None)
+        self.precision = "32-true"
         self.network = PolypNetwork(
             arch,
             encoder,
@@ -143,61 +72,17 @@ class PolypSegmenter(pl.LightningModule):
             self.image_size,
             init_from,
         )
-        if encoder_lr == 0 or (freeze and self.optim):
-            self.network.freeze_encoder()
-        if optim is not None and compile and gradient_checkpointing:
-            raise InputError(
-                "model.compile=true and model.gradient_checkpointing=true do not work together: choose one"
-            )
-        if optim is not None and gradient_checkpointing:
-            self.network.checkpoint_gradients()
-        if optim is not None and compile:
-            self.network.compile()
-        self.scores = torch.nn.ModuleDict(
-            {f"{stage}_scores": SegmentationScores() for stage in ("train", "val", "test")}
-        )
-        self.train_loss = MeanLoss()
-        self._train_losses: list[tuple[int, Tensor]] = []  # step and loss, since the last look at them
-        self._val_losses: list[Tensor] = []  # (B,) of each batch
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.mean.device
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, 1, H, W) of images (B, 3, H, W), uint8 in 0-255 or float in 0-1, at the images' own
         size.
         """
         return self.network(image)[-1]
-
-    def check_batches(self, batch_size: int, sizes: Iterable[tuple[int, int]]) -> None:
-        """Find out whether the network can be trained with batches of images of these sizes.
-
-        Raises:
-            InputError: the encoder works at its own image size only, or batch normalisation would see a
-                single value per channel, which has no variance.
-        """
-        made = f"model.arch={self.hparams['arch']} with model.encoder={self.hparams['encoder']}"
-        encoder_trains = not self.network.encoder_frozen or self.unfreeze_epoch is not None
-        for height, width in sizes:
-            if (height, width) != self.image_size and not self.network.accepts((height, width)):
-                raise InputError(
-                    f"augment.scales are not possible: {made}, made for {self.image_size[0]}x"
-                    f"{self.image_size[1]}, does not work at {height}x{width}: choose another augment"
-                )
-            if batch_size == 1 and not self.network.trains_on_single_images((height, width), encoder_trains):
-                raise InputError(
-                    f"data.batch_size=1 does not work with {made} at {height}x{width} (batch normalisation "
-                    "of a single value): choose data.batch_size=2 or more"
-                )
-
-    def check_epochs(self, epochs: int | None) -> None:
-        """Find out whether a run of so many epochs, None or -1 for no limit, reaches what is set for one.
-
-        Raises:
-            InputError: the encoder would stay frozen to the end.
-        """
-        if self.unfreeze_epoch is not None and 0 < (epochs or -1) <= self.unfreeze_epoch:
-            raise InputError(
-                f"model.unfreeze_epoch={self.unfreeze_epoch} is not before trainer.max_epochs={epochs}: "
-                "lower it, or leave it null to keep the encoder frozen"
-            )
 
     def check_scale(self, scale: float) -> None:
         """Find out whether `predict` works at a multiple of the network's resolution, in some tenths of a
@@ -209,8 +94,8 @@ class PolypSegmenter(pl.LightningModule):
         height, width = self._scaled(scale)
         if scale != 1 and not (min(height, width) >= SMALLEST and self.network.accepts((height, width))):
             raise InputError(
-                f"scale {scale:g} is not possible: model.arch={self.hparams['arch']} with model.encoder="
-                f"{self.hparams['encoder']}, made for {self.image_size[0]}x{self.image_size[1]}, does not "
+                f"scale {scale:g} is not possible: model.arch={self.arch} with model.encoder="
+                f"{self.encoder}, made for {self.image_size[0]}x{self.image_size[1]}, does not "
                 f"work at {height}x{width}: leave the scale at 1"
             )
 
@@ -259,191 +144,3 @@ class PolypSegmenter(pl.LightningModule):
             ]
         finally:
             self.train(training)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let a frozen encoder train from its epoch on, also in a run that is resumed after that."""
-        if self.unfreeze_epoch is None or self.current_epoch < self.unfreeze_epoch:
-            return
-        if self.network.encoder_frozen:
-            self.network.freeze_encoder(False)
-            strategy = self.trainer.strategy
-            # DDP's wrapper averages gradients only of what was not frozen when it was made: make another
-            if isinstance(strategy, DDPStrategy):
-                strategy.model = self
-                gc.collect()  # the former one, whose hooks are on the weights
-                strategy.configure_ddp()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One optimisation step at network resolution. Between two looks at the numbers it never waits for
-        the GPU.
-        """
-        logits, target = self.network(batch["image"]), batch["mask"][:, None]
-        loss, look = self._loss(logits, target), batch_idx % CHECK_EVERY == 0
-        self._train_losses.append((self.global_step, loss.detach()))
-        if look:
-            self._check_train_losses()
-        self._add_scores("train", logits[-1], target, look)
-        self.train_loss.update(loss.detach(), len(target))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Losses and scores of images at network resolution; returns their mean loss and probabilities (B, H,
-        W).
-
-        Each image has a loss of its own, since some losses are pooled over a batch: numbers do not depend on
-        its size.
-        """
-        logits, target = self.network(batch["image"]), batch["mask"][:, None]
-        rows = range(len(target))
-        losses = torch.stack(
-            [self._loss([stage[n : n + 1] for stage in logits], target[n : n + 1]) for n in rows]
-        )
-        self._val_losses.append(losses)
-        if batch_idx == 0:
-            self._refuse("val", losses.mean().item(), self.global_step)
-        return {
-            "loss": losses.mean(),
-            "probability": self._add_scores("val", logits[-1], target, batch_idx == 0)[:, 0],
-        }
-
-    def _loss(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
-        """The mean loss of the stages' logits, each (B, 1, H, W)."""
-        return torch.stack([self.loss(stage, target) for stage in logits]).mean()
-
-    def _add_scores(self, stage: str, logits: Tensor, target: Tensor, check_values: bool) -> Tensor:
-        """Add a batch to the stage's scores; returns the probabilities (B, 1, H, W), float32."""
-        probability = torch.sigmoid(logits.detach().float())
-        self._scores(stage).update(image_scores(probability, target, check_values=check_values))
-        return probability
-
-    def _check_train_losses(self) -> None:
-        """Look at the training losses since the last look.
-
-        Raises:
-            InputError: one is NaN or infinite.
-        """
-        if self._train_losses:
-            steps, losses = zip(*self._train_losses, strict=True)
-            self._train_losses.clear()
-            for step, loss in zip(steps, torch.stack(losses).tolist(), strict=True):
-                self._refuse("train", loss, step)
-
-    def _refuse(self, stage: str, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the {stage} loss is {loss} at step {step} (epoch {self.current_epoch}); the last good "
-                "checkpoint stays: try a lower optim.decoder_lr or optim.encoder_lr, or "
-                "trainer.precision=32-true"
-            )
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Scores at original resolution; returns probabilities and scores of each image.
-
-        The second loader has frames without polyps: their false positives are counted and nothing else.
-        """
-        probabilities = self.predict(batch["image"])
-        rows: list[dict[str, Any]] = []
-        if dataloader_idx:
-            for probability in probabilities:
-                predicted = (probability >= 0.5).cpu().numpy()
-                rows.append(detection_scores(predicted, np.zeros_like(predicted)))
-            return {"probability": probabilities, "rows": rows}
-        for probability, mask in zip(probabilities, batch["mask"], strict=True):
-            scores = image_scores(probability, mask.to(probability.device))
-            self._scores("test").update(scores)
-            rows.append({name: value.item() for name, value in scores.items()})
-        return {"probability": probabilities, "rows": rows}
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the epoch's loss and score with its last batch, before its checkpoint is written."""
-        if self.trainer.is_last_batch:
-            self._check_train_losses()
-            values = {
-                "train/loss": self.train_loss.compute(),
-                "train/dice": self._scores("train").compute()["dice"],
-            }
-            values = {name: value.float() for name, value in values.items()}
-            self.log_dict(values, on_step=False, on_epoch=True, logger=False, batch_size=1, prog_bar=True)
-            if self.logger is not None:
-                self.logger.log_metrics(
-                    {name: value.item() for name, value in values.items()}, self.trainer.global_step - 1
-                )
-            for metric in self._epoch_metrics().values():
-                metric.reset()
-
-    def on_train_epoch_end(self) -> None:
-        """Let plateau see the epoch's number; Lightning would do so only after the checkpoint is written."""
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau) and self._monitor() in self.trainer.callback_metrics:
-            scheduler.step(self.trainer.callback_metrics[self._monitor()])
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step the schedule; plateau has its own place, above."""
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            super().lr_scheduler_step(scheduler, metric)
-
-    def _epoch_metrics(self) -> dict[str, Metric]:
-        return {"loss": self.train_loss, "scores": self._scores("train")}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what an epoch that is interrupted has summed up so far, over all processes.
-
-        Raises:
-            InputError: a loss since the last look is NaN or infinite: such weights must not replace good
-                ones.
-        """
-        self._check_train_losses()
-        checkpoint["precision"] = self.precision
-        so_far = checkpoint["epoch_so_far"] = {}
-        for name, metric in self._epoch_metrics().items():
-            if metric.update_called:
-                with metric.sync_context():
-                    so_far[name] = {
-                        state: dim_zero_cat(getattr(metric, state)).cpu() for state in metric.metric_state
-                    }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up again, in one process."""
-        if self._trainer is None or not self.trainer.is_global_zero:
-            return
-        for name, states in checkpoint["epoch_so_far"].items():
-            metric = self._epoch_metrics()[name]
-            for state, value in states.items():
-                setattr(metric, state, [value] if isinstance(metric.metric_state[state], list) else value)
-            metric._update_count = 1
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the epoch's loss and scores."""
-        loss = torch.cat(self._val_losses).double().mean().float()
-        self._val_losses.clear()
-        self._refuse("val", loss.item(), self.global_step)
-        self.log("val/loss", loss, sync_dist=True)
-        self._log_scores("val", ["dice", "iou", "precision", "recall", "mae", "pooled_dice"])
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test set."""
-        self._log_scores("test", ["dice", "iou", "precision", "recall", "mae", "pooled_dice"])
-
-    def _log_scores(self, stage: str, names: Sequence[str]) -> None:
-        values = self._scores(stage).compute()
-        for name in names:
-            self.log(f"{stage}/{name}", values[name].float(), prog_bar=name == "dice")
-        self._scores(stage).reset()
-
-    def _scores(self, stage: str) -> SegmentationScores:
-        scores = self.scores[f"{stage}_scores"]  # a ModuleDict cannot hold the name "train"
-        assert isinstance(scores, SegmentationScores)
-        return scores
-
-    def configure_optimizers(self) -> Any:
-        """Optimiser and schedule as conf/optim says."""
-        assert self.optim is not None, "made without optim: only for use, not for training"
-        steps = self.trainer.estimated_stepping_batches
-        network = self.network
-        stages = [[*network.encoder_parameters()]]
-        if self.optim.layer_decay is not None:
-            stages = network.encoder_stages(self.image_size)
-        return self.optim.build(stages, network.decoder_parameters(), steps, self._monitor())
-
-    def _monitor(self) -> str:
-        return getattr(self.trainer.checkpoint_callback, "monitor", None) or "val/dice"

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 EXPORTED = (".onnx", ".xml")
 """The suffixes of exported models: ONNX's and OpenVINO's."""
 
+TRAINING_SETTINGS = ("loss", "optim", "freeze", "unfreeze_epoch", "compile", "gradient_checkpointing")
+"""What a checkpoint's hyperparameters have for training alone, see `polyp.training.module.TrainingModule`."""
+
 ENSEMBLE = ("seed", "data.fold")
 """Keys in which the runs of a sweep may differ for the sweep to be an ensemble."""
 
@@ -187,11 +190,12 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
         )
     if not all(isinstance(name, str) for name in settings):
         raise InputError(f"{file} has settings whose names are no text: it is no checkpoint of polyp's")
+    settings = {name: value for name, value in settings.items() if name not in TRAINING_SETTINGS}
     try:
         check_keys("hyper_parameters", settings, PolypSegmenter)
         precision = content.get("precision", _precision(source.config))
         pick("precision", str(precision), dict.fromkeys(PRECISIONS))
-        model = PolypSegmenter(**settings | {"encoder_weights": None, "init_from": None, "optim": None})
+        model = PolypSegmenter(**settings | {"encoder_weights": None, "init_from": None})
     except InputError as error:
         raise InputError(f"{file} does not fit this version of polyp: {error}") from error
     own = model.state_dict()

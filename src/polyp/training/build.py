@@ -11,19 +11,19 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.model import device
 from polyp.model.optim import Optim
-from polyp.model.segmenter import PolypSegmenter
 from polyp.model.weights import check_encoder_weights
 from polyp.runs.data import build_data, read_recorded_split, restore_split
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, find_weights
 from polyp.settings import check_keys, collect, raise_together
+from polyp.training.module import TrainingModule
 from polyp.training.run import Run
 from polyp.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
 
-def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
+def build(run: Run) -> tuple[PolypDataModule, TrainingModule, pl.Trainer]:
     """Data, model and trainer of a run. Nothing is read or written yet but encoder weights.
 
     What can be known without them is checked first and reported together: names, values, and where the data
@@ -57,7 +57,7 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
         check_keys("optim", config["optim"], Optim)
         Optim(**config["optim"])
     with collect(problems):
-        check_keys("model", settings, PolypSegmenter, exclude=["optim"])
+        check_keys("model", settings, TrainingModule, exclude=["optim"])
         if point is None:
             with collect(problems):
                 check_encoder_weights(settings["encoder"], settings["encoder_weights"])
@@ -70,7 +70,7 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
         if not problems and point is None:
             weights = {"encoder_weights": settings["encoder_weights"], "init_from": init_from}
         optim = None if problems else config["optim"]
-        model = PolypSegmenter(**settings | weights, optim=optim)
+        model = TrainingModule(**settings | weights, optim=optim)
         model.hparams.update({key: settings.get(key) for key in weights})
         model.precision = str(config["trainer"].get("precision") or model.precision)
         if not problems:
@@ -82,20 +82,20 @@ def build(run: Run) -> tuple[PolypDataModule, PolypSegmenter, pl.Trainer]:
     return data, model, trainer
 
 
-def build_model(config: Mapping[str, Any]) -> PolypSegmenter:
+def build_model(config: Mapping[str, Any]) -> TrainingModule:
     """The network of a configuration, with its first weights.
 
     Raises:
         InputError: a key or a value cannot work.
     """
     settings = config["model"]
-    check_keys("model", settings, PolypSegmenter, exclude=["optim"])
+    check_keys("model", settings, TrainingModule, exclude=["optim"])
     check_encoder_weights(settings["encoder"], settings["encoder_weights"])
     weights = {"init_from": find_weights(settings.get("init_from"))}
-    return PolypSegmenter(**settings | weights, optim=config["optim"])
+    return TrainingModule(**settings | weights, optim=config["optim"])
 
 
-def prepare_data(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> None:
+def prepare_data(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trainer) -> None:
     """Find and read the data, and check everything that depends on them; find the batch size if it is auto.
 
     Args:

@@ -16,10 +16,9 @@ from polyp import terminal
 from polyp.errors import InputError, describe_error
 from polyp.settings import import_object
 from polyp.terminal import format_seconds
+from polyp.training.module import Batch
 
 log = logging.getLogger(__name__)
-
-Batch = dict[str, Any]
 
 
 class StepSeed(Callback):

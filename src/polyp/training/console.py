@@ -12,23 +12,23 @@ from rich.markup import escape
 from polyp import terminal
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import shell_word, train_command
-from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
+from polyp.training.module import TrainingModule
 from polyp.training.run import Run
 from polyp.training.stages import count_parameters
 
 log = logging.getLogger(__name__)
 
 
-def print_start(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> None:
+def print_start(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trainer) -> None:
     """Print what is trained, where, and what it continues from."""
     if run.is_worker:
         return
-    made, last = model.hparams, run.resume_point
+    last = run.resume_point
     height, width = data.image_size
     console = terminal.console()
     console.print(
-        f"[bold]{made['arch']}[/] with [bold]{made['encoder']}[/], {count_parameters(model) / 1e6:.1f} M "
+        f"[bold]{model.arch}[/] with [bold]{model.encoder}[/], {count_parameters(model) / 1e6:.1f} M "
         "parameters"
     )
     device, count = trainer.strategy.root_device, trainer.world_size

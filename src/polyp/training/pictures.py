@@ -10,9 +10,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from polyp.data.traits import measure_traits
 from polyp.metrics.overlap import image_scores
+from polyp.model.segmenter import PolypSegmenter
 from polyp.report import pictures
 from polyp.runs.folder import RunFolder
-from polyp.training.callbacks import Batch
+from polyp.training.module import Batch, ScoringModule
 
 WORST = 4
 """Validation images that are shown for their low Dice."""
@@ -66,7 +67,7 @@ class ValidationPictures(Callback):
             self._draw(trainer, f"val_worst/{place}", *image)
 
     def _draw(self, trainer: pl.Trainer, tag: str, dice: float, stem: str, image: Batch) -> None:
-        panel = _panel(image["image"], image["mask"], image["probability"], trainer.lightning_module)
+        panel = _panel(image["image"], image["mask"], image["probability"], _model(trainer).threshold)
         factor = -(-MIN_WIDTH // panel.shape[1])
         panel = panel.repeat(factor, 0).repeat(factor, 1)
         size = panel.shape[1] // 24  # TensorBoard shows pictures of any size equally wide
@@ -116,7 +117,7 @@ class TestRecord(Callback):
             self.rows.append({**names, **outputs["rows"][row], **measure_traits(mask)})
             if stem in self.stems:
                 image, probability = batch["image"][row], outputs["probability"][row]
-                self.panels[stem] = _panel(image, batch["mask"][row], probability, pl_module)
+                self.panels[stem] = _panel(image, batch["mask"][row], probability, _model(trainer).threshold)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
@@ -135,12 +136,20 @@ class TestRecord(Callback):
             pictures.save(self.folder.pictures / "overview.png", overview)
 
 
+def _model(trainer: pl.Trainer) -> PolypSegmenter:
+    module = trainer.lightning_module
+    if isinstance(module, ScoringModule):
+        return module.model
+    assert isinstance(module, PolypSegmenter)
+    return module
+
+
 def _panel(
-    image: torch.Tensor, mask: torch.Tensor, probability: torch.Tensor, module: pl.LightningModule
+    image: torch.Tensor, mask: torch.Tensor, probability: torch.Tensor, threshold: float
 ) -> np.ndarray:
     return pictures.panel(
         image.permute(1, 2, 0).cpu().numpy(),
         mask.cpu().numpy(),
         probability.cpu().numpy(),
-        module.hparams["threshold"],
+        threshold,
     )

@@ -19,6 +19,7 @@ from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.training.checkpoints import LastCheckpoint
 from polyp.training.loggers import RunLogger
+from polyp.training.module import ScoringModule, TrainingModule
 from polyp.training.pictures import TestRecord
 from polyp.training.run import Run
 from polyp.training.search import is_pruned
@@ -30,7 +31,7 @@ PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "timm",
 """Whose versions metrics.json records beside polyp's."""
 
 
-def fit(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> None:
+def fit(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trainer) -> None:
     """Train to the end. Where several processes have trained, they are independent from here on.
 
     Args:
@@ -46,7 +47,7 @@ def fit(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trai
         if "parameters that were not used" not in str(error):
             raise
         raise InputError(
-            f"{model.hparams['arch']} with {model.hparams['encoder']} has weights that its output does not "
+            f"{model.arch} with {model.encoder} has weights that its output does not "
             "use, which several devices need: trainer.strategy=ddp_find_unused_parameters_true"
         ) from error
     except MisconfigurationException as error:
@@ -67,7 +68,7 @@ def test(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Tra
         The Trainer that has tested.
     """
     tester = build_tester(run.folder, run.config["trainer"], trainer.strategy.root_device)
-    tester.test(model, data, verbose=False)
+    tester.test(ScoringModule(model), data, verbose=False)
     return tester
 
 

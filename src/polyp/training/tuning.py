@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.model import device
-from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.folder import RunFolder
 from polyp.training.checkpoints import CheckpointFiles
+from polyp.training.module import TrainingModule
 from polyp.training.trainer import silence_lightning
 
 LARGEST = 64
@@ -25,7 +25,7 @@ LARGEST = 64
 
 
 def measure_losses(
-    model: PolypSegmenter, data: PolypDataModule, settings: Mapping[str, Any], steps: int
+    model: TrainingModule, data: PolypDataModule, settings: Mapping[str, Any], steps: int
 ) -> tuple[list[float], list[float]]:
     """Train while the learning rate of all weights grows from 1e-6 to 1, and stop where the loss explodes.
 
@@ -47,7 +47,7 @@ def measure_losses(
 
 
 def find_batch_size(
-    model: PolypSegmenter, sizes: Iterable[tuple[int, int]], settings: Mapping[str, Any], limit: int = LARGEST
+    model: TrainingModule, sizes: Iterable[tuple[int, int]], settings: Mapping[str, Any], limit: int = LARGEST
 ) -> int:
     """The largest power of two of drawn images that the device can train on.
 

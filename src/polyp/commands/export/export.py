@@ -111,15 +111,15 @@ def _describe(
     sources: Sequence[Source], models: Sequence[PolypSegmenter], data_fingerprint: str
 ) -> dict[str, str]:
     """The metadata of all variants; of several models those of the first, and all fingerprints."""
-    first, settings = sources[0], models[0].hparams
+    first = sources[0]
     run = RunFolder(first.home)
     is_final = len(sources) == 1 and first.file == run.best_checkpoint and run.is_finished
     return {
         "classes": "polyp",
-        "threshold": str(settings["threshold"]),
+        "threshold": str(models[0].threshold),
         "image_size": json.dumps(models[0].image_size),
-        "arch": " ".join(dict.fromkeys(model.hparams["arch"] for model in models)),
-        "encoder": " ".join(dict.fromkeys(model.hparams["encoder"] for model in models)),
+        "arch": " ".join(dict.fromkeys(model.arch for model in models)),
+        "encoder": " ".join(dict.fromkeys(model.encoder for model in models)),
         "metrics": json.dumps(run.read_metrics()["test"] if is_final else {}),
         "config": json.dumps(first.config),
         "fingerprint": " ".join(files.fingerprint(source.file) for source in sources),
@@ -207,7 +207,7 @@ def _measure(
     others |= {key: proof.on_tensors(open_exported(file)) for key, file in written.items()}
 
     differences = proof.differences(plain_predict, others, _spread(validation, COMPARED))
-    threshold = models[0].hparams["threshold"]
+    threshold = models[0].threshold
     scores = proof.score({("module", "float32"): plain_predict} | others, test, threshold)
     plain = scores["module", "float32"]
     record: dict[str, Any] = {

@@ -77,7 +77,7 @@ def write_onnx(
 
 def describe_network(models: Sequence[PolypSegmenter]) -> str:
     """The settings that name the networks of models: "model.arch=unet with model.encoder=resnet34"."""
-    names = (f"model.arch={m.hparams['arch']} with model.encoder={m.hparams['encoder']}" for m in models)
+    names = (f"model.arch={m.arch} with model.encoder={m.encoder}" for m in models)
     return " and ".join(dict.fromkeys(names))
 
 
