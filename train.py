@@ -45,9 +45,11 @@ def train(run: Run) -> float | None:
     if run.ends_after_training:
         return None
 
-    best = load_run_model(run.folder)
+    with terminal.status("loading the best checkpoint"):
+        best = load_run_model(run.folder)
     tester = test(run, data, best, trainer)
-    metrics = record(run, data, best, trainer, tester)
+    with terminal.status("measuring the latency"):
+        metrics = record(run, data, best, trainer, tester)
     print_result(metrics, run.folder)
     return run.best_value
 

@@ -274,6 +274,18 @@ def test_resume_continues_in_the_same_folder(train: Train) -> None:
     assert [event.step for event in events.Scalars("val/dice")] == [3, 7, 11]
 
 
+def test_a_refused_run_leaves_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for refused in ("model.threshold=2", "name=other"):
+        with pytest.raises(SystemExit):
+            run_script(*SMALL, refused, "data.image_size=1")
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "outputs" / "runs" / "mine").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        run_script(*SMALL, "data.image_size=1")
+    assert [path.name for path in (tmp_path / "outputs" / "runs").iterdir()] == ["mine"]
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

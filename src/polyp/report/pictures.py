@@ -13,11 +13,13 @@ from polyp.images import IGNORED
 Colour = tuple[int, int, int]
 """Red, green and blue, 0-255."""
 
-TRUTH: Colour = (80, 220, 100)
+TRUTH: Colour = (86, 180, 233)
 PREDICTION: Colour = (255, 200, 0)
+"""Sky blue and yellow, which colour-blind people can tell apart (after Okabe and Ito, 2008)."""
+
 LEGEND = {"truth": TRUTH, "prediction": PREDICTION}
 TEXT, STRIP = (255, 255, 255), (38, 42, 48)
-GAP = 4
+GAP, PANEL_HEIGHT = 4, 160
 
 
 def contour(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
@@ -45,19 +47,18 @@ def overlay(
     values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)  # for each of 256
     tinted = cv2.LUT(image, np.rint(values).astype(np.uint8)[None])
     drawn = contour(cv2.copyTo(tinted, inside, image.copy()), inside, PREDICTION)
-    if not labels:
-        return drawn
-    picture, size = Image.fromarray(drawn), max(10, min(mask.shape) // 18)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    size = max(10, min(mask.shape) // 18)
     for left, top, text in labels:
-        width, height = round(draw.textlength(text, font) + size / 2), round(1.25 * size)
-        left, top = max(0, min(left, picture.width - width)), max(0, top - height)
-        draw.rectangle((left, top, left + width, top + height), STRIP)
-        draw.text((left + width / 2, top + height / 2), text, PREDICTION, font, anchor="mm")
-    return np.array(picture)
+        label = _write({text: PREDICTION}, size)
+        left, top = max(0, min(left, drawn.shape[1] - label.shape[1])), max(0, top - label.shape[0])
+        place = drawn[top : top + label.shape[0], left : left + label.shape[1]]
+        place[:] = label[: place.shape[0], : place.shape[1]]
+    return drawn
 
 
-def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
+def panel(
+    image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float, height: int | None = None
+) -> np.ndarray:
     """Image | truth | prediction side by side.
 
     Args:
@@ -65,11 +66,17 @@ def panel(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, thresho
         truth: (H, W) in {0, 1, 255}; 255 is ignored.
         probability: (H, W) in 0-1.
         threshold: a pixel is predicted to be polyp from here on.
+        height: to scale all three to, in pixels; lines are as thick whatever the image's size.
 
     Returns:
-        (H, 3 W + gaps, 3) uint8 RGB: the image with the outlines of truth (green) and prediction (yellow),
+        (H, 3 W + gaps, 3) uint8 RGB: the image with the outlines of truth (blue) and prediction (yellow),
         and both masks, that of the truth grey where pixels are ignored.
     """
+    if height is not None:
+        size = round(image.shape[1] * height / image.shape[0]), height
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        truth = cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST)
+        probability = cv2.resize(probability, size, interpolation=cv2.INTER_LINEAR)
     predicted, polyp = probability >= threshold, truth == 1
     outlined = contour(contour(image.copy(), polyp, TRUTH), predicted, PREDICTION)
     masks = [(mask * np.uint8(255))[..., None].repeat(3, 2) for mask in (polyp, predicted)]
@@ -83,7 +90,7 @@ def sheet(
     panels: Sequence[np.ndarray],
     captions: Sequence[str] = (),
     legend: Mapping[str, Colour] | None = None,
-    height: int = 160,
+    height: int = PANEL_HEIGHT,
     columns: int = 2,
 ) -> np.ndarray:
     """Panels of any size in a grid, each scaled to the same height and centred in its cell.
@@ -121,13 +128,20 @@ def add_text(picture: np.ndarray, texts: Mapping[str, Colour], size: int = 14) -
         texts: words and their colours, written one after the other.
         size: of the font in pixels.
     """
+    return np.vstack([_write(texts, size, picture.shape[1]), picture])
+
+
+def _write(texts: Mapping[str, Colour], size: int, width: int | None = None) -> np.ndarray:
+    """A strip (1.5 size, width, 3) uint8 with words in their colours; by default as wide as they are."""
     font, left = ImageFont.load_default(size), size / 2
-    strip = Image.new("RGB", (picture.shape[1], round(1.5 * size)), STRIP)
+    if width is None:
+        width = round(sum(font.getlength(text) + size for text in texts))
+    strip = Image.new("RGB", (width, round(1.5 * size)), STRIP)
     draw = ImageDraw.Draw(strip)
     for text, colour in texts.items():
         draw.text((left, strip.height / 2), text, colour, font, anchor="lm")
-        left += draw.textlength(text, font) + size
-    return np.vstack([np.asarray(strip), picture])
+        left += font.getlength(text) + size
+    return np.asarray(strip)
 
 
 def save(path: Path, picture: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,9 +170,17 @@ def _find_unfinished_run(new: str, config: str) -> str:
 
 
 def discard(folder: Path) -> None:
-    """Remove the folder of a command that was refused or stopped, if it holds only what Hydra wrote."""
-    if {path.name for path in folder.iterdir()} <= {HYDRA, LOCK} and folder != Path.cwd():
+    """Remove the folder of a command that was refused or stopped, if it holds only what Hydra wrote, and the
+    folders around it, up to the working folder, that are then empty.
+    """
+    here = Path.cwd()
+    if {path.name for path in folder.iterdir()} <= {HYDRA, LOCK} and folder != here:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # a folder is not empty
+            for parent in folder.absolute().parents:
+                if not parent.is_relative_to(here) or parent == here:
+                    break
+                parent.rmdir()
 
 
 OmegaConf.register_new_resolver("hydra_folder", hydra_folder, replace=True)

@@ -117,19 +117,20 @@ class TestRecord(Callback):
             self.rows.append({**names, **outputs["rows"][row], **measure_traits(mask)})
             if stem in self.stems:
                 image, probability = batch["image"][row], outputs["probability"][row]
-                self.panels[stem] = _panel(image, batch["mask"][row], probability, _model(trainer).threshold)
+                parts = image, batch["mask"][row], probability, _model(trainer).threshold
+                self.panels[stem] = _panel(*parts), _panel(*parts, height=pictures.PANEL_HEIGHT)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
         self.folder.write_rows(self.rows)
         # a test may be cut short
         drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]
-        for number, (stem, panel) in enumerate(drawn):
+        for number, (stem, (panel, _)) in enumerate(drawn):
             pictures.save(self.folder.pictures / f"{number}_{stem.replace('/', '_')}.png", panel)
         if drawn:
             dice = {row["stem"]: row["dice"] for row in self.rows}
             overview = pictures.sheet(
-                [panel for _, panel in drawn],
+                [small for _, (_, small) in drawn],
                 [f"{stem}   Dice {dice[stem]:.3f}" for stem, _ in drawn],
                 {"image": pictures.TEXT} | pictures.LEGEND,
             )
@@ -145,11 +146,16 @@ def _model(trainer: pl.Trainer) -> PolypSegmenter:
 
 
 def _panel(
-    image: torch.Tensor, mask: torch.Tensor, probability: torch.Tensor, threshold: float
+    image: torch.Tensor,
+    mask: torch.Tensor,
+    probability: torch.Tensor,
+    threshold: float,
+    height: int | None = None,
 ) -> np.ndarray:
     return pictures.panel(
         image.permute(1, 2, 0).cpu().numpy(),
         mask.cpu().numpy(),
         probability.cpu().numpy(),
         threshold,
+        height,
     )

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 
 from polyp import terminal
 from polyp.commands.tune.options import Options
 from polyp.errors import InputError, shell_word, train_command
-from polyp.files import atomic_write, check_writable
+from polyp.files import check_writable, write_bytes
 from polyp.model import device
+from polyp.report.charts import FAINT, SERIES, make_axes, render_file, styled, use_log
 from polyp.runs.configuration import check_overrides, compose_config
 from polyp.runs.data import build_data
 from polyp.training.build import build_model
@@ -42,8 +42,7 @@ def run(options: Options) -> None:
     check_writable(file.parent)
     rates, losses = measure_losses(model, data, config["trainer"], options.steps)
     rate = suggest(rates, losses)
-    with atomic_write(file) as temporary:
-        _draw(rates, losses, rate, temporary)
+    write_bytes(file, _draw(rates, losses, rate))
     found = [f"optim.{part}_lr={rate:.1g}" for part in ("encoder", "decoder")]
     _print(f"the loss falls fastest at a learning rate of {rate:.1g}, see {file}", options, found)
 
@@ -68,16 +67,17 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
     return float(rates[start + place])
 
 
-def _draw(rates: Sequence[float], losses: Sequence[float], rate: float, file: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+@styled
+def _draw(rates: Sequence[float], losses: Sequence[float], rate: float) -> bytes:
+    figure, axes = make_axes("learning rate", "smoothed training loss", (6, 4))
+    figure.set_facecolor("white")
     start = len(losses) // 20  # as `suggest`
-    axes.plot(rates[start:], losses[start:])
-    axes.axvline(rate, color="tab:red", label=f"{rate:.1g}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
+    axes.plot(rates[start:], losses[start:], color=SERIES[0])
+    axes.axvline(rate, color=FAINT, linestyle="--")
+    axes.annotate(f" {rate:.1g}", (rate, 1), xycoords=("data", "axes fraction"), va="top")
+    use_log(axes, "x")
     axes.set_ylim(top=1.2 * max(losses[: len(losses) // 2]))  # where it explodes is of no interest
-    axes.legend()
-    figure.savefig(file, format="png", dpi=150)
-    plt.close(figure)
+    return render_file(figure, "png")
 
 
 def _print(text: str, options: Options, found: Sequence[str]) -> None:
