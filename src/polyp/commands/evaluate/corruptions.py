@@ -18,6 +18,7 @@ from polyp.commands.evaluate.testsets import TestSet
 from polyp.data.pairs import Pair
 from polyp.inference.predictor import Predictor
 from polyp.report import pictures
+from polyp.report.charts import SERIES, Chart, label_right, make_axes, styled
 from polyp.report.html import Page
 from polyp.report.tables import Column, Table
 
@@ -211,12 +212,28 @@ def add_corruptions(
         f"{SHOWN}: the image with the outlines of both; truth; prediction.",
     )
     page.table(_table(rows))
+    page.charts([_plot(rows)])
     gallery = []
     for name in dict.fromkeys(row["corruption"] for row in rows):
         pixels, mask = corrupt_set(test_set, name, SHOWN).read(pair)
-        panel = pictures.panel(pixels, mask, predictors[pair.stem].predict(pixels), threshold)
-        size = round(panel.shape[1] * HEIGHT / panel.shape[0]), HEIGHT
+        panel = pictures.panel(pixels, mask, predictors[pair.stem].predict(pixels), threshold, HEIGHT)
         corruption = CORRUPTIONS[name]
         caption = f"{name}: {corruption.meaning}: {corruption.strengths[SHOWN - 1]:g}"
-        gallery.append((cv2.resize(panel, size, interpolation=cv2.INTER_AREA), caption))
+        gallery.append((panel, caption))
     page.gallery(gallery, pictures.LEGEND, "wide")
+
+
+@styled
+def _plot(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """Dice by severity, a line for each corruption; severity 0 are the images as they are."""
+    figure, axes = make_axes("severity", "Dice", (5.0, 3.2))
+    ends = []
+    for place, name in enumerate(dict.fromkeys(row["corruption"] for row in rows)):
+        own = [row for row in rows if row["corruption"] == name]
+        dice = [own[0]["dice"] + own[0]["loss"], *(row["dice"] for row in own)]
+        colour, style = SERIES[place % len(SERIES)], "--" if place >= len(SERIES) else "-"
+        axes.plot(range(SEVERITIES + 1), dice, f"o{style}", color=colour, ms=3)
+        ends.append((dice[-1], name, colour))
+    axes.set(xlim=(0, SEVERITIES), ylim=(None, 1))
+    label_right(axes, ends)
+    return Chart("corruptions", figure, "Mean Dice by severity; 0 are the images as they are.")

@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -291,12 +290,12 @@ def _add_cases(
     def draw(stem: str) -> tuple[np.ndarray, str]:
         image = image_of[stem]
         pixels, mask = test_set.read(image.pair)
-        panel = pictures.panel(pixels, mask, predictors[stem].predict(pixels), metrics["threshold"])
-        size = round(panel.shape[1] * HEIGHT / panel.shape[0]), HEIGHT
+        probability = predictors[stem].predict(pixels)
+        panel = pictures.panel(pixels, mask, probability, metrics["threshold"], HEIGHT)
         caption = f"{stem}: Dice {image.dice:.3f}, polyp {image.traits['polyp_share']:.1%}"
         if metrics["normal"]:
             caption = f"{stem}: {count(int(image.row['false_positives']), 'false positive')}"
-        return cv2.resize(panel, size, interpolation=cv2.INTER_AREA), caption
+        return panel, caption
 
     def add_gallery(heading: str, rows: Sequence[Mapping[str, Any]]) -> None:
         page.heading(heading)
