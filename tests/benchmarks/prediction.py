@@ -2,12 +2,19 @@
 
 All take turns in one process, on images in memory, in batches of 8 and one by one. The yardstick is the
 network as smp makes it: float32, tensors in their default layout. Exported models are taken from RUN/export.
+
+Then all of `polyp predict`, from image files to masks, overlays and tables, against its network alone.
 """
 
+import io
+import re
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +24,17 @@ from torch import Tensor, nn
 
 from polyp.commands.export.export import FILES
 from polyp.commands.export.proof import on_tensors
+from polyp.commands.predict import predict as predict_command
+from polyp.commands.predict.options import Options
 from polyp.images import SUFFIXES, read_image
+from polyp.inference.predictor import BATCH, load_predictor
 from polyp.model import device
 from polyp.model.exported import OnnxModel
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 
 IMAGES, ROUNDS = 16, 7
+FILES_PREDICTED, FILE_ROUNDS = 64, 5
 
 
 class Plain(nn.Module):
@@ -74,6 +85,37 @@ def main(run: Path, folder: Path) -> None:
             [("batch of 8" if batch == 8 else "one by one", "images/s", "ratio")]
             + [(name, f"{value:.1f}", f"{value / reference:.2f}") for name, value in speed.items()]
         )
+    compare_command(run, folder)
+
+
+def compare_command(run: Path, folder: Path) -> None:
+    """Print the images/s of `polyp predict` beside those of its network on images in memory."""
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES][:FILES_PREDICTED]
+    speeds: dict[str, list[float]] = {"network alone": [], "polyp predict": []}
+    predictor, images = load_predictor([str(run)]), [read_image(file) for file in files]
+    with tempfile.TemporaryDirectory() as temporary:
+        inputs = Path(temporary, "inputs")
+        inputs.mkdir()
+        for file in files:
+            shutil.copy(file, inputs)
+        for number in range(FILE_ROUNDS + 1):  # the first is not counted
+            started = time.perf_counter()
+            for place in range(0, len(images), BATCH):
+                predictor.predict_all(images[place : place + BATCH])
+            speeds["network alone"].append(len(images) / (time.perf_counter() - started))
+            output = io.StringIO()
+            with redirect_stdout(output):
+                options = Options(model=str(run), inputs=(str(inputs),), out=f"{temporary}/{number}")
+                predict_command.run(options)
+            match = re.search(r"([\d.]+) images/s", output.getvalue())
+            assert match, output.getvalue()
+            speeds["polyp predict"].append(float(match[1]))
+    ratios = [command / network for network, command in zip(*speeds.values(), strict=True)][1:]
+    table(
+        [(f"{len(files)} files", "images/s", "ratio")]
+        + [(name, f"{statistics.median(values[1:]):.1f}", "") for name, values in speeds.items()]
+        + [("median of the rounds' ratios", "", f"{statistics.median(ratios):.2f}")]
+    )
 
 
 if __name__ == "__main__":
