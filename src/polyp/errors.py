@@ -32,10 +32,10 @@ def nearest(value: str, choices: Iterable[str], n: int = 3) -> str:
     """
     choices = sorted(choices)
     close = get_close_matches(str(value), choices, n=n, cutoff=0.5)
-    more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
-    return (
-        f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices[:LISTED])}{more}"
-    )
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    rest = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
+    return f"choose from {', '.join(choices[:LISTED])}{rest}"
 
 
 def pick(key: str, value: Any, table: Mapping[str, T]) -> T:
@@ -67,8 +67,10 @@ def describe_error(error: BaseException, limit: int = 150) -> str:
 
 def several(headline: str, problems: Sequence[str]) -> InputError:
     """An error about several files: a headline with their count, then a line for each of the first."""
-    more = [f"... and {len(problems) - SPELT_OUT} more"] * (len(problems) > SPELT_OUT)
-    return InputError("\n  ".join([headline, *problems[:SPELT_OUT], *more]))
+    lines = [headline, *problems[:SPELT_OUT]]
+    if len(problems) > SPELT_OUT:
+        lines.append(f"... and {len(problems) - SPELT_OUT} more")
+    return InputError("\n  ".join(lines))
 
 
 def require(extra: str, *modules: str) -> None:
@@ -104,7 +106,7 @@ def _hydra_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_hydra_value, value))}]"
     if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}: {_hydra_value(each)}' for key, each in value.items())}}}"
+        return f"{{{','.join(f'{key}: {_hydra_value(item)}' for key, item in value.items())}}}"
     text = str(value)
     try:
         is_plain = OverridesParser.create().parse_override(f"key={text}").value() in (value, text)

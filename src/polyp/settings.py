@@ -126,33 +126,31 @@ def _fits(value: Any, expected: Any) -> bool:
     if expected is Any:
         return True
     if origin in (Union, types.UnionType):
-        return any(_fits(value, each) for each in get_args(expected))
+        return any(_fits(value, option) for option in get_args(expected))
     if origin is Literal:
-        return any(value == each and type(value) is type(each) for each in get_args(expected))
+        return any(value == choice and type(value) is type(choice) for choice in get_args(expected))
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping)
     if origin is not None and issubclass(origin, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(each, get_args(expected)[0]) for each in value)
+        return isinstance(value, list | tuple) and all(_fits(item, get_args(expected)[0]) for item in value)
     if expected in (int, float):
-        number = isinstance(value, int | expected) and not isinstance(value, bool)
-        return number and not math.isnan(value)
+        is_number = isinstance(value, int | expected) and not isinstance(value, bool)
+        return is_number and not math.isnan(value)
     return isinstance(expected, type) and isinstance(value, expected)
 
 
 def _choices(expected: Any) -> list[Any]:
-    parts = get_args(expected)
-    return (
-        list(parts)
-        if get_origin(expected) is Literal
-        else [choice for part in parts for choice in _choices(part)]
-    )
+    """The choices of a Literal, also inside a union."""
+    if get_origin(expected) is Literal:
+        return list(get_args(expected))
+    return [choice for option in get_args(expected) for choice in _choices(option)]
 
 
 def _describe(expected: Any) -> str:
     """A type in words: "a whole number or null"."""
     origin = get_origin(expected)
     if origin in (Union, types.UnionType):
-        names = dict.fromkeys(_describe(each) for each in get_args(expected))
+        names = dict.fromkeys(_describe(option) for option in get_args(expected))
         return " or ".join(name for name in names if name)
     if origin is Literal:
         return " or ".join(map(str, get_args(expected)))

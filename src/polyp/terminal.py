@@ -44,8 +44,9 @@ def status(text: str) -> AbstractContextManager[Any]:
 
     What `print` and logging write meanwhile stands above it; another console of rich's would write into it.
     """
-    both = sys.stdout.isatty() and sys.stderr.isatty()  # what is printed meanwhile goes to standard error
-    return LIVE.status(f"{text} ...") if both else nullcontext()
+    # what is printed meanwhile goes to standard error
+    is_shown = sys.stdout.isatty() and sys.stderr.isatty()
+    return LIVE.status(f"{text} ...") if is_shown else nullcontext()
 
 
 class TimeLeft(ProgressColumn):
@@ -53,10 +54,10 @@ class TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """For instance "12 min left"."""
-        done = task.completed - task.fields.get("first", 0)
-        if not (done > 0 and task.remaining and task.elapsed):
+        steps = task.completed - task.fields.get("first", 0)
+        if not (steps > 0 and task.remaining and task.elapsed):
             return Text("")
-        return Text(f"{format_seconds(task.elapsed / done * task.remaining)} left")
+        return Text(f"{format_seconds(task.elapsed / steps * task.remaining)} left")
 
 
 def progress(count: str | ProgressColumn | None = None) -> Progress:

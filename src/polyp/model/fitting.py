@@ -65,11 +65,11 @@ def check_encoder_name(encoder: Any) -> None:
     if encoder.startswith("tu-"):
         name = encoder.removeprefix("tu-")
         if not timm.is_model(name):
-            names = [f"tu-{known}" for known in timm.list_models()]
+            names = [f"tu-{name}" for name in timm.list_models()]
             raise InputError(f"model.encoder={encoder} is unknown to timm: {nearest(encoder, names)}")
     elif encoder not in SMP_ENCODERS:
-        known = [*SMP_ENCODERS, *(f"tu-{name}" for name in timm.list_models())]
-        raise InputError(f"model.encoder={encoder} is unknown: {nearest(encoder, known)}")
+        names = [*SMP_ENCODERS, *(f"tu-{name}" for name in timm.list_models())]
+        raise InputError(f"model.encoder={encoder} is unknown: {nearest(encoder, names)}")
 
 
 def _decoder_settings(arch: str, options: DecoderOptions) -> dict[str, Any]:
@@ -102,12 +102,12 @@ def _decoder_settings(arch: str, options: DecoderOptions) -> dict[str, Any]:
         settings["decoder_channels"] = channels
     if attention is not None:
         if "decoder_attention_type" not in accepted:
-            able = [
+            archs = [
                 name for name, cls in ARCHITECTURES.items() if "decoder_attention_type" in _arguments(cls)
             ]
             raise InputError(
                 f"model.decoder_attention={attention} has no meaning for model.arch={arch}: leave it null, "
-                f"or choose model.arch={' or '.join(able)}"
+                f"or choose model.arch={' or '.join(archs)}"
             )
         settings["decoder_attention_type"] = pick("model.decoder_attention", attention, {"scse": "scse"})
     return settings
@@ -266,10 +266,8 @@ def _alternatives(
         return True
 
     sizes = (f"data.image_size={side}" for side in sides if works(size=(side, side)))
-    archs = (f"model.arch={other}" for other in _similar_architectures(arch) if works(arch=other))
-    encoders = (
-        f"model.encoder={other}" for other in SAFE_ENCODERS if other != encoder and works(encoder=other)
-    )
+    archs = (f"model.arch={name}" for name in _similar_architectures(arch) if works(arch=name))
+    encoders = (f"model.encoder={name}" for name in SAFE_ENCODERS if name != encoder and works(encoder=name))
     depths = (f"model.encoder_depth={depth}" for depth in (5, 4, 3) if works(depth=depth))
     return list(islice(chain(islice(sizes, 1), islice(archs, 2), islice(encoders, 1), islice(depths, 1)), 3))
 
@@ -285,11 +283,7 @@ def _usual_sizes(encoder: str, size: Size) -> list[int]:
 
 
 def _similar_architectures(arch: str) -> list[str]:
-    """The other architectures that may take the encoder: the most similarly named ones, then one of each
-    kind.
-    """
-    others = sorted(
-        ARCHITECTURES.keys() - {arch}, key=lambda other: -SequenceMatcher(None, arch, other).ratio()
-    )
-    kinds = [other for other in ("unet", "fpn", "segformer", "dpt") if other != arch]
-    return list(dict.fromkeys([*others[:2], *kinds]))
+    """Architectures that may take the encoder: those with the most similar names, then one of each kind."""
+    names = sorted(ARCHITECTURES.keys() - {arch}, key=lambda name: -SequenceMatcher(None, arch, name).ratio())
+    kinds = [name for name in ("unet", "fpn", "segformer", "dpt") if name != arch]
+    return list(dict.fromkeys([*names[:2], *kinds]))

@@ -88,15 +88,15 @@ def structure(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
 
     An empty mask has w = 1 and leaves the plain cross-entropy plus 1 - 1 / (1 + Σ p): false alarms cost.
     """
-    around = _sum_around(target) / _sum_around(counted.float()).clamp_min(1)
-    weight = (1 + 5 * (around - target).abs()) * counted
+    mean = _sum_around(target) / _sum_around(counted.float()).clamp_min(1)
+    weight = (1 + 5 * (mean - target).abs()) * counted
     pixels = (1, 2, 3)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     weighted_bce = (weight * cross_entropy).sum(pixels) / weight.sum(pixels).clamp_min(1)
     probability = logits.sigmoid()
-    both = (weight * probability * target).sum(pixels)
-    either = (weight * (probability + target)).sum(pixels) - both
-    return (weighted_bce + 1 - (1 + both) / (1 + either)).mean() * _correction(counted.any((1, 2, 3)))
+    intersection = (weight * probability * target).sum(pixels)
+    union = (weight * (probability + target)).sum(pixels) - intersection
+    return (weighted_bce + 1 - (1 + intersection) / (1 + union)).mean() * _correction(counted.any((1, 2, 3)))
 
 
 def _sum_around(values: Tensor) -> Tensor:
@@ -158,8 +158,8 @@ class Loss(nn.Module):
         ignored = target == IGNORED
         logits = logits.to(torch.float32).masked_fill(ignored, BACKGROUND)
         target = target.to(torch.float32).masked_fill(ignored, 0)
-        first, *others = (weight * formula(logits, target, ~ignored) for weight, formula in self.terms)
-        return sum(others, first)
+        losses = [weight * formula(logits, target, ~ignored) for weight, formula in self.terms]
+        return torch.stack(losses).sum()
 
 
 def build_loss(loss: str | Mapping[str, float]) -> Loss:

@@ -25,12 +25,14 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 # The factor on the learning rates, from the share of the steps after warm-up that are done, 0 to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     # Loshchilov & Hutter, ICLR 2017, without restarts
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "poly": lambda done: (1 - done) ** 0.9,  # Chen et al., DeepLab, TPAMI 2018
-    "constant": lambda done: 1.0,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "poly": lambda progress: (1 - progress) ** 0.9,  # Chen et al., DeepLab, TPAMI 2018
+    "constant": lambda progress: 1.0,
     # Smith & Topin, 2018, with the defaults of torch's OneCycleLR: up from 1/25, then down to 1/250000
-    "onecycle": lambda done: (
-        _anneal(1 / 25, 1, done / RISE) if done < RISE else _anneal(1, 4e-6, (done - RISE) / (1 - RISE))
+    "onecycle": lambda progress: (
+        _anneal(1 / 25, 1, progress / RISE)
+        if progress < RISE
+        else _anneal(1, 4e-6, (progress - RISE) / (1 - RISE))
     ),
 }
 RISE = 0.3  # share of the steps in which onecycle's learning rates rise
@@ -38,9 +40,9 @@ PLATEAU = "plateau"  # the one schedule that follows the validation instead of t
 WITHOUT_WARMUP = ("onecycle", PLATEAU)  # the first has its own, the second goes by epochs, not steps
 
 
-def _anneal(start: float, end: float, done: float) -> float:
+def _anneal(start: float, end: float, progress: float) -> float:
     """From start to end along half a cosine."""
-    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +138,10 @@ class Optim:
                 f"optim.optimizer={self.optimizer}{options} does not work: {describe_error(error)}"
             ) from error
 
-    def _require(self, key: str, holds: Callable[[float], bool], rule: str) -> None:
+    def _require(self, key: str, is_valid: Callable[[float], bool], rule: str) -> None:
         value = getattr(self, key)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not (number and holds(value)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (is_number and is_valid(value)):
             raise InputError(f"optim.{key}={value!r} does not work: it must be {rule}")
 
     def factor(self, step: int, total_steps: int) -> float:

@@ -88,18 +88,18 @@ def check_encoder_weights(encoder: str, weights: str | None) -> None:
                 f"{nearest(str(path), siblings) if siblings else existing}"
             )
         return
-    timms = encoder.startswith("tu-")
-    if not timms and encoder not in SMP_ENCODERS:
+    is_timm = encoder.startswith("tu-")
+    if not is_timm and encoder not in SMP_ENCODERS:
         return  # the network says so, with the nearest names
-    if timms and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
+    if is_timm and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
         raise InputError(
             f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null"
         )
-    known = ["imagenet"] if timms else list(SMP_ENCODERS[encoder]["pretrained_settings"])
-    if weights not in known:
+    names = ["imagenet"] if is_timm else list(SMP_ENCODERS[encoder]["pretrained_settings"])
+    if weights not in names:
         raise InputError(
             f"model.encoder_weights={weights} is no file and no weights of model.encoder={encoder}: "
-            f"{nearest(weights, [*known, 'null'])}"
+            f"{nearest(weights, [*names, 'null'])}"
         )
 
 
@@ -126,19 +126,19 @@ def load_encoder_weights(
     else:
         state = _from_hub(type(module), encoder, weights, options)
         source = f"{weights} for {encoder}"
-    own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    other_shape = [name for name in own if name in state and state[name].shape != own[name].shape]
-    if missing or other_shape:
-        example = (missing + other_shape)[0]
+    tensors = module.state_dict()
+    absent = [name for name in tensors if name not in state]
+    misshapen = [name for name in tensors if name in state and state[name].shape != tensors[name].shape]
+    if absent or misshapen:
+        example = (absent + misshapen)[0]
         raise InputError(
-            f"model.encoder_weights={source} does not fit model.encoder={encoder}: of {len(own)} tensors "
-            f"{len(missing)} are missing, {len(other_shape)} have another shape ({example}); give its own, "
+            f"model.encoder_weights={source} does not fit model.encoder={encoder}: of {len(tensors)} tensors "
+            f"{len(absent)} are missing, {len(misshapen)} have another shape ({example}); give its own, "
             "or null"
         )
     # A shallower encoder has fewer layers than the file: those it has are all filled, which was checked
     # above.
-    module.load_state_dict({name: state[name] for name in own})
+    module.load_state_dict({name: state[name] for name in tensors})
 
 
 def match_weights(file: Path, network: nn.Module) -> dict[str, Tensor]:
@@ -181,12 +181,12 @@ def _match_stage(
     file: Path, state: Mapping[str, Tensor], stage: nn.Module, number: int
 ) -> tuple[str, dict[str, str]]:
     """The prefix under which most tensors of a stage are in a file, and these tensors' keys by name."""
-    own = {name.replace(".", "_"): (name, tensor) for name, tensor in stage.state_dict().items()}
+    tensors = {name.replace(".", "_"): (name, tensor) for name, tensor in stage.state_dict().items()}
     candidates: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for key, value in state.items():
         cuts = [0, *(position + 1 for position, character in enumerate(key) if character == ".")]
         for cut, part in product(cuts, PARTS):
-            name, tensor = own.get((part + key[cut:]).replace(".", "_"), ("", None))
+            name, tensor = tensors.get((part + key[cut:]).replace(".", "_"), ("", None))
             if tensor is not None and PREFIX.fullmatch(key, 0, cut) and fits(value, tensor):
                 candidates[key[:cut], part][name] = key
     choices = [(prefix, keys) for (prefix, _), keys in candidates.items()]
@@ -210,19 +210,19 @@ def describe_match(fitting: Mapping[str, Tensor], network: nn.Module) -> str:
     decoder = [name for name in names if name not in set(encoder)]
     counts = [f"{sum(name in fitting for name in part)} of {len(part)}" for part in (encoder, decoder)]
     text = f"{counts[0]} tensors of the encoder, {counts[1]} of the decoder"
-    missing = [name for name in names if name not in fitting]
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return f"{text}; not {', '.join(missing[:3])}{more}" if missing else text
+    absent = [name for name in names if name not in fitting]
+    rest = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+    return f"{text}; not {', '.join(absent[:3])}{rest}" if absent else text
 
 
-def fits(value: Any, own: Tensor) -> TypeGuard[Tensor]:
+def fits(value: Any, tensor: Tensor) -> TypeGuard[Tensor]:
     """Whether a value can take the place of a tensor: numbers of the same kind in the same shape."""
     return (
         isinstance(value, Tensor)
         and value.layout is torch.strided
-        and value.device == own.device
-        and value.shape == own.shape
-        and value.is_floating_point() == own.is_floating_point()
+        and value.device == tensor.device
+        and value.shape == tensor.shape
+        and value.is_floating_point() == tensor.is_floating_point()
     )
 
 
@@ -256,14 +256,14 @@ def _read(path: Path, key: str) -> dict[str, Tensor]:
 def _from_hub(
     kind: type[nn.Module], encoder: str, weights: str, options: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    timms = encoder.startswith("tu-")
+    is_timm = encoder.startswith("tu-")
     # Without this the hub's client tries again for up to 47 seconds; with it, what its cache holds still
     # loads.
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = offline or not _hub_reachable()
     try:
         # smp loads depth-5 weights only into a depth-5 encoder, so the weights are taken from a whole one.
-        if timms:  # dpt has its own class for them
+        if is_timm:  # dpt has its own class for them
             whole = kind(name=encoder.removeprefix("tu-"), pretrained=True, **options)
         else:
             whole = smp.encoders.get_encoder(encoder, weights=weights)
