@@ -84,7 +84,7 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
         "show it": f"polyp app {run}",
     }
     if metrics["data"]["dataset"] == "synthetic":
-        places["next"] = f"{train}    UNet++ on Kvasir-SEG, downloaded once"
+        places["next"] = f"{train}    Kvasir-SEG, downloaded once"
         places[""] = f"{train} data=folder data.root=FOLDER    your own images and masks"
     else:
         places["next"] = f"{train} -m model.encoder=mobilenet_v2,resnet34    compare encoders"
