@@ -76,7 +76,7 @@ def test_experiment_is_on_one_screen() -> None:
     assert {"arch", "encoder", "encoder_weights", "loss"} <= set(shown.model)
     assert {"encoder_lr", "decoder_lr"} <= set(shown.optim)
     assert {"image_size", "batch_size"} <= set(shown.data)
-    assert "max_epochs" in shown.trainer and {"augment": "light"} in shown.defaults
+    assert "max_epochs" in shown.trainer and {"augment": "strong"} in shown.defaults
     assert "hydra" not in shown
 
 
@@ -90,7 +90,7 @@ def test_own_group_file_overrides_train_yaml_and_experiment_overrides_both(tmp_p
     )
     own = composed("optim=mine", "data=mine", conf=conf)
     assert (own.optim.encoder_lr, own.optim.decoder_lr, own.optim.warmup) == (1e-3, 5e-4, 0)
-    assert (own.data.image_size, own.data.batch_size, own.data.split) == (256, 4, "auto")
+    assert (own.data.image_size, own.data.batch_size, own.data.split) == (256, 8, "auto")
     experiment = composed("experiment=mine", "optim.encoder_lr=3e-3", conf=conf)
     assert (experiment.optim.encoder_lr, experiment.optim.decoder_lr, experiment.optim.warmup) == (
         3e-3,
