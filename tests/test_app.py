@@ -107,14 +107,14 @@ def test_api_gives_the_predictors_polyps_and_mask(client: httpx.Client, run: Pat
     probability = predictor.predict(decode(content, ""))
     threshold = float(np.median(probability))  # half of the image
     found = client.post("/api/predict", params={"threshold": threshold}, content=content).json()
-    expected = polyps.find(probability, threshold)
+    expected = polyps.find_polyps(probability, threshold)
     assert [one["pixels"] for one in found["polyps"]] == [one.pixels for one in expected]
     assert found["polyps"][0]["box"]["width"] == expected[0].width
     assert found["size"] == {"width": probability.shape[1], "height": probability.shape[0]}
     assert found["model"] == "it" and found["milliseconds"] > 0
     reply = client.post("/api/mask", params={"threshold": threshold}, content=content)
     assert reply.headers["content-type"] == "image/png"
-    assert np.array_equal(mask_of(reply.content), polyps.mask(probability, threshold))
+    assert np.array_equal(mask_of(reply.content), polyps.compute_mask(probability, threshold))
     assert client.post("/api/predict", content=content).json()["threshold"] == predictor.threshold
     assert client.get("/api/models").json() == [{"model": "it", "threshold": predictor.threshold}]
 

@@ -149,7 +149,7 @@ def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
     image = read_image(images(runs[0])[name])
     predictor = load_predictor([str(runs[0])])
     probability = predictor.predict(image)
-    assert np.array_equal(downloaded(page, "mask"), polyps.mask(probability, predictor.threshold))
+    assert np.array_equal(downloaded(page, "mask"), polyps.compute_mask(probability, predictor.threshold))
     assert downloaded(page, "overlay").shape == image.shape
     assert re.search(r"Dice \d\.\d{3} · IoU", page.locator(".scores").inner_text())
 
@@ -159,7 +159,7 @@ def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
         page.keyboard.press("ArrowRight")
     page.wait_for_selector(".scores:has-text('0.65')")
     assert picture(page) != before
-    assert np.array_equal(downloaded(page, "mask"), polyps.mask(probability, 0.65))
+    assert np.array_equal(downloaded(page, "mask"), polyps.compute_mask(probability, 0.65))
     box = slider.bounding_box()
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] * 2 / 3, middle)  # 0.65 of 0.05 to 0.95
@@ -169,7 +169,7 @@ def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
     page.wait_for_selector(".scores:has-text('threshold 0.2')")
     dragged = float(slider.input_value())
     assert 0.2 <= dragged < 0.3 and np.array_equal(
-        downloaded(page, "mask"), polyps.mask(probability, dragged)
+        downloaded(page, "mask"), polyps.compute_mask(probability, dragged)
     )
 
     words_of = {
@@ -552,7 +552,7 @@ def test_many_clients_get_their_masks_and_memory_is_flat(server: tuple[str, int]
     url, process = server
     paths = list(images(runs[0]).values())
     predictor = load_predictor([str(runs[0])])
-    expected = [polyps.mask(predictor.predict(read_image(path)), 0.5) for path in paths]
+    expected = [polyps.compute_mask(predictor.predict(read_image(path)), 0.5) for path in paths]
     contents = [path.read_bytes() for path in paths]
 
     def ask(number: int) -> bool:

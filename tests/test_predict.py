@@ -220,8 +220,8 @@ def test_outputs_of_single_files_in_one_folder_do_not_overwrite_each_other(here:
 def test_find_leaves_out_specks() -> None:
     drawn = np.zeros((200, 200), np.float32)
     drawn[0, 0:3] = drawn[100, 100:104] = 0.9  # 3 pixels of 40,000 are less than a ten-thousandth, 4 are not
-    assert [(polyp.left, polyp.pixels) for polyp in polyps.find(drawn, 0.5)] == [(100, 4)]
-    assert polyps.find(drawn, 0.95) == []
+    assert [(polyp.left, polyp.pixels) for polyp in polyps.find_polyps(drawn, 0.5)] == [(100, 4)]
+    assert polyps.find_polyps(drawn, 0.95) == []
 
 
 def test_predict_averages_several_runs(here: Path) -> None:
@@ -509,7 +509,7 @@ def test_model_predicts_paths_arrays_and_lists(here: Path) -> None:
                 and np.abs(prediction.probability - array).max() < 1e-6
             )
             assert np.array_equal(prediction.mask, prediction.probability >= threshold)
-            assert prediction.polyps == polyps.find(prediction.probability, threshold)
+            assert prediction.polyps == polyps.find_polyps(prediction.probability, threshold)
         assert np.array_equal(loaded.predict(paths[3]).probability, predictions[3].probability)
     assert np.array_equal(
         predictions[0].probability, polyp.load(["first", "second"]).predict(paths[0]).probability

@@ -80,7 +80,7 @@ def test_frames_are_predicted_as_images_are(tmp_path: Path, predictor: Predictor
     assert progress[-1] == (11, 11) and summary.problem == ""
     for row, image in zip(rows, images, strict=True):
         probability = predictor.predict(image)
-        expected = polyps.find(probability, 0.5)
+        expected = polyps.find_polyps(probability, 0.5)
         assert float(row["max_probability"]) == pytest.approx(
             float(probability.max()), abs=0.02
         )  # another decoder

@@ -47,7 +47,7 @@ def main() -> None:
     predictor = load_predictor([given.run])
 
     def alone(content: bytes) -> None:
-        cv2.imencode(".png", polyps.mask(predictor.predict(decode(content, "")), predictor.threshold))
+        cv2.imencode(".png", polyps.compute_mask(predictor.predict(decode(content, "")), predictor.threshold))
 
     command = [sys.executable, "-m", "polyp.cli", "app", given.run, "--port", "0"]
     with subprocess.Popen(

@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from polyp.commands.app.inference_queue import InputImage, Prediction
+from polyp.commands.predict.results import encode
 from polyp.commands.predict.video import predict_video
 from polyp.errors import InputError
 from polyp.images import TooManyPixels, decode
@@ -71,7 +72,7 @@ def decode_upload(content: bytes, name: str) -> InputImage:
 def describe_polyps(prediction: Prediction, threshold: float) -> dict[str, Any]:
     """The polyps as JSON; positions and sizes in pixels, shares and probabilities in 0-1."""
     found = []
-    for polyp in polyps.find(prediction.probability, threshold):
+    for polyp in polyps.find_polyps(prediction.probability, threshold):
         values = asdict(polyp)
         box = {side: values.pop(side) for side in ("left", "top", "width", "height")}
         found.append({"box": box, "centroid": {axis: values.pop(axis) for axis in ("x", "y")}} | values)
@@ -99,7 +100,7 @@ def describe_result(prediction: Prediction, threshold: float, opacity: float, vi
     if view in ENDS:
         legend = {"scale": apply_viridis(np.linspace(0, 1, 9)[None])[0].tolist(), "ends": ENDS[view]}
     elif view == "errors" and truth is not None:
-        parts = find_outcomes(polyps.mask(prediction.probability, threshold), truth)
+        parts = find_outcomes(polyps.compute_mask(prediction.probability, threshold), truth)
         legend["items"] = [
             {"label": k, "colour": OUTCOMES[k], "share": float(v.mean())} for k, v in parts.items()
         ]
@@ -141,7 +142,7 @@ def draw(prediction: Prediction, threshold: float, opacity: float, view: str) ->
         InputError: `errors` of an image without truth.
     """
     pixels, truth = prediction.image.pixels, prediction.image.truth
-    mask = polyps.mask(prediction.probability, threshold)
+    mask = polyps.compute_mask(prediction.probability, threshold)
     match view:
         case "image":
             return pixels
@@ -186,12 +187,6 @@ def find_outcomes(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
     predicted, polyp, background = mask != 0, truth == 1, truth == 0  # the others are ignored
     parts = predicted & polyp, polyp & ~predicted, predicted & background
     return dict(zip(OUTCOMES, parts, strict=True))
-
-
-def encode(picture: np.ndarray, suffix: str = ".png", flags: Sequence[int] = ()) -> bytes:
-    """A mask or an RGB picture as a file."""
-    ordered = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(suffix, ordered, flags)[1].tobytes()
 
 
 def annotate_video(
