@@ -249,6 +249,10 @@ def test_export_writes_and_measures_all_variants(
     ):
         measured = record[backend][name]
         assert set(measured["difference"]) == {"1", "0.5", "1.5"}
+        files = (
+            list(folder.glob("model_int8.[bx]*")) if backend == "openvino" else [folder / measured["file"]]
+        )
+        assert measured["bytes"] == sum(file.stat().st_size for file in files)
         assert max(measured["difference"].values()) < tolerated
         assert (
             abs(measured["dice_loss"]) < 0.1
@@ -286,6 +290,13 @@ def test_export_writes_and_measures_all_variants(
     monkeypatch.setattr(exporting, "write_onnx", lambda model, file, metadata: shutil.copy(kept, file))
     main(["export", str(run), "--onnx", "--overwrite"])
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
+
+
+def test_weights_of_openvino_are_not_those_of_the_onnx_file_beside_them(tmp_path: Path) -> None:
+    for name, size in (("model_int8.onnx", 5), ("model_int8.xml", 2), ("model_int8.bin", 4)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert exporting.count_bytes(tmp_path / "model_int8.onnx") == 5
+    assert exporting.count_bytes(tmp_path / "model_int8.xml") == 6
 
 
 def test_failed_export_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

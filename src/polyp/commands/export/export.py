@@ -238,17 +238,17 @@ def _measure(
             "faster": round(score["images_per_second"] / plain["images_per_second"], 3),
         }
         if file := written.get((kind, name)):
-            row |= {"file": file.name, "bytes": sum(part.stat().st_size for part in _parts(file))}
+            row |= {"file": file.name, "bytes": count_bytes(file)}
         if row["dice_loss"] > MAX_DICE_LOSS:
             record["notes"].append(f"{kind} {name} loses {row['dice_loss']:.4f} of Dice on the test images")
         record[kind][name] = row
     return record
 
 
-def _parts(file: Path) -> list[Path]:
-    """The files of an exported model: OpenVINO has the weights beside the graph."""
-    weights = file.with_suffix(".bin")
-    return [file, weights] if weights.is_file() else [file]
+def count_bytes(file: Path) -> int:
+    """The size of an exported model; for OpenVINO with the file of its weights."""
+    files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+    return sum(file.stat().st_size for file in files)
 
 
 COLUMNS = [
