@@ -31,7 +31,7 @@ from app_server import serve
 
 from polyp.cli import main
 from polyp.commands.app import inference_queue, launch, media, security
-from polyp.commands.app.connections import Limits
+from polyp.commands.app.connections import Connection
 from polyp.commands.app.gallery import Gallery, load_gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.commands.app.server import make_app
@@ -590,13 +590,15 @@ def test_a_mistake_of_ours_is_a_line_for_the_visitor(
     assert client.get("/api/models").status_code == 200
 
 
-QUICK = Limits(seconds=0.5, rate=1000, connections=20)
+class Quick(Connection):
+    """A test reaches its limits at once."""
+
+    WINDOW, RATE, CONNECTIONS = 0.5, 1000, 20
 
 
 @pytest.fixture(scope="module")
 def quick(queue: InferenceQueue, gallery: Gallery) -> Iterator[httpx.Client]:
-    """An app whose limits a test reaches at once."""
-    with serve(make_app(queue, gallery, max_upload=MAX_UPLOAD), QUICK) as opened:
+    with serve(make_app(queue, gallery, max_upload=MAX_UPLOAD), Quick) as opened:
         yield opened
 
 
@@ -759,7 +761,7 @@ def test_a_client_that_does_not_read_is_closed(
 
 
 def test_half_open_connections_block_nobody(quick: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
-    assert QUICK.connections == 20
+    assert Quick.CONNECTIONS == 20
     opened = [connect(quick, b"GET / HTTP/1.1\r\nX: ") for _ in range(100)]
     started = time.monotonic()
     assert httpx.get(quick.base_url.join("/api/models"), trust_env=False).status_code == 200

@@ -18,10 +18,10 @@ AVERAGE = "average of all"
 """The name of the ensemble that is offered beside several models."""
 
 MAX_QUEUED = 40
-"""Requests that wait at once; the next is refused."""
+"""The largest number of requests in the queue; further requests are refused."""
 
 CACHE_BYTES = 2**29
-"""Size of the cache, so that moving a slider does not run the network again."""
+"""The size of the cache, by which moving a slider does not run the network again."""
 
 
 class Busy(InputError):
@@ -53,7 +53,7 @@ class Prediction:
         probability: (H, W) float32 in 0-1.
         milliseconds: from the file's bytes to the probabilities.
         spread: (H, W) float32 in 0-0.5, the standard deviation of each pixel's probability between the image
-            and its flips (and between the models of an ensemble); None until it is needed.
+            and its flips (and between the models of an ensemble); None until it is computed.
     """
 
     model: str
@@ -72,7 +72,7 @@ class Prediction:
 class InferenceQueue:
     """The models, and the one thread that decodes, predicts and draws for all requests.
 
-    One thread is enough, since a network uses all cores, and memory stays flat however many clients come.
+    One thread is enough, since a network uses all cores, and it limits memory whatever the number of clients.
 
     Args:
         models: the run, checkpoint or ONNX file of each model by the model's name; the first is the default.
@@ -85,13 +85,12 @@ class InferenceQueue:
 
     def __init__(self, models: Mapping[str, str], compute: str = "exact", device: str = "auto") -> None:
         self._executor = ThreadPoolExecutor(1, "inference")
-        # Loaded in that thread too: OpenMP starts threads for each thread that computes, and more threads
-        # than cores make every operation slower by half.
-        futures = {
-            name: self._executor.submit(load_predictor, [run], compute, device)
+        # Models are loaded in that thread too: OpenMP starts threads for each thread that computes, and more
+        # threads than cores make operations slower by half.
+        self.predictors = {
+            name: self._executor.submit(load_predictor, [run], compute, device).result()
             for name, run in models.items()
         }
-        self.predictors = {name: future.result() for name, future in futures.items()}
         members = list(self.predictors.values())
         if len(members) > 1:
             networks = [network for member in members for network in member.models]
@@ -130,11 +129,11 @@ class InferenceQueue:
             future.add_done_callback(self._pending.remove)
         return future
 
-    def count_before(self, future: Future[Any]) -> int:
+    def find_position(self, future: Future[Any]) -> int:
         """The number of requests that are handled before a limited one of `submit`."""
         try:
             return self._pending.index(future)
-        except ValueError:  # it is done
+        except ValueError:  # it has been handled
             return 0
 
     def predict(self, load: Callable[[], InputImage], model: str | None = None) -> Prediction:
@@ -166,15 +165,15 @@ class InferenceQueue:
         name, predictor = self.find_predictor(model)
         prediction = self._cache.pop((key, name), None)
         if prediction is None:
-            image = next((p.image for (other, _), p in self._cache.items() if other == key), None)
-            prediction = self.predict(load if image is None else lambda: image, name)
+            images = [entry.image for entry in self._cache.values() if entry.image.key == key]
+            prediction = self.predict((lambda: images[0]) if images else load, name)
         if spread and prediction.spread is None:
             prediction.spread = replace(predictor, flips=True).spread(prediction.image.pixels)
         self._cache[key, name] = prediction
-        while len(self._cache) > 1 and sum(p.nbytes for p in self._cache.values()) > CACHE_BYTES:
+        while len(self._cache) > 1 and sum(entry.nbytes for entry in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)
         return prediction
 
     def close(self) -> None:
-        """Accept nothing more and drop what is waiting."""
+        """Accept no more requests and cancel those in the queue."""
         self._executor.shutdown(wait=False, cancel_futures=True)

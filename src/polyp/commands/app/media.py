@@ -1,9 +1,8 @@
-"""Images and videos: decoding uploads, drawing predictions, encoding the result."""
+"""The images and videos of the page: uploads are decoded, predictions drawn and described."""
 
 import hashlib
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,21 @@ from polyp.commands.predict.results import encode
 from polyp.commands.predict.video import predict_video
 from polyp.errors import InputError
 from polyp.images import TooManyPixels, decode
-from polyp.inference import polyps
+from polyp.inference.polyps import compute_mask, find_polyps
 from polyp.metrics.overlap import image_scores
 from polyp.report.pictures import PREDICTION, TRUTH, contour, overlay
 
 MAX_PIXELS = 2**24
-"""Of an uploaded image; an endoscope's has two million."""
+"""The largest uploaded image; an endoscope's has two million pixels."""
 
 MAX_FRAMES = 3000
-"""Of a video that are read: two minutes of it."""
+"""The number of frames that are read of a video: two minutes."""
 
-SHOWN = 1280
-"""Pixels of the longer side of pictures on the page; downloads have all."""
+MAX_SIDE = 1280
+"""The longer side of pictures on the page in pixels; downloads have the size of the image."""
 
 VIEWS = ("overlay", "errors", "probability", "uncertainty", "mask", "image")
-"""What can be drawn of a prediction; errors only where the truth is known."""
+"""The ways to draw a prediction; errors only where the truth is known."""
 
 OUTCOMES = {"correct": (0, 158, 115), "missed": (86, 180, 233), "false alarm": (240, 228, 66)}
 """Bluish green, sky blue and yellow of Okabe and Ito's palette (2008), which colour-blind people can tell
@@ -40,9 +39,8 @@ apart.
 MAX_SPREAD = 0.5
 """The largest standard deviation of numbers in 0-1: the upper end of the scale of the uncertainty."""
 
-
 ENDS = {"probability": ("0", "1"), "uncertainty": ("0 certain", f"{MAX_SPREAD} uncertain")}
-"""Of the colour scales."""
+"""The labels at the ends of the colour scales."""
 
 
 class NotAnImage(InputError):
@@ -50,7 +48,7 @@ class NotAnImage(InputError):
 
 
 def hash_bytes(content: bytes) -> str:
-    """The cache key of an upload; only a client that has the file knows it."""
+    """The cache key of an upload, which only clients that have the file can compute."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -71,17 +69,22 @@ def decode_upload(content: bytes, name: str) -> InputImage:
 
 def describe_polyps(prediction: Prediction, threshold: float) -> dict[str, Any]:
     """The polyps as JSON; positions and sizes in pixels, shares and probabilities in 0-1."""
-    found = []
-    for polyp in polyps.find_polyps(prediction.probability, threshold):
-        values = asdict(polyp)
-        box = {side: values.pop(side) for side in ("left", "top", "width", "height")}
-        found.append({"box": box, "centroid": {axis: values.pop(axis) for axis in ("x", "y")}} | values)
+    polyps = [
+        {
+            "box": {"left": polyp.left, "top": polyp.top, "width": polyp.width, "height": polyp.height},
+            "centroid": {"x": polyp.x, "y": polyp.y},
+            "pixels": polyp.pixels,
+            "share": polyp.share,
+            "probability": polyp.probability,
+        }
+        for polyp in find_polyps(prediction.probability, threshold)
+    ]
     height, width = prediction.probability.shape
     return {
         "model": prediction.model,
         "size": {"width": width, "height": height},
         "threshold": threshold,
-        "polyps": found,
+        "polyps": polyps,
         "milliseconds": round(prediction.milliseconds, 1),
     }
 
@@ -89,8 +92,8 @@ def describe_polyps(prediction: Prediction, threshold: float) -> dict[str, Any]:
 def describe_result(prediction: Prediction, threshold: float, opacity: float, view: str) -> dict[str, Any]:
     """What the page shows of a prediction, as JSON; arguments as for `draw`.
 
-    `legend` has `items` of a label and a colour, for errors also with the share of the pixels, or a colour
-    `scale`.
+    `legend` has `items` with a label and a colour, for errors also with a share of the pixels; or it has a
+    colour `scale`.
     """
     truth, scores = prediction.image.truth, None
     if truth is not None:
@@ -100,29 +103,28 @@ def describe_result(prediction: Prediction, threshold: float, opacity: float, vi
     if view in ENDS:
         legend = {"scale": apply_viridis(np.linspace(0, 1, 9)[None])[0].tolist(), "ends": ENDS[view]}
     elif view == "errors" and truth is not None:
-        parts = find_outcomes(polyps.compute_mask(prediction.probability, threshold), truth)
+        outcomes = find_outcomes(compute_mask(prediction.probability, threshold), truth)
         legend["items"] = [
-            {"label": k, "colour": OUTCOMES[k], "share": float(v.mean())} for k, v in parts.items()
+            {"label": name, "colour": OUTCOMES[name], "share": float(pixels.mean())}
+            for name, pixels in outcomes.items()
         ]
     elif view == "overlay":
-        colours = {"prediction": PREDICTION} | ({} if truth is None else {"truth": TRUTH})
-        legend["items"] = [{"label": label, "colour": colour} for label, colour in colours.items()]
+        legend["items"].append({"label": "prediction", "colour": PREDICTION})
+        if truth is not None:
+            legend["items"].append({"label": "truth", "colour": TRUTH})
     picture = draw(prediction, threshold, opacity, view)
-    scale = SHOWN / max(picture.shape[:2])
+    scale = MAX_SIDE / max(picture.shape[:2])
     if scale < 1:
         size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    flags = (
-        cv2.IMWRITE_JPEG_QUALITY,
-        92,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    )
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    content = b64encode(encode(picture, ".jpg", quality + sampling)).decode()
     return describe_polyps(prediction, threshold) | {
         "image": prediction.image.key,
         "scores": scores,
         "legend": legend,
-        "picture": f"data:image/jpeg;base64,{b64encode(encode(picture, '.jpg', flags)).decode()}",
+        "picture": f"data:image/jpeg;base64,{content}",
     }
 
 
@@ -130,9 +132,9 @@ def draw(prediction: Prediction, threshold: float, opacity: float, view: str) ->
     """A picture of a prediction.
 
     Args:
-        prediction: for `uncertainty` its spread is known.
+        prediction: with its spread for `uncertainty`.
         threshold: a pixel is polyp from this probability on.
-        opacity: of the colours laid over the image, 0-1.
+        opacity: of the colours over the image, 0-1.
         view: one of `VIEWS`.
 
     Returns:
@@ -142,7 +144,7 @@ def draw(prediction: Prediction, threshold: float, opacity: float, view: str) ->
         InputError: `errors` of an image without truth.
     """
     pixels, truth = prediction.image.pixels, prediction.image.truth
-    mask = polyps.compute_mask(prediction.probability, threshold)
+    mask = compute_mask(prediction.probability, threshold)
     match view:
         case "image":
             return pixels
@@ -156,20 +158,18 @@ def draw(prediction: Prediction, threshold: float, opacity: float, view: str) ->
         case "errors":
             if truth is None:
                 raise InputError("no truth is known for this image, so there are no errors to draw")
-            drawn = pixels.copy()
-            for name, part in find_outcomes(mask, truth).items():
-                colour = OUTCOMES[name]
-                drawn[part] = np.rint(pixels[part] * (1 - opacity) + np.multiply(colour, opacity)).astype(
-                    np.uint8
-                )
-                drawn = contour(drawn, part, colour)
-            return drawn
-    drawn = overlay(pixels, mask, opacity)
-    return drawn if truth is None else contour(drawn, truth == 1, TRUTH)
+            drawing = pixels.copy()
+            for name, region in find_outcomes(mask, truth).items():
+                colours = pixels[region] * (1 - opacity) + np.multiply(OUTCOMES[name], opacity)
+                drawing[region] = np.rint(colours).astype(np.uint8)
+                drawing = contour(drawing, region, OUTCOMES[name])
+            return drawing
+    drawing = overlay(pixels, mask, opacity)
+    return drawing if truth is None else contour(drawing, truth == 1, TRUTH)
 
 
 def draw_heat(pixels: np.ndarray, values: np.ndarray, mask: np.ndarray, opacity: float) -> np.ndarray:
-    """The grey image with values (H, W) in 0-1 as colours on it, and the outline of the mask in white."""
+    """The grey image with colours for values (H, W) in 0-1, and the outline of the mask in white."""
     grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     strength = opacity**0.5  # faint colours are hard to read; 0 and 1 stay what they are
     heat = apply_viridis(np.clip(values, 0, 1))
@@ -183,10 +183,13 @@ def apply_viridis(values: np.ndarray) -> np.ndarray:
 
 
 def find_outcomes(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """The pixels (H, W) bool of each of `OUTCOMES`: true positives, false negatives and false positives."""
-    predicted, polyp, background = mask != 0, truth == 1, truth == 0  # the others are ignored
-    parts = predicted & polyp, polyp & ~predicted, predicted & background
-    return dict(zip(OUTCOMES, parts, strict=True))
+    """The pixels (H, W) bool of true positives, false negatives and false positives, without ignored ones."""
+    positive = mask != 0
+    return {
+        "correct": positive & (truth == 1),
+        "missed": ~positive & (truth == 1),
+        "false alarm": positive & (truth == 0),
+    }
 
 
 def annotate_video(
@@ -197,9 +200,8 @@ def annotate_video(
     Args:
         path: the video.
         folder: to write to.
-        predictor: has a `Predictor`'s `predict_all`.
-        threshold: a pixel is polyp from this probability on.
-        progress: is called with the number of frames done and of all (None if it is not known).
+        predictor: an object with the method `Predictor.predict_all`.
+        threshold, progress: see `predict_video`.
 
     Returns:
         The summary as JSON, the video as WebM and the table of its frames as CSV.
@@ -209,5 +211,10 @@ def annotate_video(
     """
     video, table = folder / "polyps.webm", folder / "polyps.csv"
     summary = predict_video(path, predictor, threshold, table, video, MAX_FRAMES, progress)
-    counts = {"frames": summary.frames, "frames_with_polyps": summary.with_polyps, "rate": summary.rate}
-    return counts | {"damaged": bool(summary.problem)}, video, table
+    description = {
+        "frames": summary.frames,
+        "frames_with_polyps": summary.with_polyps,
+        "rate": summary.rate,
+        "damaged": bool(summary.problem),
+    }
+    return description, video, table
