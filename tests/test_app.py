@@ -35,6 +35,8 @@ from polyp.commands.app.connections import Connection
 from polyp.commands.app.gallery import Gallery, load_gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.commands.app.server import make_app
+from polyp.commands.predict.video import predict_video
+from polyp.data.pairs import Pair
 from polyp.errors import InputError
 from polyp.images import IGNORED, decode
 from polyp.inference import polyps
@@ -101,8 +103,7 @@ def predicted(probability: np.ndarray, truth: np.ndarray | None = None) -> Predi
 
 
 def test_api_gives_the_predictors_polyps_and_mask(client: httpx.Client, run: Path, gallery: Gallery) -> None:
-    assert gallery.test_set is not None
-    content = gallery.test_set.pairs[0].image.read_bytes()
+    content = next(iter(gallery.images.values())).image.read_bytes()
     predictor = load_predictor([str(run)], device_name="cpu")
     probability = predictor.predict(decode(content, ""))
     threshold = float(np.median(probability))  # half of the image
@@ -366,7 +367,7 @@ def test_result_has_shares_and_scores() -> None:
 def test_names_of_runs_and_files_are_data(run: Path) -> None:
     hostile = "</script><img src=x onerror=alert(1)>${alert(1)}{{alert}}"
     small = InferenceQueue({hostile: str(run)}, device="cpu")
-    with serve(make_app(small, Gallery(None, {hostile: 0}, hostile))) as client:
+    with serve(make_app(small, Gallery({hostile: Pair(hostile, Path(), None)}, hostile))) as client:
         assert client.get("/api/models").json()[0]["model"] == hostile
         assert (
             "onerror" not in client.get("/").text
@@ -456,14 +457,14 @@ def test_a_video_that_waits_gets_its_position(
     client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = write_clip(tmp_path / "clip.avi", 3).read_bytes()
-    go, annotate = threading.Event(), media.annotate_video
+    go = threading.Event()
 
     def wait(*arguments: Any) -> Any:
         arguments[-1](1, 3)
         go.wait(20)
-        return annotate(*arguments)
+        return predict_video(*arguments)
 
-    monkeypatch.setattr(media, "annotate_video", wait)
+    monkeypatch.setattr("polyp.commands.app.server.predict_video", wait)
     with client.stream("POST", "/api/video", content=content) as first:
         lines = first.iter_lines()
         assert json.loads(next(lines)) == {"progress": [1, 3]}

@@ -134,11 +134,7 @@ def picture(page: Any) -> str:
 
 def images(run: Path) -> dict[str, Path]:
     """The run's test images by name."""
-    gallery = load_gallery([Source.of(str(run))])
-    assert gallery.test_set is not None
-    return {
-        pair.stem: pair.image for pair in gallery.test_set.pairs if f"gallery:{pair.stem}" in gallery.images
-    }
+    return {pair.stem: pair.image for pair in load_gallery([Source.of(str(run))]).images.values()}
 
 
 def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:

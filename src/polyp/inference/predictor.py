@@ -1,12 +1,13 @@
-"""Probabilities of images: the one computation of test, evaluate, compare, predict and app.
+"""Probabilities of images, computed in the same way by test, evaluate, compare, predict and app.
 
 `exact` is the reference and the default: each image by itself, in the precision that the run was trained and
-tested in. All commands then give bit-equal probabilities for a run on a device, whatever other images they
-see. `fast` computes several images at once, in the precision that the device gains from.
+tested in. All commands then give bit-equal probabilities for a run on a device, whatever the other images.
+`fast` computes several images at once, in the precision that is fastest on the device.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -27,13 +28,13 @@ COMPUTE = ("exact", "fast")
 """The values of --compute."""
 
 BATCH, BATCH_PIXELS = 8, 2**24
-"""Images that `fast` computes at once, and pixels that they have together at most, unless one has more."""
+"""Images that `fast` computes at once, and their pixels in total unless one image has more: both at most."""
 
 COMPARED = 4
-"""Images on which a computation other than `exact` is compared with it."""
+"""The number of images on which other computations are compared with `exact`."""
 
 FLIPS = ((), (1,), (0,), (0, 1))
-"""The axes that each view of test-time augmentation is flipped along: none, left-right, up-down, both."""
+"""The axes of the flips of test-time augmentation: none, left-right, up-down, both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +43,11 @@ class Predictor:
 
     Attributes:
         models: at least one, on `device`.
-        device: where they compute.
-        sources: where the models come from; empty for models that were not loaded.
+        device: of the models.
+        sources: the sources of the models; empty for models that were not loaded from files.
         compute: exact or fast.
         flips: average over the image and its flips: left-right, up-down, both (test-time augmentation).
-        scales: of the resolution that the networks work at; the average over all is taken.
+        scales: average over these multiples of the networks' resolution.
     """
 
     models: "Sequence[PolypSegmenter | ExportedModel]"
@@ -86,7 +87,7 @@ class Predictor:
         """Polyp probabilities (H, W) float32 in 0-1 of an image (H, W, 3) uint8 RGB.
 
         Raises:
-            InputError: a model gives something else than probabilities, such as NaN.
+            InputError: a model computes no probabilities, but for instance NaN.
         """
         return self.predict_all([image])[0]
 
@@ -135,7 +136,7 @@ class Predictor:
 
     @property
     def _transforms(self) -> list[tuple[float, tuple[int, ...]]]:
-        return [(scale, axes) for scale in self.scales for axes in (FLIPS if self.flips else FLIPS[:1])]
+        return list(product(self.scales, FLIPS if self.flips else FLIPS[:1]))
 
     def _predict_views(self, images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """The probabilities of all images, from each model and in each view."""
@@ -167,7 +168,7 @@ def _predict(
 
 
 def _load_originals(model: "PolypSegmenter | ExportedModel", source: Source) -> "list[PolypSegmenter]":
-    """The models that a file was exported from, or the model itself; empty if they are not there."""
+    """The checkpoints that a file was exported from, or the model itself; empty if they do not exist."""
     if not isinstance(model, ExportedModel):
         return [model]
     try:
@@ -187,7 +188,7 @@ def predict_stream(
 
     Args:
         predictor: computes the probabilities.
-        items: pairs of anything, such as a name, and an image (H, W, 3) uint8 RGB.
+        items: pairs of any object, such as a name, and an image (H, W, 3) uint8 RGB.
 
     Yields:
         The pairs in their order, each with the probabilities (H, W) float32.
@@ -223,25 +224,25 @@ def load_predictor(
         flips, scales: see `Predictor`.
 
     Raises:
-        InputError: one is not there, or cannot be used so.
+        InputError: a model does not exist, or cannot be used with these arguments.
     """
     pick("--compute", compute, dict.fromkeys(COMPUTE))
     sources = find_sources(names)
     exported = [source for source in sources if source.is_exported]
-    chosen: torch.device | str = "cpu"  # where the runtimes of exported models are
+    target: torch.device | str = "cpu"  # on which exported models run
     if not exported:
         from polyp.model import device
 
-        chosen = device.choose(device_name)
+        target = device.choose(device_name)
     elif device_name not in ("auto", "cpu"):
         raise InputError(
             f"--device {device_name} cannot run {exported[0].file} here: leave it out, or give --device cpu"
         )
     models = [
-        open_exported(source.file) if source.is_exported else load_checkpoint(source).eval().to(chosen)
+        open_exported(source.file) if source.is_exported else load_checkpoint(source).eval().to(target)
         for source in sources
     ]
     for model in models:
         for scale in scales:
             model.check_scale(scale)
-    return Predictor(models, chosen, sources, compute, flips, scales)
+    return Predictor(models, target, sources, compute, flips, scales)

@@ -6,9 +6,10 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from polyp.commands.app.inference_queue import InputImage
-from polyp.commands.evaluate.testsets import TestSet, subset_of
+from polyp.commands.predict.results import encode
 from polyp.data.pairs import Pair
 from polyp.errors import InputError
 from polyp.runs.data import load_run_data
@@ -23,12 +24,10 @@ class Gallery:
     """Images with their truths.
 
     Attributes:
-        test_set: reads them.
         images: the images and their masks by key, in the order of the page.
         note: why there are no images, for the user.
     """
 
-    test_set: TestSet | None = None
     images: Mapping[str, Pair] = field(default_factory=dict)
     note: str = ""
 
@@ -38,20 +37,13 @@ class Gallery:
         Raises:
             InputError: it can no longer be read.
         """
-        assert self.test_set is not None
-        pixels, truth = self.test_set.read(self.images[key])
-        return InputImage(key, pixels, truth)
+        return InputImage(key, *self.images[key].read())
 
     @lru_cache(maxsize=4096)  # noqa: B019 - some kilobytes each; there is one gallery
     def make_thumbnail(self, key: str) -> bytes:
         """A small square picture of an image, as JPEG; raises as `read` does."""
-        pixels = self.read(key).pixels
-        scale = SIDE / min(pixels.shape[:2])
-        size = [max(SIDE, round(side * scale)) for side in pixels.shape[1::-1]]
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        top, left = ((side - SIDE) // 2 for side in small.shape[:2])
-        square = np.ascontiguousarray(small[top : top + SIDE, left : left + SIDE, ::-1])
-        return cv2.imencode(".jpg", square, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+        square = ImageOps.fit(Image.fromarray(self.read(key).pixels), (SIDE, SIDE))
+        return encode(np.asarray(square), ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
 PREFIX = "gallery:"
@@ -61,9 +53,7 @@ PREFIX = "gallery:"
 def load_gallery(sources: Sequence[Source], root: str | None = None) -> Gallery:
     """The first run's test images, except for those that another run was trained or validated on.
 
-    Args:
-        sources: of the models.
-        root: where the runs' data are, if they have moved.
+    `root` is where the runs' data are, if they have moved.
 
     Raises:
         InputError: `root` is given, and the data are not there.
@@ -73,7 +63,6 @@ def load_gallery(sources: Sequence[Source], root: str | None = None) -> Gallery:
         return Gallery(note="the model file is not in a run's folder, so its data are not known")
     try:
         data = load_run_data(first.home, first.config, root, needed=False)
-        test_set = subset_of(data, "test")
         training_stems: set[str] = set()
         for source in sources[1:]:
             if source.config is None:
@@ -86,5 +75,5 @@ def load_gallery(sources: Sequence[Source], root: str | None = None) -> Gallery:
         if root is not None:
             raise
         return Gallery(note=str(error).splitlines()[0])
-    images = {PREFIX + pair.stem: pair for pair in test_set.pairs if pair.stem not in training_stems}
-    return Gallery(test_set, images, "" if images else "another of the runs was trained on all of them")
+    images = {PREFIX + pair.stem: pair for pair in data.get_pairs("test") if pair.stem not in training_stems}
+    return Gallery(images, "" if images else "another of the runs was trained on all of them")

@@ -109,11 +109,7 @@ class InferenceQueue:
         return name, pick("model", name, self.predictors)
 
     def submit(self, work: Callable[[], T], limited: bool = True) -> Future[T]:
-        """Queue a function for the thread.
-
-        Args:
-            work: may call `predict` and `predict_cached`.
-            limited: count it among the `MAX_QUEUED`.
+        """Queue a function, which may call `predict` and `predict_cached`; `limited` by `MAX_QUEUED`.
 
         Raises:
             Busy: the queue is full or closed.
@@ -137,14 +133,10 @@ class InferenceQueue:
             return 0
 
     def predict(self, load: Callable[[], InputImage], model: str | None = None) -> Prediction:
-        """Run a model; only within `submit`.
-
-        Args:
-            load: decodes the image.
-            model: the model's name; the first for None.
+        """Run a model by its name, or the first one, on the image that `load` decodes; only within `submit`.
 
         Raises:
-            InputError: there is no such model, it outputs NaN, or as `load` does.
+            InputError: there is no such model, it outputs NaN, or the image cannot be decoded.
         """
         name, predictor = self.find_predictor(model)
         started = perf_counter()
@@ -155,12 +147,9 @@ class InferenceQueue:
     def predict_cached(
         self, key: str, load: Callable[[], InputImage], model: str | None = None, spread: bool = False
     ) -> Prediction:
-        """`predict`, unless the cache has the prediction; only within `submit`.
+        """`predict` unless the cache has the prediction of the image with this key; only within `submit`.
 
-        Args:
-            key: of the image.
-            load, model: see `predict`.
-            spread: also compute `Prediction.spread`.
+        `spread` also computes `Prediction.spread`.
         """
         name, predictor = self.find_predictor(model)
         prediction = self._cache.pop((key, name), None)

@@ -1,9 +1,7 @@
-"""The images and videos of the page: uploads are decoded, predictions drawn and described."""
+"""The images of the page: uploads are decoded, predictions drawn and described."""
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +10,6 @@ import torch
 
 from polyp.commands.app.inference_queue import InputImage, Prediction
 from polyp.commands.predict.results import encode
-from polyp.commands.predict.video import predict_video
 from polyp.errors import InputError
 from polyp.images import TooManyPixels, decode
 from polyp.inference.polyps import compute_mask, find_polyps
@@ -21,9 +18,6 @@ from polyp.report.pictures import PREDICTION, TRUTH, contour, overlay
 
 MAX_PIXELS = 2**24
 """The largest uploaded image; an endoscope's has two million pixels."""
-
-MAX_FRAMES = 3000
-"""The number of frames that are read of a video: two minutes."""
 
 MAX_SIDE = 1280
 """The longer side of pictures on the page in pixels; downloads have the size of the image."""
@@ -92,8 +86,7 @@ def describe_polyps(prediction: Prediction, threshold: float) -> dict[str, Any]:
 def describe_result(prediction: Prediction, threshold: float, opacity: float, view: str) -> dict[str, Any]:
     """What the page shows of a prediction, as JSON; arguments as for `draw`.
 
-    `legend` has `items` with a label and a colour, for errors also with a share of the pixels; or it has a
-    colour `scale`.
+    `legend` has a colour `scale`, or `items` with a label and a colour, and for errors a share of the pixels.
     """
     truth, scores = prediction.image.truth, None
     if truth is not None:
@@ -129,16 +122,9 @@ def describe_result(prediction: Prediction, threshold: float, opacity: float, vi
 
 
 def draw(prediction: Prediction, threshold: float, opacity: float, view: str) -> np.ndarray:
-    """A picture of a prediction.
+    """One of `VIEWS` of a prediction: (H, W, 3) uint8 RGB, or for `mask` (H, W) uint8 of 0 and 255.
 
-    Args:
-        prediction: with its spread for `uncertainty`.
-        threshold: a pixel is polyp from this probability on.
-        opacity: of the colours over the image, 0-1.
-        view: one of `VIEWS`.
-
-    Returns:
-        (H, W, 3) uint8 RGB; for `mask` (H, W) uint8, 255 where there is a polyp, else 0.
+    `opacity`, in 0-1, is that of the colours over the image. `uncertainty` needs the prediction's spread.
 
     Raises:
         InputError: `errors` of an image without truth.
@@ -190,31 +176,3 @@ def find_outcomes(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
         "missed": ~positive & (truth == 1),
         "false alarm": positive & (truth == 0),
     }
-
-
-def annotate_video(
-    path: Path, folder: Path, predictor: Any, threshold: float, progress: Callable[[int, int | None], None]
-) -> tuple[dict[str, Any], Path, Path]:
-    """Draw the polyps on the first `MAX_FRAMES` of a video.
-
-    Args:
-        path: the video.
-        folder: to write to.
-        predictor: an object with the method `Predictor.predict_all`.
-        threshold, progress: see `predict_video`.
-
-    Returns:
-        The summary as JSON, the video as WebM and the table of its frames as CSV.
-
-    Raises:
-        InputError: it is no video that can be read.
-    """
-    video, table = folder / "polyps.webm", folder / "polyps.csv"
-    summary = predict_video(path, predictor, threshold, table, video, MAX_FRAMES, progress)
-    description = {
-        "frames": summary.frames,
-        "frames_with_polyps": summary.with_polyps,
-        "rate": summary.rate,
-        "damaged": bool(summary.problem),
-    }
-    return description, video, table

@@ -31,6 +31,7 @@ from polyp.commands.app.gallery import PREFIX, Gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.commands.app.security import Guard, handle_exception
 from polyp.commands.predict.results import encode
+from polyp.commands.predict.video import predict_video
 from polyp.errors import InputError, pick
 from polyp.inference.polyps import compute_mask
 from polyp.inference.predictor import Predictor
@@ -39,11 +40,14 @@ T = TypeVar("T")
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
+MAX_FRAMES = 3000
+"""The number of frames that are read of a video: two minutes."""
+
 MAX_VIDEOS = 4
 """Videos that are on the disk at once: one is annotated, the others wait."""
 
-POLL = 0.25
-"""Seconds after which the position of a waiting request is read again."""
+POLL = 0.1
+"""Seconds after which a waiting request is looked at again: its position, and whether its client has left."""
 
 CHUNK = 3 * 2**18
 """Bytes of a file in one line of JSON; divisible by 3 for base64."""
@@ -81,7 +85,7 @@ class Server:
         predictors = self.queue.predictors.items()
         models = {name: {"threshold": p.threshold, "backend": p.backend} for name, p in predictors}
         images = [{"key": key, "name": key.removeprefix(PREFIX)} for key in self.gallery.images]
-        limits = {"max_upload": self.max_upload, "max_frames": media.MAX_FRAMES}
+        limits = {"max_upload": self.max_upload, "max_frames": MAX_FRAMES}
         return JSONResponse({"models": models, "images": images, "note": self.gallery.note} | limits)
 
     def thumbnail(self, request: Request) -> Response:
@@ -154,19 +158,17 @@ class Server:
 
         future = self.queue.submit(work)
         result = asyncio.wrap_future(future)
-        disconnect = asyncio.ensure_future(wait_for_disconnect(request))
         ahead = 0
         try:
             while not result.done():
-                await asyncio.wait((result, disconnect), timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
-                if disconnect.done() and not result.done():
+                await asyncio.wait([result], timeout=POLL)
+                if not result.done() and await request.is_disconnected():
                     raise ClientDisconnect
                 if ahead != (ahead := self.queue.find_position(future)):
                     yield {"ahead": ahead}
             yield result.result()
         finally:
             result.cancel()
-            disconnect.cancel()
 
     async def video(self, request: Request) -> Response:
         """Annotate the video in the body.
@@ -194,18 +196,19 @@ class Server:
                         file.write(chunk)
                 if not path.stat().st_size:
                     raise InputError("no video: send its bytes as the body")
-                with ExitStack() as turn:
+                with ExitStack() as stack:
                     self.turns.append(cancelled)
-                    turn.callback(self.turns.remove, cancelled)
+                    stack.callback(self.turns.remove, cancelled)
                     ahead = 0
                     while position := self.turns.index(cancelled):
                         if position != ahead:
                             yield {"ahead": (ahead := position)}
                         await asyncio.sleep(POLL)
-                    loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
+                    progress: tuple[int, int | None] = 0, None
 
                     def report(completed: int, total: int | None) -> None:
-                        loop.call_soon_threadsafe(events.put_nowait, {"progress": [completed, total]})
+                        nonlocal progress
+                        progress = completed, total
 
                     def predict_all(images: Sequence[np.ndarray]) -> list[np.ndarray]:
                         if cancelled.is_set():
@@ -214,25 +217,29 @@ class Server:
                         work = partial(predictor.predict_all, images)
                         return self.queue.submit(work, limited=False).result()
 
-                    arguments = (
-                        path,
-                        Path(folder),
-                        SimpleNamespace(predict_all=predict_all),
-                        threshold,
-                        report,
-                    )
-                    future = loop.run_in_executor(None, media.annotate_video, *arguments)
-                    future.add_done_callback(lambda end: events.put_nowait(end.exception() or end.result()))
-                    while isinstance(event := await events.get(), dict):
-                        yield event
-                    if isinstance(event, InputError):
-                        raise InputError(str(event).replace(str(path), name)) from event
-                    if isinstance(event, BaseException):
-                        raise event
-                    summary, video, table = event
-                yield summary
-                for kind, file_path in (("video", video), ("table", table)):
-                    with file_path.open("rb") as content:
+                    table, video = Path(folder, "polyps.csv"), Path(folder, "polyps.webm")
+                    queued: Any = SimpleNamespace(predict_all=predict_all)
+                    arguments = path, queued, threshold, table, video, MAX_FRAMES, report
+                    loop = asyncio.get_running_loop()
+                    future = loop.run_in_executor(None, predict_video, *arguments)
+                    stack.callback(future.cancel)
+                    completed = 0
+                    while not future.done():
+                        await asyncio.wait([future], timeout=POLL)
+                        if completed != (completed := progress[0]):
+                            yield {"progress": progress}
+                    try:
+                        summary = future.result()
+                    except InputError as error:
+                        raise InputError(str(error).replace(str(path), name)) from error
+                yield {
+                    "frames": summary.frames,
+                    "frames_with_polyps": summary.with_polyps,
+                    "rate": summary.rate,
+                    "damaged": bool(summary.problem),
+                }
+                for kind, result in (("video", video), ("table", table)):
+                    with result.open("rb") as content:
                         while chunk := content.read(CHUNK):
                             yield {kind: b64encode(chunk).decode()}
         finally:
@@ -287,12 +294,6 @@ async def read_image(request: Request) -> bytes:
     if not content:
         raise InputError(f"no image: {advice}")
     return content
-
-
-async def wait_for_disconnect(request: Request) -> None:
-    """Return once the client has closed the connection; the body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def parse_share(name: str, text: str) -> float:

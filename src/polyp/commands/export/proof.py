@@ -25,13 +25,7 @@ ROUND = 5
 def measure_differences(
     reference: Predictor, predictors: Mapping[Name, Predictor], pairs: Sequence[Pair]
 ) -> dict[Name, dict[str, float]]:
-    """The largest absolute difference to the reference's probabilities, by model and by size.
-
-    Args:
-        reference: the module in float32.
-        predictors: of the models, by name.
-        pairs: whose images to compare on.
-    """
+    """The largest absolute difference to the reference's probabilities, by model and by size."""
     largest = {name: {f"{scale:g}": 0.0 for scale in SIZES} for name in predictors}
     for pair in pairs:
         image = torch.from_numpy(read_image(pair.image)).permute(2, 0, 1)
@@ -50,11 +44,6 @@ def measure_scores(
     predictors: Mapping[Name, Predictor], pairs: Sequence[Pair], threshold: float
 ) -> dict[Name, dict[str, Any]]:
     """The Dice and the speed of models, which predict one image at a time.
-
-    Args:
-        predictors: of the models, by name.
-        pairs: images and their masks.
-        threshold: of the predicted mask.
 
     Returns:
         For each model `dice` (see `polyp.metrics.overlap.DEFINITIONS`, at the images' own size),

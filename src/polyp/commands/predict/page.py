@@ -20,12 +20,7 @@ WIDTH = 480
 
 
 def write_page(folder: Path, settings: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Write index.html.
-
-    Args:
-        folder: of the predictions.
-        settings: of the predictions.
-        records: of its images and videos, as in predictions.json.
+    """Write index.html for a folder of predictions with the settings and records of predictions.json.
 
     Raises:
         WriteError: it cannot be written.

@@ -105,11 +105,7 @@ def _decode(container: InputContainer, rate: float) -> Iterator[tuple[float, np.
 
 @contextmanager
 def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Write a WebM video; if anything is raised, no file is left.
-
-    Args:
-        path: of the file.
-        rate: frames a second.
+    """Write a WebM video of `rate` frames a second; if anything is raised, no file is left.
 
     Yields:
         A function that adds a frame (H, W, 3) uint8 RGB.
@@ -162,7 +158,7 @@ def predict_video(
     table: Path,
     drawing: Path | None = None,
     max_frames: int | None = None,
-    progress: Callable[[int, int | None], object] = lambda done, total: None,
+    progress: Callable[[int, int | None], object] = lambda completed, total: None,
 ) -> VideoSummary:
     """Find the polyps in each frame of a video; a few frames are in memory at a time.
 
@@ -192,12 +188,12 @@ def predict_video(
                 problem = f"{name}: its frames change in size after {len(rows)} frames, which are kept"
                 break
             prediction = Prediction(probability, threshold)
-            drawn = overlay(image, prediction.mask, labels=prediction.labels)
+            picture = overlay(image, prediction.mask, labels=prediction.labels)
             if write:
-                write(drawn)
+                write(picture)
             rows.append({"frame": len(rows), "seconds": seconds} | _describe_frame(prediction))
             if rows[-1]["share"] > largest:
-                largest, still = rows[-1]["share"], drawn
+                largest, still = rows[-1]["share"], picture
             progress(len(rows), min(video.count, max_frames or video.count) or None)
         if not rows:
             raise InputError(f"{name}: no frame of it can be read")
