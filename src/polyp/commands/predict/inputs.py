@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from polyp.commands.predict.video import SUFFIXES as VIDEOS
@@ -55,8 +54,9 @@ def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
             raise InputError(f"{printable(name)} is not a file")
     root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
     problems: list[str] = []
-    walk = partial(walk_files, suffixes=IMAGES | VIDEOS, problems=problems)
-    files = [file for path in paths for file in (walk(path) if path.is_dir() else [path])]
+    files: list[Path] = []
+    for path in paths:
+        files += walk_files(path, IMAGES | VIDEOS, problems) if path.is_dir() else [path]
     inputs = []
     for file in dict.fromkeys(files):
         if file.is_file():

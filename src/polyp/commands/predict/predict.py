@@ -94,18 +94,18 @@ def run(options: Options) -> Path:
 
 def _default_folder(first: Source, name: str, options: Options) -> Path:
     """The default output folder for inputs of this name: the same folder for the same options."""
-    parts = [name]
+    words = [name]
     if first.file != RunFolder(first.home).best_checkpoint:
-        parts.insert(0, first.file.stem)
+        words.insert(0, first.file.stem)
     if options.tta:
-        parts.append("tta")
+        words.append("tta")
     if options.compute != "exact":
-        parts.append(options.compute)
+        words.append(options.compute)
     if options.threshold is not None:
-        parts.append(f"threshold-{options.threshold:g}")
+        words.append(f"threshold-{options.threshold:g}")
     if options.with_:
-        parts.append(f"ensemble-of-{1 + len(options.with_)}")
-    return first.output_folder / PREDICTIONS / "_".join(parts)
+        words.append(f"ensemble-of-{1 + len(options.with_)}")
+    return first.output_folder / PREDICTIONS / "_".join(words)
 
 
 def _check_apart(folder: Path, names: Sequence[str], inputs: Sequence[Input]) -> None:
@@ -113,12 +113,12 @@ def _check_apart(folder: Path, names: Sequence[str], inputs: Sequence[Input]) ->
     out = folder.resolve()
     for name in names:
         if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
-            where = f"{printable(folder)}, which is in {printable(name)}, a folder of images"
-            raise InputError(f"the predictions would be written to {where}: give an --out elsewhere")
+            place = f"{printable(folder)}, which is in {printable(name)}, a folder of images"
+            raise InputError(f"the predictions would be written to {place}: give an --out elsewhere")
     for item in inputs:
         if item.path.resolve().is_relative_to(out):
-            where = f"{printable(folder)}, where predictions are written"
-            raise InputError(f"{printable(item.path)} lies in {where}: give an --out elsewhere")
+            place = f"{printable(folder)}, where predictions are written"
+            raise InputError(f"{printable(item.path)} lies in {place}: give an --out elsewhere")
 
 
 def _read_samples(inputs: Sequence[Input]) -> Iterator[np.ndarray]:

@@ -191,7 +191,7 @@ function createActions(query) {
   return create("p", { className: "actions" }, ...[...views].map(link));
 }
 
-/** The elements of a model's result, then those of its details; results of several models contain their details. */
+/** The elements of a model's result and of its details; if there are several models, the result contains its details. */
 function createResult([result, query], several) {
   const picture = createPicture(result, query.get("name"));
   const heading = create("div", { className: "row" },
@@ -208,9 +208,10 @@ function createResult([result, query], several) {
   if (several) {
     article.prepend(create("h2", {}, result.model));
     article.append(createActions(query));
-    return [article];
+    return { article, details: [] };
   }
-  return [article, ...(result.polyps.length ? [createTable(result, picture)] : []), createActions(query)];
+  const tables = result.polyps.length ? [createTable(result, picture)] : [];
+  return { article, details: [...tables, createActions(query)] };
 }
 
 async function showResults() {
@@ -223,8 +224,8 @@ async function showResults() {
     for (const model of several ? names : [$("model").value]) results.push(await fetchResult(image, model));
     const created = results.map((result) => createResult(result, several));
     $("results").classList.toggle("beside", created.length > 1);
-    $("results").replaceChildren(...created.map(([article]) => article));
-    $("details").replaceChildren(...created.flatMap(([, ...details]) => details));
+    $("results").replaceChildren(...created.map(({ article }) => article));
+    $("details").replaceChildren(...created.flatMap(({ details }) => details));
     shownSource = image;
   } catch (error) {
     if ([400, 410, 413, 415].includes(error.status)) {
@@ -243,14 +244,13 @@ const [statusText, statusTime] = $("status").children;
 let running = false;
 let outdated = false;
 
-/** Show the result of the chosen image and settings, and again as long as they change meanwhile. */
+/** Show the result of the chosen image, if there is one, and again as long as image or settings change meanwhile. */
 async function refresh() {
-  if (!source) return;
   outdated = true;
   if (running) return;
   running = true;
   $("panel-image").classList.add("busy");
-  while (outdated) {
+  while (outdated && source) {
     outdated = false;
     const started = performance.now();
     const showStatus = () => {
