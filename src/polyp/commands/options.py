@@ -37,18 +37,13 @@ def _word(metavar: str, parse: Callable[[str], Any], show: Callable[[Any], str] 
 
 
 def find_models(names: Sequence[str]) -> None:
-    """Check the paths of models before torch is imported, which takes seconds.
-
-    Raises:
-        InputError: as `polyp.runs.model.find_sources`.
-    """
+    """Raise InputError for a path that is no model, before torch is imported, which takes seconds."""
     from polyp.runs.model import find_sources  # imports Hydra
 
     find_sources(names)
 
 
-Flag = Annotated[bool, option()]
-"""--NAME if the default is False, --no-NAME if it is True."""
+Flag = Annotated[bool, option()]  # --NAME if the default is False, --no-NAME if it is True
 
 Number = Annotated[float | None, _word("P", float), option()]
 

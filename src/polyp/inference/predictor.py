@@ -24,17 +24,10 @@ if TYPE_CHECKING:  # an exported model needs neither torch nor Lightning, which 
 
 T = TypeVar("T")
 
-COMPUTE = ("exact", "fast")
-"""The values of --compute."""
-
-BATCH, BATCH_PIXELS = 8, 2**24
-"""Images that `fast` computes at once, and their pixels in total unless one image has more: both at most."""
-
-COMPARED = 4
-"""The number of images on which other computations are compared with `exact`."""
-
-FLIPS = ((), (1,), (0,), (0, 1))
-"""The axes of the flips of test-time augmentation: none, left-right, up-down, both."""
+COMPUTE = ("exact", "fast")  # the values of --compute
+BATCH, BATCH_PIXELS = 8, 2**24  # of `fast` at most: images, and pixels unless one image has more
+COMPARED = 4  # images on which other computations are compared with `exact`
+FLIPS = ((), (1,), (0,), (0, 1))  # axes of test-time augmentation: none, left-right, up-down, both
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,28 +15,18 @@ from polyp.errors import InputError
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source
 
-SIDE = 160
-"""The side of a thumbnail in pixels."""
+SIDE = 160  # pixels of a thumbnail's side
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Images with their truths.
+    """Images with their truths."""
 
-    Attributes:
-        images: the images and their masks by key, in the order of the page.
-        note: why there are no images, for the user.
-    """
-
-    images: Mapping[str, Pair] = field(default_factory=dict)
-    note: str = ""
+    images: Mapping[str, Pair] = field(default_factory=dict)  # by key, in the order of the page
+    note: str = ""  # why there are no images, for the user
 
     def read(self, key: str) -> InputImage:
-        """The image with a key of `images`, and its truth.
-
-        Raises:
-            InputError: it can no longer be read.
-        """
+        """The image with a key of `images`, and its truth; raises InputError if it can no longer be read."""
         return InputImage(key, *self.images[key].read())
 
     @lru_cache(maxsize=4096)  # noqa: B019 - some kilobytes each; there is one gallery
@@ -46,17 +36,13 @@ class Gallery:
         return encode(np.asarray(square), ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
-PREFIX = "gallery:"
-"""The prefix of the cache keys of test images; those of uploads are hashes."""
+PREFIX = "gallery:"  # of the cache keys of test images; those of uploads are hashes
 
 
 def load_gallery(sources: Sequence[Source], root: str | None = None) -> Gallery:
     """The first run's test images, except for those that another run was trained or validated on.
 
-    `root` is where the runs' data are, if they have moved.
-
-    Raises:
-        InputError: `root` is given, and the data are not there.
+    `root` is where the runs' data are if they have moved; raises InputError if they are not there.
     """
     first = sources[0]
     if first.config is None:

@@ -14,14 +14,9 @@ from polyp.inference.predictor import Predictor, load_predictor
 
 T = TypeVar("T")
 
-AVERAGE = "average of all"
-"""The name of the ensemble that is offered beside several models."""
-
-MAX_QUEUED = 40
-"""The largest number of requests in the queue; further requests are refused."""
-
-CACHE_BYTES = 2**29
-"""The size of the cache, by which moving a slider does not run the network again."""
+AVERAGE = "average of all"  # the ensemble that is offered beside several models
+MAX_QUEUED = 40  # requests in the queue; further ones are refused
+CACHE_BYTES = 2**29  # size of the cache, by which moving a slider does not run the network again
 
 
 class Busy(InputError):
@@ -30,37 +25,22 @@ class Busy(InputError):
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image to predict.
+    """An image to predict."""
 
-    Attributes:
-        key: identifies it in the cache.
-        pixels: (H, W, 3) uint8 RGB.
-        truth: (H, W) uint8 in {0, 1, 255}, see `polyp.images.IGNORED`; None where it is not known.
-    """
-
-    key: str
-    pixels: np.ndarray
-    truth: np.ndarray | None = None
+    key: str  # in the cache
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB
+    truth: np.ndarray | None = None  # (H, W) uint8 in {0, 1, 255}, see `polyp.images.IGNORED`
 
 
 @dataclass
 class Prediction:
-    """The output of a model for an image.
-
-    Attributes:
-        model: its name.
-        image: the image.
-        probability: (H, W) float32 in 0-1.
-        milliseconds: from the file's bytes to the probabilities.
-        spread: (H, W) float32 in 0-0.5, the standard deviation of each pixel's probability between the image
-            and its flips (and between the models of an ensemble); None until it is computed.
-    """
+    """The output of the model with a name for an image."""
 
     model: str
     image: InputImage
-    probability: np.ndarray
-    milliseconds: float
-    spread: np.ndarray | None = None
+    probability: np.ndarray  # (H, W) float32 in 0-1
+    milliseconds: float  # from the file's bytes to the probabilities
+    spread: np.ndarray | None = None  # of `Predictor.spread` for the image and its flips, once it is needed
 
     @property
     def nbytes(self) -> int:
@@ -100,11 +80,7 @@ class InferenceQueue:
         self._pending: list[Future[Any]] = []  # in the order of the queue; the first one runs
 
     def find_predictor(self, name: str | None) -> tuple[str, Predictor]:
-        """A model's name and predictor; the first model's for None.
-
-        Raises:
-            InputError: there is no such model.
-        """
+        """A model's name and predictor, by default the first; raises InputError if there is no such model."""
         name = name or next(iter(self.predictors))
         return name, pick("model", name, self.predictors)
 

@@ -20,11 +20,7 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def run(options: Options) -> None:
-    """Serve until Ctrl-C.
-
-    Raises:
-        InputError: an option or a run cannot be used, or the port is taken.
-    """
+    """Serve until Ctrl-C; raises InputError if an option or a run cannot be used, or the port is in use."""
     require("app", "starlette", "uvicorn")
     user, _, password = (options.auth or "").partition(":")
     if options.auth is not None and not (user and password):
@@ -86,11 +82,7 @@ def serve(
 
 
 def parse_size(text: str) -> int:
-    """The bytes of a size such as 20MB.
-
-    Raises:
-        InputError: the text is no size.
-    """
+    """The bytes of a size such as 20MB; raises InputError if the text is no size."""
     try:
         size = int(float(text[:-2]) * UNITS[text[-2:].upper()])
     except (KeyError, ValueError, OverflowError):
@@ -126,10 +118,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:
-    """The models by name: the last parts of each path, two of them or as many as make the names unique.
+    """The models by the last parts of their paths, two of them or as many as make the names unique.
 
-    Raises:
-        InputError: a model is given twice.
+    Raises InputError if a model is given twice.
     """
     paths = [Path(model).expanduser().absolute() for model in models]
     if len(set(paths)) < len(paths):
@@ -139,11 +130,7 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
 
 
 def find_demo_run() -> Path:
-    """The newest finished run below outputs/; if there is none, quickstart is trained.
-
-    Raises:
-        InputError: the training has failed.
-    """
+    """The newest finished run below outputs/, or else a new one; raises InputError if its training fails."""
     runs = [RunFolder(file.parent) for file in Path("outputs").glob("**/metrics.json")]
     runs = [run for run in runs if run.best_checkpoint.is_file() and run.is_run]
     if runs:

@@ -16,22 +16,16 @@ from polyp.inference.polyps import compute_mask, find_polyps
 from polyp.metrics.overlap import image_scores
 from polyp.report.pictures import PREDICTION, TRUTH, contour, overlay
 
-MAX_PIXELS = 2**24
-"""The largest uploaded image; an endoscope's has two million pixels."""
-
-MAX_SIDE = 1280
-"""The longer side of pictures on the page in pixels; downloads have the size of the image."""
+MAX_PIXELS = 2**24  # of an uploaded image; an endoscope's has two million
+MAX_SIDE = 1280  # pixels of the longer side of pictures on the page; downloads have the size of the image
 
 VIEWS = ("overlay", "errors", "probability", "uncertainty", "mask", "image")
 """The ways to draw a prediction; errors only where the truth is known."""
 
+# Bluish green, sky blue and yellow of Okabe and Ito (2008), which colour-blind people can tell apart.
 OUTCOMES = {"correct": (0, 158, 115), "missed": (86, 180, 233), "false alarm": (240, 228, 66)}
-"""Bluish green, sky blue and yellow of Okabe and Ito's palette (2008), which colour-blind people can tell
-apart.
-"""
 
-MAX_SPREAD = 0.5
-"""The largest standard deviation of numbers in 0-1: the upper end of the scale of the uncertainty."""
+MAX_SPREAD = 0.5  # the largest standard deviation of numbers in 0-1: the upper end of the uncertainty's scale
 
 ENDS = {"probability": ("0", "1"), "uncertainty": ("0 certain", f"{MAX_SPREAD} uncertain")}
 """The labels at the ends of the colour scales."""
@@ -47,12 +41,7 @@ def hash_bytes(content: bytes) -> str:
 
 
 def decode_upload(content: bytes, name: str) -> InputImage:
-    """The image in a file's bytes.
-
-    Raises:
-        TooManyPixels: it is larger than `MAX_PIXELS`.
-        NotAnImage: it cannot be read.
-    """
+    """The image in a file's bytes; raises TooManyPixels above `MAX_PIXELS`, or NotAnImage if it is damaged."""
     try:
         return InputImage(hash_bytes(content), decode(content, name, MAX_PIXELS))
     except TooManyPixels:
@@ -124,10 +113,8 @@ def describe_result(prediction: Prediction, threshold: float, opacity: float, vi
 def draw(prediction: Prediction, threshold: float, opacity: float, view: str) -> np.ndarray:
     """One of `VIEWS` of a prediction: (H, W, 3) uint8 RGB, or for `mask` (H, W) uint8 of 0 and 255.
 
-    `opacity`, in 0-1, is that of the colours over the image. `uncertainty` needs the prediction's spread.
-
-    Raises:
-        InputError: `errors` of an image without truth.
+    `opacity`, in 0-1, is that of the colours over the image. `uncertainty` needs the prediction's spread;
+    `errors` raises InputError for an image without truth.
     """
     pixels, truth = prediction.image.pixels, prediction.image.truth
     mask = compute_mask(prediction.probability, threshold)

@@ -36,31 +36,16 @@ HEADERS = {
 }
 """The headers of every response; by the policy the browser requests nothing from another host."""
 
-STATUSES = {Busy: 503, NotAnImage: 415, TooManyPixels: 413, InputError: 400}
-"""The status of each error of the client; the first class that matches counts."""
+STATUSES = {Busy: 503, NotAnImage: 415, TooManyPixels: 413, InputError: 400}  # the first match counts
+MAX_ARRIVING = 500_000_000  # bytes of all request bodies in memory
+MAX_ACTIVE = 128  # concurrent requests of an address, which several people may share
 
-MAX_ARRIVING = 500_000_000
-"""The largest size of all request bodies in memory, in bytes."""
-
-MAX_ACTIVE = 128
-"""The largest number of concurrent requests of an address, which several people may share."""
-
-FAILED_LOGINS, FAILED_LOGINS_OF_ALL = (10, 5.0), (50, 1.0)
-"""The number of wrong passwords that are allowed at once, and the seconds after which another is allowed: for
-one address, and for all together.
-"""
-
-MAX_ADDRESSES = 1024
-"""The number of addresses whose wrong passwords are remembered."""
-
-MAX_PATH = 2048
-"""The largest number of characters in a request's path."""
-
-COOKIE = "polyp-login"
-"""The cookie of browsers that have logged in, which wrong passwords of other clients do not delay."""
-
-QUIET = 10.0
-"""The least seconds between two lines of a kind to the operator."""
+FAILED_LOGINS = 10, 5.0  # of an address: wrong passwords at once, and seconds after which another is allowed
+FAILED_LOGINS_OF_ALL = 50, 1.0  # of all addresses together
+MAX_ADDRESSES = 1024  # addresses whose wrong passwords are remembered
+MAX_PATH = 2048  # characters of a request's path
+COOKIE = "polyp-login"  # of browsers that have logged in, which wrong passwords of other clients do not delay
+QUIET = 10.0  # least seconds between two lines of a kind to the operator
 
 _printed_at: dict[str, float] = {}
 
@@ -196,11 +181,7 @@ class Guard:
                 del self.active[address]
 
     def check_login(self, headers: Headers, address: str) -> bool:
-        """Whether the client has the cookie.
-
-        Raises:
-            HTTPException: the password is wrong, or too many wrong ones were tried.
-        """
+        """Whether the client has the cookie; raises HTTPException for a wrong password or after too many."""
         password = parse_basic(headers.get("authorization", ""))
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         has_cookie = hmac.compare_digest(cookie.encode(), self.cookie.encode())

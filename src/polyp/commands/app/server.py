@@ -39,18 +39,10 @@ from polyp.inference.predictor import Predictor
 T = TypeVar("T")
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-
-MAX_FRAMES = 3000
-"""The number of frames that are read of a video: two minutes."""
-
-MAX_VIDEOS = 4
-"""Videos that are on the disk at once: one is annotated, the others wait."""
-
-POLL = 0.1
-"""Seconds after which a waiting request is looked at again: its position, and whether its client has left."""
-
-CHUNK = 3 * 2**18
-"""Bytes of a file in one line of JSON; divisible by 3 for base64."""
+MAX_FRAMES = 3000  # that are read of a video: two minutes
+MAX_VIDEOS = 4  # on the disk at once: one is annotated, the others wait
+POLL = 0.1  # seconds between two checks of a waiting request: its position, and whether its client has left
+CHUNK = 3 * 2**18  # bytes of a file in one line of JSON; divisible by 3 for base64
 
 STATIC = {
     "/": "text/html",

@@ -38,24 +38,15 @@ FILES = {
 }
 """The files by backend and precision."""
 
-MAX_DICE_LOSS = 0.003
-"""The largest loss of Dice against the module in float32 that is not noted."""
-
-MAX_DIFFERENCE = 1e-3
-"""The largest difference between probabilities of the float32 file and of the module."""
-
-COMPARED, CALIBRATED = 16, 64
-"""Images that differences are measured on, and images that set the ranges of 8-bit integers."""
+MAX_DICE_LOSS = 0.003  # against the module in float32; a larger loss is noted
+MAX_DIFFERENCE = 1e-3  # between probabilities of the float32 file and of the module
+COMPARED, CALIBRATED = 16, 64  # images to measure differences on, and to find the ranges of 8-bit integers on
 
 
 def run(options: Options) -> dict[str, Any]:
     """Write the files, measure them, and put all in place; a failure leaves nothing behind.
 
-    Returns:
-        The content of export.json.
-
-    Raises:
-        InputError: the models cannot be exported.
+    Returns the content of export.json; raises InputError if the models cannot be exported.
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime")
     if options.openvino:
@@ -135,11 +126,7 @@ def _write_variants(
     validation: Sequence[Pair],
     options: Options,
 ) -> list[str]:
-    """Write the files; returns notes on them.
-
-    Raises:
-        InputError: the probabilities of the float32 file differ from the module's.
-    """
+    """Write the files and return notes; raises InputError if probabilities differ from the module's."""
     exact = folder / FILES["onnx", "float32"]
     write_onnx(models, exact, metadata | {"precision": "float32"})
     exported, module = Predictor([open_exported(exact)], "cpu"), Predictor(models, "cpu")

@@ -15,14 +15,9 @@ from polyp.commands.export.graph import Graph
 from polyp.errors import InputError, describe_error
 from polyp.model.segmenter import PolypSegmenter
 
-OPSET = 18
-"""The oldest that has all operations, so that old runtimes can run the file."""
-
-EXAMPLE = (2, 96, 80, 3)
-"""The shape of the images to trace with; a batch of 1 would be taken for a constant."""
-
-MAX_BYTES = 2**31
-"""An ONNX file must be smaller."""
+OPSET = 18  # the oldest that has all operations, so that old runtimes can run the file
+EXAMPLE = (2, 96, 80, 3)  # the shape of the images to trace with; a batch of 1 would be taken for a constant
+MAX_BYTES = 2**31  # an ONNX file must be smaller
 
 
 def write_onnx(

@@ -68,8 +68,7 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return columns.unflatten(1, (3, size[1])).transpose(2, 3) + GREY
 
 
-GREY = 128
-"""Subtracted from pixels, so that float32 holds their products with 17-bit weights exactly."""
+GREY = 128  # subtracted from pixels, so that float32 holds their products with 17-bit weights exactly
 
 
 def _resize_lines(lines: Tensor, source: int, target: int) -> Tensor:

@@ -15,11 +15,8 @@ from polyp.metrics.overlap import image_scores
 
 Name = TypeVar("Name", bound=Hashable)
 
-SIZES = (1.0, 0.5, 1.5)
-"""The sizes that models are compared at, times the image's own."""
-
-ROUND = 5
-"""Consecutive images of each model when timing, so that other load on the machine affects all models."""
+SIZES = (1.0, 0.5, 1.5)  # at which models are compared, times the image's own size
+ROUND = 5  # consecutive images of each model when timing, so that other load affects all models
 
 
 def measure_differences(

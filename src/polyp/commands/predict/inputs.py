@@ -13,28 +13,18 @@ from polyp.errors import InputError, printable
 from polyp.files import walk_files
 from polyp.images import SUFFIXES as IMAGES
 
-MAX_NAME_BYTES = 240
-"""The longest name, so that an ending still fits a file system's 255 bytes."""
-
-ENDINGS = (".png", ".jpg", ".csv", ".webm")
-"""The endings of the files that are written for an input."""
+MAX_NAME_BYTES = 240  # so that an ending still fits a file system's 255 bytes
+ENDINGS = (".png", ".jpg", ".csv", ".webm")  # of the files that are written for an input
 
 
 @dataclass(frozen=True)
 class Input:
-    """An image or a video.
+    """An image or a video."""
 
-    Attributes:
-        path: absolute, links not followed.
-        relative: relative to the folder that all inputs have in common, with `/`.
-        is_video: whether it is a video or an image.
-        stamp: size in bytes and modification time in nanoseconds, by which changes are noticed.
-    """
-
-    path: Path
-    relative: str
+    path: Path  # absolute, links not followed
+    relative: str  # the path relative to the folder that all inputs have in common, with `/`
     is_video: bool
-    stamp: tuple[int, int]
+    stamp: tuple[int, int]  # size in bytes and modification time in nanoseconds, by which changes are noticed
 
 
 def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:

@@ -12,19 +12,12 @@ from polyp.images import read_image
 from polyp.report.html import Page
 from polyp.report.tables import Column, Table, count
 
-PICTURES = 100
-"""Pictures on a page at most."""
-
-WIDTH = 480
-"""Of a picture in pixels."""
+PICTURES = 100  # on a page at most
+WIDTH = 480  # of a picture in pixels
 
 
 def write_page(folder: Path, settings: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Write index.html for a folder of predictions with the settings and records of predictions.json.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
+    """Write index.html with the settings and records of predictions.json; raises WriteError on failure."""
     page = Page(
         f"Predictions: {folder.absolute().name}",
         f"{', '.join(settings['runs'])}, {settings['backend']}, threshold {settings['threshold']:g}. "

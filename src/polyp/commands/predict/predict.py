@@ -27,9 +27,7 @@ from polyp.runs.folder import RunFolder, lock_folder
 from polyp.runs.model import Source, find_sources
 
 PREDICTIONS = "predictions"
-
-WORKERS = max(2, min(8, count_processors()))
-"""Threads that read and write images beside the network; more get in its way."""
+WORKERS = max(2, min(8, count_processors()))  # threads that read and write images; more slow the network down
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -38,12 +36,8 @@ B = TypeVar("B")
 def run(options: Options) -> Path:
     """Predict images and videos and write the results, except for inputs that are finished already.
 
-    Returns:
-        The folder of predictions.
-
-    Raises:
-        InputError: before the prediction, for options or inputs that cannot work; after it, for files that
-            could not be read.
+    Returns the folder of predictions. Raises InputError before the prediction for options or inputs that
+    cannot work, and after it for files that could not be read.
     """
     if options.threshold is not None and not 0 < options.threshold < 1:
         raise InputError(f"--threshold {options.threshold:g} must lie between 0 and 1")

@@ -28,14 +28,9 @@ SINGLE = {
 }
 """The endings of the files of a single image or video, which are not written to these folders."""
 
-DRAWINGS = (".jpg", ".webm")
-"""The endings of a video's still and of the video with its polyps drawn."""
-
-DECISIVE = ("models", "threshold", "tta", "backend")
-"""Settings that must be the same for all predictions of a folder."""
-
-SAVE_SECONDS, SAVE_SHARE = 2.0, 0.05
-"""The least time between two saves, and the largest share of the time that saving may take."""
+DRAWINGS = (".jpg", ".webm")  # of a video's still and of the video with its polyps drawn
+DECISIVE = ("models", "threshold", "tta", "backend")  # settings that all predictions of a folder share
+SAVE_SECONDS, SAVE_SHARE = 2.0, 0.05  # least time between two saves, and largest share of the time for them
 
 COLUMNS = dict.fromkeys(("left", "top", "width", "height", "pixels"), "d") | {
     "share": ".6f",
@@ -45,8 +40,7 @@ COLUMNS = dict.fromkeys(("left", "top", "width", "height", "pixels"), "d") | {
 }
 """The columns of polyps.csv and their formats."""
 
-Record = dict[str, Any]
-"""What predictions.json says of an image or video."""
+Record = dict[str, Any]  # of an image or a video in predictions.json
 
 
 class Results:
@@ -219,11 +213,7 @@ def _is_output(path: PurePosixPath) -> bool:
 
 
 def write_jpeg(file: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture as JPEG.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
+    """Write an RGB picture as JPEG; raises WriteError if the file cannot be written."""
     files.write_bytes(file, encode(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92]))
 
 

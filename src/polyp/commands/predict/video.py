@@ -32,6 +32,8 @@ SAFE = {
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"}
 """FFmpeg's options for writing VP9, which every browser plays: of constant quality, and fast."""
 
+# The first columns of a video's table and their formats. A column for each box follows: its left, top, width
+# and height in pixels.
 COLUMNS = {
     "frame": "d",
     "seconds": ".3f",
@@ -40,35 +42,21 @@ COLUMNS = {
     "max_probability": ".4f",
     "mean_probability": ".4f",
 }
-"""The first columns of a video's table and their formats. A column for each box follows: its left, top, width
-and height in pixels.
-"""
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that is being read.
+    """A video that is being read."""
 
-    Attributes:
-        rate: frames a second, the average if it varies; 25 where that is below 1 or above 240.
-        count: number of frames by the file's header, or 0 if that does not say.
-        tolerance: by how much the count may be too large: half a second where it comes from the duration.
-        frames: the time of each frame in seconds, and its pixels (H, W, 3) uint8 RGB, rotated upright.
-    """
-
-    rate: float
-    count: int
-    tolerance: int
-    frames: Iterator[tuple[float, np.ndarray]]
+    rate: float  # frames a second, the average if it varies; 25 where that is below 1 or above 240
+    count: int  # of frames by the file's header, or 0 if that does not say
+    tolerance: int  # by which the count may be too large: half a second where it comes from the duration
+    frames: Iterator[tuple[float, np.ndarray]]  # time in seconds, and upright pixels (H, W, 3) uint8 RGB
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[Video]:
-    """Open a video file.
-
-    Raises:
-        InputError: the file does not exist, or is no video that can be read.
-    """
+    """Open a video file; raises InputError if it does not exist or is no video that can be read."""
     with ExitStack() as stack:
         try:
             # FFmpeg is given an open file, since it takes some names for addresses.
@@ -128,27 +116,16 @@ def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
 
 @dataclass(frozen=True, eq=False)
 class VideoSummary:
-    """What a video shows.
+    """What a video shows."""
 
-    Attributes:
-        rate: frames a second.
-        frames: number of frames.
-        with_polyps: number of frames that show a polyp.
-        most_polyps: the largest number of polyps in a frame.
-        share: the largest share of a frame's pixels that are polyp, 0-1.
-        max_probability: the largest probability of a pixel.
-        still: (H, W, 3) uint8 RGB, the frame with the largest share of polyp, with the polyps drawn on it.
-        problem: why there are fewer frames than the header says, in a line; else empty.
-    """
-
-    rate: float
-    frames: int
-    with_polyps: int
-    most_polyps: int
-    share: float
-    max_probability: float
-    still: np.ndarray
-    problem: str
+    rate: float  # frames a second
+    frames: int  # number of frames
+    with_polyps: int  # number of frames that show a polyp
+    most_polyps: int  # the largest number of polyps in a frame
+    share: float  # the largest share of a frame's pixels that are polyp, 0-1
+    max_probability: float  # of a pixel in any frame
+    still: np.ndarray  # (H, W, 3) uint8 RGB, the frame with the largest share, with its polyps drawn
+    problem: str  # why there are fewer frames than the header says, in a line; else empty
 
 
 def predict_video(

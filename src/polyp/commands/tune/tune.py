@@ -21,8 +21,7 @@ from polyp.training.tuning import find_batch_size, measure_losses
 def run(options: Options) -> None:
     """Find a learning rate or a batch size, and print it with the command that trains with it.
 
-    Raises:
-        InputError: the configuration cannot work, or there is no such value.
+    Raises InputError if the configuration cannot work, or there is no such value.
     """
     if options.steps < 20:
         raise InputError(f"--steps {options.steps} is too few for a curve: give at least 20")

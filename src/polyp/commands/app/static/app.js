@@ -38,7 +38,7 @@ async function request(url, options) {
   throw Object.assign(new Error(reason), { status: response.status });
 }
 
-/** The JSON objects in the lines of a response; throws an Error as `request` does for an object that is an error. */
+/** The JSON objects in the lines of a response; throws an Error as `request` does if one has an error. */
 async function* requestLines(url, options) {
   const reader = (await request(url, options)).body.pipeThrough(new TextDecoderStream()).getReader();
   const read = () => reader.read().catch((error) => {
@@ -68,7 +68,7 @@ const settings = await request("api/settings").then((response) => response.json(
 const names = Object.keys(settings.models);
 const view = () => document.querySelector("input[name=view]:checked").value;
 
-const suffix = names.length > 2 ? ` and ${names.length - 2} more` : ""; // the last name is the average of all
+const suffix = names.length > 2 ? ` and ${names.length - 2} more` : ""; // the last is the average of all
 $("models").append(`Model: ${names[0]}${suffix} (${settings.models[names[0]].backend})`);
 $("model").append(...names.map((name) => create("option", { value: name }, name)));
 document.body.classList.toggle("single", names.length < 2);
@@ -116,7 +116,7 @@ async function fetchResult(image, model) {
     try {
       return [await requestResult(`api/result?${query}`), query];
     } catch (error) {
-      if (error.status !== 410 || !image.file) throw error; // 410: it is no longer cached and must be sent again
+      if (error.status !== 410 || !image.file) throw error; // 410: no longer cached, must be sent again
     }
   }
   const result = await requestResult(`api/result?${query}`, { method: "POST", body: image.file });
@@ -191,7 +191,7 @@ function createActions(query) {
   return create("p", { className: "actions" }, ...[...views].map(link));
 }
 
-/** The elements of a model's result and of its details; if there are several models, the result contains its details. */
+/** A model's result and its details; results of several models contain their details. */
 function createResult([result, query], several) {
   const picture = createPicture(result, query.get("name"));
   const heading = create("div", { className: "row" },
@@ -244,7 +244,7 @@ const [statusText, statusTime] = $("status").children;
 let running = false;
 let outdated = false;
 
-/** Show the result of the chosen image, if there is one, and again as long as image or settings change meanwhile. */
+/** Show the result of the chosen image, if any, and again if the image or a setting changes meanwhile. */
 async function refresh() {
   outdated = true;
   if (running) return;
@@ -413,7 +413,7 @@ function parseTable(text) {
   });
 }
 
-/** The parts of a video that show polyps: first frame, last frame and largest share; shorter gaps than half a second are ignored. */
+/** The parts of a video that show polyps, in frames, joined over gaps of less than half a second. */
 function findParts(frames, rate) {
   const parts = [];
   frames.forEach(({ polyps, share }, frame) => {
