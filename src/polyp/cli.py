@@ -89,19 +89,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with one line and 2 for a wrong command or option, 1 for input that cannot work; 130 for
             Ctrl-C.
     """
-    name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments.pop(0) if arguments else ""
     try:
         with catch_disk_errors("free some space and give the command again"):
             if name == "--version":
                 print(f"polyp {__version__}")
             elif name in ("", "-h", "--help"):
-                _overview("--help")
+                _print_overview("--help")
             elif name == "--print-completion":
                 shell = arguments[0] if arguments else ""
                 pick(name, shell, dict.fromkeys(SHELLS))
                 script = io.StringIO()
                 with redirect_stdout(script), suppress(SystemExit):
-                    _overview("--tyro-print-completion", shell)
+                    _print_overview("--tyro-print-completion", shell)
                 # In bash, file names complete what no option matches.
                 print(script.getvalue().replace("complete -F", "complete -o default -F"), end="")
             elif name == "train":
@@ -116,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _overview(*arguments: str) -> None:
-    """The help of all commands, or a shell's completion of them."""
+def _print_overview(*arguments: str) -> None:
+    """Print the help of all commands, or a shell's script that completes them."""
     commands: Any = Union[
         *(
             Annotated[kind, subcommand(name, description=kind.__doc__.partition("\n")[0])]

@@ -41,7 +41,7 @@ def hash_bytes(content: bytes) -> str:
 
 
 def decode_upload(content: bytes, name: str) -> InputImage:
-    """The image in a file's bytes; raises TooManyPixels above `MAX_PIXELS`, or NotAnImage if it is damaged."""
+    """The image in a file's bytes; raises TooManyPixels above `MAX_PIXELS`, NotAnImage if it is damaged."""
     try:
         return InputImage(hash_bytes(content), decode(content, name, MAX_PIXELS))
     except TooManyPixels:

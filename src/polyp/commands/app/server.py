@@ -262,7 +262,7 @@ async def stream_lines(request: Request, lines: AsyncGenerator[Any, None]) -> Re
     """
     first = await anext(lines)
 
-    async def encode() -> AsyncIterator[str]:
+    async def write_lines() -> AsyncIterator[str]:
         yield json.dumps(first) + "\n"
         try:
             async for line in lines:
@@ -274,7 +274,7 @@ async def stream_lines(request: Request, lines: AsyncGenerator[Any, None]) -> Re
         finally:
             await lines.aclose()
 
-    return StreamingResponse(encode(), media_type="application/x-ndjson")
+    return StreamingResponse(write_lines(), media_type="application/x-ndjson")
 
 
 async def read_image(request: Request) -> bytes:
