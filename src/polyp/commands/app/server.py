@@ -55,11 +55,8 @@ STATIC = {
 class Server:
     """The routes, each a method.
 
-    Args:
-        queue: runs the models.
-        gallery: the test images.
-        max_upload: the largest upload in bytes, which the page shows.
-        folder: for videos while they are annotated; None for the system's temporary folder.
+    Uploads have at most `max_upload` bytes. Videos are in `folder` while they are annotated, by default the
+    system's temporary folder.
     """
 
     def __init__(self, queue: InferenceQueue, gallery: Gallery, max_upload: int, folder: Path | None) -> None:

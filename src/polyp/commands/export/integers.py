@@ -24,7 +24,7 @@ def write_int8(
     the last convolution and the operations before and after them keep float32.
 
     Args:
-        file: the float32 model.
+        file: the float32 model in ONNX.
         out: the file to write.
         metadata: all metadata of the file.
         images: at least one, to find the ranges of values on.
@@ -96,13 +96,7 @@ def write_openvino(
 ) -> None:
     """Write the int8 variant of a model for OpenVINO, by NNCF, which chooses the operations.
 
-    Args:
-        file: the float32 model, in ONNX.
-        out: the .xml file to write, with the weights in a .bin file beside it.
-        metadata, images, with_encoder: see `write_int8`.
-
-    Raises:
-        InputError: an image cannot be read.
+    `out` is the .xml file, with the weights in a .bin file beside it. See also `write_int8`.
     """
     os.environ.setdefault("NNCF_CI", "1")  # else NNCF reports each call to its developers
     with silence():

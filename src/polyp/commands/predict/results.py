@@ -218,13 +218,7 @@ def write_jpeg(file: Path, picture: np.ndarray) -> None:
 
 
 def encode(picture: np.ndarray, suffix: str = ".png", flags: Sequence[int] = ()) -> bytes:
-    """The content of an image file of a grey (H, W) or an RGB (H, W, 3) picture.
-
-    Args:
-        picture: uint8, or uint16 for PNG.
-        suffix: .png or .jpg.
-        flags: of `cv2.imencode`.
-    """
+    """An image file of a picture (H, W) or (H, W, 3) RGB, uint8 or for PNG uint16; see `cv2.imencode`."""
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(suffix, picture, flags)[1].tobytes()

@@ -52,12 +52,7 @@ def run(options: Options) -> None:
 def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The learning rate at which the loss falls fastest over the logarithm of the rate (Smith, WACV 2017).
 
-    Args:
-        rates: increasing learning rates.
-        losses: the smoothed loss after a step with each rate.
-
-    Raises:
-        InputError: the loss falls at no rate.
+    `losses` are smoothed, after a step with each of the increasing `rates`; raises InputError if none falls.
     """
     start = len(losses) // 20  # before, the smoothed loss is that of the first batches
     slopes = np.gradient(np.asarray(losses[start:]), np.log(np.asarray(rates[start:])))

@@ -16,13 +16,9 @@ function create(tag, properties = {}, ...children) {
   return element;
 }
 
-function formatShare(share) {
-  return share > 0 && share < 0.001 ? "< 0.1 %" : `${(share * 100).toFixed(1)} %`;
-}
+const formatShare = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(share * 100).toFixed(1)} %`);
 
-function formatCount(polyps) {
-  return `${polyps} polyp${polyps > 1 ? "s" : ""}`;
-}
+const formatCount = (count, noun) => `${count} ${noun}${count > 1 ? "s" : ""}`;
 
 /** The server's response; if that is an error, throws an Error with its reason and status. */
 async function request(url, options) {
@@ -55,9 +51,8 @@ async function* requestLines(url, options) {
   }
 }
 
-function describeQueue(position, noun) {
-  return `Waiting: ${position} ${noun}${position > 1 ? "s are" : " is"} before yours.`;
-}
+const describeQueue = (position, noun) =>
+  `Waiting: ${formatCount(position, noun)} ${position > 1 ? "are" : "is"} before yours.`;
 
 // Settings
 
@@ -129,15 +124,7 @@ function describe(polyps) {
   if (!polyps.length) return "No polyp found";
   const sum = (key) => polyps.reduce((total, polyp) => total + key(polyp), 0);
   const mean = sum((polyp) => polyp.probability * polyp.pixels) / sum((polyp) => polyp.pixels);
-  return `${formatCount(polyps.length)}: ${formatShare(sum((polyp) => polyp.share))} of the image, mean probability ${mean.toFixed(2)}`;
-}
-
-function createPicture(result, name) {
-  const { width, height } = result.size;
-  const image = create("img", { src: result.picture, alt: `${name}, ${view()}: ${describe(result.polyps)}` });
-  const picture = create("div", { className: "picture" }, image);
-  picture.style.setProperty("--ratio", width / height);
-  return picture;
+  return `${formatCount(polyps.length, "polyp")}: ${formatShare(sum((polyp) => polyp.share))} of the image, mean probability ${mean.toFixed(2)}`;
 }
 
 function createLegend(legend) {
@@ -193,16 +180,19 @@ function createActions(query) {
 
 /** A model's result and its details; results of several models contain their details. */
 function createResult([result, query], several) {
-  const picture = createPicture(result, query.get("name"));
+  const [name, { width, height }, text] = [query.get("name"), result.size, describe(result.polyps)];
+  const picture = create("div", { className: "picture" },
+    create("img", { src: result.picture, alt: `${name}, ${view()}: ${text}` }));
+  picture.style.setProperty("--ratio", width / height);
   const heading = create("div", { className: "row" },
-    create("p", { className: result.polyps.length ? "verdict found" : "verdict" }, describe(result.polyps)));
+    create("p", { className: result.polyps.length ? "verdict found" : "verdict" }, text));
   if (result.scores) {
-    const text = `Dice ${result.scores.dice.toFixed(3)} · IoU ${result.scores.iou.toFixed(3)}`;
+    const scores = `Dice ${result.scores.dice.toFixed(3)} · IoU ${result.scores.iou.toFixed(3)}`;
     const note = result.threshold === 0.5 ? "" : ` at threshold ${result.threshold.toFixed(2)}; reports give them at 0.50`;
-    heading.append(create("p", { className: "scores" }, create("b", {}, text), note));
+    heading.append(create("p", { className: "scores" }, create("b", {}, scores), note));
   }
   const facts = create("p", { className: "facts" },
-    `${query.get("name")} · ${result.size.width} × ${result.size.height} pixels · ${result.milliseconds.toFixed(0)} ms`);
+    `${name} · ${width} × ${height} pixels · ${result.milliseconds.toFixed(0)} ms`);
   const article = create("article", { className: "result" }, heading, create("div", { className: "frame" }, picture),
     create("div", { className: "row" }, createLegend(result.legend), facts));
   if (several) {
@@ -437,7 +427,7 @@ function createTimeline(video, frames, parts, rate) {
   const text = create("output");
   const showFrame = (frame) => {
     const { polyps, share, probability } = frames[frame];
-    const description = polyps ? `${formatCount(polyps)}, ${formatShare(share)} of the image, probability ${probability.toFixed(2)}` : "no polyp";
+    const description = polyps ? `${formatCount(polyps, "polyp")}, ${formatShare(share)} of the image, probability ${probability.toFixed(2)}` : "no polyp";
     slider.value = frame;
     slider.ariaValueText = text.textContent = `Frame ${frame + 1} of ${frames.length}, ${formatTime(frame / rate)}: ${description}`;
   };
