@@ -8,14 +8,14 @@ import httpx
 from starlette.applications import Starlette
 
 from polyp.commands.app import launch
-from polyp.commands.app.connections import Limits, make_server
+from polyp.commands.app.connections import Connection, make_server
 
 
 @contextmanager
-def serve(app: Starlette, limits: Limits | None = None) -> Iterator[httpx.Client]:
+def serve(app: Starlette, connection: type[Connection] = Connection) -> Iterator[httpx.Client]:
     """A client of the app."""
     listening = launch.listen("127.0.0.1", 0)
-    server = make_server(app, limits or Limits())
+    server = make_server(app, connection)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

@@ -44,8 +44,8 @@ def test_importing_polyp_imports_nothing_heavy() -> None:
     code = (
         "import polyp, sys; print(polyp.__version__, sorted({'torch', 'numpy', 'hydra'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{polyp.__version__} []\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == f"{polyp.__version__} []\n"
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_arrays_paths_and_lists_are_predicted_alike(workspace: Path) -> None:
     assert alone.probability.dtype == np.float32 and alone.mask.dtype == bool
     np.testing.assert_array_equal(alone.mask, alone.probability >= model.threshold)
     everything = model.predict("frame.png", threshold=1e-9)
-    assert [found.pixels for found in everything.polyps] == [image.shape[0] * image.shape[1]]
+    assert [region.pixels for region in everything.polyps] == [image.shape[0] * image.shape[1]]
 
 
 def test_several_models_are_averaged(workspace: Path) -> None:

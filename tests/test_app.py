@@ -31,10 +31,12 @@ from app_server import serve
 
 from polyp.cli import main
 from polyp.commands.app import inference_queue, launch, media, security
-from polyp.commands.app.connections import Limits
+from polyp.commands.app.connections import Connection
 from polyp.commands.app.gallery import Gallery, load_gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.commands.app.server import make_app
+from polyp.commands.predict.video import predict_video
+from polyp.data.pairs import Pair
 from polyp.errors import InputError
 from polyp.images import IGNORED, decode
 from polyp.inference import polyps
@@ -67,21 +69,21 @@ def gallery(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
 
 @pytest.fixture(scope="module")
 def queue(run: Path) -> Iterator[InferenceQueue]:
-    made = InferenceQueue({"it": str(run)}, device="cpu")
-    yield made
-    made.close()
+    started = InferenceQueue({"it": str(run)}, device="cpu")
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="module")
 def client(queue: InferenceQueue, gallery: Gallery, folder: Path) -> Iterator[httpx.Client]:
-    with serve(make_app(queue, gallery, max_upload=MAX_UPLOAD, folder=folder)) as opened:
-        yield opened
+    with serve(make_app(queue, gallery, max_upload=MAX_UPLOAD, folder=folder)) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="module")
 def locked(queue: InferenceQueue, gallery: Gallery) -> Iterator[httpx.Client]:
-    with serve(make_app(queue, gallery, ("clinic", "secrét"), MAX_UPLOAD)) as opened:
-        yield opened
+    with serve(make_app(queue, gallery, ("clinic", "secrét"), MAX_UPLOAD)) as connected:
+        yield connected
 
 
 def picture(width: int = 60, height: int = 40, kind: str = "PNG") -> bytes:
@@ -101,20 +103,19 @@ def predicted(probability: np.ndarray, truth: np.ndarray | None = None) -> Predi
 
 
 def test_api_gives_the_predictors_polyps_and_mask(client: httpx.Client, run: Path, gallery: Gallery) -> None:
-    assert gallery.test_set is not None
-    content = gallery.test_set.pairs[0].image.read_bytes()
+    content = next(iter(gallery.images.values())).image.read_bytes()
     predictor = load_predictor([str(run)], device_name="cpu")
     probability = predictor.predict(decode(content, ""))
     threshold = float(np.median(probability))  # half of the image
-    found = client.post("/api/predict", params={"threshold": threshold}, content=content).json()
-    expected = polyps.find(probability, threshold)
-    assert [one["pixels"] for one in found["polyps"]] == [one.pixels for one in expected]
-    assert found["polyps"][0]["box"]["width"] == expected[0].width
-    assert found["size"] == {"width": probability.shape[1], "height": probability.shape[0]}
-    assert found["model"] == "it" and found["milliseconds"] > 0
+    result = client.post("/api/predict", params={"threshold": threshold}, content=content).json()
+    expected = polyps.find_polyps(probability, threshold)
+    assert [polyp["pixels"] for polyp in result["polyps"]] == [polyp.pixels for polyp in expected]
+    assert result["polyps"][0]["box"]["width"] == expected[0].width
+    assert result["size"] == {"width": probability.shape[1], "height": probability.shape[0]}
+    assert result["model"] == "it" and result["milliseconds"] > 0
     reply = client.post("/api/mask", params={"threshold": threshold}, content=content)
     assert reply.headers["content-type"] == "image/png"
-    assert np.array_equal(mask_of(reply.content), polyps.mask(probability, threshold))
+    assert np.array_equal(mask_of(reply.content), polyps.compute_mask(probability, threshold))
     assert client.post("/api/predict", content=content).json()["threshold"] == predictor.threshold
     assert client.get("/api/models").json() == [{"model": "it", "threshold": predictor.threshold}]
 
@@ -124,16 +125,16 @@ def test_masks_equal_those_of_the_command(client: httpx.Client, run: Path, tmp_p
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     pixels = np.random.default_rng(1).integers(0, 255, (40, 70, 3), np.uint8)
-    for name, mode, more in (
+    for name, mode, options in (
         ("wide", "RGB", {}),
         ("up", "RGB", {"exif": exif}),
         ("grey", "L", {}),
         ("c", "CMYK", {}),
     ):
-        Image.fromarray(pixels).convert(mode).save(tmp_path / f"{name}.jpg", **more)
-    sent = sorted(tmp_path.glob("*.jpg"))
-    main(["predict", str(run), *map(str, sent), "--out", str(tmp_path / "out"), "--device", "cpu"])
-    for path in sent:
+        Image.fromarray(pixels).convert(mode).save(tmp_path / f"{name}.jpg", **options)
+    paths = sorted(tmp_path.glob("*.jpg"))
+    main(["predict", str(run), *map(str, paths), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    for path in paths:
         written = tmp_path / "out" / "masks" / f"{path.stem}.png"
         mask = mask_of(client.post("/api/mask", content=path.read_bytes()).content)
         assert np.array_equal(mask, mask_of(written.read_bytes())), path
@@ -175,12 +176,12 @@ def test_a_bomb_is_not_decoded(client: httpx.Client) -> None:
 
 
 def test_a_body_without_a_length_is_limited_as_it_comes(client: httpx.Client) -> None:
-    sent = 0
+    size = 0
 
     def endless() -> Iterator[bytes]:
-        nonlocal sent
-        while sent < 100 * MAX_UPLOAD:
-            sent += 10_000
+        nonlocal size
+        while size < 100 * MAX_UPLOAD:
+            size += 10_000
             yield b"x" * 10_000
 
     assert client.post("/api/predict", content=endless()).status_code == 413
@@ -215,8 +216,8 @@ def test_clients_together_fill_neither_memory_nor_disk(
     ],
 )
 def test_auth_guards_everything(path: str, locked: httpx.Client) -> None:
-    for given in (None, ("clinic", "wrong"), ("clinic", "")):
-        reply = locked.get(path, auth=given)
+    for auth in (None, ("clinic", "wrong"), ("clinic", "")):
+        reply = locked.get(path, auth=auth)
         assert reply.status_code == 401 and "Basic" in reply.headers["www-authenticate"]
     assert locked.get(path, headers={"Authorization": "Basic ü".encode()}).status_code == 401
     assert locked.get(path, auth=("clinic", "secrét".encode())).status_code != 401
@@ -250,8 +251,8 @@ def test_other_sites_cannot_ask(client: httpx.Client) -> None:
     assert (
         client.get("/api/models", headers={"Host": "evil.example"}).status_code == 403
     )  # its name leads here
-    asked = client.post("/api/predict", content=picture(), headers={"Origin": "http://evil.example"})
-    assert asked.status_code == 403
+    reply = client.post("/api/predict", content=picture(), headers={"Origin": "http://evil.example"})
+    assert reply.status_code == 403
     assert (
         client.post(
             "/api/predict", content=picture(), headers={"Origin": str(client.base_url).rstrip("/")}
@@ -283,8 +284,8 @@ def test_mutated_images_are_answered(client: httpx.Client) -> None:
     masks = 0
     for number in range(48):
         content = bytearray(picture(kind=("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP")[number % 6]))
-        for place in random.integers(0, len(content), random.integers(1, 8)):
-            content[place] = random.integers(256)
+        for index in random.integers(0, len(content), random.integers(1, 8)):
+            content[index] = random.integers(256)
         reply = client.post("/api/mask", content=bytes(content[: random.integers(20, len(content) * 2)]))
         if reply.status_code == 200:
             masks += 1
@@ -310,9 +311,9 @@ def test_uploads_are_never_pages(client: httpx.Client, folder: Path) -> None:
 def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.Client) -> None:
     tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).get_pairs("test")]
     assert list(gallery.images) == [f"gallery:{stem}" for stem in tested] and len(tested) == 2
-    shown = client.get("/api/result", params={"image": f"gallery:{tested[0]}"}).json()
-    assert 0 <= shown["scores"]["dice"] <= 1
-    assert shown["picture"].startswith("data:image/jpeg;base64,")
+    result = client.get("/api/result", params={"image": f"gallery:{tested[0]}"}).json()
+    assert 0 <= result["scores"]["dice"] <= 1
+    assert result["picture"].startswith("data:image/jpeg;base64,")
     thumbnail = client.get("/api/thumbnails/0")
     assert thumbnail.headers["content-type"] == "image/jpeg" and mask_of(thumbnail.content).shape[:2] == (
         160,
@@ -323,23 +324,23 @@ def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.C
 
 
 def test_several_models_have_an_average(run: Path, tmp_path: Path) -> None:
-    other = write_model_run(tmp_path / "other", seed=1)
-    both = InferenceQueue({"a": str(run), "b": str(other)}, device="cpu")
+    second = write_model_run(tmp_path / "other", seed=1)
+    queue = InferenceQueue({"a": str(run), "b": str(second)}, device="cpu")
     image = InputImage("key", decode(picture(), ""))
-    expected = load_predictor([str(run), str(other)], device_name="cpu").predict(image.pixels)
-    average = both.submit(lambda: both.predict(lambda: image, "average of all")).result()
-    assert list(both.predictors) == ["a", "b", "average of all"] and np.array_equal(
+    expected = load_predictor([str(run), str(second)], device_name="cpu").predict(image.pixels)
+    average = queue.submit(lambda: queue.predict(lambda: image, "average of all")).result()
+    assert list(queue.predictors) == ["a", "b", "average of all"] and np.array_equal(
         average.probability, expected
     )
-    both.close()
+    queue.close()
 
 
 def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Path) -> None:
     config = Source.of(str(run)).config
     assert config is not None
-    gone = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
+    data = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
     common = ("split", "split_seed", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
-    config = config | {"data": gone | {key: config["data"][key] for key in common}}
+    config = config | {"data": data | {key: config["data"][key] for key in common}}
     gallery = load_gallery([Source(run, run, config)])
     assert not gallery.images and "gone" in gallery.note
     with pytest.raises(InputError):
@@ -352,12 +353,12 @@ def test_result_has_shares_and_scores() -> None:
     probability[2:4, 2:6] = 0.75
     truth = np.zeros((10, 10), np.uint8)
     truth[2:5, 2:6] = 1
-    shown = media.describe_result(predicted(probability, truth), 0.5, 0.3, "errors")
-    (polyp,) = shown["polyps"]
+    result = media.describe_result(predicted(probability, truth), 0.5, 0.3, "errors")
+    (polyp,) = result["polyps"]
     assert polyp["share"] == 0.08 and polyp["probability"] == 0.75
     assert polyp["box"] == {"left": 2, "top": 2, "width": 4, "height": 2}
-    assert shown["scores"] == {"dice": pytest.approx(16 / 20), "iou": pytest.approx(8 / 12)}
-    shares = {item["label"]: item["share"] for item in shown["legend"]["items"]}
+    assert result["scores"] == {"dice": pytest.approx(16 / 20), "iou": pytest.approx(8 / 12)}
+    shares = {item["label"]: item["share"] for item in result["legend"]["items"]}
     assert shares == {"correct": 0.08, "missed": 0.04, "false alarm": 0}
     with pytest.raises(InputError, match="no truth"):
         media.describe_result(predicted(probability), 0.5, 0.3, "errors")
@@ -366,7 +367,7 @@ def test_result_has_shares_and_scores() -> None:
 def test_names_of_runs_and_files_are_data(run: Path) -> None:
     hostile = "</script><img src=x onerror=alert(1)>${alert(1)}{{alert}}"
     small = InferenceQueue({hostile: str(run)}, device="cpu")
-    with serve(make_app(small, Gallery(None, {hostile: 0}, hostile))) as client:
+    with serve(make_app(small, Gallery({hostile: Pair(hostile, Path(), None)}, hostile))) as client:
         assert client.get("/api/models").json()[0]["model"] == hostile
         assert (
             "onerror" not in client.get("/").text
@@ -379,13 +380,13 @@ def test_views_are_drawn_where_they_belong() -> None:
     probability, truth = np.zeros((200, 200)), np.zeros((200, 200), np.uint8)
     probability[:, 50:150], truth[:, 100:] = 1, 1
     truth[150:] = IGNORED
-    drawn = media.draw(predicted(probability, truth), 0.5, 1, "errors")
+    errors = media.draw(predicted(probability, truth), 0.5, 1, "errors")
     colours = [media.OUTCOMES[name] for name in ("false alarm", "correct", "missed")]
-    assert [tuple(drawn[100, x]) for x in (75, 125, 175)] == colours
-    assert tuple(drawn[100, 25]) == (100, 100, 100)
-    assert (drawn[160:] == 100).all()  # ignored: neither right nor wrong
-    shown = media.describe_result(predicted(probability), 0.5, 1, "probability")
-    heat, scale = media.draw(predicted(probability), 0.5, 1, "probability"), shown["legend"]["scale"]
+    assert [tuple(errors[100, x]) for x in (75, 125, 175)] == colours
+    assert tuple(errors[100, 25]) == (100, 100, 100)
+    assert (errors[160:] == 100).all()  # ignored: neither right nor wrong
+    result = media.describe_result(predicted(probability), 0.5, 1, "probability")
+    heat, scale = media.draw(predicted(probability), 0.5, 1, "probability"), result["legend"]["scale"]
     assert [list(heat[100, x]) for x in (25, 100)] == [scale[0], scale[-1]]
     mask = media.draw(predicted(probability), 0.5, 1, "mask")
     assert mask.shape == (200, 200) and [mask[100, x] for x in (25, 100)] == [0, 255]
@@ -394,29 +395,29 @@ def test_views_are_drawn_where_they_belong() -> None:
 def test_cache_is_bounded(queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
 
-    def predict(key: str, **more: bool) -> Prediction:
+    def predict(key: str, **options: bool) -> Prediction:
         def load() -> InputImage:
             loaded.append(key)
             return InputImage(key, np.zeros((64, 64, 3), np.uint8))
 
-        return queue.submit(lambda: queue.predict_cached(key, load, **more)).result()
+        return queue.submit(lambda: queue.predict_cached(key, load, **options)).result()
 
     monkeypatch.setattr(inference_queue, "CACHE_BYTES", 3 * 64 * 64 * (3 + 4))
     for key in ("a", "b", "a", "c", "d", "a", "b"):
         predict(key)
     assert loaded == ["a", "b", "c", "d", "b"]  # the sliders of "a" move without another prediction
-    first, again = (predict("a", spread=True) for _ in range(2))
+    first, second = (predict("a", spread=True) for _ in range(2))
     assert (
-        first is again and first.spread is not None and 0 <= first.spread.min() <= first.spread.max() <= 0.5
+        first is second and first.spread is not None and 0 <= first.spread.min() <= first.spread.max() <= 0.5
     )
 
 
 def test_sliders_do_not_predict_again(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = client.post("/api/result", content=picture(70, 50)).json()
+    first = client.post("/api/result", content=picture(70, 50)).json()
     monkeypatch.setattr(InferenceQueue, "predict", lambda *_: 1 / 0)
-    params = {"image": sent["image"], "threshold": 0.9, "opacity": 1, "view": "probability"}
-    moved = client.get("/api/result", params=params).json()
-    assert moved["milliseconds"] == sent["milliseconds"] and moved["threshold"] == 0.9
+    params = {"image": first["image"], "threshold": 0.9, "opacity": 1, "view": "probability"}
+    second = client.get("/api/result", params=params).json()
+    assert second["milliseconds"] == first["milliseconds"] and second["threshold"] == 0.9
     monkeypatch.undo()
     reply = client.get("/api/result", params={"image": "0" * 64})
     assert reply.status_code == 410 and "choose it again" in reply.json()["error"]
@@ -456,14 +457,14 @@ def test_a_video_that_waits_gets_its_position(
     client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = write_clip(tmp_path / "clip.avi", 3).read_bytes()
-    go, annotate = threading.Event(), media.annotate_video
+    go = threading.Event()
 
     def wait(*arguments: Any) -> Any:
         arguments[-1](1, 3)
         go.wait(20)
-        return annotate(*arguments)
+        return predict_video(*arguments)
 
-    monkeypatch.setattr(media, "annotate_video", wait)
+    monkeypatch.setattr("polyp.commands.app.server.predict_video", wait)
     with client.stream("POST", "/api/video", content=content) as first:
         lines = first.iter_lines()
         assert json.loads(next(lines)) == {"progress": [1, 3]}
@@ -477,19 +478,19 @@ def test_a_video_that_waits_gets_its_position(
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as error:
         main(["app", *map(str, arguments)])
-    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
-    return stopped.value.code
+    assert isinstance(error.value.code, str) and "\n" not in error.value.code
+    return error.value.code
 
 
 def test_what_cannot_work_is_said_first(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
         assert f"port {port} is in use" in refusal(capsys, run, "--port", port)
     assert "user:password" in refusal(capsys, run, "--auth", "clinic")
     assert "such as 20MB" in refusal(capsys, run, "--max-upload", "much")
@@ -511,12 +512,12 @@ def test_demo_takes_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for age, name in enumerate(("newest", "older")):
         folder = tmp_path / "outputs" / "runs" / name / "date"
         RunFolder(folder).best_checkpoint.parent.mkdir(parents=True)
-        for made in (
+        for file in (
             RunFolder(folder).best_checkpoint,
             RunFolder(folder).config_file,
             RunFolder(folder).metrics_file,
         ):
-            made.touch()
+            file.touch()
         os.utime(RunFolder(folder).metrics_file, (1000 - age, 1000 - age))
     (tmp_path / "outputs" / "unfinished").mkdir()
     assert launch.find_demo_run() == Path("outputs/runs/newest/date")
@@ -590,14 +591,16 @@ def test_a_mistake_of_ours_is_a_line_for_the_visitor(
     assert client.get("/api/models").status_code == 200
 
 
-QUICK = Limits(seconds=0.5, rate=1000, connections=20)
+class Quick(Connection):
+    """A test reaches its limits at once."""
+
+    WINDOW, RATE, CONNECTIONS = 0.5, 1000, 20
 
 
 @pytest.fixture(scope="module")
 def quick(queue: InferenceQueue, gallery: Gallery) -> Iterator[httpx.Client]:
-    """An app whose limits a test reaches at once."""
-    with serve(make_app(queue, gallery, max_upload=MAX_UPLOAD), QUICK) as opened:
-        yield opened
+    with serve(make_app(queue, gallery, max_upload=MAX_UPLOAD), Quick) as connected:
+        yield connected
 
 
 @pytest.fixture(autouse=True)
@@ -606,13 +609,13 @@ def loud(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polyp.commands.app.security.QUIET", 0.0)
 
 
-def connect(client: httpx.Client, sent: bytes = b"") -> socket.socket:
+def connect(client: httpx.Client, content: bytes = b"") -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", client.base_url.port), timeout=10)
-    connection.sendall(sent)
+    connection.sendall(content)
     return connection
 
 
-def rest(connection: socket.socket) -> bytes:
+def read_rest(connection: socket.socket) -> bytes:
     """What still comes, until the server closes."""
     received = b""
     with connection, suppress(ConnectionResetError):
@@ -625,9 +628,9 @@ def error_of(reply: bytes) -> tuple[int, str]:
     """Status and reason of a reply, which has nothing else."""
     head, _, body = reply.partition(b"\r\n\r\n")
     assert b"application/json" in head and b"nosniff" in head, reply
-    said = json.loads(body)
-    assert list(said) == ["error"] and said["error"] and "\n" not in said["error"], reply
-    return int(head.split()[1]), said["error"]
+    message = json.loads(body)
+    assert list(message) == ["error"] and message["error"] and "\n" not in message["error"], reply
+    return int(head.split()[1]), message["error"]
 
 
 HOST = b"Host: 127.0.0.1\r\nConnection: close\r\n"
@@ -663,7 +666,7 @@ POST = b"POST /api/predict HTTP/1.1\r\n" + HOST
 def test_every_error_is_json_of_one_form(
     sent: bytes, status: int, client: httpx.Client, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert error_of(rest(connect(client, sent)))[0] == status
+    assert error_of(read_rest(connect(client, sent)))[0] == status
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -672,7 +675,7 @@ def test_head_and_pipelined_requests(client: httpx.Client) -> None:
     reply = client.head("/api/predict")
     assert reply.status_code == 405 and reply.headers["allow"] == "POST"
     get = b"GET /api/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    replies = rest(connect(client, 3 * get + b"hello\r\n\r\n")).split(b"HTTP/1.1 ")[1:]
+    replies = read_rest(connect(client, 3 * get + b"hello\r\n\r\n")).split(b"HTTP/1.1 ")[1:]
     assert [int(reply[:3]) for reply in replies] == [200, 200, 200, 400]
 
 
@@ -690,8 +693,8 @@ def test_wrong_passwords_are_slowed_down(
 
         browser = ask(right, "192.0.2.1").cookies
         client.cookies.clear()
-        tried = [ask(wrong, "192.0.2.1").status_code for _ in range(50)]
-        assert tried[:5] == [401] * 5 and tried.count(401) < 8 and set(tried) == {401, 429}
+        statuses = [ask(wrong, "192.0.2.1").status_code for _ in range(50)]
+        assert statuses[:5] == [401] * 5 and statuses.count(401) < 8 and set(statuses) == {401, 429}
         refused = ask(right, "192.0.2.1")
         assert (
             refused.status_code == 429
@@ -703,8 +706,8 @@ def test_wrong_passwords_are_slowed_down(
         assert (
             client.get("/api/models").status_code == 401
         )  # a browser that has not asked for the password yet
-        tried = [ask(wrong, f"192.0.2.{number}").status_code for number in range(3, 53)]
-        assert tried.count(401) < 12 and tried[-1] == 429  # of all together
+        statuses = [ask(wrong, f"192.0.2.{number}").status_code for number in range(3, 53)]
+        assert statuses.count(401) < 12 and statuses[-1] == 429  # of all together
         assert ask(right, "192.0.2.200").status_code == 429
         client.cookies.clear()
         client.cookies = browser  # whoever has logged in does not wait
@@ -722,10 +725,12 @@ def test_slow_clients_are_closed(quick: httpx.Client, capsys: pytest.CaptureFixt
     started = time.monotonic()
     head = connect(quick, b"GET /api/models HTTP/1.1\r\nHost: ")
     idle = connect(quick)
-    kept = connect(quick, b"GET /api/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    keep_alive = connect(quick, b"GET /api/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     stalled = connect(quick, POST + b"Content-Length: 5000\r\n\r\nhello")
-    assert error_of(rest(head))[0] == 408 and rest(idle) == b"" and b"200 OK" in rest(kept)
-    assert error_of(rest(stalled))[0] == 408
+    assert (
+        error_of(read_rest(head))[0] == 408 and read_rest(idle) == b"" and b"200 OK" in read_rest(keep_alive)
+    )
+    assert error_of(read_rest(stalled))[0] == 408
     assert time.monotonic() - started < 3
     slow = connect(quick, POST + b"Content-Length: 5000\r\n\r\n")
     with suppress(OSError):
@@ -737,7 +742,7 @@ def test_slow_clients_are_closed(quick: httpx.Client, capsys: pytest.CaptureFixt
     for _ in range(20):  # 2000 bytes a second, for longer than a window
         steady.sendall(b"x" * 200)
         time.sleep(0.1)
-    assert error_of(rest(steady))[0] == 415
+    assert error_of(read_rest(steady))[0] == 415
     lines = capsys.readouterr().err.splitlines()
     assert sum("127.0.0.1" in line for line in lines) >= 3 and "Traceback" not in "".join(lines)
 
@@ -759,12 +764,12 @@ def test_a_client_that_does_not_read_is_closed(
 
 
 def test_half_open_connections_block_nobody(quick: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
-    assert QUICK.connections == 20
-    opened = [connect(quick, b"GET / HTTP/1.1\r\nX: ") for _ in range(100)]
+    assert Quick.CONNECTIONS == 20
+    connections = [connect(quick, b"GET / HTTP/1.1\r\nX: ") for _ in range(100)]
     started = time.monotonic()
     assert httpx.get(quick.base_url.join("/api/models"), trust_env=False).status_code == 200
     assert time.monotonic() - started < 1
-    for connection in opened:
+    for connection in connections:
         connection.close()
     assert "over 20 connections" in capsys.readouterr().err
 
@@ -774,11 +779,11 @@ def test_an_address_has_so_many_requests_at_once(
 ) -> None:
     monkeypatch.setattr(security, "MAX_ACTIVE", 3)
     with serve(make_app(queue, Gallery())) as client:
-        opened = [connect(client, POST + b"Content-Length: 10\r\n\r\n") for _ in range(3)]
+        connections = [connect(client, POST + b"Content-Length: 10\r\n\r\n") for _ in range(3)]
         reply = until(lambda: client.get("/api/models"), 429)  # once the server has read these
         assert reply.headers["retry-after"] and reply.json()["error"]
         until(lambda: client.get("/api/models", headers={"X-Forwarded-For": "192.0.2.1"}), 200)
-        for connection in opened:
+        for connection in connections:
             connection.close()
         until(lambda: client.get("/api/models"), 200)
 
@@ -798,11 +803,11 @@ def test_an_upload_that_breaks_off_is_a_line(
 ) -> None:
     head = f"POST {path} HTTP/1.1\r\n".encode() + HOST + b"Content-Length: 100000\r\n\r\n"
     connect(client, head + b"x" * 50_000).close()
-    said, started = "", time.monotonic()
-    while not said and time.monotonic() - started < 5:
+    output, started = "", time.monotonic()
+    while not output and time.monotonic() - started < 5:
         time.sleep(0.01)
-        said = "".join(capfd.readouterr())
-    assert len(said.splitlines()) == 1 and "127.0.0.1" in said
+        output = "".join(capfd.readouterr())
+    assert len(output.splitlines()) == 1 and "127.0.0.1" in output
     assert not any(folder.iterdir())  # no part of it is left
 
 
@@ -857,11 +862,11 @@ def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, run: Path, 
         app = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         assert app.stdout is not None
         try:
-            url = next(found[0] for line in app.stdout if (found := re.search(r"http://\S+", line)))
+            url = next(match[0] for line in app.stdout if (match := re.search(r"http://\S+", line)))
             with httpx.Client(base_url=url, trust_env=False) as client, ExitStack() as stack:
                 content = picture(3000, 2000)
                 post = POST + f"Content-Length: {len(content)}\r\n\r\n".encode()
-                opened = [
+                connections = [
                     connect(
                         client, POST.replace(b"predict", b"video") + b"Content-Length: 9000\r\n\r\nhello"
                     ),
@@ -871,16 +876,16 @@ def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, run: Path, 
                 ]
                 time.sleep(0.5)
                 assert any(tmp_path.glob("*/*/upload"))
-                for connection in opened:
+                for connection in connections:
                     stack.callback(connection.close)
                 app.send_signal(number)
                 assert app.wait(20) == code  # before any client's timeout
         finally:
             app.kill()
-            said = app.stdout.read()
+            output = app.stdout.read()
             app.stdout.close()
         log.seek(0)
-        assert "Traceback" not in said + log.read()
+        assert "Traceback" not in output + log.read()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -910,8 +915,8 @@ def test_a_video_ends_with_its_client(
         time.sleep(0.01)
     stream.close()
     time.sleep(0.5)
-    before = frames
+    count = frames
     time.sleep(0.3)
-    assert 0 < frames == before < 400
+    assert 0 < frames == count < 400
     assert "Traceback" not in "".join(capfd.readouterr())
     assert not any(folder.iterdir())

@@ -44,14 +44,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         folder = tmp_path_factory.mktemp("app")
-        made = [
+        folders = [
             on_drawn_images(write_model_run(folder / "runs" / name), 60, 96) for name in ("first", "second")
         ]
-        checkpoint = RunFolder(made[1]).best_checkpoint  # the second shall find nothing anywhere
+        checkpoint = RunFolder(folders[1]).best_checkpoint  # the second shall find nothing anywhere
         content = torch.load(checkpoint, weights_only=True)
         next(v for k, v in content["state_dict"].items() if k.endswith("segmentation_head.0.bias")).fill_(-50)
         torch.save(content, checkpoint)
-        yield made
+        yield folders
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,12 @@ def server(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         assert process.stdout is not None
-        said = ""
-        while (found := re.search(r"http://\S+", said)) is None:
+        output = ""
+        while (match := re.search(r"http://\S+", output)) is None:
             line = process.stdout.readline()
             assert line, log.read_text()
-            said += line
-        yield found[0], process.pid
+            output += line
+        yield match[0], process.pid
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 130)
     assert "Traceback" not in log.read_text() + process.stdout.read()
@@ -93,9 +93,9 @@ def browser() -> Iterator[Any]:
     if not Path(CHROMIUM).is_file():
         pytest.skip(f"no {CHROMIUM}")
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
@@ -122,9 +122,9 @@ def fetch(url: str, content: bytes | None = None) -> bytes:
         return reply.read()
 
 
-def downloaded(page: Any, what: str) -> np.ndarray:
+def downloaded(page: Any, view: str) -> np.ndarray:
     with page.expect_download() as coming:
-        page.get_by_role("link", name=f"Download {what}").click()
+        page.get_by_role("link", name=f"Download {view}").click()
     return cv2.imread(str(coming.value.path()), cv2.IMREAD_UNCHANGED)
 
 
@@ -134,11 +134,7 @@ def picture(page: Any) -> str:
 
 def images(run: Path) -> dict[str, Path]:
     """The run's test images by name."""
-    gallery = load_gallery([Source.of(str(run))])
-    assert gallery.test_set is not None
-    return {
-        pair.stem: pair.image for pair in gallery.test_set.pairs if f"gallery:{pair.stem}" in gallery.images
-    }
+    return {pair.stem: pair.image for pair in load_gallery([Source.of(str(run))]).images.values()}
 
 
 def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
@@ -149,17 +145,17 @@ def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
     image = read_image(images(runs[0])[name])
     predictor = load_predictor([str(runs[0])])
     probability = predictor.predict(image)
-    assert np.array_equal(downloaded(page, "mask"), polyps.mask(probability, predictor.threshold))
+    assert np.array_equal(downloaded(page, "mask"), polyps.compute_mask(probability, predictor.threshold))
     assert downloaded(page, "overlay").shape == image.shape
     assert re.search(r"Dice \d\.\d{3} · IoU", page.locator(".scores").inner_text())
 
-    before, slider = picture(page), page.get_by_role("slider", name=re.compile("Threshold"))
+    previous, slider = picture(page), page.get_by_role("slider", name=re.compile("Threshold"))
     slider.focus()
     for _ in range(15):
         page.keyboard.press("ArrowRight")
     page.wait_for_selector(".scores:has-text('0.65')")
-    assert picture(page) != before
-    assert np.array_equal(downloaded(page, "mask"), polyps.mask(probability, 0.65))
+    assert picture(page) != previous
+    assert np.array_equal(downloaded(page, "mask"), polyps.compute_mask(probability, 0.65))
     box = slider.bounding_box()
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] * 2 / 3, middle)  # 0.65 of 0.05 to 0.95
@@ -169,7 +165,7 @@ def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
     page.wait_for_selector(".scores:has-text('threshold 0.2')")
     dragged = float(slider.input_value())
     assert 0.2 <= dragged < 0.3 and np.array_equal(
-        downloaded(page, "mask"), polyps.mask(probability, dragged)
+        downloaded(page, "mask"), polyps.compute_mask(probability, dragged)
     )
 
     words_of = {
@@ -179,10 +175,10 @@ def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
         "Mask": "prediction",
     }
     for view, words in (words_of | {"Image": "alone", "Overlay": "truth"}).items():
-        before = picture(page)
+        previous = picture(page)
         page.get_by_role("radio", name=view).click()
         page.wait_for_selector(f".legend:has-text('{words}')")
-        assert picture(page) != before
+        assert picture(page) != previous
     page.get_by_label("All models side by side").click()
     page.wait_for_selector(".beside .result:nth-child(3) img")
     assert page.locator(".beside h2").all_inner_texts() == ["runs/first", "runs/second", "average of all"]
@@ -222,16 +218,16 @@ def test_page_shows_what_was_chosen_last(page: Any) -> None:
         page.wait_for_selector(f".facts:has-text('{name}')")
 
 
-def below(page: Any, what: str, other: str) -> None:
+def below(page: Any, selector: str, reference: str) -> None:
     """An element stands right below another."""
-    upper, lower = (page.locator(selector).bounding_box() for selector in (other, what))
+    upper, lower = (page.locator(name).bounding_box() for name in (reference, selector))
     assert 0 <= lower["y"] - upper["y"] - upper["height"] < 30
 
 
 def test_uploads_and_their_errors(page: Any, tmp_path: Path) -> None:
-    own = tmp_path / "own.png"
-    own.write_bytes(cv2.imencode(".png", np.zeros((90, 120, 3), np.uint8))[1].tobytes())
-    page.set_input_files("#image-file", own)
+    upload = tmp_path / "own.png"
+    upload.write_bytes(cv2.imencode(".png", np.zeros((90, 120, 3), np.uint8))[1].tobytes())
+    page.set_input_files("#image-file", upload)
     page.wait_for_selector(".facts:has-text('own.png · 120 \u00d7 90')")
     assert page.locator("#gallery :checked").count() == 0
     assert page.get_by_role("radio", name="Errors").is_disabled()
@@ -268,9 +264,9 @@ def test_uploads_and_their_errors(page: Any, tmp_path: Path) -> None:
 
 
 def test_image_is_sent_again_once_the_server_has_forgotten_it(page: Any, tmp_path: Path) -> None:
-    own = tmp_path / "own.png"
-    own.write_bytes(cv2.imencode(".png", np.zeros((90, 120, 3), np.uint8))[1].tobytes())
-    page.set_input_files("#image-file", own)
+    file = tmp_path / "own.png"
+    file.write_bytes(cv2.imencode(".png", np.zeros((90, 120, 3), np.uint8))[1].tobytes())
+    page.set_input_files("#image-file", file)
     page.wait_for_selector(".facts:has-text('own.png')")
     forgotten = {"status": 410, "json": {"error": "no longer in memory"}}
     page.route(
@@ -487,8 +483,8 @@ CONTRASTS = """() => {
 def test_contrast(page: Any, tmp_path: Path) -> None:
     def check(least: int) -> None:
         page.wait_for_selector(".busy", state="detached")
-        found = page.evaluate(CONTRASTS)
-        assert len(found) > least and [each for each in found if each[1] < each[2]] == []
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > least and [row for row in contrasts if row[1] < row[2]] == []
 
     page.get_by_text("HTTP API").click()
     check(30)
@@ -552,13 +548,13 @@ def test_many_clients_get_their_masks_and_memory_is_flat(server: tuple[str, int]
     url, process = server
     paths = list(images(runs[0]).values())
     predictor = load_predictor([str(runs[0])])
-    expected = [polyps.mask(predictor.predict(read_image(path)), 0.5) for path in paths]
+    expected = [polyps.compute_mask(predictor.predict(read_image(path)), 0.5) for path in paths]
     contents = [path.read_bytes() for path in paths]
 
     def ask(number: int) -> bool:
-        which = number % len(paths)
-        mask = fetch(f"{url}/api/mask?threshold=0.5", contents[which])
-        return np.array_equal(cv2.imdecode(np.frombuffer(mask, np.uint8), -1), expected[which])
+        index = number % len(paths)
+        mask = fetch(f"{url}/api/mask?threshold=0.5", contents[index])
+        return np.array_equal(cv2.imdecode(np.frombuffer(mask, np.uint8), -1), expected[index])
 
     def memory() -> int:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -566,6 +562,6 @@ def test_many_clients_get_their_masks_and_memory_is_flat(server: tuple[str, int]
 
     with ThreadPoolExecutor(20) as visitors:
         assert all(visitors.map(ask, range(200)))  # warm
-        before = memory()
+        start = memory()
         assert all(visitors.map(ask, range(200)))
-    assert memory() - before < 30  # MB
+    assert memory() - start < 30  # MB

@@ -59,9 +59,9 @@ def test_every_command_is_listed_without_heavy_imports() -> None:
         "finally: print('HEAVY', {'torch', 'cv2', 'pandas', 'gradio', 'scipy'} & set(sys.modules))"
     )
     for arguments in (["--help"], ["predict", "--help"]):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout.splitlines()[-1] == "HEAVY set()", done.stderr
-        assert arguments[0] != "--help" or all(f"• {name} " in done.stdout for name in COMMANDS)
+        process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert process.returncode == 0 and process.stdout.splitlines()[-1] == "HEAVY set()", process.stderr
+        assert arguments[0] != "--help" or all(f"• {name} " in process.stdout for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", ["", *(name for name in COMMANDS if name != "train")])
@@ -89,11 +89,11 @@ def test_help_fits_the_terminal_and_its_examples_are_commands(
 )
 def test_ctrl_c_during_imports_is_quiet(command: list[str], module: str) -> None:
     arguments = [sys.executable, "-X", "importtime", *command]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     try:
         process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)
     with process:
         assert process.stderr is not None
         assert any(module in line for line in process.stderr)
@@ -195,9 +195,9 @@ def test_a_model_that_is_not_there_is_refused_without_heavy_imports() -> None:
         "    except SystemExit as end: print(end)\n"
         "print('HEAVY', {'torch', 'cv2', 'pandas', 'scipy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    *refusals, heavy = done.stdout.splitlines()
-    assert len(refusals) == 4 and all("nowhere is not there" in line for line in refusals), done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    *refusals, heavy = process.stdout.splitlines()
+    assert len(refusals) == 4 and all("nowhere is not there" in line for line in refusals), process.stderr
     assert heavy == "HEAVY set()"
 
 
@@ -210,16 +210,16 @@ def test_predict_needs_no_training_packages(tmp_path: Path) -> None:
         f"import sys; from polyp.cli import main; main({arguments})\n"
         "print({'pytorch_lightning', 'torchmetrics', 'albumentations', 'pandas', 'scipy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.endswith("set()\n"), process.stdout + process.stderr
     assert (tmp_path / "out" / "image_mask.png").is_file()
 
 
 def test_train_is_train_py_from_anywhere(tmp_path: Path) -> None:
-    done = run_alone("train", "--cfg", "job", "experiment=quickstart", "seed=7", cwd=tmp_path)
+    process = run_alone("train", "--cfg", "job", "experiment=quickstart", "seed=7", cwd=tmp_path)
     script = [sys.executable, str(ROOT / "train.py"), "--cfg", "job", "experiment=quickstart", "seed=7"]
     expected = subprocess.run(script, capture_output=True, text=True, check=True)
-    assert done.returncode == 0 and done.stdout == expected.stdout and "seed: 7" in done.stdout
+    assert process.returncode == 0 and process.stdout == expected.stdout and "seed: 7" in process.stdout
     wrong = run_alone("train", "model.encodr=resnet18", cwd=tmp_path)
     assert wrong.returncode == 1 and "encodr" in wrong.stderr
 
@@ -232,8 +232,10 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(environment: dict[s
     code = "import os, sys, polyp; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     variables = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     clean = {key: value for key, value in os.environ.items() if key not in variables} | environment
-    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [count, "False"]  # torch reads it when it is imported
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.split() == [count, "False"]  # torch reads it when it is imported
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="settings of glibc")
@@ -246,5 +248,7 @@ def test_freed_memory_is_kept_unless_the_user_sets_glibc(environment: dict[str, 
         "print(before - resident() < 10**7)"
     )
     clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")} | environment
-    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(kept)]
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.split() == [str(kept)]

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from polyp.cli import main
 from polyp.commands.export import export as exporting
 from polyp.commands.export.file import set_metadata, write_onnx
 from polyp.commands.export.graph import resize as resize_in_graph
-from polyp.commands.export.proof import on_tensors
 from polyp.data.pairs import read_image
 from polyp.errors import InputError
 from polyp.images import resize
@@ -68,8 +67,9 @@ def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
 
 def largest_difference(model: PolypSegmenter, file: Path, images: list[torch.Tensor]) -> float:
     """The largest difference between the module's probabilities and the file's."""
-    pairs = zip(model.predict(images), on_tensors(OnnxModel(file))(images), strict=True)
-    return max((one - other).abs().max().item() for one, other in pairs)
+    probabilities = OnnxModel(file).predict([image.permute(1, 2, 0).numpy() for image in images])
+    pairs = zip(model.predict(images), probabilities, strict=True)
+    return max(np.abs(one.numpy() - other).max() for one, other in pairs)
 
 
 # ---- the resize
@@ -78,16 +78,16 @@ def largest_difference(model: PolypSegmenter, file: Path, images: list[torch.Ten
 @pytest.mark.parametrize("size", [(64, 64), (50, 97), (97, 50), (256, 320), (33, 160)])
 def test_exported_resize_equals_torchs(size: tuple[int, int]) -> None:
     for image in pictures((64, 64), (131, 97), (40, 333), (64, 50)):
-        ours = resize_in_graph(image.permute(1, 2, 0)[None], size)[0]
-        assert torch.equal(ours, resize(image, size).float())
+        resized = resize_in_graph(image.permute(1, 2, 0)[None], size)[0]
+        assert torch.equal(resized, resize(image, size).float())
 
 
 def test_exported_resize_has_the_weights_computed_by_hand() -> None:
     # Four pixels to two: each is the mean of four with weights 1, 3, 3, 1, less what is over the edge.
     line = torch.tensor([10, 20, 30, 90], dtype=torch.uint8)
-    seen = resize_in_graph(line.reshape(1, 1, 4, 1).repeat(1, 1, 1, 3), (1, 2))
+    resized = resize_in_graph(line.reshape(1, 1, 4, 1).repeat(1, 1, 1, 3), (1, 2))
     first, second = (3 * 10 + 3 * 20 + 30) / 7, (20 + 3 * 30 + 3 * 90) / 7
-    assert seen[0, 0, 0].tolist() == [round(first), round(second)]
+    assert resized[0, 0, 0].tolist() == [round(first), round(second)]
 
 
 # ---- the file
@@ -116,10 +116,10 @@ def test_file_has_its_metadata_and_types(small: tuple[PolypSegmenter, Path]) -> 
     assert model.threshold == 0.4 and model.precision == "float32"
     assert model.metadata == METADATA
     inputs, outputs = model.session.get_inputs(), model.session.get_outputs()
-    assert [(one.name, one.type, one.shape) for one in inputs] == [
+    assert [(node.name, node.type, node.shape) for node in inputs] == [
         ("image", "tensor(uint8)", ["batch", "height", "width", 3])
     ]
-    assert [(one.name, one.type, one.shape) for one in outputs] == [
+    assert [(node.name, node.type, node.shape) for node in outputs] == [
         ("probability", "tensor(float)", ["batch", "height", "width"])
     ]
 
@@ -137,8 +137,8 @@ def test_predicting_with_a_file_imports_no_torch(small: tuple[PolypSegmenter, Pa
     program = (
         f"import sys; from polyp.cli import main; main({arguments}); print(sys.modules.keys() & {heavy})"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("set()\n") and (tmp_path / "out" / "image_mask.png").is_file()
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.endswith("set()\n") and (tmp_path / "out" / "image_mask.png").is_file()
 
 
 def test_file_is_loaded_as_checkpoints_are(small: tuple[PolypSegmenter, Path]) -> None:
@@ -260,6 +260,8 @@ def test_export_writes_and_measures_all_variants(
         assert json.loads(model.metadata["config"])["model"]["encoder"] == "mobilenet_v2"
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
+    assert record["onnx"]["int8"]["bytes"] == (folder / "model_int8.onnx").stat().st_size
+
     image = read_image(load_run_data(run, RunFolder(run).read_config()).get_pairs("test")[0].image)
     module = load_checkpoint(Source.of(str(run)))
     module.precision = "32-true"
@@ -282,25 +284,32 @@ def test_export_writes_and_measures_all_variants(
     before = (folder / "model.onnx").stat().st_mtime_ns
     assert "is there already: replace it with --overwrite" in refusal(str(run))
     assert (folder / "model.onnx").stat().st_mtime_ns == before
-    kept = shutil.copy(folder / "model.onnx", tmp_path)
-    monkeypatch.setattr(exporting, "write_onnx", lambda model, file, metadata: shutil.copy(kept, file))
+    copied = shutil.copy(folder / "model.onnx", tmp_path)
+    monkeypatch.setattr(exporting, "write_onnx", lambda model, file, metadata: shutil.copy(copied, file))
     main(["export", str(run), "--onnx", "--overwrite"])
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
+
+
+def test_weights_of_openvino_are_not_those_of_the_onnx_file_beside_them(tmp_path: Path) -> None:
+    for name, size in (("model_int8.onnx", 5), ("model_int8.xml", 2), ("model_int8.bin", 4)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert exporting.count_bytes(tmp_path / "model_int8.onnx") == 5
+    assert exporting.count_bytes(tmp_path / "model_int8.xml") == 6
 
 
 def test_failed_export_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(model: PolypSegmenter, file: Path, metadata: dict[str, str]) -> None:
         file.write_bytes(b"a model")
 
-    class Other:
+    class Other(OnnxModel):
         def __init__(self, file: Path) -> None:
             pass
 
-        def predict(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        def predict(self, images: Sequence[np.ndarray], *_: Any) -> list[np.ndarray]:
             return [np.zeros(image.shape[:2], np.float32) for image in images]
 
     monkeypatch.setattr(exporting, "write_onnx", write)
-    monkeypatch.setattr(exporting, "OnnxModel", Other)
+    monkeypatch.setattr(exporting, "open_exported", Other)
     before = set(run.iterdir())
     killed = run / ".part-export" / "new" / "model.onnx"  # what one leaves that was killed
     killed.parent.mkdir(parents=True)

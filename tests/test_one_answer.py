@@ -70,9 +70,9 @@ def test_every_command_gives_the_bits_of_the_test(
 
     main(["evaluate", str(run), "--name", "again", "--overwrite"])
     evaluated = rows(run / "evaluations" / "again" / "per_image.csv")
-    for ours, theirs in zip(rows(run / "per_image.csv"), evaluated, strict=True):
-        assert ours.pop("mae")[:7] == theirs.pop("mae")[:7]  # summed in another order of the same pixels
-        assert ours == theirs
+    for tested, again in zip(rows(run / "per_image.csv"), evaluated, strict=True):
+        assert tested.pop("mae")[:7] == again.pop("mae")[:7]  # summed in another order of the same pixels
+        assert tested == again
 
     main(["predict", str(run), *map(str, images), "--out", str(tmp_path / "out"), "--probabilities"])
     for path, probability in zip(images, expected, strict=True):
@@ -157,14 +157,14 @@ def test_interrupted_predictions_flip_no_mask_on_older_cpus(runs: dict[str, Path
         "PYTHONPATH": str(ROOT / "src"),
     }
     for out, calls in {"whole": [images], "parts": [images[:2], images]}.items():
-        for given in calls:
+        for paths in calls:
             command = [
                 sys.executable,
                 "-m",
                 "polyp.cli",
                 "predict",
                 str(run),
-                *given,
+                *paths,
                 "--out",
                 str(tmp_path / out),
             ]

@@ -44,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the test stands: a folder of its own with the runs `first` and `second` and drawn `images`."""
     for run in ("first", "second"):
         shutil.copytree(runs / run, tmp_path / run)
@@ -113,23 +113,23 @@ def contents(folder: str | Path) -> dict[str, bytes]:
 # ---- what is found
 
 
-def test_predict_writes_what_the_network_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_what_the_network_says(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predict("first", "images", "--probabilities")
     out = Path("first/predictions/images")
     images = sorted(Path("images").iterdir())
-    both = 0
+    mixed = 0
     for path, expected in zip(images, probability(images, "first"), strict=True):
         mask = grey(out / "masks" / f"{path.stem}.png")
         assert mask.dtype == np.uint8 and np.array_equal(mask, np.where(expected >= 0.5, 255, 0))
-        both += {0, 255} == set(np.unique(mask))
+        mixed += {0, 255} == set(np.unique(mask))
         stored = grey(out / "probabilities" / f"{path.stem}.png")
         assert stored.dtype == np.uint16 and np.abs(stored / 65535 - expected).max() <= 0.5 / 65535 + 1e-6
         assert cv2.imread(str(out / "overlays" / f"{path.stem}.jpg")).shape == (*mask.shape, 3)
-    assert both > 10
-    found = read_json(out)
-    assert [one["image"] for one in found["images"]] == [path.name for path in images]
-    assert (found["threshold"], found["runs"], found["tta"]) == (0.5, ["first"], False)
-    with_polyps = sum(bool(one["polyps"]) for one in found["images"])
+    assert mixed > 10
+    content = read_json(out)
+    assert [record["image"] for record in content["images"]] == [path.name for path in images]
+    assert (content["threshold"], content["runs"], content["tta"]) == (0.5, ["first"], False)
+    with_polyps = sum(bool(record["polyps"]) for record in content["images"])
     message = capsys.readouterr().out
     assert re.fullmatch(
         rf"20 images, {with_polyps} with polyps, \d+\.\d images/s, in first/predictions/images\n\n"
@@ -138,31 +138,33 @@ def test_predict_writes_what_the_network_says(here: Path, capsys: pytest.Capture
     )
 
 
-def test_polyps_csv_matches_a_calculation_by_hand(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = np.full((40, 50), 0.1, np.float32)
-    drawn[5:15, 10:30] = 0.8  # 10 x 20
-    drawn[5:15, 10] = 0.6
-    drawn[30:34, 40:44] = 0.5  # 4 x 4, just so
-    drawn[20, 20] = 0.9  # a pixel is no speck in an image of 2000
-    monkeypatch.setattr(Predictor, "predict_all", lambda self, images: [drawn for _ in images])
+def test_polyps_csv_matches_a_calculation_by_hand(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.full((40, 50), 0.1, np.float32)
+    array[5:15, 10:30] = 0.8  # 10 x 20
+    array[5:15, 10] = 0.6
+    array[30:34, 40:44] = 0.5  # 4 x 4, just so
+    array[20, 20] = 0.9  # a pixel is no speck in an image of 2000
+    monkeypatch.setattr(Predictor, "predict_all", lambda self, images: [array for _ in images])
     cv2.imwrite("one.png", np.zeros((40, 50, 3), np.uint8))
     predict("first", "one.png", "--out", "out")
-    assert (here / "out/polyps.csv").read_text().splitlines() == [
+    assert (workspace / "out/polyps.csv").read_text().splitlines() == [
         "image,polyp,left,top,width,height,pixels,share,probability,x,y",
         "one.png,1,10,5,20,10,200,0.100000,0.7900,19.5,9.5",
         "one.png,2,40,30,4,4,16,0.008000,0.5000,41.5,31.5",
         "one.png,3,20,20,1,1,1,0.000500,0.9000,20.0,20.0",
     ]
-    one = read_json("out")["images"][0]
-    assert (one["width"], one["height"]) == (50, 40)
-    assert [polyp["pixels"] for polyp in one["polyps"]] == [200, 16, 1]
+    record = read_json("out")["images"][0]
+    assert (record["width"], record["height"]) == (50, 40)
+    assert [polyp["pixels"] for polyp in record["polyps"]] == [200, 16, 1]
 
 
-def test_the_page_shows_the_least_certain_images_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_the_least_certain_images_first(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certain, doubtful, empty = (np.full((60, 80), 0.2, np.float32) for _ in range(3))
     certain[10:30, 10:30], doubtful[10:30, 10:30], doubtful[40:50, 50:70] = 0.98, 0.9, 0.55
-    drawn = {10: certain, 20: doubtful, 30: empty}
-    monkeypatch.setattr(Predictor, "predict_all", lambda self, images: [drawn[i[0, 0, 0]] for i in images])
+    arrays = {10: certain, 20: doubtful, 30: empty}
+    monkeypatch.setattr(Predictor, "predict_all", lambda self, images: [arrays[i[0, 0, 0]] for i in images])
     Path("in").mkdir()
     for shade, name in ((10, "a"), (20, "b"), (30, "<c>")):
         cv2.imwrite(f"in/{name}.png", np.full((60, 80, 3), shade, np.uint8))
@@ -173,7 +175,7 @@ def test_the_page_shows_the_least_certain_images_first(here: Path, monkeypatch: 
         "b.png": pytest.approx(0.45),
         "<c>.png": pytest.approx(0.2),
     }
-    page = (here / "out/index.html").read_text()
+    page = (workspace / "out/index.html").read_text()
     assert re.findall(r"<figcaption>(.*?)</figcaption>", page) == [
         "b.png: 2 polyps, uncertainty 0.45",
         "&lt;c&gt;.png: no polyps, uncertainty 0.20",
@@ -186,13 +188,15 @@ def test_overlay_has_the_number_and_probability_of_each_polyp() -> None:
     probability[60:100, 10:60], probability[30:50, 110:150] = 0.9, 0.6
     prediction, image = polyps.Prediction(probability, 0.5), np.full((120, 160, 3), 200, np.uint8)
     assert prediction.labels == [(10, 60, "1: 0.90"), (110, 30, "2: 0.60")]
-    plain, drawn = (overlay(image, prediction.mask, labels=labels) for labels in ((), prediction.labels))
-    rows, columns = np.nonzero((plain != drawn).any(-1))
+    unlabelled, labelled = (
+        overlay(image, prediction.mask, labels=labels) for labels in ((), prediction.labels)
+    )
+    rows, columns = np.nonzero((unlabelled != labelled).any(-1))
     assert {*zip(rows < 40, columns > 100, strict=True)} == {(True, True), (False, False)}
     assert rows.max() <= 60 and columns.min() >= 10  # above the boxes
 
 
-def test_a_single_file_has_a_folder_of_its_name(here: Path) -> None:
+def test_a_single_file_has_a_folder_of_its_name(workspace: Path) -> None:
     predict("first", "images/synthetic_0000.jpg", "--probabilities")
     assert files("first/predictions/synthetic_0000") == {
         *(f"synthetic_0000_{kind}" for kind in ("mask.png", "overlay.jpg", "probabilities.png")),
@@ -202,7 +206,7 @@ def test_a_single_file_has_a_folder_of_its_name(here: Path) -> None:
     assert len(files("first/predictions/synthetic_0000/masks")) == 19  # one is done
 
 
-def test_outputs_of_single_files_in_one_folder_do_not_overwrite_each_other(here: Path) -> None:
+def test_outputs_of_single_files_in_one_folder_do_not_overwrite_each_other(workspace: Path) -> None:
     for name in ("scan.jpg", "scan_mask.jpg", "scan_overlay.avi", "polyps.avi"):
         shutil.copy("images/synthetic_0000.jpg", name)
     for name in ("scan_overlay.avi", "polyps.avi"):
@@ -218,15 +222,15 @@ def test_outputs_of_single_files_in_one_folder_do_not_overwrite_each_other(here:
 
 
 def test_find_leaves_out_specks() -> None:
-    drawn = np.zeros((200, 200), np.float32)
-    drawn[0, 0:3] = drawn[100, 100:104] = 0.9  # 3 pixels of 40,000 are less than a ten-thousandth, 4 are not
-    assert [(polyp.left, polyp.pixels) for polyp in polyps.find(drawn, 0.5)] == [(100, 4)]
-    assert polyps.find(drawn, 0.95) == []
+    array = np.zeros((200, 200), np.float32)
+    array[0, 0:3] = array[100, 100:104] = 0.9  # 3 pixels of 40,000 are less than a ten-thousandth, 4 are not
+    assert [(polyp.left, polyp.pixels) for polyp in polyps.find_polyps(array, 0.5)] == [(100, 4)]
+    assert polyps.find_polyps(array, 0.95) == []
 
 
-def test_predict_averages_several_runs(here: Path) -> None:
+def test_predict_averages_several_runs(workspace: Path) -> None:
     predict("first", "images", "--with", "second", "--probabilities", "--no-overlays")
-    out = here / "first/predictions/images_ensemble-of-2"
+    out = workspace / "first/predictions/images_ensemble-of-2"
     images = sorted(Path("images").iterdir())
     for path, one, other in zip(
         images, probability(images, "first"), probability(images, "second"), strict=True
@@ -237,26 +241,26 @@ def test_predict_averages_several_runs(here: Path) -> None:
     assert read_json(out)["runs"] == ["first", "second"] and not (out / "overlays").exists()
 
 
-def test_predict_takes_flips_and_threshold(here: Path) -> None:
+def test_predict_takes_flips_and_threshold(workspace: Path) -> None:
     predict("first", "images", "--tta", "--threshold", "0.3")
     images = sorted(Path("images").iterdir())
     for path, expected in zip(images, probability(images, "first", flips=True), strict=True):
-        mask = grey(here / f"first/predictions/images_tta_threshold-0.3/masks/{path.stem}.png")
+        mask = grey(workspace / f"first/predictions/images_tta_threshold-0.3/masks/{path.stem}.png")
         assert np.array_equal(mask, np.where(expected >= 0.3, 255, 0))
 
 
-def test_mask_has_the_size_of_the_upright_image(here: Path) -> None:
+def test_mask_has_the_size_of_the_upright_image(workspace: Path) -> None:
     from PIL import Image
 
     exif = Image.Exif()
     exif[0x0112] = 6
     Path("phone.jpg").write_bytes(encoded(np.zeros((30, 50, 3), np.uint8), "JPEG", exif=exif.tobytes()))
     predict("first", "phone.jpg", "--out", "out")
-    assert grey(here / "out/phone_mask.png").shape == (50, 30)
+    assert grey(workspace / "out/phone_mask.png").shape == (50, 30)
 
 
-def test_predict_takes_the_threshold_of_the_run(here: Path) -> None:
-    checkpoint = here / "first/checkpoints/best.ckpt"
+def test_predict_takes_the_threshold_of_the_run(workspace: Path) -> None:
+    checkpoint = workspace / "first/checkpoints/best.ckpt"
     content = torch.load(checkpoint)
     content["hyper_parameters"]["threshold"] = 0.3
     torch.save(content, checkpoint)
@@ -267,30 +271,30 @@ def test_predict_takes_the_threshold_of_the_run(here: Path) -> None:
 # ---- names
 
 
-def test_predict_keeps_the_structure_of_folders(here: Path) -> None:
+def test_predict_keeps_the_structure_of_folders(workspace: Path) -> None:
     image = next(Path("images").iterdir())
     for name in ("in/a/1.jpg", "in/b/1.jpg", "in/1.jpg", "in/.hidden.jpg", "in/.git/1.jpg", "in/notes.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(image, name)
-    (here / "in/loop").symlink_to(here / "in")
-    (here / "in/linked.jpg").symlink_to(image.absolute())
+    (workspace / "in/loop").symlink_to(workspace / "in")
+    (workspace / "in/linked.jpg").symlink_to(image.absolute())
     predict("first", "in", "--out", "out", "--no-overlays")
     masks = {"masks/a/1.png", "masks/b/1.png", "masks/1.png", "masks/linked.png"}
     assert files("out") == masks | {"polyps.csv", "predictions.json", "index.html"}
 
 
-def test_names_are_distinct_and_predictable(here: Path) -> None:
+def test_names_are_distinct_and_predictable(workspace: Path) -> None:
     Path("in").mkdir()
     for number, name in enumerate(("1.png", "1.bmp", "A.png", "a.png", "b.jpg")):
         cv2.imwrite(f"in/{name}", np.zeros((20 + number, 30, 3), np.uint8))
     Path("in/b.png").mkdir()
     cv2.imwrite("in/b.png/c.png", np.zeros((50, 30, 3), np.uint8))
     predict("first", "in", "--out", "out", "--no-overlays")
-    found = {one["image"]: one["files"][0] for one in read_json("out")["images"]}
-    assert len({name.casefold() for name in found.values()}) == len(found) == 6
-    for name, mask in found.items():
-        assert grey(here / "out" / mask).shape == cv2.imread(f"in/{name}").shape[:2]
-    assert set(found.values()) >= {
+    masks = {record["image"]: record["files"][0] for record in read_json("out")["images"]}
+    assert len({name.casefold() for name in masks.values()}) == len(masks) == 6
+    for name, mask in masks.items():
+        assert grey(workspace / "out" / mask).shape == cv2.imread(f"in/{name}").shape[:2]
+    assert set(masks.values()) >= {
         "masks/1.png.png",
         "masks/1.bmp.png",
         "masks/b.jpg.png",
@@ -302,7 +306,7 @@ def test_names_are_distinct_and_predictable(here: Path) -> None:
     Path("in/1.bmp").unlink()
     cv2.imwrite("in/a.jpg", np.zeros((99, 30, 3), np.uint8))
     predict("first", "in/1.png", "in/a.jpg", "--out", "out", "--no-overlays")
-    images = {one["image"]: one["files"] for one in read_json("out")["images"]}
+    images = {record["image"]: record["files"] for record in read_json("out")["images"]}
     assert images["1.png"] == ["masks/1.png"] and len(images) == 7
     assert files("out/masks") == {file.removeprefix("masks/") for [file] in images.values()}
 
@@ -315,23 +319,24 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def test_predict_accepts_hostile_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_accepts_hostile_names(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in").mkdir()
     for name in HOSTILE:
-        (here / "in" / os.fsdecode(name)).write_bytes(encoded(np.zeros((20, 30, 3), np.uint8)))
+        (workspace / "in" / os.fsdecode(name)).write_bytes(encoded(np.zeros((20, 30, 3), np.uint8)))
     before = sorted(os.listdir("."))
     predict("first", "in", "--out", "out", "--no-overlays", "--threshold", "0.01")
     predict("first", "in", "--out", "out", "--no-overlays", "--threshold", "0.01")
     assert "16 with polyps, all done before" in capsys.readouterr().out
-    found = read_json("out")["images"]
-    assert {os.fsencode(one["image"]) for one in found} == set(HOSTILE) and len(os.listdir("out/masks")) == 16
+    records = read_json("out")["images"]
+    assert {os.fsencode(record["image"]) for record in records} == set(HOSTILE)
+    assert len(os.listdir("out/masks")) == 16
     assert sorted(os.listdir(".")) == sorted([*before, "out"])
     cells = {row["image"] for row in rows("out")}
     assert len(cells) == 16 and {"'=cmd()|' '!A0.png", "'-rf.png", "two\nlines.png"} <= cells
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
 
 
-def test_predict_refuses_other_images_of_the_same_names(here: Path) -> None:
+def test_predict_refuses_other_images_of_the_same_names(workspace: Path) -> None:
     shutil.copytree("images", "others")
     predict("first", "images", "--out", "out")
     before = contents("out")
@@ -348,7 +353,7 @@ def test_predict_refuses_other_images_of_the_same_names(here: Path) -> None:
 
 
 def test_predict_skips_what_is_finished(
-    here: Path, batches: list[int], capsys: pytest.CaptureFixture[str]
+    workspace: Path, batches: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     predict("first", "images", "--out", "out")
     before = contents("out")
@@ -356,11 +361,11 @@ def test_predict_skips_what_is_finished(
     predict("first", "images", "--out", "out")
     assert sum(batches) == 20 and contents("out") == before
     assert "20 images, 2" in (message := capsys.readouterr().out) and "all done before, in out" in message
-    gone, changed = sorted(Path("images").iterdir())[:2]
-    (here / "out/masks" / f"{gone.stem}.png").unlink()
+    deleted, changed = sorted(Path("images").iterdir())[:2]
+    (workspace / "out/masks" / f"{deleted.stem}.png").unlink()
     cv2.imwrite(str(changed), np.zeros((33, 44, 3), np.uint8))
     predict("first", "images", "--out", "out")
-    assert sum(batches) == 22 and grey(here / "out/masks" / f"{changed.stem}.png").shape == (33, 44)
+    assert sum(batches) == 22 and grey(workspace / "out/masks" / f"{changed.stem}.png").shape == (33, 44)
     assert "18 done before" in capsys.readouterr().out
     predict("first", "images", "--out", "out", "--probabilities")
     assert sum(batches) == 42
@@ -369,7 +374,7 @@ def test_predict_skips_what_is_finished(
 
 
 def test_predict_continues_after_ctrl_c(
-    here: Path, monkeypatch: pytest.MonkeyPatch, batches: list[int], capsys: pytest.CaptureFixture[str]
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, batches: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     predict("first", "images", "--out", "whole")
     counted = Predictor.predict_all
@@ -383,22 +388,22 @@ def test_predict_continues_after_ctrl_c(
     with pytest.raises(SystemExit) as error:
         predict("first", "images", "--out", "out")
     assert error.value.code == 130
-    done = [one["image"] for one in read_json("out")["images"]]
-    assert 0 < len(done) < 20 and not [name for name in files("out") if "part" in name]
-    assert {row["image"] for row in rows("out")} <= set(done)
+    names = [record["image"] for record in read_json("out")["images"]]
+    assert 0 < len(names) < 20 and not [name for name in files("out") if "part" in name]
+    assert {row["image"] for row in rows("out")} <= set(names)
     batches.clear()
     monkeypatch.setattr(Predictor, "predict_all", counted)
     predict("first", "images", "--out", "out")
-    assert sum(batches) == 20 - len(done)
-    assert [one["image"] for one in read_json("out")["images"]] == [
-        one["image"] for one in read_json("whole")["images"]
+    assert sum(batches) == 20 - len(names)
+    assert [record["image"] for record in read_json("out")["images"]] == [
+        record["image"] for record in read_json("whole")["images"]
     ]
     assert rows("out") == rows("whole")
     assert contents("out/masks") == contents("whole/masks")
 
 
 @pytest.mark.slow
-def test_predict_continues_after_a_kill(here: Path, batches: list[int]) -> None:
+def test_predict_continues_after_a_kill(workspace: Path, batches: list[int]) -> None:
     for number in range(600):
         shutil.copy("images/synthetic_0000.jpg", f"images/{number}.jpg")
     command = [
@@ -419,15 +424,15 @@ def test_predict_continues_after_a_kill(here: Path, batches: list[int]) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = len(read_json("out")["images"])
+    count = len(read_json("out")["images"])
     predict("first", "images", "--out", "out")
-    assert sum(batches) == 620 - done and len(read_json("out")["images"]) == 620
+    assert sum(batches) == 620 - count and len(read_json("out")["images"]) == 620
     predict("first", "images", "--out", "whole")
     assert contents("out/masks") == contents("whole/masks") and rows("out") == rows("whole")
     assert read_json("out") == json.loads(json.dumps(read_json("whole")).replace("whole/", "out/"))
 
 
-def test_full_disk_leaves_no_incomplete_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_incomplete_files(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bytes = Path.write_bytes
 
     def full(self: Path, content: bytes) -> int:
@@ -440,22 +445,22 @@ def test_full_disk_leaves_no_incomplete_files(here: Path, monkeypatch: pytest.Mo
     assert "No space left on device" in error_of("first", "images", "--out", "out")
     assert not [name for name in files("out") if "part" in name]
     monkeypatch.undo()
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(workspace)
     predict("first", "images", "--out", "out")
     assert len(read_json("out")["images"]) == 20
 
 
-def test_predict_refuses_to_mix_settings(here: Path) -> None:
+def test_predict_refuses_to_mix_settings(workspace: Path) -> None:
     predict("first", "images", "--out", "out")
     before = contents("out")
-    for arguments, what in (
+    for arguments, reason in (
         (("second", "images"), "other models"),
         (("first", "images", "--with", "second"), "other models"),
         (("first", "images", "--threshold", "0.4"), "threshold 0.5, and not 0.4"),
         (("first", "images", "--tta"), "tta False, and not True"),
     ):
         assert error_of(*arguments, "--out", "out") == (
-            f"out holds predictions made with {what}: give another --out, or --overwrite to replace them"
+            f"out holds predictions made with {reason}: give another --out, or --overwrite to replace them"
         )
         assert contents("out") == before
     predict("second", "images/synthetic_0000.jpg", "--out", "out", "--overwrite")
@@ -466,7 +471,7 @@ def test_predict_refuses_to_mix_settings(here: Path) -> None:
     assert len(read_json("out")["images"]) == 1
 
 
-def test_predict_refuses_to_overwrite_other_files(here: Path) -> None:
+def test_predict_refuses_to_overwrite_other_files(workspace: Path) -> None:
     Path("mine/masks").mkdir(parents=True)
     Path("mine/masks/synthetic_0000.png").write_text("truth")
     for arguments in ((), ("--overwrite",)):
@@ -477,9 +482,9 @@ def test_predict_refuses_to_overwrite_other_files(here: Path) -> None:
     assert "is in images, a folder of images" in error_of("first", "images", "--out", "images/out")
     predict("first", "images", "--out", "out")
     assert "where predictions are written" in error_of("first", "out/masks", "--out", "out")
-    found = read_json("out")
-    found["images"][0]["files"].append("masks/../../first/config.yaml")
-    for damaged in ("{", json.dumps(found)):  # what the second one names would be deleted
+    content = read_json("out")
+    content["images"][0]["files"].append("masks/../../first/config.yaml")
+    for damaged in ("{", json.dumps(content)):  # what the second one names would be deleted
         Path("out/predictions.json").write_text(damaged)
         assert "is damaged: give another --out" in error_of("second", "images", "--out", "out", "--overwrite")
     assert Path("first/config.yaml").is_file()
@@ -488,10 +493,10 @@ def test_predict_refuses_to_overwrite_other_files(here: Path) -> None:
 # ---- from Python
 
 
-def test_model_predicts_paths_arrays_and_lists(here: Path) -> None:
+def test_model_predicts_paths_arrays_and_lists(workspace: Path) -> None:
     paths = sorted(Path("images").iterdir())
     expected = probability(paths, "first")
-    for models, threshold, wanted in (
+    for models, threshold, arrays in (
         (["first"], 0.5, expected),
         ([Path("first/checkpoints/best.ckpt")], 0.5, expected),
         (
@@ -503,20 +508,20 @@ def test_model_predicts_paths_arrays_and_lists(here: Path) -> None:
         loaded = polyp.load(models, device="cpu")
         images = [str(paths[0]), *paths[1:-1], read_image(paths[-1])]
         predictions = loaded.predict(images, threshold)
-        for prediction, array in zip(predictions, wanted, strict=True):
+        for prediction, array in zip(predictions, arrays, strict=True):
             assert (
                 prediction.probability.dtype == np.float32
                 and np.abs(prediction.probability - array).max() < 1e-6
             )
             assert np.array_equal(prediction.mask, prediction.probability >= threshold)
-            assert prediction.polyps == polyps.find(prediction.probability, threshold)
+            assert prediction.polyps == polyps.find_polyps(prediction.probability, threshold)
         assert np.array_equal(loaded.predict(paths[3]).probability, predictions[3].probability)
     assert np.array_equal(
         predictions[0].probability, polyp.load(["first", "second"]).predict(paths[0]).probability
     )
 
 
-def test_model_refuses_other_arrays_and_files(here: Path) -> None:
+def test_model_refuses_other_arrays_and_files(workspace: Path) -> None:
     loaded = polyp.load("first", device="cpu")
     for image in (
         np.zeros((9, 9), np.uint8),
@@ -531,7 +536,9 @@ def test_model_refuses_other_arrays_and_files(here: Path) -> None:
 # ---- bad input
 
 
-def test_predict_lists_unreadable_images_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_lists_unreadable_images_at_the_end(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("images/text.jpg").write_text("no image")
     Path("images/cut.png").write_bytes(Path("images/synthetic_0000.jpg").read_bytes()[:500])
     os.mkfifo("images/pipe.jpg")
@@ -549,13 +556,13 @@ def test_predict_lists_unreadable_images_at_the_end(here: Path, capsys: pytest.C
     assert len(read_json("out")["images"]) == 20 and "20 images, " in capsys.readouterr().out
 
 
-def test_predict_leaves_no_folder_where_nothing_can_be_read(here: Path) -> None:
+def test_predict_leaves_no_folder_where_nothing_can_be_read(workspace: Path) -> None:
     Path("text.jpg").write_text("no image")
     assert "text.jpg: not a readable" in error_of("first", "text.jpg", "--out", "out")
     assert not Path("out").exists()
 
 
-def test_mask_of_a_damaged_image_is_removed(here: Path) -> None:
+def test_mask_of_a_damaged_image_is_removed(workspace: Path) -> None:
     predict("first", "images", "--out", "out")
     Path("images/synthetic_0000.jpg").write_text("no image")
     assert "not a readable image" in error_of("first", "images", "--out", "out")
@@ -563,7 +570,7 @@ def test_mask_of_a_damaged_image_is_removed(here: Path) -> None:
     assert len(os.listdir("out/masks")) == len(os.listdir("out/overlays")) == 19
 
 
-def test_predict_names_an_unreadable_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_names_an_unreadable_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree("images", "images/closed")
     scandir = os.scandir
 
@@ -578,7 +585,7 @@ def test_predict_names_an_unreadable_folder(here: Path, monkeypatch: pytest.Monk
     assert len(read_json("out")["images"]) == 20
 
 
-def test_predict_refuses_bad_input_before_predicting(here: Path, batches: list[int]) -> None:
+def test_predict_refuses_bad_input_before_predicting(workspace: Path, batches: list[int]) -> None:
     Path("empty").mkdir()
     Path("text.jpg").write_text("no image")
     Path("text").write_text("no image")
@@ -600,14 +607,14 @@ def test_predict_refuses_bad_input_before_predicting(here: Path, batches: list[i
     assert batches == []
 
 
-def test_predict_takes_files_without_an_ending(here: Path) -> None:
+def test_predict_takes_files_without_an_ending(workspace: Path) -> None:
     shutil.copy("images/synthetic_0000.jpg", "scan")
     predict("first", "scan", "--out", "out")
-    assert (here / "out/scan_mask.png").is_file()
+    assert (workspace / "out/scan_mask.png").is_file()
 
 
-def test_predict_refuses_nan(here: Path) -> None:
-    checkpoint = here / "first/checkpoints/best.ckpt"
+def test_predict_refuses_nan(workspace: Path) -> None:
+    checkpoint = workspace / "first/checkpoints/best.ckpt"
     content = torch.load(checkpoint)
     for value in content["state_dict"].values():
         if value.is_floating_point():
@@ -618,7 +625,7 @@ def test_predict_refuses_nan(here: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.slow
-def test_mutated_images_get_a_mask_or_a_line(here: Path) -> None:
+def test_mutated_images_get_a_mask_or_a_line(workspace: Path) -> None:
 
     Path("in").mkdir()
     expected = {}

@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL, Train
 
 from polyp.cli import main
-from polyp.commands.tune.tune import suggest
+from polyp.commands.tune.tune import suggest_rate
 
 NETWORK = [override for override in SMALL if not override.startswith("trainer.")]
 
@@ -17,7 +17,7 @@ NETWORK = [override for override in SMALL if not override.startswith("trainer.")
 def test_the_learning_rate_is_the_one_at_which_the_loss_falls_fastest() -> None:
     rates = np.geomspace(1e-6, 1, 200)
     losses = 1 - 1 / (1 + np.exp(-4 * np.log10(rates / 3e-3)))  # steepest at 3e-3, over the logarithm
-    assert suggest(list(rates), list(losses)) == pytest.approx(3e-3, rel=0.1)
+    assert suggest_rate(list(rates), list(losses)) == pytest.approx(3e-3, rel=0.1)
 
 
 def test_tune_lr_prints_a_command_that_trains(

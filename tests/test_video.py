@@ -80,7 +80,7 @@ def test_frames_are_predicted_as_images_are(tmp_path: Path, predictor: Predictor
     assert progress[-1] == (11, 11) and summary.problem == ""
     for row, image in zip(rows, images, strict=True):
         probability = predictor.predict(image)
-        expected = polyps.find(probability, 0.5)
+        expected = polyps.find_polyps(probability, 0.5)
         assert float(row["max_probability"]) == pytest.approx(
             float(probability.max()), abs=0.02
         )  # another decoder
@@ -92,11 +92,11 @@ def test_frames_are_predicted_as_images_are(tmp_path: Path, predictor: Predictor
     out = read_frames(drawing)
     assert len(out) == 11 and out[0].shape == SHAPE and rate(drawing) == pytest.approx(12.5)
     predictions = [polyps.Prediction(predictor.predict(image), 0.5) for image in images]
-    drawn = [overlay(i, p.mask, labels=p.labels) for i, p in zip(images, predictions, strict=True)]
+    overlays = [overlay(i, p.mask, labels=p.labels) for i, p in zip(images, predictions, strict=True)]
     for number, frame in enumerate(out):  # VP9 loses a little
-        apart = [np.abs(frame - image.astype(int)).mean() for image in drawn]
-        assert np.argmin(apart) == number
-        assert apart[number] < np.abs(frame - images[number].astype(int)).mean()
+        distances = [np.abs(frame - image.astype(int)).mean() for image in overlays]
+        assert np.argmin(distances) == number
+        assert distances[number] < np.abs(frame - images[number].astype(int)).mean()
     assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "out.csv", "out.webm"}
 
 
@@ -158,7 +158,7 @@ def motion_jpeg(sizes: list[tuple[int, int]], damaged: Sequence[int] = ()) -> by
     def chunk(kind: bytes, content: bytes) -> bytes:
         return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
 
-    def listed(kind: bytes, content: bytes) -> bytes:
+    def chunk_list(kind: bytes, content: bytes) -> bytes:
         return chunk(b"LIST", kind + content)
 
     main_header = struct.pack("<14I", 40_000, 0, 0, 0, count, 0, 1, 0, width, height, 0, 0, 0, 0)
@@ -168,9 +168,9 @@ def motion_jpeg(sizes: list[tuple[int, int]], damaged: Sequence[int] = ()) -> by
         + struct.pack("<4h", 0, 0, width, height)
     )
     form = struct.pack("<IiiHH4sIiiII", 40, width, height, 1, 24, b"MJPG", width * height * 3, 0, 0, 0, 0)
-    streams = listed(b"strl", chunk(b"strh", stream) + chunk(b"strf", form))
-    header = listed(b"hdrl", chunk(b"avih", main_header) + streams)
-    movie = listed(b"movi", b"".join(chunk(b"00dc", frame) for frame in frames))
+    streams = chunk_list(b"strl", chunk(b"strh", stream) + chunk(b"strf", form))
+    header = chunk_list(b"hdrl", chunk(b"avih", main_header) + streams)
+    movie = chunk_list(b"movi", b"".join(chunk(b"00dc", frame) for frame in frames))
     return chunk(b"RIFF", b"AVI " + header + movie)
 
 
@@ -178,8 +178,8 @@ def test_rotated_video_is_predicted_upright(tmp_path: Path, predictor: Predictor
     source = film(tmp_path / "phone.mp4", 3)
     upright = read_frames(source)[0]
     content = bytearray(source.read_bytes())
-    at = content.index(b"tkhd") + 4 + 40  # the track's matrix
-    content[at : at + 36] = struct.pack(
+    start = content.index(b"tkhd") + 4 + 40  # the track's matrix
+    content[start : start + 36] = struct.pack(
         ">9i", 0, 2**16, 0, -(2**16), 0, 0, 0, 0, 2**30
     )  # a quarter turn clockwise
     source.write_bytes(content)
@@ -209,8 +209,8 @@ def test_max_frames_limits_what_is_read(tmp_path: Path, predictor: Predictor) ->
 
 
 def test_interrupted_video_leaves_no_files(tmp_path: Path, predictor: Predictor) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done == 10:
+    def interrupt(completed: int, total: int) -> None:
+        if completed == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -299,7 +299,7 @@ def test_predict_writes_and_skips_videos(
     page = (tmp_path / "out" / "index.html").read_text()
     cells = [re.sub(r"\W+$", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
     assert cells[:4] == ["a.mp4", "11", "0.9", str(sum(row["polyps"] != "0" for row in rows))]
-    again = [
+    command = [
         "predict",
         str(run),
         str(source),
@@ -307,11 +307,11 @@ def test_predict_writes_and_skips_videos(
         "--out",
         str(tmp_path / "out"),
     ]
-    main(again)
+    main(command)
     assert "done before" in capfd.readouterr().out
     source.write_text("no video")
     with pytest.raises(SystemExit, match=r"a\.mp4: not a video"):
-        main(again)
+        main(command)
     assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"b.csv", "b.webm", "b.jpg"}
     assert not (tmp_path / "out" / "a.webm").exists()
 

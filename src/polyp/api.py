@@ -27,14 +27,14 @@ __all__ = ["Comparison", "Model", "Prediction", "compare", "evaluate", "load"]
 PathLike = str | Path
 
 Image = np.ndarray | PathLike
-"""Pixels (H, W, 3) uint8 RGB, or an image file."""
+"""Pixels (H, W, 3) uint8 RGB, or the path of an image file."""
 
 
 class Model:
     """A trained model, or several whose probabilities are averaged; `load` makes it.
 
     Args:
-        predictor: what computes.
+        predictor: computes the probabilities.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -46,7 +46,7 @@ class Model:
 
     @property
     def threshold(self) -> float:
-        """A pixel is polyp from this probability on, unless `predict` is given another."""
+        """A pixel is polyp from this probability on, unless `predict` gets another threshold."""
         return self.predictor.threshold
 
     @overload
@@ -67,8 +67,8 @@ class Model:
 
         Returns:
             A prediction, or one for each image of a list: `probability` (H, W) float32 in 0-1, `mask` (H, W)
-            bool, and
-            `polyps`, the largest first, each with its box, area, mean probability and centroid in pixels.
+            bool, and `polyps`, the largest first, each with its box, area, mean probability and centroid in
+            pixels.
 
         Raises:
             InputError: a file cannot be read, or an array is no RGB image.
@@ -98,13 +98,13 @@ def load(
         models: the path of a run's folder, a checkpoint, or an ONNX file that `polyp export` wrote; or a list
             of these. The folder of a sweep over seeds or folds stands for its runs.
         device: auto, cpu, cuda, cuda:1 or mps.
-        compute: exact, as the run was tested, or fast: images in batches, in the precision that the device
-            gains from.
+        compute: exact, as the run was tested, or fast: images in batches, in the precision that is fastest on
+            the device.
         tta: also predict each image flipped, and average.
         scales: multiples of the network's resolution; the average over all is taken.
 
     Raises:
-        InputError: a model is not there, is damaged, or cannot be used so.
+        InputError: a model does not exist, is damaged, or cannot be used with these arguments.
 
     >>> load("outputs/runs/default/2026-11-23_10-00-00", device="cpu").threshold
     0.5
@@ -124,7 +124,7 @@ def evaluate(models: PathLike | Sequence[PathLike], **options: Any) -> dict[str,
         "out-of-fold" that of folds, "normal" the run's frames without polyps.
 
     Raises:
-        InputError: anything that cannot work.
+        InputError: a model or an option cannot be used.
 
     >>> run = "outputs/runs/default/2026-11-23_10-00-00"
     >>> metrics = evaluate(run, name="mine")["test"]  # doctest: +ELLIPSIS
@@ -148,7 +148,7 @@ def compare(*folders: PathLike) -> Comparison:
         one's.
 
     Raises:
-        InputError: a folder is not there, or nothing in it can be compared.
+        InputError: a folder does not exist, or nothing in it can be compared.
 
     >>> comparison = compare("outputs")
     >>> [(recipe.title, recipe.seeds) for recipe in comparison.recipes]

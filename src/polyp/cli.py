@@ -75,7 +75,7 @@ EXAMPLES = {
     "export": ("polyp export RUN", "polyp export RUN --int8"),
     "app": ("polyp app RUN", "polyp app RUN --port 8000"),
 }
-"""Of all commands together, and of each."""
+"""The examples in the help: of polyp itself, and of each command."""
 
 DESCRIPTION = """Train polyp segmentation networks, score and compare runs, use the best.
 
@@ -83,29 +83,27 @@ polyp --version prints the version; polyp --print-completion SHELL a script for 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command.
-
-    Args:
-        argv: the command and its options; those of the process by default.
+    """Run a command with its options, by default those of the process.
 
     Raises:
         SystemExit: with one line and 2 for a wrong command or option, 1 for input that cannot work; 130 for
             Ctrl-C.
     """
-    name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments.pop(0) if arguments else ""
     try:
         with catch_disk_errors("free some space and give the command again"):
             if name == "--version":
                 print(f"polyp {__version__}")
             elif name in ("", "-h", "--help"):
-                _overview("--help")
+                _print_overview("--help")
             elif name == "--print-completion":
                 shell = arguments[0] if arguments else ""
                 pick(name, shell, dict.fromkeys(SHELLS))
                 script = io.StringIO()
                 with redirect_stdout(script), suppress(SystemExit):
-                    _overview("--tyro-print-completion", shell)
-                # In bash, where nothing of polyp's fits, a file's name does.
+                    _print_overview("--tyro-print-completion", shell)
+                # In bash, file names complete what no option matches.
                 print(script.getvalue().replace("complete -F", "complete -o default -F"), end="")
             elif name == "train":
                 Train(tuple(arguments)).run()
@@ -119,64 +117,63 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _overview(*arguments: str) -> None:
-    """The help of all commands, or a shell's completion of them."""
-    each = [
-        Annotated[kind, subcommand(name, description=kind.__doc__.partition("\n")[0])]
-        for name, kind in COMMANDS.items()
+def _print_overview(*arguments: str) -> None:
+    """Print the help of all commands, or a shell's script that completes them."""
+    commands: Any = Union[
+        *(
+            Annotated[kind, subcommand(name, description=kind.__doc__.partition("\n")[0])]
+            for name, kind in COMMANDS.items()
+        )
     ]
-    commands: Any = Union[*each]
-    text = _describe("", DESCRIPTION)
-    tyro.cli(commands, prog="polyp", description=text, args=arguments, config=STYLE)
+    tyro.cli(commands, prog="polyp", description=_describe("", DESCRIPTION), args=arguments, config=STYLE)
 
 
 def _describe(name: str, text: str) -> str:
     """A text in lines that fit the terminal, and the examples of a command.
 
-    All lines of a paragraph but the first are indented: tyro joins those that begin with a letter.
+    The lines of a paragraph are indented except for the first: tyro joins lines that begin with a letter.
     """
     width = shutil.get_terminal_size().columns
     paragraphs = [textwrap.fill(part, width, subsequent_indent="  ") for part in text.split("\n\n")]
-    return "\n\n".join([*paragraphs, "\n".join(["Examples:", *(f"  {line}" for line in EXAMPLES[name])])])
+    paragraphs.append("\n  ".join(["Examples:", *EXAMPLES[name]]))
+    return "\n\n".join(paragraphs)
 
 
 STYLE = (DisallowNone, FlagCreatePairsOff)
-"""An option that is not given is None or False: it need not be possible to say so."""
+"""No option needs a value for its default: neither None nor False can be given."""
 
 
 def _parse(name: str, arguments: Sequence[str]) -> Any:
     """The options of a command."""
-    flags = _flags(COMMANDS[name])
+    kind = COMMANDS[name]
+    flags = _list_flags(kind)
     for word in takewhile(lambda word: word != "--", arguments):
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in flags:
             _refuse(f"polyp {name}: {flag} is unknown: {nearest(flag, flags, n=1)}")
-    box = io.StringIO()
+    text = _describe(name, inspect.getdoc(kind) or "")
+    errors = io.StringIO()
     try:
-        with redirect_stderr(box):
-            text = _describe(name, inspect.getdoc(COMMANDS[name]) or "")
-            return tyro.cli(
-                COMMANDS[name], prog=f"polyp {name}", description=text, args=arguments, config=STYLE
-            )
+        with redirect_stderr(errors):
+            return tyro.cli(kind, prog=f"polyp {name}", description=text, args=arguments, config=STYLE)
     except SystemExit as end:
         if not end.code:  # --help
             raise
-        plain = re.sub(r"\x1b\[[\d;]*m", "", box.getvalue())  # without colours
-        lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
+        output = re.sub(r"\x1b\[[\d;]*m", "", errors.getvalue())  # without colours
+        lines = [line.strip("│ ") for line in output.splitlines()[1:]]  # tyro prints a box
         reason = " ".join(takewhile(lambda line: not line.startswith(("─", "╰")), lines))
         _refuse(f"polyp {name}: {reason} See polyp {name} --help")
 
 
-def _flags(kind: Any) -> list[str]:
+def _list_flags(kind: Any) -> list[str]:
     """The options of a command, as they are typed."""
     hints = get_type_hints(kind, include_extras=True)
-    named = [
-        field for field in fields(kind) if Positional not in getattr(hints[field.name], "__metadata__", ())
-    ]
-    flags = [
-        f"--{'no-' * (field.default is True)}{field.name.strip('_').replace('_', '-')}" for field in named
-    ]
-    return ["--help", *flags]
+    flags = ["--help"]
+    for field in fields(kind):
+        if Positional not in getattr(hints[field.name], "__metadata__", ()):
+            prefix = "--no-" if field.default is True else "--"
+            flags.append(prefix + field.name.strip("_").replace("_", "-"))
+    return flags
 
 
 def _refuse(message: str) -> NoReturn:

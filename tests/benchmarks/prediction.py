@@ -23,13 +23,12 @@ from common import table
 from torch import Tensor, nn
 
 from polyp.commands.export.export import FILES
-from polyp.commands.export.proof import on_tensors
 from polyp.commands.predict import predict as predict_command
 from polyp.commands.predict.options import Options
 from polyp.images import SUFFIXES, read_image
 from polyp.inference.predictor import BATCH, load_predictor
 from polyp.model import device
-from polyp.model.exported import OnnxModel
+from polyp.model.exported import ExportedModel, open_exported
 from polyp.runs.folder import RunFolder
 from polyp.runs.model import Source, load_checkpoint
 
@@ -50,6 +49,12 @@ class Plain(nn.Module):
         return [self.network.stages[0]((image.float() / 255 - self.network.mean) / self.network.std)]
 
 
+def predict_tensors(model: ExportedModel, images: list[Tensor]) -> list[Tensor]:
+    """The probabilities of an exported model, which computes on arrays."""
+    arrays = [image.permute(1, 2, 0).numpy() for image in images]
+    return [torch.from_numpy(probability) for probability in model.predict(arrays)]
+
+
 def main(run: Path, folder: Path) -> None:
     """Print the table."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES][:IMAGES]
@@ -68,7 +73,7 @@ def main(run: Path, folder: Path) -> None:
     }
     for name, file in FILES.items():
         if (RunFolder(run).exports / file).is_file():
-            ways[f"ONNX {name}"] = on_tensors(OnnxModel(RunFolder(run).exports / file))
+            ways[" ".join(name)] = partial(predict_tensors, open_exported(RunFolder(run).exports / file))
     print(f"{len(images)} images, {torch.get_num_threads()} threads, {device.description()}")
     for batch in (8, 1):
         seconds: dict[str, list[float]] = {name: [] for name in ways}

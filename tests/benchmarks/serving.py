@@ -40,14 +40,14 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--root")
     given = parser.parse_args()
-    test_set = load_gallery([Source.of(given.run)], given.root).test_set
-    assert test_set is not None, "the run's data are not there: --root"
-    paths = [pair.image for pair in test_set.pairs][:40]
+    gallery = load_gallery([Source.of(given.run)], given.root)
+    assert gallery.images, "the run's data are not there: --root"
+    paths = [pair.image for pair in gallery.images.values()][:40]
     contents = [path.read_bytes() for path in paths]
     predictor = load_predictor([given.run])
 
     def alone(content: bytes) -> None:
-        cv2.imencode(".png", polyps.mask(predictor.predict(decode(content, "")), predictor.threshold))
+        cv2.imencode(".png", polyps.compute_mask(predictor.predict(decode(content, "")), predictor.threshold))
 
     command = [sys.executable, "-m", "polyp.cli", "app", given.run, "--port", "0"]
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Types of command-line options: what several commands share, and how an option looks in the help.
+"""Types of command-line options that several commands share, and their appearance in the help.
 
 The options of a command are the fields of the dataclass `Options` in its package's options.py: name, type,
 default, and below it the help. These modules import nothing heavy, since `polyp --help` imports all of them.
@@ -17,7 +17,7 @@ from polyp.errors import shell_word
 
 
 def option(metavar: str | None = None, help: str | None = None, name: str | None = None) -> Any:
-    """How an option looks in the help, for `Annotated`; a default such as None or False is not shown."""
+    """The appearance of an option in the help, for `Annotated`; the defaults None and False are not shown."""
 
     def show_default(value: str) -> str:
         return "" if value in ("", "None", "False", "True") else f"(default: {value})"
@@ -37,18 +37,13 @@ def _word(metavar: str, parse: Callable[[str], Any], show: Callable[[Any], str] 
 
 
 def find_models(names: Sequence[str]) -> None:
-    """Find models before torch is imported, which takes seconds: a wrong name is said at once.
-
-    Raises:
-        InputError: as `polyp.runs.model.find_sources`.
-    """
+    """Raise InputError for a path that is no model, before torch is imported, which takes seconds."""
     from polyp.runs.model import find_sources  # imports Hydra
 
     find_sources(names)
 
 
-Flag = Annotated[bool, option()]
-"""--NAME if the default is False, --no-NAME if it is True."""
+Flag = Annotated[bool, option()]  # --NAME if the default is False, --no-NAME if it is True
 
 Number = Annotated[float | None, _word("P", float), option()]
 
@@ -89,7 +84,7 @@ Labels = Annotated[tuple[str, ...] | None, _word("L,L", lambda word: tuple(word.
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """How the images and masks of a folder are laid out and coded: the keys of conf/data/folder.yaml."""
+    """The layout of a folder of images and masks and their coding: the keys of conf/data/folder.yaml."""
 
     images: Annotated[str | None, option("NAME")] = None
     """The folder of images (found by its name), or a pattern such as '*.jpg'."""
@@ -110,13 +105,13 @@ class DataOptions:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """The options above by name, those that were given."""
+        """The options above by name, except for those that have their default."""
         values = {field.name: getattr(self, field.name) for field in fields(DataOptions)}
         return {name: value for name, value in values.items() if value not in (None, "error")}
 
 
 def name_options(text: str) -> str:
-    """A message that names configuration keys of the data, with the options of a command instead."""
+    """Replace the configuration keys of the data in a message by the options of a command."""
     text = re.sub(r"""(?=['"]data\.)(?:'[^']*'|"[^"]*")+""", _name_option, text.removeprefix("data.root="))
     text = text.replace("data.allow_empty=true", "--allow-empty")
     keys = r"\bdata\.([a-z_]+)"
@@ -124,13 +119,13 @@ def name_options(text: str) -> str:
     return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), text)
 
 
-def _name_option(word: re.Match[str]) -> str:
-    """An override in quotes for the shell, as an option."""
+def _name_option(match: re.Match[str]) -> str:
+    """Replace an override in quotes for the shell by an option."""
     from polyp.runs.configuration import parse_override
 
-    override = parse_override(shlex.split(word[0])[0])
+    override = parse_override(shlex.split(match[0])[0])
     if override is None:
-        return word[0]
+        return match[0]
     value = override.value()
     text = ",".join(map(str, value)) if isinstance(value, list) else value
     return f"--{override.key_or_group.removeprefix('data.').replace('_', '-')} {shell_word(text)}"

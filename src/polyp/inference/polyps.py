@@ -1,6 +1,5 @@
 """What a network predicts of an image: probabilities, the mask at a threshold, and the polyps in it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,7 +33,7 @@ class Polyp:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """Left, top, width and height."""
+        """Left, top, width and height in pixels."""
         return self.left, self.top, self.width, self.height
 
     @property
@@ -62,8 +61,8 @@ class Prediction:
 
     @cached_property
     def polyps(self) -> list[Polyp]:
-        """The polyps, the largest first; specks (`polyp.images.SPECK`) are none."""
-        return find(self.probability, self.threshold)
+        """The polyps, the largest first; specks (`polyp.images.SPECK`) are left out."""
+        return find_polyps(self.probability, self.threshold)
 
     @property
     def labels(self) -> list[tuple[int, int, str]]:
@@ -75,43 +74,38 @@ class Prediction:
 
     @property
     def uncertainty(self) -> float:
-        """1 less the probability of the least certain polyp; without polyps the largest of a pixel."""
+        """1 minus the probability of the least certain polyp; without polyps the largest of a pixel."""
         if self.polyps:
             return 1 - min(polyp.probability for polyp in self.polyps)
         return float(self.probability.max())
 
 
-def mask(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """A mask (H, W) uint8, 255 where the probability (H, W) is at least the threshold, else 0."""
+def compute_mask(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """The mask (H, W) uint8, 255 where the probability (H, W) is at least the threshold, else 0."""
     return np.where(probability >= threshold, np.uint8(255), np.uint8(0))
 
 
-def find(probability: np.ndarray, threshold: float) -> list[Polyp]:
-    """The polyps of an image, the largest first; specks (`polyp.images.SPECK`) are none.
+def find_polyps(probability: np.ndarray, threshold: float) -> list[Polyp]:
+    """The polyps of an image, the largest first; specks (`polyp.images.SPECK`) are left out.
 
     Args:
         probability: (H, W) in 0-1.
         threshold: a pixel is polyp from this probability on.
     """
-    whole = mask(probability, threshold)
-    x, y, width, height = cv2.boundingRect(whole)  # the components lie in it: less to look at
+    mask = compute_mask(probability, threshold)
+    x, y, width, height = cv2.boundingRect(mask)  # of all polyps: only these pixels are searched
     if not width:
         return []
-    inside = np.s_[y : y + height, x : x + width]
-    probability = probability[inside]
+    region = np.s_[y : y + height, x : x + width]
+    probability = probability[region]
     _, labels, stats, centroids = cv2.connectedComponentsWithStatsWithAlgorithm(
-        whole[inside], connectivity=8, ltype=cv2.CV_32S, ccltype=cv2.CCL_GRANA
+        mask[region], connectivity=8, ltype=cv2.CV_32S, ccltype=cv2.CCL_GRANA
     )
     polyps = []
     for label, (left, top, width, height, pixels) in enumerate(stats.tolist()):
-        if label > 0 and pixels >= SPECK * whole.size:  # 0 is the background
+        if label > 0 and pixels >= SPECK * mask.size:  # 0 is the background
             box = np.s_[top : top + height, left : left + width]
             mean, *_ = cv2.mean(probability[box], (labels[box] == label).astype(np.uint8))
             centre = (centroids[label] + (x, y)).tolist()
-            polyps.append(Polyp(left + x, top + y, width, height, pixels, pixels / whole.size, mean, *centre))
+            polyps.append(Polyp(left + x, top + y, width, height, pixels, pixels / mask.size, mean, *centre))
     return sorted(polyps, key=lambda polyp: -polyp.pixels)
-
-
-def mean_probability(polyps: Sequence[Polyp]) -> float:
-    """The mean over the pixels of all polyps; there is at least one."""
-    return sum(polyp.probability * polyp.pixels for polyp in polyps) / sum(polyp.pixels for polyp in polyps)

@@ -1,12 +1,13 @@
-"""Probabilities of images: the one computation of test, evaluate, compare, predict and app.
+"""Probabilities of images, computed in the same way by test, evaluate, compare, predict and app.
 
 `exact` is the reference and the default: each image by itself, in the precision that the run was trained and
-tested in. All commands then give bit-equal probabilities for a run on a device, whatever other images they
-see. `fast` computes several images at once, in the precision that the device gains from.
+tested in. All commands then give bit-equal probabilities for a run on a device, whatever the other images.
+`fast` computes several images at once, in the precision that is fastest on the device.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -23,17 +24,10 @@ if TYPE_CHECKING:  # an exported model needs neither torch nor Lightning, which 
 
 T = TypeVar("T")
 
-COMPUTE = ("exact", "fast")
-"""The values of --compute."""
-
-BATCH, BATCH_PIXELS = 8, 2**24
-"""Images that `fast` computes at once, and pixels that they have together at most, unless one has more."""
-
-COMPARED = 4
-"""Images on which a computation other than `exact` is compared with it."""
-
-FLIPS = ((), (1,), (0,), (0, 1))
-"""The axes that each view of test-time augmentation is flipped along: none, left-right, up-down, both."""
+COMPUTE = ("exact", "fast")  # the values of --compute
+BATCH, BATCH_PIXELS = 8, 2**24  # of `fast` at most: images, and pixels unless one image has more
+COMPARED = 4  # images on which other computations are compared with `exact`
+FLIPS = ((), (1,), (0,), (0, 1))  # axes of test-time augmentation: none, left-right, up-down, both
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +36,11 @@ class Predictor:
 
     Attributes:
         models: at least one, on `device`.
-        device: where they compute.
-        sources: where the models come from; empty for models that were not loaded.
+        device: of the models.
+        sources: the sources of the models; empty for models that were not loaded from files.
         compute: exact or fast.
         flips: average over the image and its flips: left-right, up-down, both (test-time augmentation).
-        scales: of the resolution that the networks work at; the average over all is taken.
+        scales: average over these multiples of the networks' resolution.
     """
 
     models: "Sequence[PolypSegmenter | ExportedModel]"
@@ -63,37 +57,37 @@ class Predictor:
 
     @property
     def backend(self) -> str:
-        """What computes, in words: "exact, bf16-mixed, cpu", or "onnx int8"."""
-        words = dict.fromkeys(
+        """Computation, precision and device in words: "exact, bf16-mixed, cpu", or "onnx int8"."""
+        descriptions = dict.fromkeys(
             f"{model.backend} {model.precision}"
             if isinstance(model, ExportedModel)
             else f"{self.compute}, {model.resolve_precision(self.compute == 'fast')}, {self.device}"
             for model in self.models
         )
-        return " and ".join(words)
+        return " and ".join(descriptions)
 
     @property
     def is_exact(self) -> bool:
         """Whether this is the reference computation."""
         return self.compute == "exact" and not any(isinstance(model, ExportedModel) for model in self.models)
 
-    def select(self, numbers: Sequence[int]) -> "Predictor":
-        """The same with some of the models, by their places."""
-        models, sources = [self.models[n] for n in numbers], [self.sources[n] for n in numbers]
+    def select(self, indices: Sequence[int]) -> "Predictor":
+        """A predictor with some of the models only."""
+        models, sources = [self.models[i] for i in indices], [self.sources[i] for i in indices]
         return replace(self, models=models, sources=sources)
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Polyp probabilities (H, W) float32 in 0-1 of an image (H, W, 3) uint8 RGB.
 
         Raises:
-            InputError: a model gives something else than probabilities, such as NaN.
+            InputError: a model computes no probabilities, but for instance NaN.
         """
         return self.predict_all([image])[0]
 
     def predict_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What `predict` gives, of several images, which may differ in size."""
+        """`predict` for several images, which may differ in size."""
         sums = [np.zeros(image.shape[:2], np.float32) for image in images]
-        for probabilities in self._views(images):
+        for probabilities in self._predict_views(images):
             for total, probability in zip(sums, probabilities, strict=True):
                 total += probability
         count = len(self.models) * len(self._transforms)
@@ -101,7 +95,7 @@ class Predictor:
 
     def spread(self, image: np.ndarray) -> np.ndarray:
         """The standard deviation (H, W) float32 in 0-0.5 of the probabilities between models and views."""
-        return np.std([probability for [probability] in self._views([image])], axis=0)
+        return np.std([probability for [probability] in self._predict_views([image])], axis=0)
 
     def deviation(self, images: Sequence[np.ndarray]) -> float | None:
         """The largest difference of a probability to the exact computation's, on the first `COMPARED` images.
@@ -111,20 +105,22 @@ class Predictor:
         """
         if self.is_exact:
             return 0.0
-        originals = [_load_originals(*pair) for pair in zip(self.models, self.sources, strict=True)]
-        if not all(originals):
-            return None
         images = images[:COMPARED]
-        exact = replace(self, sources=(), compute="exact")
-        parts = [
-            replace(exact, models=[model.to(self.device) for model in models]).predict_all(images)
-            for models in originals
+        exact = []  # for each model the probabilities of all images
+        for model, source in zip(self.models, self.sources, strict=True):
+            originals = [original.to(self.device) for original in _load_originals(model, source)]
+            if not originals:
+                return None
+            predictor = replace(self, models=originals, sources=(), compute="exact")
+            exact.append(predictor.predict_all(images))
+        differences = [
+            float(np.abs(probability - np.mean(expected, 0)).max())
+            for probability, *expected in zip(self.predict_all(images), *exact, strict=True)
         ]
-        pairs = zip(self.predict_all(images), zip(*parts, strict=True), strict=True)
-        return max((float(np.abs(own - np.mean(others, 0)).max()) for own, others in pairs), default=0.0)
+        return max(differences, default=0.0)
 
     def describe_deviation(self, images: Sequence[np.ndarray]) -> str:
-        """What computes, and how far that is from the exact computation, in a line; see `deviation`."""
+        """`backend`, and how far it is from the exact computation, in a line; see `deviation`."""
         largest = self.deviation(images) if len(images) else None
         if largest is None:
             return f"{self.backend}: its difference to exact is not measured"
@@ -133,24 +129,23 @@ class Predictor:
 
     @property
     def _transforms(self) -> list[tuple[float, tuple[int, ...]]]:
-        return [(scale, axes) for scale in self.scales for axes in (FLIPS if self.flips else FLIPS[:1])]
+        return list(product(self.scales, FLIPS if self.flips else FLIPS[:1]))
 
-    def _views(self, images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    def _predict_views(self, images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """The probabilities of all images, from each model and in each view."""
-        for number, model in enumerate(self.models):
+        for index, model in enumerate(self.models):
             for scale, axes in self._transforms:
                 views = [np.ascontiguousarray(np.flip(image, axes)) for image in images]
-                predicted = _predict(model, views, scale, self.compute == "fast")
-                probabilities = [np.flip(probability, axes) for probability in predicted]
+                probabilities = _predict(model, views, scale, self.compute == "fast")
                 for probability in probabilities:
                     low, high = probability.min(), probability.max()
                     if not (low >= 0 and high <= 1):  # also for NaN
-                        name = self.sources[number].file if self.sources else "the model"
+                        name = self.sources[index].file if self.sources else "the model"
                         raise InputError(
                             f"{name} gives probabilities from {low:.3g} to {high:.3g}, which must lie in 0 "
                             "to 1: train it anew, in trainer.precision=32-true"
                         )
-                yield probabilities
+                yield [np.flip(probability, axes) for probability in probabilities]
 
 
 def _predict(
@@ -166,15 +161,17 @@ def _predict(
 
 
 def _load_originals(model: "PolypSegmenter | ExportedModel", source: Source) -> "list[PolypSegmenter]":
-    """The models that a file was exported from, or the model itself; empty if they are not there."""
+    """The checkpoints that a file was exported from, or the model itself; empty if they do not exist."""
     if not isinstance(model, ExportedModel):
         return [model]
     try:
         originals = find_sources([str(source.home)])
     except InputError:
         return []
-    same = model.metadata["fingerprint"] == " ".join(files.fingerprint(each.file) for each in originals)
-    return [load_checkpoint(each).eval() for each in originals] if same else []
+    fingerprint = " ".join(files.fingerprint(original.file) for original in originals)
+    if model.metadata["fingerprint"] != fingerprint:
+        return []
+    return [load_checkpoint(original).eval() for original in originals]
 
 
 def predict_stream(
@@ -184,15 +181,16 @@ def predict_stream(
 
     Args:
         predictor: computes the probabilities.
-        items: pairs of anything, such as a name, and an image (H, W, 3) uint8 RGB.
+        items: pairs of any object, such as a name, and an image (H, W, 3) uint8 RGB.
 
     Yields:
         The pairs in their order, each with the probabilities (H, W) float32.
     """
 
-    def predict_batch() -> list[tuple[T, np.ndarray, np.ndarray]]:
+    def predict_batch() -> Iterator[tuple[T, np.ndarray, np.ndarray]]:
         probabilities = predictor.predict_all([image for _, image in batch]) if batch else []
-        return [(*pair, probability) for pair, probability in zip(batch, probabilities, strict=True)]
+        for (name, image), probability in zip(batch, probabilities, strict=True):
+            yield name, image, probability
 
     batch: list[tuple[T, np.ndarray]] = []
     for item in items:
@@ -219,25 +217,25 @@ def load_predictor(
         flips, scales: see `Predictor`.
 
     Raises:
-        InputError: one is not there, or cannot be used so.
+        InputError: a model does not exist, or cannot be used with these arguments.
     """
     pick("--compute", compute, dict.fromkeys(COMPUTE))
     sources = find_sources(names)
     exported = [source for source in sources if source.is_exported]
-    chosen: torch.device | str = "cpu"  # where the runtimes of exported models are
+    target: torch.device | str = "cpu"  # on which exported models run
     if not exported:
         from polyp.model import device
 
-        chosen = device.choose(device_name)
+        target = device.choose(device_name)
     elif device_name not in ("auto", "cpu"):
         raise InputError(
             f"--device {device_name} cannot run {exported[0].file} here: leave it out, or give --device cpu"
         )
     models = [
-        open_exported(source.file) if source.is_exported else load_checkpoint(source).eval().to(chosen)
+        open_exported(source.file) if source.is_exported else load_checkpoint(source).eval().to(target)
         for source in sources
     ]
     for model in models:
         for scale in scales:
             model.check_scale(scale)
-    return Predictor(models, chosen, sources, compute, flips, scales)
+    return Predictor(models, target, sources, compute, flips, scales)

@@ -6,87 +6,60 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from polyp.commands.app.inference_queue import InputImage
-from polyp.commands.evaluate.testsets import TestSet, subset_of
+from polyp.commands.predict.results import encode
+from polyp.data.pairs import Pair
 from polyp.errors import InputError
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source
 
-SIDE = 160
-"""Pixels of a thumbnail's side."""
+SIDE = 160  # pixels of a thumbnail's side
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Images with their truths.
+    """Images with their truths."""
 
-    Attributes:
-        test_set: reads them.
-        images: the index in the test set of each, by key, in order.
-        note: why there is none, for people.
-    """
-
-    test_set: TestSet | None = None
-    images: Mapping[str, int] = field(default_factory=dict)
-    note: str = ""
+    images: Mapping[str, Pair] = field(default_factory=dict)  # by key, in the order of the page
+    note: str = ""  # why there are no images, for the user
 
     def read(self, key: str) -> InputImage:
-        """An image with its truth.
+        """The image with a key of `images`, and its truth; raises InputError if it can no longer be read."""
+        return InputImage(key, *self.images[key].read())
 
-        Args:
-            key: one of `images`.
-
-        Raises:
-            InputError: it can no longer be read.
-        """
-        assert self.test_set is not None
-        pixels, truth = self.test_set.read(self.test_set.pairs[self.images[key]])
-        return InputImage(key, pixels, truth)
-
-    @lru_cache(maxsize=4096)  # noqa: B019 - of some kilobytes each; there is one gallery
+    @lru_cache(maxsize=4096)  # noqa: B019 - some kilobytes each; there is one gallery
     def make_thumbnail(self, key: str) -> bytes:
         """A small square picture of an image, as JPEG; raises as `read` does."""
-        pixels = self.read(key).pixels
-        scale = SIDE / min(pixels.shape[:2])
-        size = [max(SIDE, round(side * scale)) for side in pixels.shape[1::-1]]
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        top, left = ((side - SIDE) // 2 for side in small.shape[:2])
-        square = np.ascontiguousarray(small[top : top + SIDE, left : left + SIDE, ::-1])
-        return cv2.imencode(".jpg", square, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+        square = ImageOps.fit(Image.fromarray(self.read(key).pixels), (SIDE, SIDE))
+        return encode(np.asarray(square), ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
-PREFIX = "gallery:"
-"""Begins the cache keys of test images; those of uploads are hashes."""
+PREFIX = "gallery:"  # of the cache keys of test images; those of uploads are hashes
 
 
 def load_gallery(sources: Sequence[Source], root: str | None = None) -> Gallery:
-    """The first run's test images, without those that another of the runs was trained or selected on.
+    """The first run's test images, except for those that another run was trained or validated on.
 
-    Args:
-        sources: of the models.
-        root: where the runs' data are, if they have moved.
-
-    Raises:
-        InputError: `root` is given, and the data are not there.
+    `root` is where the runs' data are if they have moved; raises InputError if they are not there.
     """
-    first, *others = sources
+    first = sources[0]
     if first.config is None:
         return Gallery(note="the model file is not in a run's folder, so its data are not known")
     try:
         data = load_run_data(first.home, first.config, root, needed=False)
-        test_set = subset_of(data, "test")
-        trained_on: set[str] = set()
-        for other in others:
-            if other.config is not None:
-                other_data = load_run_data(other.home, other.config, root, needed=False)
-                if other_data.inspection.fingerprint == data.inspection.fingerprint:
-                    trained_on |= {
-                        pair.stem for subset in ("train", "val") for pair in other_data.get_pairs(subset)
-                    }
+        training_stems: set[str] = set()
+        for source in sources[1:]:
+            if source.config is None:
+                continue
+            training_data = load_run_data(source.home, source.config, root, needed=False)
+            if training_data.inspection.fingerprint == data.inspection.fingerprint:
+                pairs = training_data.get_pairs("train") + training_data.get_pairs("val")
+                training_stems |= {pair.stem for pair in pairs}
     except InputError as error:
         if root is not None:
             raise
         return Gallery(note=str(error).splitlines()[0])
-    images = {PREFIX + p.stem: i for i, p in enumerate(test_set.pairs) if p.stem not in trained_on}
-    return Gallery(test_set, images, "" if images else "another of the runs was trained on all of them")
+    images = {PREFIX + pair.stem: pair for pair in data.get_pairs("test") if pair.stem not in training_stems}
+    return Gallery(images, "" if images else "another of the runs was trained on all of them")

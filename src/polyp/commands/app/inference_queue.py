@@ -14,14 +14,9 @@ from polyp.inference.predictor import Predictor, load_predictor
 
 T = TypeVar("T")
 
-AVERAGE = "average of all"
-"""The name of the ensemble that is offered beside several models."""
-
-MAX_QUEUED = 40
-"""Requests that wait at once; the next is refused."""
-
-CACHE_BYTES = 2**29
-"""Size of the cache, so that moving a slider does not run the network again."""
+AVERAGE = "average of all"  # the ensemble that is offered beside several models
+MAX_QUEUED = 40  # requests in the queue; further ones are refused
+CACHE_BYTES = 2**29  # size of the cache, by which moving a slider does not run the network again
 
 
 class Busy(InputError):
@@ -30,37 +25,22 @@ class Busy(InputError):
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image to predict.
+    """An image to predict."""
 
-    Attributes:
-        key: identifies it in the cache.
-        pixels: (H, W, 3) uint8 RGB.
-        truth: (H, W) uint8 in {0, 1, 255}, see `polyp.images.IGNORED`; None where it is not known.
-    """
-
-    key: str
-    pixels: np.ndarray
-    truth: np.ndarray | None = None
+    key: str  # in the cache
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB
+    truth: np.ndarray | None = None  # (H, W) uint8 in {0, 1, 255}, see `polyp.images.IGNORED`
 
 
 @dataclass
 class Prediction:
-    """The output of a model for an image.
-
-    Attributes:
-        model: its name.
-        image: the image.
-        probability: (H, W) float32 in 0-1.
-        milliseconds: from the file's bytes to the probabilities.
-        spread: (H, W) float32 in 0-0.5, the standard deviation of each pixel's probability between the image
-            and its flips (and between the models of an ensemble); None until it is needed.
-    """
+    """The output of the model with a name for an image."""
 
     model: str
     image: InputImage
-    probability: np.ndarray
-    milliseconds: float
-    spread: np.ndarray | None = None
+    probability: np.ndarray  # (H, W) float32 in 0-1
+    milliseconds: float  # from the file's bytes to the probabilities
+    spread: np.ndarray | None = None  # of `Predictor.spread` for the image and its flips, once it is needed
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +52,7 @@ class Prediction:
 class InferenceQueue:
     """The models, and the one thread that decodes, predicts and draws for all requests.
 
-    One thread is enough, since a network uses all cores, and memory stays flat however many clients come.
+    One thread is enough, since a network uses all cores, and it limits memory whatever the number of clients.
 
     Args:
         models: the run, checkpoint or ONNX file of each model by the model's name; the first is the default.
@@ -85,13 +65,12 @@ class InferenceQueue:
 
     def __init__(self, models: Mapping[str, str], compute: str = "exact", device: str = "auto") -> None:
         self._executor = ThreadPoolExecutor(1, "inference")
-        # Loaded in that thread too: OpenMP starts threads for each thread that computes, and more threads
-        # than cores make every operation slower by half.
-        futures = {
-            name: self._executor.submit(load_predictor, [run], compute, device)
+        # Models are loaded in that thread too: OpenMP starts threads for each thread that computes, and more
+        # threads than cores make operations slower by half.
+        self.predictors = {
+            name: self._executor.submit(load_predictor, [run], compute, device).result()
             for name, run in models.items()
         }
-        self.predictors = {name: future.result() for name, future in futures.items()}
         members = list(self.predictors.values())
         if len(members) > 1:
             networks = [network for member in members for network in member.models]
@@ -101,20 +80,12 @@ class InferenceQueue:
         self._pending: list[Future[Any]] = []  # in the order of the queue; the first one runs
 
     def find_predictor(self, name: str | None) -> tuple[str, Predictor]:
-        """A model's name and predictor; the first model's for None.
-
-        Raises:
-            InputError: there is no such model.
-        """
+        """A model's name and predictor, by default the first; raises InputError if there is no such model."""
         name = name or next(iter(self.predictors))
         return name, pick("model", name, self.predictors)
 
     def submit(self, work: Callable[[], T], limited: bool = True) -> Future[T]:
-        """Queue a function for the thread.
-
-        Args:
-            work: may call `predict` and `predict_cached`.
-            limited: count it among the `MAX_QUEUED`.
+        """Queue a function, which may call `predict` and `predict_cached`; `limited` by `MAX_QUEUED`.
 
         Raises:
             Busy: the queue is full or closed.
@@ -130,22 +101,18 @@ class InferenceQueue:
             future.add_done_callback(self._pending.remove)
         return future
 
-    def count_before(self, future: Future[Any]) -> int:
+    def find_position(self, future: Future[Any]) -> int:
         """The number of requests that are handled before a limited one of `submit`."""
         try:
             return self._pending.index(future)
-        except ValueError:  # it is done
+        except ValueError:  # it has been handled
             return 0
 
     def predict(self, load: Callable[[], InputImage], model: str | None = None) -> Prediction:
-        """Run a model; only within `submit`.
-
-        Args:
-            load: decodes the image.
-            model: the model's name; the first for None.
+        """Run a model by its name, or the first one, on the image that `load` decodes; only within `submit`.
 
         Raises:
-            InputError: there is no such model, it outputs NaN, or as `load` does.
+            InputError: there is no such model, it outputs NaN, or the image cannot be decoded.
         """
         name, predictor = self.find_predictor(model)
         started = perf_counter()
@@ -156,25 +123,22 @@ class InferenceQueue:
     def predict_cached(
         self, key: str, load: Callable[[], InputImage], model: str | None = None, spread: bool = False
     ) -> Prediction:
-        """`predict`, unless the cache has the prediction; only within `submit`.
+        """`predict` unless the cache has the prediction of the image with this key; only within `submit`.
 
-        Args:
-            key: of the image.
-            load, model: see `predict`.
-            spread: also compute `Prediction.spread`.
+        `spread` also computes `Prediction.spread`.
         """
         name, predictor = self.find_predictor(model)
         prediction = self._cache.pop((key, name), None)
         if prediction is None:
-            image = next((p.image for (other, _), p in self._cache.items() if other == key), None)
-            prediction = self.predict(load if image is None else lambda: image, name)
+            images = [entry.image for entry in self._cache.values() if entry.image.key == key]
+            prediction = self.predict((lambda: images[0]) if images else load, name)
         if spread and prediction.spread is None:
             prediction.spread = replace(predictor, flips=True).spread(prediction.image.pixels)
         self._cache[key, name] = prediction
-        while len(self._cache) > 1 and sum(p.nbytes for p in self._cache.values()) > CACHE_BYTES:
+        while len(self._cache) > 1 and sum(entry.nbytes for entry in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)
         return prediction
 
     def close(self) -> None:
-        """Accept nothing more and drop what is waiting."""
+        """Accept no more requests and cancel those in the queue."""
         self._executor.shutdown(wait=False, cancel_futures=True)

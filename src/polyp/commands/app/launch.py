@@ -1,4 +1,4 @@
-"""`polyp app`: its options and its start."""
+"""The start of `polyp app`."""
 
 import errno
 import signal
@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,25 +18,19 @@ from polyp.runs.folder import RunFolder
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
-OPEN_HOSTS = ("0.0.0.0", "::")
-
 
 def run(options: Options) -> None:
-    """Serve until Ctrl-C.
-
-    Raises:
-        InputError: an option or a run cannot be used, or the port is taken.
-    """
+    """Serve until Ctrl-C; raises InputError if an option or a run cannot be used, or the port is in use."""
     require("app", "starlette", "uvicorn")
     user, _, password = (options.auth or "").partition(":")
     if options.auth is not None and not (user and password):
         raise InputError("--auth must be user:password, such as --auth clinic:S3cret")
-    parse_size(options.max_upload)
+    parse_size(options.max_upload)  # before models are loaded
     if bool(options.models) == options.demo:
         raise InputError("give a RUN, or --demo without one")
     find_models(options.models)
     with listen(options.host, options.port) as listening:
-        # So that a temporary folder is removed at SIGTERM, too.
+        # So that the temporary folder is removed at SIGTERM, too.
         previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             models = name_models([str(find_demo_run())] if options.demo else options.models)
@@ -47,7 +42,7 @@ def run(options: Options) -> None:
 def serve(
     listening: socket.socket, models: dict[str, str], auth: tuple[str, str] | None, options: Options
 ) -> None:
-    """Load models, given by name, say where the page is, and serve."""
+    """Load models, which are given by name, print the page's address, and serve."""
     from polyp.commands.app.connections import make_server
     from polyp.commands.app.gallery import load_gallery
     from polyp.commands.app.inference_queue import InferenceQueue
@@ -67,30 +62,27 @@ def serve(
             samples = [gallery.read(key).pixels for key in list(gallery.images)[:COMPARED]]
             print(f"  {name}: {queue.submit(partial(predictor.describe_deviation, samples)).result()}")
     if not local and auth is None:
-        print(
-            "warning: everybody who reaches this machine can use the app: --auth user:password restricts it"
-        )
-    shown = "localhost" if host in OPEN_HOSTS else f"[{host}]" if ":" in host else host
-    print(f"  http://{shown}:{port}   Ctrl-C ends it", flush=True)
+        text = "everybody who reaches this machine can use the app: --auth user:password restricts it"
+        print(f"warning: {text}")
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    elif ":" in host:
+        host = f"[{host}]"
+    print(f"  http://{host}:{port}   Ctrl-C ends it", flush=True)
     try:
         with TemporaryDirectory(prefix="polyp-app-", ignore_cleanup_errors=True) as folder:
             app = make_app(queue, gallery, auth, parse_size(options.max_upload), local, Path(folder))
             make_server(app).run(sockets=[listening])
-        raise KeyboardInterrupt  # which ended the server, and which asyncio may have taken for its own
+        raise KeyboardInterrupt  # this has ended the server, but asyncio may have caught it
     except OSError as error:
-        raise InputError(
-            f"the app cannot run: {describe_error(error)}; TMPDIR=FOLDER names another"
-        ) from error
+        reason = describe_error(error)
+        raise InputError(f"the app cannot run: {reason}; TMPDIR=FOLDER names another") from error
     finally:
         queue.close()
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as 20MB.
-
-    Raises:
-        InputError: it is none.
-    """
+    """The bytes of a size such as 20MB; raises InputError if the text is no size."""
     try:
         size = int(float(text[:-2]) * UNITS[text[-2:].upper()])
     except (KeyError, ValueError, OverflowError):
@@ -101,40 +93,34 @@ def parse_size(text: str) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Reserve a port, before models are loaded.
+    """Open a socket that listens on a port.
 
     Raises:
-        InputError: the port is taken, or the host is not an address of this machine.
+        InputError: the port is in use, or the host is not an address of this machine.
     """
-    problem = f"--host {host} --port {port} cannot be used"
     if not 0 <= port < 2**16:
         raise InputError(f"--port {port} must be between 0 and 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(
-            family, kind, protocol
-        )  # asyncio sets TCP_NODELAY where the protocol says TCP
+        with ExitStack() as stack:
+            # With the protocol, which `socket.create_server` omits: asyncio sets TCP_NODELAY by it.
+            listening = stack.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(128)
+            stack.pop_all()
+            return listening
     except (OSError, UnicodeError) as error:
-        raise InputError(f"{problem}: {describe_error(error)}") from error
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        if error.errno == errno.EADDRINUSE:
-            raise InputError(
-                f"port {port} is in use: give another with --port, or --port 0 for any"
-            ) from error
-        raise InputError(f"{problem}: {describe_error(error)}") from error
-    return listening
+        message = f"--host {host} --port {port} cannot be used: {describe_error(error)}"
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            message = f"port {port} is in use: give another with --port, or --port 0 for any"
+        raise InputError(message) from error
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:
-    """The models by name: the end of each path, as much of it as distinguishes it from the others.
+    """The models by the last parts of their paths, two of them or as many as make the names unique.
 
-    Raises:
-        InputError: one is given twice.
+    Raises InputError if a model is given twice.
     """
     paths = [Path(model).expanduser().absolute() for model in models]
     if len(set(paths)) < len(paths):
@@ -144,17 +130,13 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
 
 
 def find_demo_run() -> Path:
-    """The newest finished run below outputs/; if there is none, quickstart is trained.
-
-    Raises:
-        InputError: it cannot be trained from here.
-    """
-    folders = [file.parent for file in Path("outputs").glob("**/metrics.json")]
-    folders = [f for f in folders if RunFolder(f).best_checkpoint.is_file() and RunFolder(f).is_run]
-    if folders:
-        newest = max(folders, key=lambda folder: RunFolder(folder).metrics_file.stat().st_mtime)
+    """The newest finished run below outputs/, or else a new one; raises InputError if its training fails."""
+    runs = [RunFolder(file.parent) for file in Path("outputs").glob("**/metrics.json")]
+    runs = [run for run in runs if run.best_checkpoint.is_file() and run.is_run]
+    if runs:
+        newest = max(runs, key=lambda run: run.metrics_file.stat().st_mtime)
         print(f"polyp app --demo: the newest run here is {newest}")
-        return newest
+        return newest.path
     print("polyp app --demo: no run below outputs/ yet, training one takes about a minute")
     command = [sys.executable, "-m", "polyp.cli", "train", "experiment=quickstart"]
     if code := subprocess.run(command).returncode:

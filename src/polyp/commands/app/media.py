@@ -1,10 +1,7 @@
-"""Images and videos: decoding uploads, drawing predictions, encoding the result."""
+"""The images of the page: uploads are decoded, predictions drawn and described."""
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,36 +9,26 @@ import numpy as np
 import torch
 
 from polyp.commands.app.inference_queue import InputImage, Prediction
-from polyp.commands.predict.video import predict_video
+from polyp.commands.predict.results import encode
 from polyp.errors import InputError
 from polyp.images import TooManyPixels, decode
-from polyp.inference import polyps
+from polyp.inference.polyps import compute_mask, find_polyps
 from polyp.metrics.overlap import image_scores
 from polyp.report.pictures import PREDICTION, TRUTH, contour, overlay
 
-MAX_PIXELS = 2**24
-"""Of an uploaded image; an endoscope's has two million."""
-
-MAX_FRAMES = 3000
-"""Of a video that are read: two minutes of it."""
-
-SHOWN = 1280
-"""Pixels of the longer side of pictures on the page; downloads have all."""
+MAX_PIXELS = 2**24  # of an uploaded image; an endoscope's has two million
+MAX_SIDE = 1280  # pixels of the longer side of pictures on the page; downloads have the size of the image
 
 VIEWS = ("overlay", "errors", "probability", "uncertainty", "mask", "image")
-"""What can be drawn of a prediction; errors only where the truth is known."""
+"""The ways to draw a prediction; errors only where the truth is known."""
 
+# Bluish green, sky blue and yellow of Okabe and Ito (2008), which colour-blind people can tell apart.
 OUTCOMES = {"correct": (0, 158, 115), "missed": (86, 180, 233), "false alarm": (240, 228, 66)}
-"""Bluish green, sky blue and yellow of Okabe and Ito's palette (2008), which colour-blind people can tell
-apart.
-"""
 
-MAX_SPREAD = 0.5
-"""The largest standard deviation of numbers in 0-1: the upper end of the scale of the uncertainty."""
-
+MAX_SPREAD = 0.5  # the largest standard deviation of numbers in 0-1: the upper end of the uncertainty's scale
 
 ENDS = {"probability": ("0", "1"), "uncertainty": ("0 certain", f"{MAX_SPREAD} uncertain")}
-"""Of the colour scales."""
+"""The labels at the ends of the colour scales."""
 
 
 class NotAnImage(InputError):
@@ -49,17 +36,12 @@ class NotAnImage(InputError):
 
 
 def hash_bytes(content: bytes) -> str:
-    """The cache key of an upload; only a client that has the file knows it."""
+    """The cache key of an upload, which only clients that have the file can compute."""
     return hashlib.sha256(content).hexdigest()
 
 
 def decode_upload(content: bytes, name: str) -> InputImage:
-    """The image in a file's bytes.
-
-    Raises:
-        TooManyPixels: it is larger than `MAX_PIXELS`.
-        NotAnImage: it cannot be read.
-    """
+    """The image in a file's bytes; raises TooManyPixels above `MAX_PIXELS`, NotAnImage if it is damaged."""
     try:
         return InputImage(hash_bytes(content), decode(content, name, MAX_PIXELS))
     except TooManyPixels:
@@ -70,17 +52,22 @@ def decode_upload(content: bytes, name: str) -> InputImage:
 
 def describe_polyps(prediction: Prediction, threshold: float) -> dict[str, Any]:
     """The polyps as JSON; positions and sizes in pixels, shares and probabilities in 0-1."""
-    found = []
-    for polyp in polyps.find(prediction.probability, threshold):
-        values = asdict(polyp)
-        box = {side: values.pop(side) for side in ("left", "top", "width", "height")}
-        found.append({"box": box, "centroid": {axis: values.pop(axis) for axis in ("x", "y")}} | values)
+    polyps = [
+        {
+            "box": {"left": polyp.left, "top": polyp.top, "width": polyp.width, "height": polyp.height},
+            "centroid": {"x": polyp.x, "y": polyp.y},
+            "pixels": polyp.pixels,
+            "share": polyp.share,
+            "probability": polyp.probability,
+        }
+        for polyp in find_polyps(prediction.probability, threshold)
+    ]
     height, width = prediction.probability.shape
     return {
         "model": prediction.model,
         "size": {"width": width, "height": height},
         "threshold": threshold,
-        "polyps": found,
+        "polyps": polyps,
         "milliseconds": round(prediction.milliseconds, 1),
     }
 
@@ -88,8 +75,7 @@ def describe_polyps(prediction: Prediction, threshold: float) -> dict[str, Any]:
 def describe_result(prediction: Prediction, threshold: float, opacity: float, view: str) -> dict[str, Any]:
     """What the page shows of a prediction, as JSON; arguments as for `draw`.
 
-    `legend` has `items` of a label and a colour, for errors also with the share of the pixels, or a colour
-    `scale`.
+    `legend` has a colour `scale`, or `items` with a label and a colour, and for errors a share of the pixels.
     """
     truth, scores = prediction.image.truth, None
     if truth is not None:
@@ -99,49 +85,39 @@ def describe_result(prediction: Prediction, threshold: float, opacity: float, vi
     if view in ENDS:
         legend = {"scale": apply_viridis(np.linspace(0, 1, 9)[None])[0].tolist(), "ends": ENDS[view]}
     elif view == "errors" and truth is not None:
-        parts = find_outcomes(polyps.mask(prediction.probability, threshold), truth)
+        outcomes = find_outcomes(compute_mask(prediction.probability, threshold), truth)
         legend["items"] = [
-            {"label": k, "colour": OUTCOMES[k], "share": float(v.mean())} for k, v in parts.items()
+            {"label": name, "colour": OUTCOMES[name], "share": float(pixels.mean())}
+            for name, pixels in outcomes.items()
         ]
     elif view == "overlay":
-        colours = {"prediction": PREDICTION} | ({} if truth is None else {"truth": TRUTH})
-        legend["items"] = [{"label": label, "colour": colour} for label, colour in colours.items()]
+        legend["items"].append({"label": "prediction", "colour": PREDICTION})
+        if truth is not None:
+            legend["items"].append({"label": "truth", "colour": TRUTH})
     picture = draw(prediction, threshold, opacity, view)
-    scale = SHOWN / max(picture.shape[:2])
+    scale = MAX_SIDE / max(picture.shape[:2])
     if scale < 1:
         size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    flags = (
-        cv2.IMWRITE_JPEG_QUALITY,
-        92,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    )
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    content = b64encode(encode(picture, ".jpg", quality + sampling)).decode()
     return describe_polyps(prediction, threshold) | {
         "image": prediction.image.key,
         "scores": scores,
         "legend": legend,
-        "picture": f"data:image/jpeg;base64,{b64encode(encode(picture, '.jpg', flags)).decode()}",
+        "picture": f"data:image/jpeg;base64,{content}",
     }
 
 
 def draw(prediction: Prediction, threshold: float, opacity: float, view: str) -> np.ndarray:
-    """A picture of a prediction.
+    """One of `VIEWS` of a prediction: (H, W, 3) uint8 RGB, or for `mask` (H, W) uint8 of 0 and 255.
 
-    Args:
-        prediction: for `uncertainty` its spread is known.
-        threshold: a pixel is polyp from this probability on.
-        opacity: of the colours laid over the image, 0-1.
-        view: one of `VIEWS`.
-
-    Returns:
-        (H, W, 3) uint8 RGB; for `mask` (H, W) uint8, 255 where there is a polyp, else 0.
-
-    Raises:
-        InputError: `errors` of an image without truth.
+    `opacity`, in 0-1, is that of the colours over the image. `uncertainty` needs the prediction's spread;
+    `errors` raises InputError for an image without truth.
     """
     pixels, truth = prediction.image.pixels, prediction.image.truth
-    mask = polyps.mask(prediction.probability, threshold)
+    mask = compute_mask(prediction.probability, threshold)
     match view:
         case "image":
             return pixels
@@ -155,20 +131,18 @@ def draw(prediction: Prediction, threshold: float, opacity: float, view: str) ->
         case "errors":
             if truth is None:
                 raise InputError("no truth is known for this image, so there are no errors to draw")
-            drawn = pixels.copy()
-            for name, part in find_outcomes(mask, truth).items():
-                colour = OUTCOMES[name]
-                drawn[part] = np.rint(pixels[part] * (1 - opacity) + np.multiply(colour, opacity)).astype(
-                    np.uint8
-                )
-                drawn = contour(drawn, part, colour)
-            return drawn
-    drawn = overlay(pixels, mask, opacity)
-    return drawn if truth is None else contour(drawn, truth == 1, TRUTH)
+            drawing = pixels.copy()
+            for name, region in find_outcomes(mask, truth).items():
+                colours = pixels[region] * (1 - opacity) + np.multiply(OUTCOMES[name], opacity)
+                drawing[region] = np.rint(colours).astype(np.uint8)
+                drawing = contour(drawing, region, OUTCOMES[name])
+            return drawing
+    drawing = overlay(pixels, mask, opacity)
+    return drawing if truth is None else contour(drawing, truth == 1, TRUTH)
 
 
 def draw_heat(pixels: np.ndarray, values: np.ndarray, mask: np.ndarray, opacity: float) -> np.ndarray:
-    """The grey image with values (H, W) in 0-1 as colours on it, and the outline of the mask in white."""
+    """The grey image with colours for values (H, W) in 0-1, and the outline of the mask in white."""
     grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     strength = opacity**0.5  # faint colours are hard to read; 0 and 1 stay what they are
     heat = apply_viridis(np.clip(values, 0, 1))
@@ -182,37 +156,10 @@ def apply_viridis(values: np.ndarray) -> np.ndarray:
 
 
 def find_outcomes(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """The pixels (H, W) bool of each of `OUTCOMES`: true positives, false negatives and false positives."""
-    predicted, polyp, background = mask != 0, truth == 1, truth == 0  # the others are ignored
-    parts = predicted & polyp, polyp & ~predicted, predicted & background
-    return dict(zip(OUTCOMES, parts, strict=True))
-
-
-def encode(picture: np.ndarray, suffix: str = ".png", flags: Sequence[int] = ()) -> bytes:
-    """A mask or an RGB picture as a file."""
-    ordered = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(suffix, ordered, flags)[1].tobytes()
-
-
-def annotate_video(
-    path: Path, folder: Path, predictor: Any, threshold: float, progress: Callable[[int, int | None], None]
-) -> tuple[dict[str, Any], Path, Path]:
-    """Draw the polyps on the first `MAX_FRAMES` of a video.
-
-    Args:
-        path: the video.
-        folder: to write to.
-        predictor: has a `Predictor`'s `predict_all`.
-        threshold: a pixel is polyp from this probability on.
-        progress: is called with the number of frames done and of all (None if it is not known).
-
-    Returns:
-        The summary as JSON, the video as WebM and the table of its frames as CSV.
-
-    Raises:
-        InputError: it is no video that can be read.
-    """
-    video, table = folder / "polyps.webm", folder / "polyps.csv"
-    summary = predict_video(path, predictor, threshold, table, video, MAX_FRAMES, progress)
-    counts = {"frames": summary.frames, "frames_with_polyps": summary.with_polyps, "rate": summary.rate}
-    return counts | {"damaged": bool(summary.problem)}, video, table
+    """The pixels (H, W) bool of true positives, false negatives and false positives, without ignored ones."""
+    positive = mask != 0
+    return {
+        "correct": positive & (truth == 1),
+        "missed": ~positive & (truth == 1),
+        "false alarm": positive & (truth == 0),
+    }

@@ -1,4 +1,4 @@
-"""Checks that every request passes, and the one form of error responses."""
+"""The checks of every request, and the responses to errors."""
 
 import hmac
 import sys
@@ -34,42 +34,27 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Of every response; by the policy the browser requests nothing from another host."""
+"""The headers of every response; by the policy the browser requests nothing from another host."""
 
-STATUSES = {Busy: 503, NotAnImage: 415, TooManyPixels: 413, InputError: 400}
-"""Of each error of the client; the first class that fits counts."""
+STATUSES = {Busy: 503, NotAnImage: 415, TooManyPixels: 413, InputError: 400}  # the first match counts
+MAX_ARRIVING = 500_000_000  # bytes of all request bodies in memory
+MAX_ACTIVE = 128  # concurrent requests of an address, which several people may share
 
-MAX_ARRIVING = 500_000_000
-"""Bytes of request bodies in memory at once."""
+FAILED_LOGINS = 10, 5.0  # of an address: wrong passwords at once, and seconds after which another is allowed
+FAILED_LOGINS_OF_ALL = 50, 1.0  # of all addresses together
+MAX_ADDRESSES = 1024  # addresses whose wrong passwords are remembered
+MAX_PATH = 2048  # characters of a request's path
+COOKIE = "polyp-login"  # of browsers that have logged in, which wrong passwords of other clients do not delay
+QUIET = 10.0  # least seconds between two lines of a kind to the operator
 
-MAX_ACTIVE = 128
-"""Requests of one address that are handled at once; several people may share an address."""
-
-FAILED_LOGINS, FAILED_LOGINS_OF_ALL = (10, 5.0), (50, 1.0)
-"""Wrong passwords of one address and of all together: so many at once, then one every so many seconds."""
-
-MAX_ADDRESSES = 1024
-"""Addresses whose wrong passwords are remembered, the latest."""
-
-MAX_PATH = 2048
-"""Characters of a request's path."""
-
-COOKIE = "polyp-login"
-"""Held by browsers that have logged in, so that wrong passwords of others do not delay them."""
-
-QUIET = 10.0
-"""Seconds after a line to the operator in which no other of its kind is printed."""
-
-_printed: dict[str, float] = {}
+_printed_at: dict[str, float] = {}
 
 
 def log_problem(kind: str, message: str) -> bool:
-    """Print a line to stderr, at most one of its kind (of a closed set) every `QUIET` seconds; returns
-    whether.
-    """
-    if monotonic() - _printed.get(kind, -QUIET) < QUIET:
+    """Print a line to stderr, at most one of a kind in `QUIET` seconds; returns whether it was printed."""
+    if monotonic() - _printed_at.get(kind, -QUIET) < QUIET:
         return False
-    _printed[kind] = monotonic()
+    _printed_at[kind] = monotonic()
     with suppress(OSError, ValueError):  # stderr may be a file on a full disk, or closed
         print(f"polyp app: {message}", file=sys.stderr, flush=True)
     return True
@@ -82,12 +67,12 @@ def error_response(status: int, reason: str, headers: Mapping[str, str] | None =
 
 
 def clean_line(text: str) -> str:
-    """Text that may be a client's, as one line without control characters."""
+    """Text that may come from a client, as one line without control characters."""
     return " ".join(printable(word) for word in text.split())[:500]
 
 
 async def handle_exception(request: Request, error: Exception) -> Response:
-    """The response to any exception; the operator gets a line of those that are not the client's."""
+    """The response to an exception; a line for the operator unless the client has caused it."""
     if isinstance(error, HTTPException):
         return error_response(error.status_code, error.detail, error.headers)
     if isinstance(error, ClientDisconnect):
@@ -95,9 +80,8 @@ async def handle_exception(request: Request, error: Exception) -> Response:
         log_problem("left", f"{address} left before {clean_line(request.scope['path'])} was answered")
         return Response()
     if isinstance(error, InputError):
-        return error_response(
-            next(code for kind, code in STATUSES.items() if isinstance(error, kind)), str(error)
-        )
+        status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
+        return error_response(status, str(error))
     if isinstance(error, OSError):
         log_problem("storage", f"an upload cannot be stored: {describe_error(error)}")
         return error_response(503, f"the server cannot store files: {describe_error(error)}")
@@ -107,29 +91,29 @@ async def handle_exception(request: Request, error: Exception) -> Response:
 
 
 class LoginLimiter:
-    """Limits the rate of wrong passwords, of one address and of all (the key "").
+    """Limits the rate of wrong passwords, of each address and of all together (the key "").
 
-    Each wrong password adds the seconds of its limit to a debt, which time pays off; whoever owes more than
-    the allowed number of wrong passwords must wait.
+    This is a leaky bucket: each wrong password adds the seconds of its limit, which drain with time. Clients
+    must wait while the bucket holds the seconds of as many wrong passwords as are allowed at once.
     """
 
     def __init__(self) -> None:
-        self._paid_at: OrderedDict[str, float] = OrderedDict()
+        self._empty_at: OrderedDict[str, float] = OrderedDict()
 
     def compute_wait(self, address: str) -> float:
-        """Seconds until this address may try a password; 0 if now."""
-        debts = ((self._paid_at.get(key, 0.0) - monotonic(), limit) for key, limit in self._limits(address))
-        return max(0.0, *(debt - (count - 1) * seconds for debt, (count, seconds) in debts))
+        """Seconds until this address may try a password."""
+        wait = 0.0
+        for key, (count, seconds) in ((address, FAILED_LOGINS), ("", FAILED_LOGINS_OF_ALL)):
+            level = self._empty_at.get(key, 0.0) - monotonic()
+            wait = max(wait, level - (count - 1) * seconds)
+        return wait
 
     def add_failure(self, address: str) -> None:
         """Count a wrong password."""
-        for key, (_, seconds) in self._limits(address):
-            self._paid_at[key] = max(self._paid_at.pop(key, 0.0), monotonic()) + seconds
-        if len(self._paid_at) > MAX_ADDRESSES:
-            self._paid_at.popitem(last=False)
-
-    def _limits(self, address: str) -> tuple[tuple[str, tuple[int, float]], ...]:
-        return (address, FAILED_LOGINS), ("", FAILED_LOGINS_OF_ALL)
+        for key, (_, seconds) in ((address, FAILED_LOGINS), ("", FAILED_LOGINS_OF_ALL)):
+            self._empty_at[key] = max(self._empty_at.pop(key, 0.0), monotonic()) + seconds
+        if len(self._empty_at) > MAX_ADDRESSES:
+            self._empty_at.popitem(last=False)
 
 
 class Guard:
@@ -137,10 +121,10 @@ class Guard:
 
     Args:
         app: the application.
-        auth: user and password that every request needs (HTTP Basic); None for none.
-        max_upload: bytes of a body.
-        hosts: names that the server may be addressed by; empty for any. Protects a server on this machine
-            from web pages whose own host name leads here (DNS rebinding).
+        auth: user and password that every request needs (HTTP Basic); None if no password is needed.
+        max_upload: the largest body in bytes.
+        hosts: names by which clients may address the server; empty for any. Protects a server on this machine
+            from web pages whose host name resolves to this machine (DNS rebinding).
     """
 
     def __init__(
@@ -193,22 +177,18 @@ class Guard:
         finally:
             self.arriving -= received
             self.active[address] -= 1
-            self.active += Counter()  # drops addresses without requests
+            if not self.active[address]:
+                del self.active[address]
 
     def check_login(self, headers: Headers, address: str) -> bool:
-        """Whether the client has the cookie.
-
-        Raises:
-            HTTPException: the password is wrong, or came too soon after wrong ones.
-        """
+        """Whether the client has the cookie; raises HTTPException for a wrong password or after too many."""
         password = parse_basic(headers.get("authorization", ""))
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         has_cookie = hmac.compare_digest(cookie.encode(), self.cookie.encode())
         wait = self.logins.compute_wait(address) if password and not has_cookie else 0
         if wait:
-            log_problem(
-                "login", f"wrong passwords from {address} and others: the next are refused for {wait:.0f} s"
-            )
+            message = f"wrong passwords from {address} and others: the next are refused for {wait:.0f} s"
+            log_problem("login", message)
             retry = {"Retry-After": str(ceil(wait))}
             raise HTTPException(429, "too many wrong passwords: try again in a few seconds", retry)
         if not hmac.compare_digest(password, self.auth):
@@ -223,17 +203,12 @@ class Guard:
         """Raise HTTPException for a path, host, origin or length that is not allowed."""
         if len(scope["path"]) > MAX_PATH:
             raise HTTPException(414, "the address is too long")
-        host = headers.get("host", "")
+        host, origin = headers.get("host", ""), headers.get("origin")
         if self.hosts and parse_host(f"//{host}", "hostname") not in self.hosts:
-            raise HTTPException(
-                403, "this server only answers to the names of this machine: start it with --host"
-            )
-        origin = headers.get("origin")
-        if (
-            origin is not None
-            and scope["method"] not in ("GET", "HEAD")
-            and parse_host(origin, "netloc") != host
-        ):
+            reason = "this server only answers to the names of this machine: start it with --host"
+            raise HTTPException(403, reason)
+        is_reading = scope["method"] in ("GET", "HEAD")
+        if origin is not None and not is_reading and parse_host(origin, "netloc") != host:
             raise HTTPException(403, "requests from pages of other sites are refused")
         length = headers.get("content-length", "0")
         self.check_size(int(length) if length.isdecimal() else self.max_upload + 1)
@@ -241,13 +216,12 @@ class Guard:
     def check_size(self, size: int) -> None:
         """Raise HTTPException for a body that is too large."""
         if size > self.max_upload:
-            raise HTTPException(
-                413, f"larger than {self.max_upload / 1e6:g} MB, the limit that --max-upload sets"
-            )
+            limit = f"{self.max_upload / 1e6:g} MB"
+            raise HTTPException(413, f"larger than {limit}, the limit that --max-upload sets")
 
 
 def find_address(scope: Scope) -> str:
-    """The client's IPv4 address, or the network of its IPv6 address (/64, which belongs to one client)."""
+    """The client's IPv4 address, or the /64 network of its IPv6 address, which belongs to one client."""
     try:
         address = ip_address(scope["client"][0])
     except (KeyError, TypeError, ValueError):  # a proxy's X-Forwarded-For may hold anything
@@ -258,7 +232,7 @@ def find_address(scope: Scope) -> str:
 
 
 def parse_host(url: str, part: str) -> Any:
-    """The `hostname` or `netloc` of a URL; None if it is none, such as `http://[`."""
+    """The `hostname` or `netloc` of a URL; None for a malformed URL such as `http://[`."""
     try:
         return getattr(urlsplit(url), part)
     except ValueError:

@@ -30,21 +30,19 @@ from polyp.commands.app import media
 from polyp.commands.app.gallery import PREFIX, Gallery
 from polyp.commands.app.inference_queue import Busy, InferenceQueue, InputImage, Prediction
 from polyp.commands.app.security import Guard, handle_exception
+from polyp.commands.predict.results import encode
+from polyp.commands.predict.video import predict_video
 from polyp.errors import InputError, pick
+from polyp.inference.polyps import compute_mask
 from polyp.inference.predictor import Predictor
 
 T = TypeVar("T")
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-
-MAX_VIDEOS = 4
-"""Videos that are on the disk at once: one is annotated, the others wait."""
-
-POLL = 0.25
-"""Seconds between two looks at the position of a request that waits."""
-
-CHUNK = 3 * 2**18
-"""Bytes of a file in one line of JSON; divisible by 3 for base64."""
+MAX_FRAMES = 3000  # that are read of a video: two minutes
+MAX_VIDEOS = 4  # on the disk at once: one is annotated, the others wait
+POLL = 0.1  # seconds between two checks of a waiting request: its position, and whether its client has left
+CHUNK = 3 * 2**18  # bytes of a file in one line of JSON; divisible by 3 for base64
 
 STATIC = {
     "/": "text/html",
@@ -57,17 +55,14 @@ STATIC = {
 class Server:
     """The routes, each a method.
 
-    Args:
-        queue: the models.
-        gallery: the test images.
-        max_upload: bytes of an upload, for the page.
-        folder: for videos while they are annotated; the system's temporary folder if None.
+    Uploads have at most `max_upload` bytes. Videos are in `folder` while they are annotated, by default the
+    system's temporary folder.
     """
 
     def __init__(self, queue: InferenceQueue, gallery: Gallery, max_upload: int, folder: Path | None) -> None:
         self.queue, self.gallery, self.max_upload, self.folder = queue, gallery, max_upload, folder
         self.videos = 0
-        self.turns: list[threading.Event] = []  # of the uploaded videos; the first one is annotated
+        self.turns: list[threading.Event] = []  # one for each uploaded video; the first is annotated
 
     def models(self, request: Request) -> Response:
         """The models' names and thresholds."""
@@ -75,11 +70,11 @@ class Server:
         return JSONResponse([{"model": name, "threshold": p.threshold} for name, p in predictors])
 
     def settings(self, request: Request) -> Response:
-        """What the page needs to know once."""
+        """The models, test images and limits, which the page requests once."""
         predictors = self.queue.predictors.items()
         models = {name: {"threshold": p.threshold, "backend": p.backend} for name, p in predictors}
         images = [{"key": key, "name": key.removeprefix(PREFIX)} for key in self.gallery.images]
-        limits = {"max_upload": self.max_upload, "max_frames": media.MAX_FRAMES}
+        limits = {"max_upload": self.max_upload, "max_frames": MAX_FRAMES}
         return JSONResponse({"models": models, "images": images, "note": self.gallery.note} | limits)
 
     def thumbnail(self, request: Request) -> Response:
@@ -91,20 +86,23 @@ class Server:
 
     async def predict(self, request: Request) -> Response:
         """The polyps of the image in the body, as JSON."""
-        return JSONResponse(
-            await find_last(self._predict(request, lambda p, t, *_: media.describe_polyps(p, t), False))
-        )
+
+        def make(prediction: Prediction, threshold: float, *_: Any) -> dict[str, Any]:
+            return media.describe_polyps(prediction, threshold)
+
+        return JSONResponse(await read_last(self._predict(request, make, cached=False)))
 
     async def mask(self, request: Request) -> Response:
         """The mask of the image in the body: a PNG of its size, 255 where there is a polyp, else 0."""
-        content = await find_last(
-            self._predict(request, lambda p, t, o, _: media.encode(media.draw(p, t, o, "mask")), False)
-        )
+
+        def make(prediction: Prediction, threshold: float, *_: Any) -> bytes:
+            return encode(compute_mask(prediction.probability, threshold))
+
+        content = await read_last(self._predict(request, make, cached=False))
         return Response(content, media_type="image/png")
 
     async def result(self, request: Request) -> Response:
-        """What the page shows of the image in the body (POST), or of one that is cached or in the gallery
-        (GET).
+        """What the page shows of the image in the body (POST), or of a cached or a test image (GET).
 
         The response is lines of JSON: those of `_predict`.
         """
@@ -112,28 +110,26 @@ class Server:
 
     async def picture(self, request: Request) -> Response:
         """A view as a PNG of the image's size, to save."""
+        content = await read_last(self._predict(request, lambda *arguments: encode(media.draw(*arguments))))
         name = PurePath(request.query_params.get("name", "")).stem or "image"
         name = quote(f"{name}_{request.query_params.get('view', media.VIEWS[0])}.png")
-        content = await find_last(
-            self._predict(request, lambda *arguments: media.encode(media.draw(*arguments)))
-        )
         headers = {"Content-Disposition": f"attachment; filename*=utf-8''{name}"}
         return Response(content, headers=headers, media_type="image/png")
 
     async def _predict(
         self, request: Request, make: Callable[[Prediction, float, float, str], T], cached: bool = True
     ) -> AsyncGenerator[Any, None]:
-        """Predict the image of a request, then make something of prediction, threshold, opacity and view.
+        """Predict the image of a request, and call `make` with prediction, threshold, opacity and view.
 
-        Yields `ahead`, the number of requests before this one, whenever it changes, then what was made.
+        Yields `ahead`, the number of requests before this one, whenever it changes, then what `make` returns.
 
         Raises:
-            ClientDisconnect: the client has left before.
+            ClientDisconnect: the client has closed the connection.
         """
         model, threshold, opacity, view = self._parse(request)
         content = await read_image(request) if request.method == "POST" else b""
-        name, key = request.query_params.get("name", "the image"), request.query_params.get("image", "")
-        key = media.hash_bytes(content) if content else key
+        name = request.query_params.get("name", "the image")
+        key = media.hash_bytes(content) if content else request.query_params.get("image", "")
 
         def load() -> InputImage:
             if content:
@@ -149,28 +145,26 @@ class Server:
                 prediction = self.queue.predict(load, model)
             return make(prediction, threshold, opacity, view)
 
-        queued = self.queue.submit(work)
-        result = asyncio.wrap_future(queued)
-        left = asyncio.ensure_future(wait_for_disconnect(request))
+        future = self.queue.submit(work)
+        result = asyncio.wrap_future(future)
         ahead = 0
         try:
             while not result.done():
-                await asyncio.wait((result, left), timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
-                if left.done() and not result.done():
+                await asyncio.wait([result], timeout=POLL)
+                if not result.done() and await request.is_disconnected():
                     raise ClientDisconnect
-                if ahead != (ahead := self.queue.count_before(queued)):
+                if ahead != (ahead := self.queue.find_position(future)):
                     yield {"ahead": ahead}
             yield result.result()
         finally:
             result.cancel()
-            left.cancel()
 
     async def video(self, request: Request) -> Response:
         """Annotate the video in the body.
 
         The response is lines of JSON: `ahead` (the number of videos before this one) while it waits,
-        `progress` while it works, then the summary, then the content of the files, base64 in pieces: `video`
-        (WebM) and `table` (CSV). Nothing stays on the server.
+        `progress` while it is annotated, then the summary, then the files in pieces of base64: `video` (WebM)
+        and `table` (CSV). The server keeps none of it.
         """
         model, threshold = self._parse(request)[:2]
         return await stream_lines(request, self._annotate(request, self.queue.predictors[model], threshold))
@@ -191,42 +185,50 @@ class Server:
                         file.write(chunk)
                 if not path.stat().st_size:
                     raise InputError("no video: send its bytes as the body")
-                with ExitStack() as turn:
+                with ExitStack() as stack:
                     self.turns.append(cancelled)
-                    turn.callback(self.turns.remove, cancelled)
+                    stack.callback(self.turns.remove, cancelled)
                     ahead = 0
                     while position := self.turns.index(cancelled):
                         if position != ahead:
                             yield {"ahead": (ahead := position)}
                         await asyncio.sleep(POLL)
-                    loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
+                    progress: tuple[int, int | None] = 0, None
 
-                    def report(done: int, total: int | None) -> None:
-                        loop.call_soon_threadsafe(events.put_nowait, {"progress": [done, total]})
+                    def report(completed: int, total: int | None) -> None:
+                        nonlocal progress
+                        progress = completed, total
 
                     def predict_all(images: Sequence[np.ndarray]) -> list[np.ndarray]:
                         if cancelled.is_set():
                             raise InputError("the client has left")
-                        # Through the queue, so that other requests are handled between a video's frames.
+                        # Through the queue, so that other requests are handled between batches of frames.
                         work = partial(predictor.predict_all, images)
                         return self.queue.submit(work, limited=False).result()
 
-                    shared = SimpleNamespace(predict_all=predict_all)
-                    arguments = (path, Path(folder), shared, threshold, report)
-                    future = loop.run_in_executor(None, media.annotate_video, *arguments)
-                    future.add_done_callback(
-                        lambda done: events.put_nowait(done.exception() or done.result())
-                    )
-                    while isinstance(event := await events.get(), dict):
-                        yield event
-                    if isinstance(event, InputError):
-                        raise InputError(str(event).replace(str(path), name)) from event
-                    if isinstance(event, BaseException):
-                        raise event
-                    summary, video, table = event
-                yield summary
-                for kind, file_path in (("video", video), ("table", table)):
-                    with file_path.open("rb") as content:
+                    table, video = Path(folder, "polyps.csv"), Path(folder, "polyps.webm")
+                    queued: Any = SimpleNamespace(predict_all=predict_all)
+                    arguments = path, queued, threshold, table, video, MAX_FRAMES, report
+                    loop = asyncio.get_running_loop()
+                    future = loop.run_in_executor(None, predict_video, *arguments)
+                    stack.callback(future.cancel)
+                    completed = 0
+                    while not future.done():
+                        await asyncio.wait([future], timeout=POLL)
+                        if completed != (completed := progress[0]):
+                            yield {"progress": progress}
+                    try:
+                        summary = future.result()
+                    except InputError as error:
+                        raise InputError(str(error).replace(str(path), name)) from error
+                yield {
+                    "frames": summary.frames,
+                    "frames_with_polyps": summary.with_polyps,
+                    "rate": summary.rate,
+                    "damaged": bool(summary.problem),
+                }
+                for kind, result in (("video", video), ("table", table)):
+                    with result.open("rb") as content:
                         while chunk := content.read(CHUNK):
                             yield {kind: b64encode(chunk).decode()}
         finally:
@@ -234,7 +236,7 @@ class Server:
             self.videos -= 1
 
     def _parse(self, request: Request) -> tuple[str, float, float, str]:
-        """Model, threshold, opacity and view of a query, or their defaults."""
+        """The model's name, threshold, opacity and view of a query, or their defaults."""
         query = request.query_params
         model, predictor = self.queue.find_predictor(query.get("model"))
         threshold = parse_share("threshold", query.get("threshold", str(predictor.threshold)))
@@ -244,53 +246,47 @@ class Server:
         return model, threshold, opacity, view
 
 
-async def find_last(lines: AsyncGenerator[Any, None]) -> Any:
-    """The last of what is yielded."""
+async def read_last(lines: AsyncGenerator[Any, None]) -> Any:
+    """The last value of a generator."""
     async for line in lines:
         last = line
     return last
 
 
 async def stream_lines(request: Request, lines: AsyncGenerator[Any, None]) -> Response:
-    """A response of a JSON object a line; what fails before the first line gets an error status, what fails
-    later a line with `error` and `status`.
+    """A response with a JSON object in each line. An error before the first line is raised, so that the
+    response gets its status; a later error becomes a line with `error` and `status`.
     """
     first = await anext(lines)
 
-    async def encode() -> AsyncIterator[str]:
+    async def write_lines() -> AsyncIterator[str]:
         yield json.dumps(first) + "\n"
         try:
             async for line in lines:
                 yield json.dumps(line) + "\n"
-        except Exception as error:  # the status is sent: it is a line, as handle_exception would answer
+        except Exception as error:  # the status is already sent
             response = await handle_exception(request, error)
             if response.body:
                 yield json.dumps(json.loads(bytes(response.body)) | {"status": response.status_code}) + "\n"
         finally:
             await lines.aclose()
 
-    return StreamingResponse(encode(), media_type="application/x-ndjson")
+    return StreamingResponse(write_lines(), media_type="application/x-ndjson")
 
 
 async def read_image(request: Request) -> bytes:
     """The body of a request, which must be an image's bytes."""
-    how = "send its bytes as the body, with curl by --data-binary @image.jpg"
+    advice = "send its bytes as the body, with curl by --data-binary @image.jpg"
     if request.headers.get("content-type", "").startswith("multipart/"):
-        raise media.NotAnImage(f"a form is not an image: {how}")
+        raise media.NotAnImage(f"a form is not an image: {advice}")
     content = await request.body()
     if not content:
-        raise InputError(f"no image: {how}")
+        raise InputError(f"no image: {advice}")
     return content
 
 
-async def wait_for_disconnect(request: Request) -> None:
-    """Return once the client has left; the body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def parse_share(name: str, text: str) -> float:
-    """A number in 0-1 of a query; raises InputError if it is none."""
+    """The number in 0-1 of a query; raises InputError for anything else."""
     try:
         value = float(text)
     except ValueError:
@@ -312,18 +308,14 @@ def make_app(
 
     Args:
         queue, gallery, max_upload, folder: see `Server`.
-        auth: user and password; None lets everybody in.
-        local: it is reached from this machine alone.
+        auth: user and password; None admits everybody.
+        local: whether only this machine can reach it.
     """
-    server, static = Server(queue, gallery, max_upload, folder), Path(__file__).with_name("static")
-    routes = [
-        Route(
-            path,
-            Response((static / (path[1:] or "index.html")).read_bytes(), media_type=kind),
-            methods=["GET"],
-        )
-        for path, kind in STATIC.items()
-    ]
+    server = Server(queue, gallery, max_upload, folder)
+    routes = []
+    for path, kind in STATIC.items():
+        content = (Path(__file__).with_name("static") / (path[1:] or "index.html")).read_bytes()
+        routes.append(Route(path, Response(content, media_type=kind), methods=["GET"]))
     routes += [
         Route("/api/predict", server.predict, methods=["POST"]),
         Route("/api/mask", server.mask, methods=["POST"]),

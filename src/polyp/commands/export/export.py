@@ -1,4 +1,4 @@
-"""`polyp export`: a run's model as ONNX files, and how good and how fast they are beside the checkpoint."""
+"""`polyp export`: a run's model as ONNX and OpenVINO files, with their Dice and speed."""
 
 import copy
 import json
@@ -13,15 +13,16 @@ from rich.markup import escape
 from polyp import __version__, files, terminal
 from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.testsets import subset_of
-from polyp.commands.export import proof
 from polyp.commands.export.file import describe_network, write_onnx
 from polyp.commands.export.integers import write_int8, write_openvino
 from polyp.commands.export.options import Options
+from polyp.commands.export.proof import SIZES, measure_differences, measure_scores
 from polyp.data.pairs import Pair
 from polyp.errors import InputError, require, shell_word
+from polyp.inference.predictor import Predictor
 from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
-from polyp.model.exported import OnnxModel, open_exported
+from polyp.model.exported import open_exported
 from polyp.model.segmenter import PolypSegmenter
 from polyp.report.tables import Column, Table
 from polyp.runs.folder import RunFolder, replace_folder
@@ -29,33 +30,23 @@ from polyp.runs.model import Source, find_sources, load_checkpoint
 
 RECORD = "export.json"
 
-
 FILES = {
     ("onnx", "float32"): "model.onnx",
     ("onnx", "float16"): "model_fp16.onnx",
     ("onnx", "int8"): "model_int8.onnx",
     ("openvino", "int8"): "model_int8.xml",
 }
-"""By what computes them, and in what precision."""
+"""The files by backend and precision."""
 
-MAX_DICE_LOSS = 0.003
-"""Dice that a variant may lose against the module in float32 without a note."""
-
-MAX_DIFFERENCE = 1e-3
-"""The largest difference of a probability to the module's that a float32 model may have."""
-
-COMPARED, CALIBRATED = 16, 64
-"""Images that differences are measured on, and that set the ranges of 8-bit integers."""
+MAX_DICE_LOSS = 0.003  # against the module in float32; a larger loss is noted
+MAX_DIFFERENCE = 1e-3  # between probabilities of the float32 file and of the module
+COMPARED, CALIBRATED = 16, 64  # images to measure differences on, and to find the ranges of 8-bit integers on
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Write models as ONNX, measure the files, and put both in place; a failure leaves nothing behind.
+    """Write the files, measure them, and put all in place; a failure leaves nothing behind.
 
-    Returns:
-        The content of export.json.
-
-    Raises:
-        InputError: anything that cannot work; before long work wherever that can be known.
+    Returns the content of export.json; raises InputError if the models cannot be exported.
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime")
     if options.openvino:
@@ -67,17 +58,17 @@ def run(options: Options) -> dict[str, Any]:
                 f"{source.file} is not in a run's folder: the images to prove an export on are unknown"
             )
     folder = Path(options.out).expanduser() if options.out else sources[0].output_folder / RunFolder.EXPORTS
-    _check_free(folder, options.overwrite)
+    _check_output(folder, options.overwrite)
     with terminal.status("loading the model"):
         models = [load_checkpoint(source).eval() for source in sources]
     if len(sizes := {model.image_size for model in models}) > 1:
         raise InputError(f"the runs have several image sizes, {sizes}: export runs of one size")
-    references = [copy.copy(model) for model in models]  # which share the weights
+    references = [copy.copy(model) for model in models]  # they share the weights
     for reference in references:
         reference.precision = "32-true"
     training = TrainingData(sources, options.root, options.archive, needed=True)
     data = training.known[sources[0].home]
-    metadata = _describe(sources, models, data.inspection.fingerprint)
+    metadata = _collect_metadata(sources, models, data.inspection.fingerprint)
     with replace_folder(folder, "polyp export") as part:
         with terminal.status("writing the files"):
             notes = _write_variants(part, references, metadata, data.get_pairs("val"), options)
@@ -88,7 +79,7 @@ def run(options: Options) -> dict[str, Any]:
         record["notes"] += notes
         if any(source.data_fingerprint not in (None, data.inspection.fingerprint) for source in sources):
             record["notes"].append("the data have changed since training")
-        if any(training.may_include(other, subset_of(data, "test"), FITTED) for other in sources[1:]):
+        if any(training.may_include(source, subset_of(data, "test"), FITTED) for source in sources[1:]):
             record["notes"].append(
                 f"the images are the test images of {sources[0].home}, on which other runs were trained: "
                 "compare the files, and do not take their Dice for that of new images"
@@ -98,7 +89,7 @@ def run(options: Options) -> dict[str, Any]:
     return record
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def _check_output(folder: Path, overwrite: bool) -> None:
     files.check_writable(folder)
     if folder.exists() and any(folder.iterdir()):
         if not (folder / RECORD).is_file():
@@ -107,10 +98,10 @@ def _check_free(folder: Path, overwrite: bool) -> None:
             raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --out")
 
 
-def _describe(
+def _collect_metadata(
     sources: Sequence[Source], models: Sequence[PolypSegmenter], data_fingerprint: str
 ) -> dict[str, str]:
-    """The metadata of all variants; of several models those of the first, and all fingerprints."""
+    """The metadata of all files; for several models those of the first, and all fingerprints."""
     first = sources[0]
     run = RunFolder(first.home)
     is_final = len(sources) == 1 and first.file == run.best_checkpoint and run.is_finished
@@ -135,54 +126,44 @@ def _write_variants(
     validation: Sequence[Pair],
     options: Options,
 ) -> list[str]:
-    """Write the files; returns notes on them.
-
-    Raises:
-        InputError: the float32 file does not compute what the module does.
-    """
-    exact, integers = folder / FILES["onnx", "float32"], folder / FILES["onnx", "int8"]
+    """Write the files and return notes; raises InputError if probabilities differ from the module's."""
+    exact = folder / FILES["onnx", "float32"]
     write_onnx(models, exact, metadata | {"precision": "float32"})
-    predict = proof.on_tensors(OnnxModel(exact))
-    differences = proof.differences(proof.average(models), {"": predict}, _spread(validation, COMPARED))[""]
-    if not all(difference <= MAX_DIFFERENCE for difference in differences.values()):  # nor NaN
+    exported, module = Predictor([open_exported(exact)], "cpu"), Predictor(models, "cpu")
+    differences = measure_differences(module, {"onnx": exported}, _select_evenly(validation, COMPARED))
+    difference = max(differences["onnx"].values())
+    if difference > MAX_DIFFERENCE:
         raise InputError(
-            f"the ONNX model's probabilities differ from the module's by up to "
-            f"{max(differences.values()):.2g}, more than {MAX_DIFFERENCE:g}: {describe_network(models)} "
-            "cannot be exported"
+            f"the ONNX model's probabilities differ from the module's by up to {difference:.2g}, more than "
+            f"{MAX_DIFFERENCE:g}: {describe_network(models)} cannot be exported"
         )
     if options.fp16:
         write_onnx(models, folder / FILES["onnx", "float16"], metadata | {"precision": "float16"}, half=True)
     notes = []
-    threshold, metadata = float(metadata["threshold"]), metadata | {"precision": "int8"}
-    calibration = [pair.image for pair in _spread(validation, CALIBRATED)]
-
-    def loses_dice(file: Path) -> bool:
-        pair = {"float32": predict, "int8": proof.on_tensors(open_exported(file))}
-        scores = proof.score(pair, validation, threshold)
-        return scores["float32"]["dice"] - scores["int8"]["dice"] > MAX_DICE_LOSS
-
-    if options.int8:
-        write_int8(exact, integers, metadata, calibration)
-        if loses_dice(integers):
-            write_int8(exact, integers, metadata, calibration, with_encoder=False)
+    metadata = metadata | {"precision": "int8"}
+    calibration = [pair.image for pair in _select_evenly(validation, CALIBRATED)]
+    for is_chosen, name, backend, write in (
+        (options.int8, "int8", "onnx", write_int8),
+        (options.openvino, "OpenVINO", "openvino", write_openvino),
+    ):
+        if not is_chosen:
+            continue
+        file = folder / FILES[backend, "int8"]
+        write(exact, file, metadata, calibration)
+        predictors = {"float32": exported, "int8": Predictor([open_exported(file)], "cpu")}
+        scores = measure_scores(predictors, validation, module.threshold)
+        if scores["float32"]["dice"] - scores["int8"]["dice"] > MAX_DICE_LOSS:
+            write(exact, file, metadata, calibration, with_encoder=False)
             notes.append(
-                f"int8 has its encoder in float32: else it loses more than {MAX_DICE_LOSS} on validation"
-            )
-    if options.openvino:
-        file = folder / FILES["openvino", "int8"]
-        write_openvino(exact, file, metadata, calibration)
-        if loses_dice(file):
-            write_openvino(exact, file, metadata, calibration, with_encoder=False)
-            notes.append(
-                f"OpenVINO has its encoder in float32: else it loses more than {MAX_DICE_LOSS} on validation"
+                f"{name} has its encoder in float32: else it loses more than {MAX_DICE_LOSS} on validation"
             )
     return notes
 
 
-def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+def _select_evenly(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """At most `count` pairs, evenly spaced."""
     count = min(count, len(pairs))
-    return [pairs[place * len(pairs) // count] for place in range(count)]
+    return [pairs[number * len(pairs) // count] for number in range(count)]
 
 
 def _measure(
@@ -192,30 +173,30 @@ def _measure(
     validation: Sequence[Pair],
     test: Sequence[Pair],
 ) -> dict[str, Any]:
-    """Dice, difference and speed of the module and of each file."""
+    """The content of export.json that is measured: Dice, difference and speed of the module and the files."""
     exact, fast = (
         " and ".join(dict.fromkeys(model.resolve_precision(is_fast) for model in models))
         for is_fast in (False, True)
     )
-    plain_predict = proof.average(references)
-    others: dict[tuple[str, str], proof.Predict] = {
-        ("module", f"fast, {fast}"): proof.average(models, fast=True)
-    }
+    module = Predictor(references, "cpu")
+    predictors = {("module", f"fast, {fast}"): Predictor(models, "cpu", compute="fast")}
     if exact != "32-true":
-        others["module", f"exact, {exact}"] = proof.average(models)
+        predictors["module", f"exact, {exact}"] = Predictor(models, "cpu")
     written = {key: folder / file for key, file in FILES.items() if (folder / file).is_file()}
-    others |= {key: proof.on_tensors(open_exported(file)) for key, file in written.items()}
+    for key, file in written.items():
+        predictors[key] = Predictor([open_exported(file)], "cpu")
 
-    differences = proof.differences(plain_predict, others, _spread(validation, COMPARED))
-    threshold = models[0].threshold
-    scores = proof.score({("module", "float32"): plain_predict} | others, test, threshold)
-    plain = scores["module", "float32"]
+    differences = measure_differences(module, predictors, _select_evenly(validation, COMPARED))
+    scores = measure_scores({("module", "float32"): module} | predictors, test, module.threshold)
+    reference = scores["module", "float32"]
+    has_openvino = ("openvino", "int8") in written
+    packages = ["torch", "onnx", "onnxruntime", *(["openvino"] if has_openvino else [])]
     record: dict[str, Any] = {
         "image_size": list(models[0].image_size),
         "device": device.description("cpu"),
         "n": len(test),
         "compared": min(COMPARED, len(validation)),
-        "compared_at": [f"{scale:g}" for scale in proof.SIZES],
+        "compared_at": [f"{scale:g}" for scale in SIZES],
         "definitions": {
             "dice": f"of the test images, one by one: {DEFINITIONS['dice']}",
             "dice_loss": "the Dice of the module in float32 less this one's",
@@ -225,30 +206,30 @@ def _measure(
         },
         "module": {},
         "onnx": {},
-        **({"openvino": {}} if ("openvino", "int8") in written else {}),
+        **({"openvino": {}} if has_openvino else {}),
         "notes": [],
-        "versions": {"polyp": __version__}
-        | {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
-        | ({"openvino": version("openvino")} if ("openvino", "int8") in written else {}),
+        "versions": {"polyp": __version__} | {name: version(name) for name in packages},
     }
-    for (kind, name), score in scores.items():
+    for (backend, precision), score in scores.items():
         row = score | {
-            "dice_loss": plain["dice"] - score["dice"],
-            "difference": differences.get((kind, name), {}),
-            "faster": round(score["images_per_second"] / plain["images_per_second"], 3),
+            "dice_loss": reference["dice"] - score["dice"],
+            "difference": differences.get((backend, precision), {}),
+            "faster": round(score["images_per_second"] / reference["images_per_second"], 3),
         }
-        if file := written.get((kind, name)):
-            row |= {"file": file.name, "bytes": sum(part.stat().st_size for part in _parts(file))}
+        if (backend, precision) in written:
+            file = written[backend, precision]
+            row |= {"file": file.name, "bytes": count_bytes(file)}
         if row["dice_loss"] > MAX_DICE_LOSS:
-            record["notes"].append(f"{kind} {name} loses {row['dice_loss']:.4f} of Dice on the test images")
-        record[kind][name] = row
+            note = f"{backend} {precision} loses {row['dice_loss']:.4f} of Dice on the test images"
+            record["notes"].append(note)
+        record[backend][precision] = row
     return record
 
 
-def _parts(file: Path) -> list[Path]:
-    """The files of an exported model: OpenVINO has the weights beside the graph."""
-    weights = file.with_suffix(".bin")
-    return [file, weights] if weights.is_file() else [file]
+def count_bytes(file: Path) -> int:
+    """The size of an exported model; for OpenVINO with the file of its weights."""
+    files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+    return sum(file.stat().st_size for file in files)
 
 
 COLUMNS = [
@@ -272,16 +253,20 @@ def _print_record(record: dict[str, Any], folder: Path) -> None:
     title, count = f"[bold]{escape(record['run'])}[/]", len(record["models"])
     title += f", the average of {count} models" if count > 1 else ""
     console.print(f"\n{title}, {record['n']} test images, {escape(record['device'])}")
-    kinds = {"module": record["module"], "ONNX": record["onnx"], "OpenVINO": record.get("openvino", {})}
-    Table(
-        [{"name": f"{kind} {name}", **row} for kind in kinds for name, row in kinds[kind].items()], COLUMNS
-    ).print()
+    backends = {"module": record["module"], "ONNX": record["onnx"], "OpenVINO": record.get("openvino", {})}
+    rows = [
+        {"name": f"{backend} {precision}", **row}
+        for backend, measured in backends.items()
+        for precision, row in measured.items()
+    ]
+    Table(rows, COLUMNS).print()
     console.print(
         f"  difference: the largest between probabilities and those of the module in float32, on "
         f"{record['compared']} validation images at {', '.join(record['compared_at'])} times their size"
     )
     for note in record["notes"]:
         console.print(f"[bold yellow]note[/] {escape(note)}")
-    where = os.path.relpath(folder)
-    model = shell_word(f"{where}/{FILES['onnx', 'float32']}")
-    terminal.print_places({"models": where, "use it": f"polyp predict {model} FOLDER_OR_VIDEO"})
+    model = shell_word(os.path.relpath(folder / FILES["onnx", "float32"]))
+    terminal.print_places(
+        {"models": os.path.relpath(folder), "use it": f"polyp predict {model} FOLDER_OR_VIDEO"}
+    )

@@ -15,15 +15,9 @@ from polyp.commands.export.graph import Graph
 from polyp.errors import InputError, describe_error
 from polyp.model.segmenter import PolypSegmenter
 
-OPSET = 18
-"""The oldest that has all operations, so that old runtimes can run it."""
-
-EXAMPLE = (2, 96, 80, 3)
-"""An image batch to trace with; a size of 1 would be taken for a constant."""
-
-
-MAX_BYTES = 2**31
-"""An ONNX file is smaller."""
+OPSET = 18  # the oldest that has all operations, so that old runtimes can run the file
+EXAMPLE = (2, 96, 80, 3)  # the shape of the images to trace with; a batch of 1 would be taken for a constant
+MAX_BYTES = 2**31  # an ONNX file must be smaller
 
 
 def write_onnx(
@@ -36,7 +30,7 @@ def write_onnx(
 
     Args:
         models: on the CPU, of one image size.
-        file: the file to write.
+        file: to write.
         metadata: all metadata of the file.
         half: compute in float16, which is faster on GPUs; input and output keep their types.
 
@@ -52,7 +46,6 @@ def write_onnx(
             f"the weights of {len(models)} networks take {size / 1e9:.1f} GB, and an ONNX file holds less "
             f"than {MAX_BYTES / 1e9:.1f}: export fewer runs"
         )
-
     try:
         with silence():
             program = torch.onnx.export(
@@ -76,13 +69,13 @@ def write_onnx(
 
 
 def describe_network(models: Sequence[PolypSegmenter]) -> str:
-    """The settings that name the networks of models: "model.arch=unet with model.encoder=resnet34"."""
-    names = (f"model.arch={m.arch} with model.encoder={m.encoder}" for m in models)
+    """The architecture and encoder of models, such as "model.arch=unet with model.encoder=resnet34"."""
+    names = (f"model.arch={model.arch} with model.encoder={model.encoder}" for model in models)
     return " and ".join(dict.fromkeys(names))
 
 
 def set_metadata(proto: Any, metadata: Mapping[str, str]) -> None:
-    """Replace all metadata of an `onnx.ModelProto`, also what the exporter notes on nodes and values."""
+    """Replace all metadata of an `onnx.ModelProto`, including the exporter's notes on nodes and values."""
     import onnx
 
     onnx.helper.set_model_props(proto, dict(metadata))
@@ -93,7 +86,7 @@ def set_metadata(proto: Any, metadata: Mapping[str, str]) -> None:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Suppress what the exporter prints, logs and warns of: it is meant for its developers."""
+    """Suppress the output, log and warnings of exporters, which are meant for their developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""What an exported model computes: from the pixels of an image to probabilities of the same size."""
+"""The computation of an exported model: from the pixels of an image to probabilities of the same size."""
 
 import copy
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ class Graph(nn.Module):
     """`PolypSegmenter.predict` in operations that all runtimes have and compute alike, averaged over models.
 
     Args:
-        models: whose weights are taken; of one image size.
-        half: compute the networks in float16; what comes before and after them keeps float32.
+        models: with the weights; of one image size.
+        half: compute the networks in float16, and the resizing and averaging in float32.
     """
 
     def __init__(self, models: Sequence[PolypSegmenter], half: bool = False) -> None:
@@ -35,10 +35,12 @@ class Graph(nn.Module):
         """Probabilities (B, H, W) float32 in 0-1 of images (B, H, W, 3) uint8 RGB."""
         pixels, size = resize(image, self.size) / 255, image.shape[1:3]
         logits = [network(pixels)[-1] for network in self.networks]
-        first, *others = (
-            torch.sigmoid(F.interpolate(each, size=size, mode="bilinear"))[:, 0] for each in logits
-        )
-        return sum(others, first) / len(logits) if others else first
+        probabilities = [
+            torch.sigmoid(F.interpolate(values, size=size, mode="bilinear"))[:, 0] for values in logits
+        ]
+        if len(probabilities) == 1:
+            return probabilities[0]
+        return sum(probabilities[1:], probabilities[0]) / len(probabilities)
 
 
 class _Half(nn.Module):
@@ -56,8 +58,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """`polyp.images.resize` of images (B, H, W, 3) uint8: (B, 3, *size) float32, whole numbers in 0-255.
 
     ONNX has an operation of that name, but runtimes do not agree on it: ONNX Runtime's differs from torch's
-    by up to 13 grey levels at an image's border. These are torch's 8-bit integers in matrix products, first
-    along the rows.
+    by up to 13 grey levels at an image's border. This computes torch's 8-bit integers with matrix products,
+    first along the rows.
     """
     height, width = image.shape[1:3]
     grey = image.permute(0, 1, 3, 2).float() - GREY  # (B, H, 3, W)
@@ -66,8 +68,7 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return columns.unflatten(1, (3, size[1])).transpose(2, 3) + GREY
 
 
-GREY = 128
-"""Subtracted from pixels, so that float32 holds their products with 17-bit weights exactly."""
+GREY = 128  # subtracted from pixels, so that float32 holds their products with 17-bit weights exactly
 
 
 def _resize_lines(lines: Tensor, source: int, target: int) -> Tensor:
@@ -84,5 +85,5 @@ def _resize_lines(lines: Tensor, source: int, target: int) -> Tensor:
     bits = (torch.log2((2**15 - 0.5) / weights.max().float()).ceil() - 1).clamp(0, 21)
     unit = torch.exp2(bits)
     weights = (weights * unit.double() + 0.5).floor().float() / unit
-    missing = GREY * (weights.sum(0) - 1)  # their sum is not quite 1
-    return (lines @ weights + (missing + 0.5)).floor()  # within 0-255, since no weight is negative
+    correction = GREY * (weights.sum(0) - 1)  # rounded weights do not sum to exactly 1
+    return (lines @ weights + (correction + 0.5)).floor()  # within 0-255, since no weight is negative

@@ -1,4 +1,4 @@
-"""A model in 8-bit integers, which CPUs multiply fastest: for ONNX Runtime, and for OpenVINO."""
+"""Models in 8-bit integers, which are the fastest on CPUs: for ONNX Runtime and for OpenVINO."""
 
 import os
 import tempfile
@@ -12,22 +12,22 @@ from polyp.commands.export.file import set_metadata, silence
 from polyp.data.pairs import read_image
 
 QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operations worth it; around others, the conversion to integers and back costs more than it saves."""
+"""The operations that gain; for all others, the conversion to integers and back costs more than it saves."""
 
 
 def write_int8(
     file: Path, out: Path, metadata: Mapping[str, str], images: Sequence[Path], with_encoder: bool = True
 ) -> None:
-    """Write the int8 variant of a model, with the ranges that its values have on some images.
+    """Write the int8 variant of a model for ONNX Runtime.
 
     Weights have a range for each channel, activations the mean of their ranges over the images. The first and
-    the last convolution, and all that comes before and after, keep float32.
+    the last convolution and the operations before and after them keep float32.
 
     Args:
-        file: the float32 model.
+        file: the float32 model in ONNX.
         out: the file to write.
-        metadata: all metadata of it.
-        images: at least one; those of validation.
+        metadata: all metadata of the file.
+        images: at least one, to find the ranges of values on.
         with_encoder: quantize the encoder too.
 
     Raises:
@@ -68,19 +68,21 @@ def write_int8(
 def _list_excluded(graph: Any, with_encoder: bool) -> list[str]:
     """The names of the nodes that keep float32.
 
-    These are the nodes up to each network's first convolution and from its last one on, products without
-    weights (attention), and, if so wanted, those with the encoder's weights.
+    These are the nodes up to the first convolution of each network and from its last one on, products without
+    weights (attention), and without `with_encoder` the nodes with the encoder's weights.
     """
     weights = {weight.name for weight in graph.initializer}
     excluded = set()
     nodes = [(node, node.input, node.output) for node in graph.node]  # in the order of their computation
-    for way in (nodes, [(node, output, input_) for node, input_, output in reversed(nodes)]):
-        behind: set[str] = set()  # values behind a convolution
-        for node, near, far in way:
-            if not behind.intersection(near):
+    reverse = [(node, outputs, inputs) for node, inputs, outputs in reversed(nodes)]
+    for direction in (nodes, reverse):
+        connected: set[str] = set()  # values to which a path leads from a convolution
+        for node, inputs, outputs in direction:
+            is_connected = not connected.isdisjoint(inputs)
+            if not is_connected:
                 excluded.add(node.name)
-            if node.op_type == "Conv" or behind.intersection(near):
-                behind.update(far)
+            if is_connected or node.op_type == "Conv":
+                connected.update(outputs)
     for node in graph.node:
         if node.op_type in ("MatMul", "Gemm") and not weights.intersection(node.input):
             excluded.add(node.name)
@@ -94,37 +96,31 @@ def write_openvino(
 ) -> None:
     """Write the int8 variant of a model for OpenVINO, by NNCF, which chooses the operations.
 
-    Args:
-        file: the float32 model, in ONNX.
-        out: the .xml file to write, with the weights in a .bin file beside it.
-        metadata, images, with_encoder: see `write_int8`.
-
-    Raises:
-        InputError: an image cannot be read.
+    `out` is the .xml file, with the weights in a .bin file beside it. See also `write_int8`.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # else it reports each call to its makers
+    os.environ.setdefault("NNCF_CI", "1")  # else NNCF reports each call to its developers
     with silence():
         import nncf
         import openvino
 
         model = openvino.Core().read_model(file)
-        encoder = (
-            [] if with_encoder else [op.get_friendly_name() for op in model.get_ops() if _in_encoder(op)]
-        )
+        excluded = []
+        if not with_encoder:
+            excluded = [op.get_friendly_name() for op in model.get_ops() if _is_in_encoder(op)]
         dataset = nncf.Dataset(list(images), lambda path: read_image(path)[None])
         quantized = nncf.quantize(
             model,
             dataset,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=encoder),
+            ignored_scope=nncf.IgnoredScope(names=excluded),
         )
         for name, value in metadata.items():
             quantized.set_rt_info(value, ["polyp", name])
         openvino.save_model(quantized, out, compress_to_fp16=False)
 
 
-def _in_encoder(operation: Any) -> bool:
+def _is_in_encoder(operation: Any) -> bool:
     """Whether an operation multiplies with weights of an encoder, which may be reshaped first."""
     if operation.get_type_name() not in ("Convolution", "GroupConvolution", "MatMul"):
         return False

@@ -1,105 +1,65 @@
-"""Measurements of exported models: how far from the module they are, how good, how fast."""
+"""Measurements of exported models: the difference to the module's probabilities, the Dice, and the speed."""
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from polyp import terminal
 from polyp.data.pairs import Pair
 from polyp.images import read_image, resize
+from polyp.inference.predictor import Predictor
 from polyp.metrics.overlap import image_scores
-from polyp.model.exported import ExportedModel
-from polyp.model.segmenter import PolypSegmenter
-
-Predict = Callable[[Sequence[Tensor]], list[Tensor]]
-"""From images (3, H, W) uint8 to probabilities (H, W) float32, as `PolypSegmenter.predict`."""
 
 Name = TypeVar("Name", bound=Hashable)
 
-SIZES = (1.0, 0.5, 1.5)
-"""The sizes that models are compared at, times the image's own."""
-
-ROUND = 5
-"""Consecutive images of each model when timing, so that other load on the machine hits all models."""
+SIZES = (1.0, 0.5, 1.5)  # at which models are compared, times the image's own size
+ROUND = 5  # consecutive images of each model when timing, so that other load affects all models
 
 
-def average(models: Sequence[PolypSegmenter], fast: bool = False) -> Predict:
-    """The mean of the probabilities of models."""
-
-    def predict(images: Sequence[Tensor]) -> list[Tensor]:
-        each = [model.predict(images, fast=fast) for model in models]
-        return [torch.stack(probabilities).mean(0) for probabilities in zip(*each, strict=True)]
-
-    return predict
-
-
-def on_tensors(model: ExportedModel) -> Predict:
-    """The probabilities of an exported model, which computes on arrays."""
-
-    def predict(images: Sequence[Tensor]) -> list[Tensor]:
-        arrays = [image.permute(1, 2, 0).numpy() for image in images]
-        return [torch.from_numpy(probability) for probability in model.predict(arrays)]
-
-    return predict
-
-
-def differences(
-    reference: Predict, models: Mapping[Name, Predict], pairs: Sequence[Pair]
+def measure_differences(
+    reference: Predictor, predictors: Mapping[Name, Predictor], pairs: Sequence[Pair]
 ) -> dict[Name, dict[str, float]]:
-    """The largest absolute difference to the reference's probabilities, by model and by size.
-
-    Args:
-        reference: the module in float32.
-        models: by name.
-        pairs: whose images to compare on.
-    """
-    largest = {name: {f"{scale:g}": 0.0 for scale in SIZES} for name in models}
-    for scale in SIZES:
-        for pair in pairs:
-            image = _load(pair)
-            height, width = image.shape[1:]
-            resized = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
-            [expected] = reference([resized])
-            for name, predict in models.items():
-                difference = (predict([resized])[0] - expected).abs().max().item()
-                largest[name][f"{scale:g}"] = float(
-                    np.maximum(largest[name][f"{scale:g}"], difference)
-                )  # keeps NaN
+    """The largest absolute difference to the reference's probabilities, by model and by size."""
+    largest = {name: {f"{scale:g}": 0.0 for scale in SIZES} for name in predictors}
+    for pair in pairs:
+        image = torch.from_numpy(read_image(pair.image)).permute(2, 0, 1)
+        height, width = image.shape[1:]
+        for scale in SIZES:
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+            scaled = resize(image, size).permute(1, 2, 0).numpy()
+            expected = reference.predict(scaled)
+            for name, predictor in predictors.items():
+                difference = float(np.abs(predictor.predict(scaled) - expected).max())
+                largest[name][f"{scale:g}"] = max(largest[name][f"{scale:g}"], difference)
     return largest
 
 
-def score(
-    models: Mapping[Name, Predict], pairs: Sequence[Pair], threshold: float
+def measure_scores(
+    predictors: Mapping[Name, Predictor], pairs: Sequence[Pair], threshold: float
 ) -> dict[Name, dict[str, Any]]:
-    """How good and how fast models are, one image at a time.
-
-    Args:
-        models: by name.
-        pairs: images and their masks.
-        threshold: of the predicted mask.
+    """The Dice and the speed of models, which predict one image at a time.
 
     Returns:
         For each model `dice` (see `polyp.metrics.overlap.DEFINITIONS`, at the images' own size),
         `latency_ms`, the median and 95 % from an image's file to its mask, and `images_per_second`.
     """
-    scores: dict[Name, list[float]] = {name: [] for name in models}
-    seconds: dict[Name, list[float]] = {name: [] for name in models}
+    scores: dict[Name, list[float]] = {name: [] for name in predictors}
+    seconds: dict[Name, list[float]] = {name: [] for name in predictors}
     for start in terminal.track(range(0, len(pairs), ROUND), "scoring"):
-        for name, predict in models.items():
-            predict([_load(pairs[start])])  # not timed: threads and caches are the previous model's
+        for name, predictor in predictors.items():
+            predictor.predict(read_image(pairs[start].image))  # not timed: replaces the last model in caches
             for pair in pairs[start : start + ROUND]:
                 started = time.perf_counter()
-                [probability] = predict([_load(pair)])
+                probability = predictor.predict(read_image(pair.image))
                 _ = probability >= threshold
                 seconds[name].append(time.perf_counter() - started)
                 mask = torch.from_numpy(pair.read()[1])
-                scores[name].append(image_scores(probability, mask)["dice"].item())
+                scores[name].append(image_scores(torch.from_numpy(probability), mask)["dice"].item())
     results = {}
-    for name in models:
+    for name in predictors:
         median, p95 = np.percentile(seconds[name], (50, 95)).tolist()
         results[name] = {
             "dice": float(np.mean(scores[name])),
@@ -107,7 +67,3 @@ def score(
             "images_per_second": round(1 / median, 2),
         }
     return results
-
-
-def _load(pair: Pair) -> Tensor:
-    return torch.from_numpy(read_image(pair.image)).permute(2, 0, 1)

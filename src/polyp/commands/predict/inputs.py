@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from polyp.commands.predict.video import SUFFIXES as VIDEOS
@@ -14,28 +13,18 @@ from polyp.errors import InputError, printable
 from polyp.files import walk_files
 from polyp.images import SUFFIXES as IMAGES
 
-MAX_NAME_BYTES = 240
-"""Of a name, so that an ending fits behind it."""
-
-ENDINGS = (".png", ".jpg", ".csv", ".webm")
-"""Of the files that are written for an input."""
+MAX_NAME_BYTES = 240  # so that an ending still fits a file system's 255 bytes
+ENDINGS = (".png", ".jpg", ".csv", ".webm")  # of the files that are written for an input
 
 
 @dataclass(frozen=True)
 class Input:
-    """An image or a video.
+    """An image or a video."""
 
-    Attributes:
-        path: absolute, links not followed.
-        relative: below the folder that all inputs have in common, with `/`.
-        is_video: or else an image.
-        stamp: size in bytes and modification time in nanoseconds; a file with others has changed.
-    """
-
-    path: Path
-    relative: str
+    path: Path  # absolute, links not followed
+    relative: str  # the path relative to the folder that all inputs have in common, with `/`
     is_video: bool
-    stamp: tuple[int, int]
+    stamp: tuple[int, int]  # size in bytes and modification time in nanoseconds, by which changes are noticed
 
 
 def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
@@ -45,7 +34,7 @@ def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
         The folder that all have in common, the inputs, and a line for each that cannot be read.
 
     Raises:
-        InputError: a name is not there, is no file or folder, or there is nothing to predict.
+        InputError: a path does not exist, is no file or folder, or there is nothing to predict.
     """
     paths = [Path(os.path.abspath(Path(name).expanduser())) for name in names]
     for name, path in zip(names, paths, strict=True):
@@ -55,8 +44,9 @@ def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
             raise InputError(f"{printable(name)} is not a file")
     root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
     problems: list[str] = []
-    walk = partial(walk_files, suffixes=IMAGES | VIDEOS, problems=problems)
-    files = [file for path in paths for file in (walk(path) if path.is_dir() else [path])]
+    files: list[Path] = []
+    for path in paths:
+        files += walk_files(path, IMAGES | VIDEOS, problems) if path.is_dir() else [path]
     inputs = []
     for file in dict.fromkeys(files):
         if file.is_file():
@@ -72,7 +62,7 @@ def find_inputs(names: Sequence[str]) -> tuple[Path, list[Input], list[str]]:
 
 
 def _is_video(file: Path) -> bool:
-    """Whether a file is a video: by its ending, or by its content if the ending says nothing."""
+    """Whether a file is a video: by its ending, or by its content if the ending is unknown."""
     suffix = file.suffix.lower()
     if suffix in IMAGES | VIDEOS:
         return suffix in VIDEOS
@@ -84,10 +74,10 @@ def _is_video(file: Path) -> bool:
 
 
 def name_outputs(inputs: Sequence[Input]) -> dict[Input, str]:
-    """A name for what is written for each input; it depends on the inputs alone.
+    """A name for the output files of each input; it depends on the inputs alone.
 
-    It is the relative path without the ending; with the ending where two inputs differ in nothing else, or in
-    upper and lower case; with a hash where that is not enough, or too long for a file's name.
+    It is the relative path without the ending. If two names are equal but for upper and lower case, they get
+    the ending; if they are still equal, or too long for a file's name, a hash.
     """
     paths = {item: PurePosixPath(item.relative) for item in inputs}
     names = {item: path.with_suffix("").as_posix() for item, path in paths.items()}

@@ -12,24 +12,12 @@ from polyp.images import read_image
 from polyp.report.html import Page
 from polyp.report.tables import Column, Table, count
 
-PICTURES = 100
-"""Pictures on a page at most."""
-
-WIDTH = 480
-"""Of a picture in pixels."""
+PICTURES = 100  # on a page at most
+WIDTH = 480  # of a picture in pixels
 
 
 def write_page(folder: Path, settings: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Write index.html.
-
-    Args:
-        folder: of the predictions.
-        settings: of the predictions.
-        records: of its images and videos, as in predictions.json.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
+    """Write index.html with the settings and records of predictions.json; raises WriteError on failure."""
     page = Page(
         f"Predictions: {folder.absolute().name}",
         f"{', '.join(settings['runs'])}, {settings['backend']}, threshold {settings['threshold']:g}. "
@@ -42,14 +30,15 @@ def write_page(folder: Path, settings: Mapping[str, Any], records: Sequence[Mapp
         _add_pictures(page, folder, videos[:PICTURES])
     images = sorted(
         (record for record in records if "image" in record),
-        key=lambda record: (-record.get("uncertainty", 0), str(record["image"])),  # old ones have none
+        # Records that older versions wrote have no uncertainty.
+        key=lambda record: (-record.get("uncertainty", 0), str(record["image"])),
     )
     if images:
-        order = "The least certain first. " if len(images) > 1 else ""
-        order += "Uncertainty is 1 less the probability of the least certain polyp, or without polyps the "
-        order += "largest probability of a pixel. Polyps are numbered as in polyps.csv."
-        shown = f" Pictures of the first {PICTURES}." if len(images) > PICTURES else ""
-        page.section("Images", order + shown)
+        text = "The least certain first. " if len(images) > 1 else ""
+        text += "Uncertainty is 1 less the probability of the least certain polyp, or without polyps the "
+        text += "largest probability of a pixel. Polyps are numbered as in polyps.csv."
+        text += f" Pictures of the first {PICTURES}." if len(images) > PICTURES else ""
+        page.section("Images", text)
         _add_pictures(page, folder, images[:PICTURES])
         page.section("Table")
         page.table(Table(images, IMAGE_COLUMNS))
@@ -57,11 +46,11 @@ def write_page(folder: Path, settings: Mapping[str, Any], records: Sequence[Mapp
 
 
 def _add_pictures(page: Page, folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Add the pictures that were drawn of images or videos."""
+    """Add the overlays of images, or the stills of videos."""
     pictures = []
     for record in records:
-        drawn = [folder / name for name in record["files"] if name.endswith(".jpg")]
-        for file in filter(Path.is_file, drawn):  # those of earlier commands may have been removed
+        drawings = [folder / name for name in record["files"] if name.endswith(".jpg")]
+        for file in filter(Path.is_file, drawings):  # the user may have removed those of earlier commands
             picture = read_image(file)
             scale = min(1, WIDTH / picture.shape[1])
             picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -72,9 +61,9 @@ def _add_pictures(page: Page, folder: Path, records: Sequence[Mapping[str, Any]]
 def _describe(record: Mapping[str, Any]) -> str:
     if "video" in record:
         return printable(record["video"])
-    found = count(len(record["polyps"]), "polyp") if record["polyps"] else "no polyps"
-    certainty = f", uncertainty {record['uncertainty']:.2f}" if "uncertainty" in record else ""
-    return f"{printable(record['image'])}: {found}{certainty}"
+    polyps = count(len(record["polyps"]), "polyp") if record["polyps"] else "no polyps"
+    uncertainty = f", uncertainty {record['uncertainty']:.2f}" if "uncertainty" in record else ""
+    return f"{printable(record['image'])}: {polyps}{uncertainty}"
 
 
 IMAGE_COLUMNS = [

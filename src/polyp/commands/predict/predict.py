@@ -27,22 +27,17 @@ from polyp.runs.folder import RunFolder, lock_folder
 from polyp.runs.model import Source, find_sources
 
 PREDICTIONS = "predictions"
-
-WORKERS = max(2, min(8, count_processors()))
-"""Threads that read and write images beside the network; more get in its way."""
+WORKERS = max(2, min(8, count_processors()))  # threads that read and write images; more slow the network down
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 def run(options: Options) -> Path:
-    """Predict images and videos, and write what is found; what is finished already is left as it is.
+    """Predict images and videos and write the results, except for inputs that are finished already.
 
-    Returns:
-        The folder that was written.
-
-    Raises:
-        InputError: anything that cannot work, before the work; after it, what could not be read.
+    Returns the folder of predictions. Raises InputError before the prediction for options or inputs that
+    cannot work, and after it for files that could not be read.
     """
     if options.threshold is not None and not 0 < options.threshold < 1:
         raise InputError(f"--threshold {options.threshold:g} must lie between 0 and 1")
@@ -54,7 +49,7 @@ def run(options: Options) -> Path:
     _check_apart(folder, options.inputs, inputs)
     with terminal.status("loading"):
         predictor = load_predictor(models, options.compute, options.device, options.tta)
-    # `polyp export` has measured it for an exported model: loading the checkpoint would take seconds.
+    # For exported models, `polyp export` has measured it: loading the checkpoint would take seconds.
     if not predictor.is_exact and not any(source.is_exported for source in sources):
         print(predictor.describe_deviation(list(islice(_read_samples(inputs), COMPARED))))
     settings = {
@@ -92,32 +87,38 @@ def run(options: Options) -> Path:
 
 
 def _default_folder(first: Source, name: str, options: Options) -> Path:
-    """Where predictions of inputs of this name go by default: the same place for the same command."""
-    best = RunFolder(first.home).best_checkpoint == first.file
-    parts = [first.file.stem] * (not best) + [name] + ["tta"] * options.tta
-    parts += [options.compute] * (options.compute != "exact")
-    parts += [] if options.threshold is None else [f"threshold-{options.threshold:g}"]
-    parts += [f"ensemble-of-{1 + len(options.with_)}"] * bool(options.with_)
-    return first.output_folder / PREDICTIONS / "_".join(parts)
+    """The default output folder for inputs of this name: the same folder for the same options."""
+    words = [name]
+    if first.file != RunFolder(first.home).best_checkpoint:
+        words.insert(0, first.file.stem)
+    if options.tta:
+        words.append("tta")
+    if options.compute != "exact":
+        words.append(options.compute)
+    if options.threshold is not None:
+        words.append(f"threshold-{options.threshold:g}")
+    if options.with_:
+        words.append(f"ensemble-of-{1 + len(options.with_)}")
+    return first.output_folder / PREDICTIONS / "_".join(words)
 
 
 def _check_apart(folder: Path, names: Sequence[str], inputs: Sequence[Input]) -> None:
-    """Predictions are written neither among the user's images nor over them."""
+    """Refuse an output folder inside a folder of inputs, and inputs inside the output folder."""
     out = folder.resolve()
     for name in names:
         if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
-            where = f"{printable(folder)}, which is in {printable(name)}, a folder of images"
-            raise InputError(f"the predictions would be written to {where}: give an --out elsewhere")
+            place = f"{printable(folder)}, which is in {printable(name)}, a folder of images"
+            raise InputError(f"the predictions would be written to {place}: give an --out elsewhere")
     for item in inputs:
         if item.path.resolve().is_relative_to(out):
-            where = f"{printable(folder)}, where predictions are written"
-            raise InputError(f"{printable(item.path)} lies in {where}: give an --out elsewhere")
+            place = f"{printable(folder)}, where predictions are written"
+            raise InputError(f"{printable(item.path)} lies in {place}: give an --out elsewhere")
 
 
 def _read_samples(inputs: Sequence[Input]) -> Iterator[np.ndarray]:
     """The images that can be read, and the first frames of the videos."""
     for item in inputs:
-        with suppress(InputError):  # reported with the other problems
+        with suppress(InputError):  # reported when the input is predicted
             if item.is_video:
                 with open_video(item.path) as video:
                     yield from (image for _, image in islice(video.frames, 1))
@@ -126,9 +127,9 @@ def _read_samples(inputs: Sequence[Input]) -> Iterator[np.ndarray]:
 
 
 def _predict_images(images: list[Input], predictor: Predictor, results: Results, problems: list[str]) -> None:
-    """Predict images, and say how many and how fast; reading and writing go on beside the network."""
-    missing = [item for item in images if str(item.path) not in results.records]
-    done, started = len(images) - len(missing), time.perf_counter()
+    """Predict images, and print how many and how fast; threads read and write while the network computes."""
+    unfinished = [item for item in images if str(item.path) not in results.records]
+    finished, started = len(images) - len(unfinished), time.perf_counter()
 
     def read(item: Input) -> tuple[Input, np.ndarray | None]:
         try:
@@ -138,8 +139,8 @@ def _predict_images(images: list[Input], predictor: Predictor, results: Results,
             return item, None
 
     with ThreadPoolExecutor(WORKERS) as pool, terminal.progress() as bar:
-        task = bar.add_task("predicting", total=len(images), completed=done, first=done)
-        arrays = ((item, image) for item, image in _map_ahead(pool, read, missing) if image is not None)
+        task = bar.add_task("predicting", total=len(images), completed=finished, first=finished)
+        arrays = ((item, image) for item, image in _map_ahead(pool, read, unfinished) if image is not None)
         predictions = predict_stream(predictor, arrays)
         for item, record in _map_ahead(pool, lambda result: results.write_image(*result), predictions):
             results.add(item, record)
@@ -147,15 +148,16 @@ def _predict_images(images: list[Input], predictor: Predictor, results: Results,
     seconds = time.perf_counter() - started
     records = [results.records[str(item.path)] for item in images if str(item.path) in results.records]
     if records:
-        new, polyps = len(records) - done, sum(bool(record["polyps"]) for record in records)
-        before = f"{done} done before, " if done and new else ""
-        speed = f"{new / seconds:.1f} images/s" if new else "all done before"
-        where = printable(os.path.relpath(results.folder))
-        print(f"{count(len(records), 'image')}, {polyps} with polyps, {before}{speed}, in {where}")
+        predicted, polyps = len(records) - finished, sum(bool(record["polyps"]) for record in records)
+        speed = f"{predicted / seconds:.1f} images/s" if predicted else "all done before"
+        if finished and predicted:
+            speed = f"{finished} done before, {speed}"
+        folder = printable(os.path.relpath(results.folder))
+        print(f"{count(len(records), 'image')}, {polyps} with polyps, {speed}, in {folder}")
 
 
 def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """The function's results in order, computed by a thread pool up to `BATCH` items ahead."""
+    """Like `Executor.map`, but takes at most `BATCH` items ahead of the result that is asked for."""
     pending: deque[Future[B]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))
@@ -166,19 +168,19 @@ def _map_ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A]) -
 
 
 def _predict_video(item: Input, predictor: Predictor, results: Results, problems: list[str]) -> None:
-    """Predict a video unless that is done, and say what is in it."""
+    """Predict a video unless it is finished, and print a summary."""
     speed, started = "done before", time.perf_counter()
     if str(item.path) not in results.records:
         table, *drawings = (results.folder / name for name in results.files(item))
         still, drawing = drawings if drawings else (None, None)
+        threshold = results.settings["threshold"]
         try:
             with terminal.progress() as bar:
                 task = bar.add_task(printable(item.path.name), total=None)
 
-                def update(done: int, total: int | None) -> None:
-                    bar.update(task, completed=done, total=total)
+                def update(completed: int, total: int | None) -> None:
+                    bar.update(task, completed=completed, total=total)
 
-                threshold = results.settings["threshold"]
                 summary = predict_video(item.path, predictor, threshold, table, drawing, progress=update)
             if still:
                 write_jpeg(still, summary.still)
@@ -189,6 +191,7 @@ def _predict_video(item: Input, predictor: Predictor, results: Results, problems
         results.add(item, {"video": item.relative, **values})
         speed = f"{summary.frames / (time.perf_counter() - started):.1f} frames/s"
     record = results.records[str(item.path)]
-    problems += [record["problem"]] * bool(record["problem"])
-    where = printable(os.path.relpath(results.folder / record["files"][-1]))
-    print(f"{count(record['frames'], 'frame')}, {record['with_polyps']} with polyps, {speed}, in {where}")
+    if record["problem"]:
+        problems.append(record["problem"])
+    file = printable(os.path.relpath(results.folder / record["files"][-1]))
+    print(f"{count(record['frames'], 'frame')}, {record['with_polyps']} with polyps, {speed}, in {file}")

@@ -1,6 +1,6 @@
 """Videos: frames in, frames out, and the polyps in each frame."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,26 +14,13 @@ from av.container import InputContainer
 
 from polyp.errors import InputError, describe_error, printable
 from polyp.files import atomic_write
-from polyp.inference.polyps import Prediction, mean_probability
+from polyp.inference.polyps import Prediction
 from polyp.inference.predictor import Predictor, predict_stream
 from polyp.report.pictures import overlay
 from polyp.report.tables import to_csv
 
-SUFFIXES = {
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".avi",
-    ".mkv",
-    ".webm",
-    ".mpg",
-    ".mpeg",
-    ".mts",
-    ".m2ts",
-    ".wmv",
-    ".flv",
-    ".ogv",
-}
+SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts"}
+SUFFIXES |= {".wmv", ".flv", ".ogv"}
 """File name endings that are taken for videos."""
 
 SAFE = {
@@ -43,42 +30,33 @@ SAFE = {
 """FFmpeg's options for reading: other formats, such as playlists, open files that they name."""
 
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"}
-"""Options for writing, with VP9, which every browser plays: of constant quality, and fast."""
+"""FFmpeg's options for writing VP9, which every browser plays: of constant quality, and fast."""
 
+# The first columns of a video's table and their formats. A column for each box follows: its left, top, width
+# and height in pixels.
 COLUMNS = {
-    **{"frame": "d", "seconds": ".3f", "polyps": "d"},
-    **{"share": ".6f", "max_probability": ".4f", "mean_probability": ".4f"},
+    "frame": "d",
+    "seconds": ".3f",
+    "polyps": "d",
+    "share": ".6f",
+    "max_probability": ".4f",
+    "mean_probability": ".4f",
 }
-"""The columns of a video's table and their formats. Behind them is a column for each box: its left, top,
-width and height in pixels.
-"""
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that is being read.
+    """A video that is being read."""
 
-    Attributes:
-        rate: frames a second, the average if it varies; 25 where that is below 1 or above 240.
-        count: frames that it says it has, 0 if it does not say.
-        tolerance: frames by which the count may be too large: half a second where it comes from the duration.
-        frames: the time of each frame in seconds, and its pixels (H, W, 3) uint8 RGB, upright whatever way
-            the camera was held.
-    """
-
-    rate: float
-    count: int
-    tolerance: int
-    frames: Iterator[tuple[float, np.ndarray]]
+    rate: float  # frames a second, the average if it varies; 25 where that is below 1 or above 240
+    count: int  # of frames by the file's header, or 0 if that does not say
+    tolerance: int  # by which the count may be too large: half a second where it comes from the duration
+    frames: Iterator[tuple[float, np.ndarray]]  # time in seconds, and upright pixels (H, W, 3) uint8 RGB
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[Video]:
-    """Open a video file.
-
-    Raises:
-        InputError: it is not there, or no video that can be read.
-    """
+    """Open a video file; raises InputError if it does not exist or is no video that can be read."""
     with ExitStack() as stack:
         try:
             # FFmpeg is given an open file, since it takes some names for addresses.
@@ -98,7 +76,7 @@ def open_video(path: Path) -> Iterator[Video]:
 
 
 def _decode(container: InputContainer, rate: float) -> Iterator[tuple[float, np.ndarray]]:
-    """The frames; damaged ones are left out, and where the file itself is damaged it ends."""
+    """The frames; damaged frames are left out, and the iteration ends where the file is damaged."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     start = float((stream.start_time or 0) * (stream.time_base or 0))
@@ -115,11 +93,7 @@ def _decode(container: InputContainer, rate: float) -> Iterator[tuple[float, np.
 
 @contextmanager
 def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Write a WebM video in one piece; if anything is raised, there is none.
-
-    Args:
-        path: of the file.
-        rate: frames a second.
+    """Write a WebM video of `rate` frames a second; if anything is raised, no file is left.
 
     Yields:
         A function that adds a frame (H, W, 3) uint8 RGB.
@@ -142,26 +116,16 @@ def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
 
 @dataclass(frozen=True, eq=False)
 class VideoSummary:
-    """What a video shows.
+    """What a video shows."""
 
-    Attributes:
-        rate: frames a second.
-        frames, with_polyps: how many there are, and show a polyp.
-        most_polyps: that a frame shows.
-        share: of a frame's pixels, 0-1, that are polyp, the largest.
-        max_probability: of a pixel.
-        still: (H, W, 3) uint8 RGB, the frame with the largest share of polyp, with the polyps drawn on it.
-        problem: why there are fewer frames than the video says, in a line; blank if there are not.
-    """
-
-    rate: float
-    frames: int
-    with_polyps: int
-    most_polyps: int
-    share: float
-    max_probability: float
-    still: np.ndarray
-    problem: str
+    rate: float  # frames a second
+    frames: int  # number of frames
+    with_polyps: int  # number of frames that show a polyp
+    most_polyps: int  # the largest number of polyps in a frame
+    share: float  # the largest share of a frame's pixels that are polyp, 0-1
+    max_probability: float  # of a pixel in any frame
+    still: np.ndarray  # (H, W, 3) uint8 RGB, the frame with the largest share, with its polyps drawn
+    problem: str  # why there are fewer frames than the header says, in a line; else empty
 
 
 def predict_video(
@@ -171,11 +135,11 @@ def predict_video(
     table: Path,
     drawing: Path | None = None,
     max_frames: int | None = None,
-    progress: Callable[[int, int | None], object] = lambda done, total: None,
+    progress: Callable[[int, int | None], object] = lambda completed, total: None,
 ) -> VideoSummary:
     """Find the polyps in each frame of a video; a few frames are in memory at a time.
 
-    Of a video that breaks off, or whose frames change in size, the frames before that are kept.
+    If a video breaks off or its frames change in size, the frames before that are kept.
 
     Args:
         path: of the video.
@@ -185,10 +149,10 @@ def predict_video(
         drawing: a .webm file to write, the video with the polyps drawn on it: of the same size and frame
             rate, the average one if it varies, without sound. None writes none.
         max_frames: frames that are read; None for all.
-        progress: called with the number of frames that are done, and of all (None if it is not known).
+        progress: called with the number of frames processed and the number of all (None if unknown).
 
     Raises:
-        InputError: no frame can be read, or a file cannot be written. No files are left then.
+        InputError: no frame can be read, or a file cannot be written; no files are left.
     """
     name, problem = printable(path), ""
     rows: list[dict[str, Any]] = []
@@ -201,18 +165,19 @@ def predict_video(
                 problem = f"{name}: its frames change in size after {len(rows)} frames, which are kept"
                 break
             prediction = Prediction(probability, threshold)
-            drawn = overlay(image, prediction.mask, labels=prediction.labels)
+            picture = overlay(image, prediction.mask, labels=prediction.labels)
             if write:
-                write(drawn)
+                write(picture)
             rows.append({"frame": len(rows), "seconds": seconds} | _describe_frame(prediction))
             if rows[-1]["share"] > largest:
-                largest, still = rows[-1]["share"], drawn
+                largest, still = rows[-1]["share"], picture
             progress(len(rows), min(video.count, max_frames or video.count) or None)
         if not rows:
             raise InputError(f"{name}: no frame of it can be read")
         count = max(row["polyps"] for row in rows)
         columns = [*COLUMNS, *(f"box_{number}" for number in range(1, count + 1))]
-        part.write_text(to_csv(map(_format_row, rows), columns), encoding="utf-8")
+        cells = [{key: format(value, COLUMNS.get(key, "")) for key, value in row.items()} for row in rows]
+        part.write_text(to_csv(cells, columns), encoding="utf-8")
     if not problem and max_frames is None and len(rows) < video.count - video.tolerance:
         problem = f"{name}: ends after {len(rows)} of {video.count} frames, which are kept"
     with_polyps, maximum = sum(row["polyps"] > 0 for row in rows), max(row["max_probability"] for row in rows)
@@ -220,16 +185,16 @@ def predict_video(
 
 
 def _describe_frame(prediction: Prediction) -> dict[str, Any]:
-    """The values of `COLUMNS` and the boxes, without the frame's place in the video."""
+    """The row of a frame in the video's table, without the frame's number and time."""
     polyps = prediction.polyps
-    return {
+    row: dict[str, Any] = {
         "polyps": len(polyps),
         "share": sum(polyp.share for polyp in polyps),
         "max_probability": float(prediction.probability.max()),
-        **({"mean_probability": mean_probability(polyps)} if polyps else {}),
-        **{f"box_{n}": " ".join(map(str, polyp.box)) for n, polyp in enumerate(polyps, start=1)},
     }
-
-
-def _format_row(row: Mapping[str, Any]) -> dict[str, str]:
-    return {name: format(value, COLUMNS.get(name, "")) for name, value in row.items()}
+    if polyps:
+        pixels = sum(polyp.pixels for polyp in polyps)
+        row["mean_probability"] = sum(polyp.probability * polyp.pixels for polyp in polyps) / pixels
+    for number, polyp in enumerate(polyps, start=1):
+        row[f"box_{number}"] = " ".join(map(str, polyp.box))
+    return row

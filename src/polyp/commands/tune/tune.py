@@ -1,4 +1,4 @@
-"""`polyp tune`: what to set before a run, found by training a little."""
+"""`polyp tune`: finds a learning rate or a batch size by short training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +19,9 @@ from polyp.training.tuning import find_batch_size, measure_losses
 
 
 def run(options: Options) -> None:
-    """Find the value that the options name.
+    """Find a learning rate or a batch size, and print it with the command that trains with it.
 
-    Raises:
-        InputError: the configuration cannot work, or no value can be found.
+    Raises InputError if the configuration cannot work, or there is no such value.
     """
     if options.steps < 20:
         raise InputError(f"--steps {options.steps} is too few for a curve: give at least 20")
@@ -36,52 +35,42 @@ def run(options: Options) -> None:
         if not device.cuda(config["trainer"]["accelerator"]):
             raise InputError("polyp tune batch_size fills the memory of a GPU, and there is none here")
         size = find_batch_size(model, data.multiscale.sizes, config["trainer"], limit=4096)
-        _print(f"batches of {size} images fit", options, [f"data.batch_size={size}"])
-        return
-    file = Path(options.out)
-    check_writable(file.parent)
-    rates, losses = measure_losses(model, data, config["trainer"], options.steps)
-    rate = suggest(rates, losses)
-    write_bytes(file, _draw(rates, losses, rate))
-    found = [f"optim.{part}_lr={rate:.1g}" for part in ("encoder", "decoder")]
-    _print(f"the loss falls fastest at a learning rate of {rate:.1g}, see {file}", options, found)
+        message, overrides = f"batches of {size} images fit", [f"data.batch_size={size}"]
+    else:
+        file = Path(options.out)
+        check_writable(file.parent)
+        rates, losses = measure_losses(model, data, config["trainer"], options.steps)
+        rate = suggest_rate(rates, losses)
+        write_bytes(file, _draw(rates, losses, rate))
+        message = f"the loss falls fastest at a learning rate of {rate:.1g}, see {file}"
+        overrides = [f"optim.encoder_lr={rate:.1g}", f"optim.decoder_lr={rate:.1g}"]
+    terminal.console().print(message, markup=False)
+    command = " ".join(map(shell_word, [*options.overrides, *overrides]))
+    terminal.print_places({"train": f"{train_command()} {command}"})
 
 
-def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
+def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The learning rate at which the loss falls fastest over the logarithm of the rate (Smith, WACV 2017).
 
-    Args:
-        rates: growing learning rates.
-        losses: the smoothed loss after a step with each.
-
-    Raises:
-        InputError: it falls nowhere.
+    `losses` are smoothed, after a step with each of the increasing `rates`; raises InputError if none falls.
     """
-    start = len(losses) // 20  # the smoothed loss begins with the first batch's
+    start = len(losses) // 20  # before, the smoothed loss is that of the first batches
     slopes = np.gradient(np.asarray(losses[start:]), np.log(np.asarray(rates[start:])))
-    place = int(np.argmin(slopes))
-    if not slopes[place] < 0:
-        raise InputError(
-            "the loss falls at no learning rate: check the data and the loss, or give more --steps"
-        )
-    return float(rates[start + place])
+    index = int(np.argmin(slopes))
+    if not slopes[index] < 0:
+        message = "the loss falls at no learning rate: check the data and the loss, or give more --steps"
+        raise InputError(message)
+    return float(rates[start + index])
 
 
 @styled
 def _draw(rates: Sequence[float], losses: Sequence[float], rate: float) -> bytes:
     figure, axes = make_axes("learning rate", "smoothed training loss", (6, 4))
     figure.set_facecolor("white")
-    start = len(losses) // 20  # as `suggest`
+    start = len(losses) // 20  # as in `suggest_rate`
     axes.plot(rates[start:], losses[start:], color=SERIES[0])
     axes.axvline(rate, color=FAINT, linestyle="--")
     axes.annotate(f" {rate:.1g}", (rate, 1), xycoords=("data", "axes fraction"), va="top")
     use_log(axes, "x")
-    axes.set_ylim(top=1.2 * max(losses[: len(losses) // 2]))  # where it explodes is of no interest
+    axes.set_ylim(top=1.2 * max(losses[: len(losses) // 2]))  # not where the loss explodes
     return render_file(figure, "png")
-
-
-def _print(text: str, options: Options, found: Sequence[str]) -> None:
-    console = terminal.console()
-    console.print(text, markup=False)
-    command = " ".join(map(shell_word, [*options.overrides, *found]))
-    terminal.print_places({"train": f"{train_command()} {command}"})

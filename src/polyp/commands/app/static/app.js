@@ -1,4 +1,4 @@
-// The page of `polyp app`: sends an image to the server, and shows what it answers. No library, no other host.
+// The page of `polyp app`: sends images and videos to the server and shows the results. It uses no library.
 
 const $ = (id) => document.getElementById(id);
 
@@ -16,15 +16,11 @@ function create(tag, properties = {}, ...children) {
   return element;
 }
 
-function formatShare(share) {
-  return share > 0 && share < 0.001 ? "< 0.1 %" : `${(share * 100).toFixed(1)} %`;
-}
+const formatShare = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(share * 100).toFixed(1)} %`);
 
-function formatCount(polyps) {
-  return `${polyps} polyp${polyps > 1 ? "s" : ""}`;
-}
+const formatCount = (count, noun) => `${count} ${noun}${count > 1 ? "s" : ""}`;
 
-/** The response of the server; throws an Error with the server's reason and its status. */
+/** The server's response; if that is an error, throws an Error with its reason and status. */
 async function request(url, options) {
   let response;
   try {
@@ -38,31 +34,25 @@ async function request(url, options) {
   throw Object.assign(new Error(reason), { status: response.status });
 }
 
-/** The objects of a response that has one as JSON in each line; throws as `request` does where one is an error. */
+/** The JSON objects in the lines of a response; throws an Error as `request` does if one has an error. */
 async function* requestLines(url, options) {
   const reader = (await request(url, options)).body.pipeThrough(new TextDecoderStream()).getReader();
   const read = () => reader.read().catch((error) => {
     throw error.name === "AbortError" ? error : new Error("The connection broke off.");
   });
-  let rest = "";
+  let text = "";
   for (let part = await read(); !part.done; part = await read()) {
-    const lines = (rest + part.value).split("\n");
-    rest = lines.pop();
-    for (const line of lines.map((text) => JSON.parse(text))) {
+    const lines = (text + part.value).split("\n");
+    text = lines.pop(); // the beginning of the next line
+    for (const line of lines.map((content) => JSON.parse(content))) {
       if (line.error) throw Object.assign(new Error(line.error), { status: line.status });
       yield line;
     }
   }
 }
 
-function describeQueue(ahead, what) {
-  return `Waiting: ${ahead} ${what}${ahead > 1 ? "s are" : " is"} before yours.`;
-}
-
-/** Show an error's message at the input that caused it, or none. */
-function showError(id, message = "") {
-  $(id).textContent = message;
-}
+const describeQueue = (position, noun) =>
+  `Waiting: ${formatCount(position, noun)} ${position > 1 ? "are" : "is"} before yours.`;
 
 // Settings
 
@@ -73,15 +63,15 @@ const settings = await request("api/settings").then((response) => response.json(
 const names = Object.keys(settings.models);
 const view = () => document.querySelector("input[name=view]:checked").value;
 
-const others = names.length > 2 ? ` and ${names.length - 2} more` : "";
-$("models").append(`Model: ${names[0]}${others} (${settings.models[names[0]].backend})`);
+const suffix = names.length > 2 ? ` and ${names.length - 2} more` : ""; // the last is the average of all
+$("models").append(`Model: ${names[0]}${suffix} (${settings.models[names[0]].backend})`);
 $("model").append(...names.map((name) => create("option", { value: name }, name)));
-document.querySelectorAll(".several").forEach((element) => (element.hidden = names.length < 2));
+document.body.classList.toggle("single", names.length < 2);
 document.querySelectorAll(".limit").forEach((element) => (element.textContent = `up to ${settings.max_upload / 1e6} MB`));
 $("max-frames").textContent = settings.max_frames;
-const home = new URL(".", location.href);
-$("api").textContent = `curl --data-binary @image.jpg '${home}api/predict?threshold=0.5'   # JSON\n`
-  + `curl --data-binary @image.jpg -o mask.png '${home}api/mask'`;
+const server = new URL(".", location.href);
+$("api").textContent = `curl --data-binary @image.jpg '${server}api/predict?threshold=0.5'   # JSON\n`
+  + `curl --data-binary @image.jpg -o mask.png '${server}api/mask'`;
 
 function showSliders() {
   for (const id of ["threshold", "opacity"]) $(`${id}-value`).textContent = Number($(id).value).toFixed(2);
@@ -101,29 +91,30 @@ function checkSize(file) {
 
 // Image
 
-let source = null; // { key, name, file }: the key in the server's cache; the file of an upload
-let shown = null; // the one whose result is on the page
-let ahead = 0; // requests before the one that is waited for
+let source = null; // the chosen image: its key in the server's cache, its name, and the file of an upload
+let shownSource = null; // the image whose result is on the page
+let position = 0; // number of requests before the current one
 
-async function getResult(url, options) {
+async function requestResult(url, options) {
   for await (const line of requestLines(url, options)) {
     if (!("ahead" in line)) return line;
-    ahead = line.ahead;
+    position = line.ahead;
   }
   throw new Error("The connection broke off.");
 }
 
 async function fetchResult(image, model) {
-  const query = new URLSearchParams({ model, view: view(), threshold: $("threshold").value, opacity: $("opacity").value, name: image.name });
+  const [threshold, opacity] = [$("threshold").value, $("opacity").value];
+  const query = new URLSearchParams({ model, view: view(), threshold, opacity, name: image.name });
   if (image.key) {
     query.set("image", image.key);
     try {
-      return [await getResult(`api/result?${query}`), query];
+      return [await requestResult(`api/result?${query}`), query];
     } catch (error) {
-      if (error.status !== 410 || !image.file) throw error; // else it is no longer cached: send it again
+      if (error.status !== 410 || !image.file) throw error; // 410: no longer cached, must be sent again
     }
   }
-  const result = await getResult(`api/result?${query}`, { method: "POST", body: image.file });
+  const result = await requestResult(`api/result?${query}`, { method: "POST", body: image.file });
   image.key = result.image;
   query.set("image", image.key);
   return [result, query];
@@ -133,15 +124,7 @@ function describe(polyps) {
   if (!polyps.length) return "No polyp found";
   const sum = (key) => polyps.reduce((total, polyp) => total + key(polyp), 0);
   const mean = sum((polyp) => polyp.probability * polyp.pixels) / sum((polyp) => polyp.pixels);
-  return `${formatCount(polyps.length)}: ${formatShare(sum((polyp) => polyp.share))} of the image, mean probability ${mean.toFixed(2)}`;
-}
-
-function createPicture(result, name) {
-  const { width, height } = result.size;
-  const image = create("img", { src: result.picture, alt: `${name}, ${view()}: ${describe(result.polyps)}` });
-  const picture = create("div", { className: "picture" }, image);
-  picture.style.setProperty("--ratio", width / height);
-  return picture;
+  return `${formatCount(polyps.length, "polyp")}: ${formatShare(sum((polyp) => polyp.share))} of the image, mean probability ${mean.toFixed(2)}`;
 }
 
 function createLegend(legend) {
@@ -160,7 +143,7 @@ function createLegend(legend) {
   return element;
 }
 
-/** A row for each polyp; the polyp of the row that is pointed at is framed in the picture. */
+/** A row for each polyp; a frame in the picture shows the polyp of the row under the pointer. */
 function createTable(result, picture) {
   const frame = create("div", { hidden: true });
   picture.append(frame);
@@ -180,65 +163,68 @@ function createTable(result, picture) {
     row.onpointerleave = row.onblur = () => (frame.hidden = true);
     return row;
   });
-  const heads = ["Polyp", "Area", "Probability", "Box, px", "Centre, px"].map((head) => create("th", { scope: "col" }, head));
-  const table = create("table", {}, create("thead", {}, create("tr", {}, ...heads)), create("tbody", {}, ...rows));
+  const headings = ["Polyp", "Area", "Probability", "Box, px", "Centre, px"].map((text) => create("th", { scope: "col" }, text));
+  const table = create("table", {}, create("thead", {}, create("tr", {}, ...headings)), create("tbody", {}, ...rows));
   return create("div", { className: "table" }, table);
 }
 
 function createActions(query) {
-  const link = (what) => {
+  const link = (name) => {
     const target = new URLSearchParams(query);
-    target.set("view", what);
-    return create("a", { href: `api/picture?${target}`, download: "" }, `Download ${what}`);
+    target.set("view", name);
+    return create("a", { href: `api/picture?${target}`, download: "" }, `Download ${name}`);
   };
   const views = new Set(["mask", "overlay", ...(view() === "image" ? [] : [view()])]);
   return create("p", { className: "actions" }, ...[...views].map(link));
 }
 
-/** The result of a model, and its details: they stand below it, or in it if there are several. */
+/** A model's result and its details; results of several models contain their details. */
 function createResult([result, query], several) {
-  const picture = createPicture(result, query.get("name"));
+  const [name, { width, height }, text] = [query.get("name"), result.size, describe(result.polyps)];
+  const picture = create("div", { className: "picture" },
+    create("img", { src: result.picture, alt: `${name}, ${view()}: ${text}` }));
+  picture.style.setProperty("--ratio", width / height);
   const heading = create("div", { className: "row" },
-    create("p", { className: result.polyps.length ? "verdict found" : "verdict" }, describe(result.polyps)));
+    create("p", { className: result.polyps.length ? "verdict found" : "verdict" }, text));
   if (result.scores) {
-    const text = ["dice", "iou"].map((name) => `${{ dice: "Dice", iou: "IoU" }[name]} ${result.scores[name].toFixed(3)}`).join(" · ");
+    const scores = `Dice ${result.scores.dice.toFixed(3)} · IoU ${result.scores.iou.toFixed(3)}`;
     const note = result.threshold === 0.5 ? "" : ` at threshold ${result.threshold.toFixed(2)}; reports give them at 0.50`;
-    heading.append(create("p", { className: "scores" }, create("b", {}, text), note));
+    heading.append(create("p", { className: "scores" }, create("b", {}, scores), note));
   }
   const facts = create("p", { className: "facts" },
-    `${query.get("name")} · ${result.size.width} × ${result.size.height} pixels · ${result.milliseconds.toFixed(0)} ms`);
+    `${name} · ${width} × ${height} pixels · ${result.milliseconds.toFixed(0)} ms`);
   const article = create("article", { className: "result" }, heading, create("div", { className: "frame" }, picture),
     create("div", { className: "row" }, createLegend(result.legend), facts));
   if (several) {
     article.prepend(create("h2", {}, result.model));
     article.append(createActions(query));
-    return [article];
+    return { article, details: [] };
   }
-  return [article, ...(result.polyps.length ? [createTable(result, picture)] : []), createActions(query)];
+  const tables = result.polyps.length ? [createTable(result, picture)] : [];
+  return { article, details: [...tables, createActions(query)] };
 }
 
 async function showResults() {
   const image = source;
   const several = $("beside").checked;
-  const origin = image.file ? "image-error" : "gallery-error";
-  ["image-error", "gallery-error"].forEach((id) => showError(id));
+  $("image-error").textContent = $("gallery-error").textContent = "";
   try {
     if (image.file) checkSize(image.file);
     const results = [];
     for (const model of several ? names : [$("model").value]) results.push(await fetchResult(image, model));
     const created = results.map((result) => createResult(result, several));
     $("results").classList.toggle("beside", created.length > 1);
-    $("results").replaceChildren(...created.map(([article]) => article));
-    $("details").replaceChildren(...created.flatMap(([, ...details]) => details));
-    shown = image;
+    $("results").replaceChildren(...created.map(({ article }) => article));
+    $("details").replaceChildren(...created.flatMap(({ details }) => details));
+    shownSource = image;
   } catch (error) {
     if ([400, 410, 413, 415].includes(error.status)) {
-      showError(origin, error.message);
-      if (source === image) select(shown); // the result of the last good image is still there
+      $(image.file ? "image-error" : "gallery-error").textContent = error.message;
+      if (source === image) select(shownSource); // its result is still on the page
     } else {
-      const again = create("button", { type: "button", onclick: refresh }, "Try again");
+      const button = create("button", { type: "button", onclick: refresh }, "Try again");
       $("results").replaceChildren(create("div", { className: "problem" },
-        create("p", { className: "error", role: "alert" }, error.message), create("p", { className: "actions" }, again)));
+        create("p", { className: "error", role: "alert" }, error.message), create("p", { className: "actions" }, button)));
       $("details").replaceChildren();
     }
   }
@@ -248,33 +234,33 @@ const [statusText, statusTime] = $("status").children;
 let running = false;
 let outdated = false;
 
-/** Show what is chosen; what is chosen meanwhile follows, and only the latest of it. */
+/** Show the result of the chosen image, if any, and again if the image or a setting changes meanwhile. */
 async function refresh() {
   outdated = true;
   if (running) return;
   running = true;
   $("panel-image").classList.add("busy");
-  while (outdated) {
+  while (outdated && source) {
     outdated = false;
     const started = performance.now();
     const showStatus = () => {
       const seconds = Math.floor((performance.now() - started) / 1000);
-      const text = ahead ? describeQueue(ahead, "request") : "Finding polyps …";
-      if (statusText.textContent !== text) statusText.textContent = text; // which screen readers then say
+      const text = position ? describeQueue(position, "request") : "Finding polyps …";
+      if (statusText.textContent !== text) statusText.textContent = text; // screen readers read each change
       statusTime.textContent = seconds ? ` ${seconds} s` : "";
     };
     showStatus();
     const timer = setInterval(showStatus, 250);
     await showResults();
     clearInterval(timer);
-    ahead = 0;
+    position = 0;
   }
   statusText.textContent = "";
   $("panel-image").classList.remove("busy");
   running = false;
 }
 
-/** Mark an image as the one that is shown; null for none. */
+/** Mark an image as the chosen one; null for none. */
 function select(image) {
   source = image;
   for (const input of document.querySelectorAll("#gallery input")) input.checked = input.value === image?.key;
@@ -282,11 +268,6 @@ function select(image) {
   errors.disabled = Boolean(image?.file);
   $("errors-hint").hidden = !errors.disabled;
   if (errors.disabled && errors.checked) document.querySelector("input[value=overlay]").checked = true;
-}
-
-/** Draw the image again, if there is one. */
-function refreshShown() {
-  if (source) refresh();
 }
 
 function choose(image) {
@@ -310,42 +291,38 @@ $("image-file").onchange = ({ target }) => {
 for (const id of ["threshold", "opacity"]) {
   $(id).oninput = () => {
     showSliders();
-    refreshShown();
+    refresh();
   };
 }
-$("views").onchange = $("beside").onchange = refreshShown;
+$("views").onchange = $("beside").onchange = refresh;
 $("model").onchange = () => {
   useThresholdOfModel();
-  refreshShown();
+  refresh();
 };
 document.onpaste = ({ clipboardData }) => {
   if (clipboardData.files.length) chooseFile(clipboardData.files[0]);
 };
 
-// Tabs, and files that are dropped anywhere
+// Tabs, and files that are dropped on the page
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 
-function selectTab(tab) {
-  for (const other of tabs) {
-    other.ariaSelected = String(other === tab);
-    other.tabIndex = other === tab ? 0 : -1;
-    $(other.getAttribute("aria-controls")).hidden = other !== tab;
+function selectTab(selected) {
+  for (const tab of tabs) {
+    tab.ariaSelected = String(tab === selected);
+    tab.tabIndex = tab === selected ? 0 : -1;
+    $(tab.getAttribute("aria-controls")).hidden = tab !== selected;
   }
-  const video = tab.id === "tab-video";
-  document.querySelectorAll(".video-only").forEach((element) => (element.hidden = !video));
-  document.querySelectorAll(".image-only").forEach((element) => {
-    element.hidden = video || (element.classList.contains("several") && names.length < 2);
-  });
+  document.body.classList.toggle("video", selected.id === "tab-video");
 }
 
 for (const tab of tabs) {
   tab.onclick = () => selectTab(tab);
   tab.onkeydown = ({ key }) => {
     if (key !== "ArrowLeft" && key !== "ArrowRight") return;
-    const other = tabs[1 - tabs.indexOf(tab)];
-    selectTab(other);
-    other.focus();
+    const next = tabs[1 - tabs.indexOf(tab)];
+    selectTab(next);
+    next.focus();
   };
 }
 document.ondragover = (event) => {
@@ -374,7 +351,7 @@ let urls = [];
 function chooseVideo(file) {
   videoFile = file;
   $("video-name").textContent = file.name;
-  showError("video-error");
+  $("video-error").textContent = "";
 }
 
 $("video-file").onchange = ({ target }) => {
@@ -387,16 +364,21 @@ async function annotateVideo(file, signal) {
   const query = new URLSearchParams({ model: $("model").value, threshold: $("threshold").value, name: file.name });
   const files = { video: [], table: [] };
   let summary = null;
-  let started = 0;
+  let first = null; // the first progress that was reported
   for await (const line of requestLines(`api/video?${query}`, { method: "POST", body: file, signal })) {
     if (line.ahead) {
       videoStatus.textContent = describeQueue(line.ahead, "video");
     } else if (line.progress) {
-      const [done, total] = line.progress;
-      started ||= performance.now();
-      const left = total && done > 5 ? Math.ceil(((performance.now() - started) / 1000 / done) * (total - done)) : 0;
-      if (total) Object.assign(videoProgress, { max: total, value: done });
-      videoStatus.textContent = `Finding polyps … ${done}${total ? ` of ${total}` : ""} frames${left ? `, about ${formatTime(left, 0)} left` : ""}`;
+      const [completed, total] = line.progress;
+      const now = performance.now();
+      first ??= { completed, time: now };
+      let text = `Finding polyps … ${completed}${total ? ` of ${total}` : ""} frames`;
+      if (total && completed > first.completed) {
+        const seconds = ((now - first.time) / 1000 / (completed - first.completed)) * (total - completed);
+        text += `, about ${formatTime(Math.ceil(seconds), 0)} left`;
+      }
+      if (total) Object.assign(videoProgress, { max: total, value: completed });
+      videoStatus.textContent = text;
     } else if ("frames" in line) {
       summary = line;
     } else {
@@ -410,8 +392,7 @@ async function annotateVideo(file, signal) {
 
 /** Minutes and seconds, such as 1:04.2. */
 function formatTime(seconds, digits = 1) {
-  const rest = (seconds % 60).toFixed(digits);
-  return `${Math.floor(seconds / 60)}:${rest.padStart(digits ? digits + 3 : 2, "0")}`;
+  return `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(digits).padStart(digits ? digits + 3 : 2, "0")}`;
 }
 
 /** The frames of a video's table. */
@@ -422,7 +403,7 @@ function parseTable(text) {
   });
 }
 
-/** The parts of a video that show polyps, { start, end, share } by frame; gaps of less than half a second are no end. */
+/** The parts of a video that show polyps, in frames, joined over gaps of less than half a second. */
 function findParts(frames, rate) {
   const parts = [];
   frames.forEach(({ polyps, share }, frame) => {
@@ -434,7 +415,7 @@ function findParts(frames, rate) {
   return parts;
 }
 
-/** A bar with the parts that show polyps, a slider that steps through the frames, and the frame's polyps in words. */
+/** A bar with the parts that show polyps, a slider for the frames, and a description of the frame's polyps. */
 function createTimeline(video, frames, parts, rate) {
   const bar = create("div", { className: "bar" }, ...parts.map(({ start, end }) => {
     const part = create("i");
@@ -446,13 +427,13 @@ function createTimeline(video, frames, parts, rate) {
   const text = create("output");
   const showFrame = (frame) => {
     const { polyps, share, probability } = frames[frame];
-    const found = polyps ? `${formatCount(polyps)}, ${formatShare(share)} of the image, probability ${probability.toFixed(2)}` : "no polyp";
+    const description = polyps ? `${formatCount(polyps, "polyp")}, ${formatShare(share)} of the image, probability ${probability.toFixed(2)}` : "no polyp";
     slider.value = frame;
-    slider.ariaValueText = text.textContent = `Frame ${frame + 1} of ${frames.length}, ${formatTime(frame / rate)}: ${found}`;
+    slider.ariaValueText = text.textContent = `Frame ${frame + 1} of ${frames.length}, ${formatTime(frame / rate)}: ${description}`;
   };
   const jump = (frame) => {
     video.pause();
-    video.currentTime = (frame + 0.5) / rate; // the middle of the frame, so that rounding does not show its neighbour
+    video.currentTime = (frame + 0.5) / rate; // the middle of the frame, in case times are rounded
     showFrame(frame);
   };
   bar.onclick = ({ clientX }) => {
@@ -480,9 +461,9 @@ async function showVideo({ summary, video, table }, stem) {
   const { timeline, jump } = createTimeline(player, frames, parts, summary.rate);
   const note = summary.damaged ? "; the video is damaged or cut off after these"
     : summary.frames === settings.max_frames ? "; those after these are not read" : "";
-  const found = summary.frames_with_polyps ? "verdict found" : "verdict";
+  const className = summary.frames_with_polyps ? "verdict found" : "verdict";
   $("video-results").replaceChildren(create("article", { className: "result" },
-    create("p", { className: found }, `${summary.frames_with_polyps} of ${summary.frames} frames show a polyp${note}`),
+    create("p", { className }, `${summary.frames_with_polyps} of ${summary.frames} frames show a polyp${note}`),
     player, timeline,
     create("p", { className: "actions" },
       create("a", { href: urls[0], download: `${stem}_polyps.webm` }, "Download video"),
@@ -493,7 +474,7 @@ async function showVideo({ summary, video, table }, stem) {
 
 $("video-form").onsubmit = async (event) => {
   event.preventDefault();
-  showError("video-error");
+  $("video-error").textContent = "";
   const controller = new AbortController();
   try {
     if (!videoFile) throw new Error("Choose a video first.");
@@ -508,7 +489,7 @@ $("video-form").onsubmit = async (event) => {
     urls.forEach((url) => URL.revokeObjectURL(url));
     await showVideo(result, videoFile.name.replace(/\.[^.]*$/, ""));
   } catch (error) {
-    showError("video-error", error.name === "AbortError" ? "Cancelled." : error.message);
+    $("video-error").textContent = error.name === "AbortError" ? "Cancelled." : error.message;
   }
   $("video-results").hidden = $("video-start").disabled = false;
   $("video-cancel").hidden = $("video-status").hidden = true;
