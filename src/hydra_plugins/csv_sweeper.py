@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, nearest
-from polyp.training.overrides import find_objection
+from polyp.runs.overrides import find_objection
 
 
 @dataclass

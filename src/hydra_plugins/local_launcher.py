@@ -54,7 +54,7 @@ class LocalLauncher(Launcher):
         """
         from polyp.errors import InputError
         from polyp.runs.folder import RunFolder
-        from polyp.training import isolation
+        from polyp.training import child_processes
 
         if type(self.n_jobs) is not int or self.n_jobs < 1:
             raise InputError(f"hydra.launcher.n_jobs={self.n_jobs} must be a whole number, at least 1")
@@ -63,7 +63,7 @@ class LocalLauncher(Launcher):
         returns = [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
         configs: list[DictConfig] = []
 
-        def calls() -> Iterator[isolation.Call]:
+        def calls() -> Iterator[child_processes.Call]:
             for number, overrides in enumerate(job_overrides, initial_job_idx):
                 config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
                 with open_dict(config):
@@ -79,7 +79,7 @@ class LocalLauncher(Launcher):
                 )
                 yield f"job {number}", _run_job, arguments
 
-        for place, outcome in isolation.call_each(calls(), self.n_jobs):
+        for place, outcome in child_processes.call_each(calls(), self.n_jobs):
             returns[place].return_value = outcome.value
             if outcome.code:
                 log.error("job %d: %s", initial_job_idx + place, outcome)

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, pick, printable
 from polyp.runs.folder import SWEEP_FILE, RunFolder
-from polyp.runs.resume import job_folders
-from polyp.training.overrides import find_objection, parse_overrides
+from polyp.runs.overrides import find_objection, parse_overrides
+from polyp.runs.sweep_folder import find_jobs
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -51,7 +51,7 @@ class OptunaSweeper(Sweeper):
         seed: of the draws.
         objectives: the monitored validation number, which is maximised, and any of `COSTS`, which are
             minimised.
-        prune_after_trials, prune_after_epochs: see `polyp.training.search.Pruning`; None for trials prunes
+        prune_after_trials, prune_after_epochs: see `polyp.training.pruning.Pruning`; None for trials prunes
             nothing.
         params: the search space and overrides of all trials; those on the command line come after.
     """
@@ -194,7 +194,7 @@ def open_storage(folder: Path) -> "JournalStorage":
 
 def _read_metrics(folder: Path, number: int) -> dict[str, Any] | None:
     """The results of a trial, if it has finished."""
-    job = job_folders(folder).get(number)
+    job = find_jobs(folder).get(number)
     return RunFolder(job).read_metrics() if job and RunFolder(job).is_finished else None
 
 

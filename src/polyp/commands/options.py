@@ -126,7 +126,7 @@ def name_options(text: str) -> str:
 
 def _name_option(word: re.Match[str]) -> str:
     """An override in quotes for the shell, as an option."""
-    from polyp.runs.configuration import parse_override
+    from polyp.runs.overrides import parse_override
 
     override = parse_override(shlex.split(word[0])[0])
     if override is None:

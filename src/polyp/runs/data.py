@@ -1,4 +1,4 @@
-"""The data of a run, found and split: the only place where a run's configuration becomes a data module."""
+"""The data of a run: the only place where a run's configuration becomes a data module."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +48,7 @@ def read_recorded_split(folder: RunFolder) -> dict[str, list[str]] | None:
 
 
 def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
-    """Give the data of a run the split that is recorded in its folder, before they are read.
+    """Set the split of a run's data to the one that is recorded in its folder, before they are read.
 
     Raises:
         InputError: a random split is not recorded, or the record is damaged.
@@ -64,11 +64,11 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
 
 
 def _move_root(root: Any, folder: str) -> Any:
-    """Where the data are now: the folder, or the folders of the same names in it if the run has several."""
+    """The new `data.root`: the folder, or the folders of the same names in it if the run has several."""
     if isinstance(root, list):
-        return [str(Path(folder, Path(former).name)) for former in root]
+        return [str(Path(folder, Path(path).name)) for path in root]
     if isinstance(root, dict):
-        return {name: _move_root(former, str(Path(folder, name))) for name, former in root.items()}
+        return {name: _move_root(path, str(Path(folder, name))) for name, path in root.items()}
     return folder
 
 
@@ -84,7 +84,7 @@ def load_run_data(
     Args:
         home: the run's folder.
         config: the run's.
-        root, archive: where the data are now, if they have moved.
+        root, archive: where the data are, if they have moved.
         needed: whether to download or draw them if they are not there.
 
     Raises:
@@ -110,6 +110,6 @@ def load_run_data(
     try:
         data.find()
     except InputError as error:
-        moved = "" if root or archive else "; if the run's data have moved, say where with --root FOLDER"
-        raise InputError(f"{error}{moved}") from error
+        advice = "" if root or archive else "; if the run's data have moved, say where with --root FOLDER"
+        raise InputError(f"{error}{advice}") from error
     return data

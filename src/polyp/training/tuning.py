@@ -1,4 +1,4 @@
-"""Values that a run needs and that can be found by training a little, with Lightning's Tuner."""
+"""The learning rate and the batch size, found by training a little with Lightning's Tuner."""
 
 import sys
 import tempfile
@@ -21,7 +21,7 @@ from polyp.training.module import TrainingModule
 from polyp.training.trainer import silence_lightning
 
 LARGEST = 64
-"""Images in a batch that is found: larger ones leave an epoch of a data set of this field too few steps."""
+"""The most images in a batch: larger ones leave an epoch of a data set of this field too few steps."""
 
 
 def measure_losses(
@@ -38,7 +38,7 @@ def measure_losses(
     Returns:
         The learning rates and the smoothed loss at each.
     """
-    with _trainer(settings) as trainer:
+    with _build_trainer(settings) as trainer:
         finder = Tuner(trainer).lr_find(
             model, datamodule=data, min_lr=1e-6, max_lr=1, num_training=steps, update_attr=False
         )
@@ -61,18 +61,18 @@ def find_batch_size(
         InputError: a batch of two does not fit.
     """
     data = _DrawnBatches(max(sizes))
-    with _trainer(settings) as trainer:
+    with _build_trainer(settings) as trainer:
         trials = (limit // data.batch_size).bit_length()  # the size after the last is not tried
         try:
-            found = Tuner(trainer).scale_batch_size(
+            size = Tuner(trainer).scale_batch_size(
                 model, datamodule=data, init_val=data.batch_size, max_trials=trials
             )
         except torch.OutOfMemoryError as error:
             raise InputError(
                 "data.batch_size=auto: a batch of 2 images does not fit: lower data.image_size"
             ) from error
-    assert found is not None
-    return min(found, limit)
+    assert size is not None
+    return min(size, limit)
 
 
 class _DrawnImages(Dataset[dict[str, torch.Tensor]]):
@@ -104,7 +104,7 @@ class _DrawnBatches(pl.LightningDataModule):
 
 
 @contextmanager
-def _trainer(settings: Mapping[str, Any]) -> Iterator[pl.Trainer]:
+def _build_trainer(settings: Mapping[str, Any]) -> Iterator[pl.Trainer]:
     """A Trainer on one device that leaves nothing behind."""
     silence_lightning()
     with tempfile.TemporaryDirectory() as folder:

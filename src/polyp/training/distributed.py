@@ -9,13 +9,21 @@ are two ways to start them:
   leader tells the others the folder through a store of torch.distributed, at the port after MASTER_PORT.
 """
 
+import logging
 import os
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from polyp.errors import InputError, override_text
+from polyp import terminal
+from polyp.errors import InputError, override_text, train_command
+from polyp.runs.folder import RunFolder, is_locked
+from polyp.training.signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from pytorch_lightning.plugins.environments import ClusterEnvironment
@@ -30,7 +38,7 @@ PREPARE_TIMEOUT = timedelta(days=1)
 _store: "TCPStore | None" = None  # of the leader, which ends with its process
 
 
-def launcher() -> str | None:
+def find_launcher() -> str | None:
     """torchrun or srun if it has started the processes of this run; else None."""
     if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "torchrun"
@@ -42,7 +50,7 @@ def launcher() -> str | None:
 
 def is_worker() -> bool:
     """Whether another process leads the run."""
-    variable = {"torchrun": "RANK", "srun": "SLURM_PROCID", None: "LOCAL_RANK"}[launcher()]
+    variable = {"torchrun": "RANK", "srun": "SLURM_PROCID", None: "LOCAL_RANK"}[find_launcher()]
     return os.environ.get(variable, "0") != "0"
 
 
@@ -52,40 +60,30 @@ def count_processes() -> tuple[int, int]:
     Raises:
         SystemExit: the machines have different numbers of processes.
     """
-    if launcher() == "torchrun":
-        processes, local = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        nodes = processes // local
+    if find_launcher() == "torchrun":
+        total, local = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        nodes = total // local
     else:
-        processes, nodes = (int(os.environ[f"SLURM_STEP_NUM_{name}"]) for name in ("TASKS", "NODES"))
-        local = processes // nodes
-    if local * nodes != processes:
-        problem = f"{launcher()}: all machines of a run need the same number of processes"
+        total, nodes = (int(os.environ[f"SLURM_STEP_NUM_{name}"]) for name in ("TASKS", "NODES"))
+        local = total // nodes
+    if local * nodes != total:
+        problem = f"{find_launcher()}: all machines of a run need the same number of processes"
         sys.exit(None if is_worker() else problem)
     return local, nodes
 
 
-def device_overrides() -> list[str]:
-    """Overrides that set the devices of each machine, and the machines, to what the launcher has started."""
-    local, nodes = count_processes()
-    return [f"trainer.devices={local}", *([f"++trainer.num_nodes={nodes}"] if nodes > 1 else [])]
-
-
 def cluster_environment() -> "ClusterEnvironment":
     """Lightning's description of the processes."""
-    from pytorch_lightning.plugins.environments import (
-        LightningEnvironment,
-        SLURMEnvironment,
-        TorchElasticEnvironment,
-    )
+    from pytorch_lightning.plugins import environments
 
-    name = launcher()
-    if name is None:
-        return LightningEnvironment()
-    if name == "torchrun":
-        return TorchElasticEnvironment()
+    launcher = find_launcher()
+    if launcher is None:
+        return environments.LightningEnvironment()
+    if launcher == "torchrun":
+        return environments.TorchElasticEnvironment()
     # Slurm sets it for --ntasks-per-node only, and Lightning refuses --ntasks without it.
     os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(count_processes()[0]))
-    return SLURMEnvironment(auto_requeue=False)
+    return environments.SLURMEnvironment(auto_requeue=False)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -97,27 +95,27 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: they do not fit.
     """
-    nodes, name = settings.get("num_nodes") or 1, launcher()
-    if name is not None and settings.get("strategy", "auto") == "auto":
-        raise InputError(f"{name} has started several processes of this run: add trainer=ddp")
-    if name is None and nodes != 1:
+    nodes, launcher = settings.get("num_nodes") or 1, find_launcher()
+    if launcher is not None and settings.get("strategy", "auto") == "auto":
+        raise InputError(f"{launcher} has started several processes of this run: add trainer=ddp")
+    if launcher is None and nodes != 1:
         raise InputError(
             f"trainer.num_nodes={nodes}: start a run on several machines with torchrun or srun, which set it"
         )
 
 
 def join_run() -> None:
-    """Prepare the command line of a process of torchrun or srun; does nothing for others.
+    """Prepare the command line of a process of torchrun or srun; does nothing in other processes.
 
     The leader opens the store. A worker waits until the leader has opened the run, and takes its folder.
 
     Raises:
         SystemExit: the command is a sweep; the leader has ended without a run, or cannot be found.
     """
-    if (name := launcher()) is None:
+    if (launcher := find_launcher()) is None:
         return
     if {"-m", "--multirun"} & set(sys.argv):
-        sys.exit(None if is_worker() else f"{name} starts one run: start a sweep, -m, without {name}")
+        sys.exit(None if is_worker() else f"{launcher} starts one run: start a sweep, -m, without {launcher}")
     if is_worker():  # else torch reports with a stack trace that the leader has ended
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed import DistError, TCPStore
@@ -130,7 +128,8 @@ def join_run() -> None:
             _store = TCPStore(address, port, is_master=True, wait_for_workers=False)
         except DistError:
             sys.exit(f"port {port} of {address} is not free: set MASTER_PORT to one less than a free port")
-        sys.argv += device_overrides()
+        devices, nodes = count_processes()
+        sys.argv += [f"trainer.devices={devices}", *([f"++trainer.num_nodes={nodes}"] if nodes > 1 else [])]
         return
     try:
         store = TCPStore(address, port, is_master=False, timeout=CONNECT_TIMEOUT)
@@ -152,3 +151,45 @@ def announce_run(folder: str) -> None:
     """
     if _store is not None:
         _store.set("folder", folder)
+
+
+@contextmanager
+def follow_leader(folder: RunFolder) -> Iterator[None]:
+    """Take part in the training of the run that another process leads, and end when that one does.
+
+    Args:
+        folder: the run's; the leader has written its configuration.
+
+    Raises:
+        InputError: no process leads, or this process alone met what is wrong.
+    """
+    logging.disable()
+    terminal.LIVE.quiet = True
+    # else torch warns with a stack trace when the leader ends
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for number in STOP_SIGNALS:  # which may reach all processes: the leader decides
+        signal.signal(number, signal.SIG_IGN)
+    parent = os.getppid()
+    if find_launcher() is None and not is_locked(folder.path):
+        raise InputError(
+            f"LOCAL_RANK={os.environ['LOCAL_RANK']}, but no process leads a run in {folder}: start "
+            f"{train_command()} trainer=ddp once, it starts the others"
+        )
+    if not folder.is_run:
+        raise InputError(f"{folder} is not on this machine: all machines of a run need the same files")
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    try:
+        yield
+    except SystemExit:
+        # all stopped together; a code other than 0 would make Lightning kill the leader while it reports
+        return
+    except Exception:
+        time.sleep(5)  # where the leader failed, it has reported why and ends this process
+        raise
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when its parent ends: the leader, or the launcher."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)  # not sys.exit: the main thread may wait for the leader for half an hour
