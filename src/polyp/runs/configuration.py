@@ -71,10 +71,6 @@ def find_choice(group: str, content: Mapping[str, Any]) -> str | None:
 def check_composition(argv: Sequence[str], conf: Path) -> None:
     """Check that Hydra can compose a command line; of the values of a sweep, the first one of each key.
 
-    Args:
-        argv: the command line.
-        conf: the folder conf/.
-
     Raises:
         SystemExit: it cannot; in one line. Command lines with flags other than -m are left to Hydra.
     """

@@ -15,12 +15,7 @@ from polyp.settings import check_keys
 
 
 def build_data(settings: Mapping[str, Any], augment: Mapping[str, Any], seed: int) -> PolypDataModule:
-    """The data module of a configuration; nothing is read yet.
-
-    Args:
-        settings: the section `data`.
-        augment: the section `augment`.
-        seed: of the order and the augmentation.
+    """The data module of a configuration's sections `data` and `augment` and its seed; nothing is read yet.
 
     Raises:
         InputError: a key or a value cannot work.

@@ -18,9 +18,6 @@ def is_sweep(folder: Path) -> bool:
 def read_command(folder: Path) -> tuple[list[str], list[str]]:
     """The overrides of a sweep's command: those of the task, and those of Hydra's keys.
 
-    Args:
-        folder: the sweep's.
-
     Raises:
         DamagedError: multirun.yaml is missing or damaged.
     """

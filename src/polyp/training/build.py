@@ -104,9 +104,6 @@ def build_model(
 def prepare_data(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trainer) -> None:
     """Find and read the data, and check everything that depends on them; find the batch size if it is auto.
 
-    Args:
-        run, data, model, trainer: the run and its parts.
-
     Raises:
         InputError: something is wrong with the data, they are not those of the checkpoint, or the run would
             end before its first validation, so that no epoch of it could be the best.

@@ -89,9 +89,6 @@ def cluster_environment() -> "ClusterEnvironment":
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Check the Trainer's settings against the launcher.
 
-    Args:
-        settings: `trainer` of the configuration.
-
     Raises:
         InputError: they do not fit.
     """
@@ -144,11 +141,7 @@ def join_run() -> None:
 
 
 def announce_run(folder: str) -> None:
-    """Let the workers of a launcher begin.
-
-    Args:
-        folder: the run's, whose configuration is written.
-    """
+    """Let the workers of a launcher begin with the run in a folder, whose configuration is written."""
     if _store is not None:
         _store.set("folder", folder)
 
@@ -156,9 +149,6 @@ def announce_run(folder: str) -> None:
 @contextmanager
 def follow_leader(folder: RunFolder) -> Iterator[None]:
     """Take part in the training of the run that another process leads, and end when that one does.
-
-    Args:
-        folder: the run's; the leader has written its configuration.
 
     Raises:
         InputError: no process leads, or this process alone met what is wrong.

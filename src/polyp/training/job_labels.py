@@ -54,10 +54,7 @@ def select_varied(overrides: Sequence[str], sweep_folder: Path) -> dict[str, str
 
 
 def read_varied(job: Path) -> dict[str, str]:
-    """The varied overrides of a job that has begun, see `select_varied`.
-
-    Args:
-        job: its folder.
+    """The varied overrides of the job in a folder, see `select_varied`.
 
     Raises:
         DamagedError: the record of its overrides or multirun.yaml is damaged.

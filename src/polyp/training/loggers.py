@@ -28,8 +28,7 @@ class Writer:
     Nothing is written before `open` is called. Points arrive in the order of their steps.
 
     Args:
-        folder: the run's.
-        config: the run's configuration.
+        folder, config: the run's.
         steps_done: optimiser steps of the checkpoint that training continues from.
 
     Raises:
@@ -203,10 +202,9 @@ class RunLogger(TensorBoardLogger):
     points when a checkpoint is saved, so that a run that continues repeats none.
 
     Args:
-        folder: the run's.
-        config: the run's configuration.
-        steps_done: optimiser steps of the checkpoint that training continues from; later points that are in
-            the folder are forgotten.
+        folder, config: the run's.
+        steps_done: optimiser steps of the checkpoint that training continues from; later points in the
+            folder are forgotten.
 
     Raises:
         InputError: an unknown `logger`, as `Writer`, or a file of the sweep is damaged.

@@ -109,18 +109,8 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
                 "model.compile=true and model.gradient_checkpointing=true do not work together: choose one"
             )
         loss_function = build_loss(loss)
-        super().__init__(
-            arch,
-            encoder,
-            encoder_weights,
-            encoder_depth,
-            decoder_channels,
-            decoder_attention,
-            stages,
-            image_size,
-            threshold,
-            init_from,
-        )
+        network = arch, encoder, encoder_weights, encoder_depth, decoder_channels, decoder_attention, stages
+        super().__init__(*network, image_size, threshold, init_from)
         # all of them plain, so that a checkpoint loads with weights_only=True
         self.save_hyperparameters(logger=False)
         self.loss, self.optim, self.unfreeze_epoch = loss_function, optimiser, unfreeze_epoch
@@ -312,11 +302,7 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
 
 
 class ScoringModule(pl.LightningModule):
-    """Scores a segmenter on a test set, at the images' resolution.
-
-    Args:
-        model: the segmenter.
-    """
+    """Scores a segmenter on a test set, at the images' resolution."""
 
     def __init__(self, model: PolypSegmenter) -> None:
         super().__init__()

@@ -74,9 +74,6 @@ def prepare_command_line(conf: Path) -> None:
 
     A process of torchrun or srun that does not lead waits for the run.
 
-    Args:
-        conf: the folder conf/.
-
     Raises:
         SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in
             one line.
@@ -93,9 +90,6 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
 
     Bad input ends the process with one line. In a sweep it is logged, the block ends, and the other jobs
     go on.
-
-    Args:
-        cfg: the composed configuration.
     """
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     resumes_folder = cfg.resume not in (None, resume.AUTO)

@@ -33,10 +33,9 @@ def handle_signals(
 
 @contextmanager
 def exit_on_signals(folder: RunFolder) -> Iterator[None]:
-    """Exit with 143 on SIGTERM and with 130 on Ctrl-C at any moment; while training, see `LastCheckpoint`.
+    """Exit with 143 on SIGTERM and with 130 on Ctrl-C at any moment, and print how to continue the run.
 
-    Args:
-        folder: of the run, for the line that says how to continue it.
+    During training `LastCheckpoint` handles the signals.
 
     Raises:
         SystemExit: a signal came, even if a library has caught what its handler raised.

@@ -33,9 +33,6 @@ PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "timm",
 def fit(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trainer) -> None:
     """Train to the end. Several processes that have trained together are independent afterwards.
 
-    Args:
-        run, data, model, trainer: the run and its parts.
-
     Raises:
         InputError: several devices need another strategy for this network, or Lightning refuses its settings.
     """
@@ -56,16 +53,7 @@ def fit(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trai
 
 
 def test(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> pl.Trainer:
-    """Score the test set on one device.
-
-    Args:
-        run, data: the run and its data.
-        model: the one to test.
-        trainer: the Trainer that has trained.
-
-    Returns:
-        The Trainer that has tested.
-    """
+    """Score the test set with a model, on one device of `trainer`; returns the Trainer that has tested."""
     tester = build_tester(run.folder, run.config["trainer"], trainer.strategy.root_device)
     tester.test(ScoringModule(model), data, verbose=False)
     return tester
@@ -79,14 +67,11 @@ def count_parameters(model: PolypSegmenter) -> int:
 def record(
     run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, tester: pl.Trainer
 ) -> dict[str, Any]:
-    """Write metrics.json, and the final numbers beside the curves, at the end of a run.
+    """Write metrics.json, and the final numbers beside the curves; returns the content of metrics.json.
 
     Args:
         run, data, model, trainer: the run and its parts.
         tester: the Trainer that has tested the model.
-
-    Returns:
-        The content of metrics.json.
     """
     test, definitions = _summarise_test(tester)
     best: Any = trainer.checkpoint_callback

@@ -164,21 +164,19 @@ def _build_row(result: Result) -> dict[str, Any]:
     return {**row, "minutes": fmean(job.metrics["seconds"] / 60 for job in result)}
 
 
-def print_job(folder: Path, title: str, number: int, total: int, varied: Mapping[str, str]) -> None:
+def print_job(folder: Path, kind: str, number: int, total: int, varied: Mapping[str, str]) -> None:
     """Print which job of a sweep begins, how far the sweep is, and the best validation so far.
 
     Args:
         folder: the sweep's.
-        title: names the job.
-        number: the job's, from 0.
-        total: the number of jobs.
+        kind: job or trial.
+        number, total: the job's number, from 0, and the number of jobs.
         varied: the job's overrides, see `select_varied`.
     """
     settings = [f"{key.rpartition('.')[2]} {shorten_numbers(value)}" for key, value in varied.items()]
     console = terminal.console()
-    console.print(
-        f"\n[bold]{title}[/] ({number + 1} of {total}): {escape(', '.join(settings)) or 'the default'}"
-    )
+    title = f"\n[bold]{kind} {number}[/] ({number + 1} of {total})"
+    console.print(f"{title}: {escape(', '.join(settings)) or 'the default'}")
     start = (folder / JOBS_FILE).stat().st_mtime  # written when a sweep is started or continued
     metrics = [RunFolder(job).metrics_file for job in find_jobs(folder).values()]
     parts, elapsed = list[str](), time.time() - start
@@ -195,12 +193,7 @@ def print_job(folder: Path, title: str, number: int, total: int, varied: Mapping
 
 
 def print_results(results: Sequence[Result], failures: Mapping[Path, str], folder: Path) -> None:
-    """Print the table of a sweep, and the jobs that failed, each with its last message and its log.
-
-    Args:
-        results, failures: see `read_results`.
-        folder: the sweep's.
-    """
+    """Print the table of a sweep, and the jobs that failed, each with its last message and its log."""
     console = terminal.console()
     jobs = [job for result in results for job in result]
     if results:

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -30,17 +31,11 @@ from polyp.training.job_labels import make_label, select_varied
 
 log = logging.getLogger(__name__)
 
-REPEATED = (
-    "hydra/sweeper",
-    *(
-        f"hydra.sweeper.{key}"
-        for key in ("path", "max_batch_size", "n_trials", "n_jobs", "seed", "objectives")
-    ),
-    *("hydra.sweeper.prune_after_trials", "hydra.sweeper.prune_after_epochs"),
-    *(f"hydra.launcher.{key}" for key in ("n_jobs", "partition", "account", "qos", "gpus_per_node", "gres")),
-    *(f"hydra.launcher.{key}" for key in ("cpus_per_task", "mem_gb", "timeout_min", "signal_delay_s")),
-    *(f"hydra.launcher.{key}" for key in ("max_num_timeout", "array_parallelism")),
-    *("hydra.launcher.ray.remote.num_cpus", "hydra.launcher.ray.remote.num_gpus"),
+REPEATABLE = re.compile(
+    r"hydra/sweeper"
+    r"|hydra\.sweeper\.(path|max_batch_size|n_trials|n_jobs|seed|objectives|prune_after_(trials|epochs))"
+    r"|hydra\.launcher\.(n_jobs|partition|account|qos|gpus_per_node|gres|cpus_per_task|mem_gb|timeout_min"
+    r"|signal_delay_s|max_num_timeout|array_parallelism|ray\.remote\.num_(cpus|gpus))"
 )
 """Hydra's settings that `resume=SWEEP` repeats: none of them is a function or a shell command to run."""
 
@@ -82,12 +77,12 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
         value = override.value() if override else None
         folder = Path(str(value))
         if value and (is_sweep(folder) or (folder / JOBS_FILE).is_file()):
-            directory = override_text("hydra.sweep.dir", str(folder))
             words = [argument for argument in argv[1:] if argument != word]
             try:
                 command = [] if {"-m", "--multirun"} & set(words) else _repeat_command(folder, words)
             except InputError as error:
                 sys.exit(f"{error}")
+            directory = override_text("hydra.sweep.dir", str(folder))
             return [argv[0], "-m", *command, *words, f"resume={resume.AUTO}", directory]
     return list(argv)
 
@@ -106,10 +101,14 @@ def _repeat_command(folder: Path, words: Sequence[str]) -> list[str]:
         key = override.partition("=")[0]
         if key in omit:
             continue
-        setting = override.replace("hydra", "setting", 1) if key in REPEATED else override
-        objection = find_objection(setting) if setting.isprintable() else "is more than one line"
-        if setting != override and "{" in override:  # {_target_: FUNCTION} would call it
+        if not override.isprintable():
+            objection: str | None = "is more than one line"
+        elif not REPEATABLE.fullmatch(key):
+            objection = find_objection(override)
+        elif "{" in override:  # {_target_: FUNCTION} would call it
             objection = "is more than a value"
+        else:  # the value is checked like one of the task's
+            objection = find_objection(override.replace("hydra", "setting", 1))
         if objection:
             raise InputError(
                 f"{folder / SWEEP_FILE}: {printable(override)} {objection} and is not repeated: if you want "
@@ -179,9 +178,9 @@ class Sweep(Callback):
             folder, number = Path(config.hydra.sweep.dir), config.hydra.job.num
             jobs = files.read_json(folder / JOBS_FILE)
             total = config.hydra.sweeper.n_trials if _is_search(config) else len(jobs)
-            title = f"{'trial' if _is_search(config) else 'job'} {number}"
+            kind = "trial" if _is_search(config) else "job"
             varied = select_varied(config.hydra.overrides.task, folder)
-            sweep_results.print_job(folder, title, number, total, varied)
+            sweep_results.print_job(folder, kind, number, total, varied)
 
     @_exit_on_error()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

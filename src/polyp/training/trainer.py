@@ -92,7 +92,6 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
     with collect(problems):
         user_callbacks = import_callbacks(config.get("callbacks"))
     raise_together(problems)
-    silence_lightning()
     callbacks: list[pl.Callback] = [  # the first checkpoint callback is the one that Lightning calls its own
         StepSeed(config["seed"]),
         BatchSize(),
@@ -108,7 +107,7 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
         callbacks.append(WeightAverage(ema_decay))
     if patience is not None:
         callbacks.append(Patience(monitor, mode="max", patience=patience))
-    return _build(folder, settings, callbacks, logger, distributed.cluster_environment())
+    return make_trainer(folder, settings, callbacks, logger, distributed.cluster_environment())
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
@@ -143,21 +142,36 @@ def build_tester(folder: RunFolder, settings: dict[str, Any], test_device: torch
     Args:
         folder: the run's.
         settings: `trainer` of the configuration.
-        test_device: the device to test on.
+        test_device: the device.
     """
     devices = 1 if test_device.index is None else [test_device.index]
     single = {"devices": devices, "num_nodes": 1, "strategy": "auto"}
     options = settings | single | {"enable_checkpointing": False, "precision": "32-true"}
-    return _build(folder, options, [TestRecord(folder)], False, LightningEnvironment())
+    return make_trainer(folder, options, [TestRecord(folder)])
 
 
-def _build(
+def make_trainer(
     folder: RunFolder,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     callbacks: list[pl.Callback],
-    logger: Any,
-    environment: ClusterEnvironment,
+    logger: Any = False,
+    environment: ClusterEnvironment | None = None,
 ) -> pl.Trainer:
+    """Lightning's Trainer with polyp's way to write checkpoints, to show progress and to stop on signals.
+
+    Args:
+        folder: takes the Trainer's files.
+        settings: arguments of the Trainer; the precision may be auto.
+        callbacks, logger: of the Trainer.
+        environment: describes the processes of the run; None for a single one.
+
+    Raises:
+        InputError: Lightning refuses a value.
+    """
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in SILENT_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     # Only in a terminal: in a file, or from many jobs at once, a progress bar is noise.
     if bar := sys.stderr.isatty() and settings.get("enable_progress_bar", True):
         callbacks.append(ProgressBar())
@@ -170,27 +184,18 @@ def _build(
     }
     try:
         trainer = pl.Trainer(
-            **settings | options,
+            **{**settings, **options},
             default_root_dir=folder.path,
             logger=logger,
             callbacks=callbacks,
             # without an environment Lightning takes any job of Slurm for srun's
-            plugins=[CheckpointFiles(folder), environment],
+            plugins=[CheckpointFiles(folder), environment or LightningEnvironment()],
             use_distributed_sampler=False,  # EpochSampler shares the images out
             enable_model_summary=False,
         )
-    # Lightning refuses values with these.
     except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
         raise InputError(f"trainer: {describe_error(error)}") from error
     # Lightning's handlers would end a test as if it were complete, and training in the middle of an epoch's
     # end. polyp's handlers are in `exit_on_signals` and `LastCheckpoint`.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
-
-
-def silence_lightning() -> None:
-    """Suppress Lightning's messages about itself; those about the user's run stay."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in SILENT_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)

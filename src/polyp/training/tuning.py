@@ -1,6 +1,5 @@
 """The learning rate and the batch size, found by training a little with Lightning's Tuner."""
 
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,17 +7,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader, Dataset
 
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
-from polyp.model import device
 from polyp.runs.folder import RunFolder
-from polyp.training.checkpoints import CheckpointFiles
 from polyp.training.module import TrainingModule
-from polyp.training.trainer import silence_lightning
+from polyp.training.trainer import make_trainer
 
 LARGEST = 64
 """The most images in a batch: larger ones leave an epoch of a data set of this field too few steps."""
@@ -106,21 +102,9 @@ class _DrawnBatches(pl.LightningDataModule):
 @contextmanager
 def _build_trainer(settings: Mapping[str, Any]) -> Iterator[pl.Trainer]:
     """A Trainer on one device that leaves nothing behind."""
-    silence_lightning()
+    keys = ("accelerator", "precision", "gradient_clip_val", "accumulate_grad_batches")
+    options = {key: settings[key] for key in keys if key in settings}
+    options |= {"devices": 1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    options |= {"max_epochs": 1000, "enable_progress_bar": False}  # schedules need an end
     with tempfile.TemporaryDirectory() as folder:
-        yield pl.Trainer(
-            accelerator=settings.get("accelerator", "auto"),
-            devices=1,
-            precision=device.precision(settings.get("precision"), settings.get("accelerator")),
-            gradient_clip_val=settings.get("gradient_clip_val"),
-            accumulate_grad_batches=settings.get("accumulate_grad_batches", 1),
-            plugins=[CheckpointFiles(RunFolder(folder)), LightningEnvironment()],
-            max_epochs=1000,  # an end, which schedules need
-            enable_progress_bar=sys.stderr.isatty(),
-            default_root_dir=folder,
-            logger=False,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        yield make_trainer(RunFolder(folder), options, [])
