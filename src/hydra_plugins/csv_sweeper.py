@@ -36,7 +36,7 @@ Line = tuple[int, list[str]]
 
 
 class CsvSweeper(BasicSweeper):
-    """Runs each row of a CSV, and each with every combination of what the command line sweeps.
+    """Runs each row of a CSV with every combination of the values that the command line sweeps.
 
     Args:
         path: the CSV, in the working directory or else in the folder `sweep` of the configuration. Without
@@ -124,7 +124,7 @@ def _read_csv(config: DictConfig) -> tuple[str, list[Line]]:
             f"{name} has no rows: its first line names keys, and each line below gives a job's values"
         )
     header = lines[0][1]
-    separator = ";" if ";" in header and "," not in header else ","  # of spreadsheets with decimal commas
+    separator = ";" if ";" in header and "," not in header else ","  # spreadsheets with decimal commas
     table: list[Line] = []
     for number, line in lines:
         try:

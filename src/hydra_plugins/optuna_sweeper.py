@@ -137,7 +137,7 @@ class OptunaSweeper(Sweeper):
     def _open_study(self, folder: Path) -> "Study":
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna sets its own: a configuration cannot
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # after the import, which sets it
         file = folder / STUDY_FILE
         if (folder / "optuna.db").exists():
             raise InputError(

@@ -30,10 +30,10 @@ OTHER_NAMES = {
 
 
 def train_script() -> Path:
-    """train.py, which lies beside conf/: in a clone at its top, else in this package."""
+    """train.py, which lies beside conf/: at the top of a clone, or in the installed package."""
     package = Path(__file__).parents[1]
-    packaged = package / "script" / "train.py"
-    return packaged if packaged.is_file() else package.parents[1] / "train.py"
+    script = package / "script" / "train.py"
+    return script if script.is_file() else package.parents[1] / "train.py"
 
 
 def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     """
     task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
-        if missing := sorted(OmegaConf.missing_keys(task)):
-            raise InputError(f"{' and '.join(f'{key}=VALUE' for key in missing)} must be given")
+        if keys := sorted(OmegaConf.missing_keys(task)):
+            raise InputError(f"{' and '.join(f'{key}=VALUE' for key in keys)} must be given")
         plain: Any = OmegaConf.to_container(task, resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(describe_error(error)) from error

@@ -83,7 +83,7 @@ def load_run_data(
         needed: whether to download or draw them if they are not there.
 
     Raises:
-        InputError: they are not there, or not what the run's split is of.
+        InputError: they are not there, or do not have the images of the run's split.
     """
     settings = dict(config.get("data", {}))
     for key, value in (("root", root), ("archive", archive)):

@@ -1,4 +1,4 @@
-"""A run's folder: its files, checks of what they hold, and its lock."""
+"""A run's folder: its files, checks of their content, and its lock."""
 
 import math
 import os
@@ -32,7 +32,7 @@ LOG_TIME = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 """The time before a message in train.log, see conf/hydra/polyp.yaml."""
 
 CHANGES = "changes"
-"""The key of config.yaml that lists what `resume=RUN` has changed: when, key, before and now."""
+"""The key of config.yaml that lists the changes by `resume=RUN`: when, key, before and now."""
 
 SCORES = ("dice", "iou", "precision", "recall", "mae")
 """The numbers per image that every version has written to per_image.csv."""
@@ -158,8 +158,8 @@ class RunFolder:
             version = config.pop("polyp", "0.1.0")  # that version did not record itself
             is_newer = Version(version) > Version(__version__)
             sections = ("data", "model", "trainer")
-            if missing := [name for name in sections if not isinstance(config.get(name), dict)]:
-                raise TypeError(f"it lacks {' and '.join(missing)}")
+            if names := [name for name in sections if not isinstance(config.get(name), dict)]:
+                raise TypeError(f"it lacks {' and '.join(names)}")
         except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
             reason = f"{self.config_file} is damaged ({describe_error(error)})"
             raise files.DamagedError(f"{reason}: move the run elsewhere") from error
@@ -244,8 +244,8 @@ def read_rows(file: Path, count: int) -> "DataFrame":
 
     # As text first: pandas' parser of numbers may be off in the last digit.
     scores = pandas.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
-    texts = [name for name in ("stem", "source") if name in scores]
-    scores[texts] = scores[texts].map(unescape_formula)
+    columns = [name for name in ("stem", "source") if name in scores]
+    scores[columns] = scores[columns].map(unescape_formula)
     scores = scores.set_index("stem")
     scores = scores.astype({name: float for name in scores if name != "source"})
     if len(scores) != count or not scores.index.is_unique:

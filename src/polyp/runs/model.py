@@ -31,8 +31,8 @@ class Source:
 
     Attributes:
         file: its checkpoint or exported model.
-        home: the run's folder; the sweep's of a model that was exported from a sweep; of another file outside
-            a run, the folder that it lies in.
+        home: the run's folder; the sweep's for the exported model of an ensemble; for other files the folder
+            that they lie in.
         config: the run's configuration; None for a file outside a run.
         sweep: the sweep that the run was named by; None if it was named itself.
     """
@@ -116,8 +116,8 @@ def find_sources(names: Sequence[str]) -> list[Source]:
 def _find_sweep_runs(sweep: Path) -> list[Source]:
     jobs = list(find_jobs(sweep).values())
     if not is_sweep_finished(sweep) or not jobs:
-        unfinished = [job.name for job in jobs if not RunFolder(job).is_finished]
-        reason = ", ".join(unfinished[:5]) or f"{RESULTS_FILE} is not complete"
+        names = [job.name for job in jobs if not RunFolder(job).is_finished]
+        reason = ", ".join(names[:5]) or f"{RESULTS_FILE} is not complete"
         command = f"{train_command()} {RunFolder(sweep / 'job').resume_override}"
         raise InputError(f"the sweep {sweep} is not finished ({reason}): continue it with {command}")
     sources = [replace(Source.of(str(job)), sweep=sweep) for job in jobs]

@@ -42,7 +42,7 @@ def task_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def check_overrides(argv: Sequence[str]) -> None:
-    """Check that Hydra understands a command line's overrides, and as what they were meant.
+    """Check that Hydra understands a command line's overrides as they were meant.
 
     Raises:
         SystemExit: a value needs quotes, or was taken apart by the shell, or has a comma without -m; the line

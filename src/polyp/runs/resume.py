@@ -124,8 +124,8 @@ def _find_unfinished_run(new: str, config: str) -> str:
 
 
 def discard(folder: Path) -> None:
-    """Remove the folder of a command that was refused or stopped, if it holds only what Hydra wrote; and
-    those of its parents, up to the working folder, that are empty then.
+    """Remove the folder of a command that was refused or stopped, if it holds only Hydra's files, and its
+    parents below the working folder if they are empty.
     """
     root = Path.cwd()
     if {path.name for path in folder.iterdir()} <= {HYDRA, LOCK} and folder != root:
@@ -144,7 +144,7 @@ OmegaConf.register_new_resolver("sweep_folder", choose_sweep_folder, replace=Tru
 
 
 def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a run: `config`, or if the run continues, its stored one with allowed changes.
+    """The configuration of a run: `config`, or if the run continues, the stored one with allowed changes.
 
     Args:
         config: the composed configuration, see `resolve_config`.
@@ -164,27 +164,30 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
         return config
     if config["resume"] == AUTO and not folder.is_run:
         return config
-    stored: dict[str, Any] = {"logger": None, "callbacks": None} | folder.read_config()  # none up to 0.6.0
+    old_config: dict[str, Any] = {
+        "logger": None,
+        "callbacks": None,
+    } | folder.read_config()  # none up to 0.6.0
     if config["resume"] == AUTO:
-        if differences := identity.list_differences(stored, config):
+        if differences := identity.list_differences(old_config, config):
             raise InputError(
                 f"{folder} was started with {', '.join(differences[:5])}: give the original command, or "
                 f"another folder; {folder.resume_override} alone can change "
                 f"{' and '.join(identity.EXTENSIBLE)}"
             )
-        return config | {key: stored[key] for key in [CHANGES] if key in stored}
-    missing = [key for key in config if key not in stored]
-    missing += [f"trainer.{key}" for key in config["trainer"] if key not in stored["trainer"]]
-    if missing:
-        raise DamagedError(f"{folder.config_file} lacks {', '.join(missing)}: start a new run")
+        return config | {key: old_config[key] for key in [CHANGES] if key in old_config}
+    keys = [key for key in config if key not in old_config]
+    keys += [f"trainer.{key}" for key in config["trainer"] if key not in old_config["trainer"]]
+    if keys:
+        raise DamagedError(f"{folder.config_file} lacks {', '.join(keys)}: start a new run")
     code = identity.find_code(config)
-    for key, path in identity.find_code(stored).items():
+    for key, path in identity.find_code(old_config).items():
         if code.get(key) != path:
             raise InputError(
                 f"{folder} was trained with code of yours, which is not imported because a file says so: add "
                 f"{override_word(key, path)} to the command"
             )
-    new_config = _apply_changes(stored, config, overrides)
+    new_config = _apply_changes(old_config, config, overrides)
     # Whoever wrote the folder may have named any code: only the command's is imported.
     if new_config["callbacks"] != config["callbacks"]:
         raise InputError(
@@ -193,7 +196,7 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
             "callbacks=null"
         )
     max_epochs = new_config["trainer"]["max_epochs"] or 0
-    if folder.is_finished and max_epochs <= (stored["trainer"]["max_epochs"] or 0):
+    if folder.is_finished and max_epochs <= (old_config["trainer"]["max_epochs"] or 0):
         raise InputError(
             f"{folder} is finished, its numbers are in {folder.metrics_file}: nothing to continue; "
             "trainer.max_epochs=MORE trains on"
@@ -202,13 +205,13 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
 
 
 def _apply_changes(
-    stored: dict[str, Any], composed: dict[str, Any], overrides: Sequence[str]
+    old_config: dict[str, Any], new_config: dict[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
     """A run's configuration with a command's overrides, and a record of what they change."""
     changeable = identity.NEUTRAL + identity.EXTENSIBLE
-    code = identity.find_code(stored)  # which the command repeats, see `choose_config`
-    old_values, new_values = dict(identity.flatten(stored)), dict(identity.flatten(composed))
-    config = copy.deepcopy(stored)
+    code = identity.find_code(old_config)  # which the command repeats, see `choose_config`
+    old_values, new_values = dict(identity.flatten(old_config)), dict(identity.flatten(new_config))
+    config = copy.deepcopy(old_config)
     changes = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
@@ -223,9 +226,9 @@ def _apply_changes(
                 f"resume= cannot change {key}, only {', '.join(names)}: start a new run for that"
             )
         group, _, name = key.rpartition(".")
-        target, value = (config[group], composed[group][name]) if group else (config, composed[name])
+        target, value = (config[group], new_config[group][name]) if group else (config, new_config[name])
         if target.get(name) != value:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             changes.append({"when": when, "key": key, "before": target.get(name), "now": value})
             target[name] = value
-    return config | {CHANGES: [*stored.get(CHANGES, []), *changes]} if changes else config
+    return config | {CHANGES: [*old_config.get(CHANGES, []), *changes]} if changes else config

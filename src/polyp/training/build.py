@@ -74,9 +74,9 @@ def build_model(
 
     Args:
         config: a run's.
-        resumes: a checkpoint has the weights: none are loaded here.
-        problems: with other parts of the configuration. If there are any, no weights are loaded, since they
-            may have to be downloaded; the network is built to find out what else is wrong.
+        resumes: whether a checkpoint has the weights, so that none are loaded here.
+        problems: of other parts of the configuration. If there are any, no weights are loaded, since they
+            may have to be downloaded; the network is built to find its problems as well.
 
     Raises:
         InputError: a key or a value cannot work, or `problems` are given; all of them.
@@ -138,7 +138,7 @@ def prepare_data(run: Run, data: PolypDataModule, model: TrainingModule, trainer
 
 
 def _warn_of_fitted_images(run: Run, data: PolypDataModule) -> None:
-    """Warn if the run's first weights, another run's, were fitted to its validation or test images."""
+    """Warn if the run starts from weights that were fitted to its validation or test images."""
     origin = Source(run.folder.path, run.folder.path, run.config).origin
     if origin is None or origin.data_fingerprint != data.inspection.fingerprint:
         return

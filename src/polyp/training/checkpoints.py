@@ -109,7 +109,7 @@ class LastCheckpoint(Checkpoint):
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, without the time between its parts and without what was lost."""
+        """The seconds of training so far, without pauses and without steps that were lost and repeated."""
         return time.time() - self.start
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class LastCheckpoint(Checkpoint):
         checkpoint["data_fingerprint"] = trainer.datamodule.inspection.fingerprint  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Handle signals from here on, until training ends."""
+        """Handle signals until training ends."""
         self.handlers.enter_context(handle_signals(dict.fromkeys(STOP_SIGNALS, self._on_signal)))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -160,7 +160,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         if isinstance(trainer.logger, RunLogger):
-            trainer.logger.flush()  # first: a curve must not end before what it is continued from
+            trainer.logger.flush()  # first: the curves must reach the checkpoint that continues them
         super()._save_checkpoint(trainer, filepath)
 
     def _exit_if_stopped(self, trainer: pl.Trainer, save: bool = False) -> None:

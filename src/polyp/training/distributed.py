@@ -39,7 +39,7 @@ _store: "TCPStore | None" = None  # of the leader, which ends with its process
 
 
 def find_launcher() -> str | None:
-    """torchrun or srun if it has started the processes of this run; else None."""
+    """torchrun or srun, whichever has started the processes of this run; None for neither."""
     if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "torchrun"
     # not SLURM_NTASKS, which a batch script has too: there, train.py without srun is one process
@@ -113,7 +113,7 @@ def join_run() -> None:
         return
     if {"-m", "--multirun"} & set(sys.argv):
         sys.exit(None if is_worker() else f"{launcher} starts one run: start a sweep, -m, without {launcher}")
-    if is_worker():  # else torch reports with a stack trace that the leader has ended
+    if is_worker():  # without it torch reports the end of the leader with a stack trace
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed import DistError, TCPStore
 
@@ -151,11 +151,11 @@ def follow_leader(folder: RunFolder) -> Iterator[None]:
     """Take part in the training of the run that another process leads, and end when that one does.
 
     Raises:
-        InputError: no process leads, or this process alone met what is wrong.
+        InputError: no process leads, or the error is in this process alone.
     """
     logging.disable()
     terminal.LIVE.quiet = True
-    # else torch warns with a stack trace when the leader ends
+    # Without it torch reports the end of the leader with a stack trace.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in STOP_SIGNALS:  # which may reach all processes: the leader decides
         signal.signal(number, signal.SIG_IGN)

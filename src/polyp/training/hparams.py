@@ -24,7 +24,7 @@ def list_hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)}
 
 
-def read_swept(folder: RunFolder) -> dict[str, str]:
+def read_varied_hyperparameters(folder: RunFolder) -> dict[str, str]:
     """The settings in which a job differs from the other jobs of its sweep, by names such as
     `optim/encoder_lr`; empty if the run is no job.
 
@@ -36,7 +36,7 @@ def read_swept(folder: RunFolder) -> dict[str, str]:
 
 
 def write_hparams(
-    writer: "SummaryWriter", config: Mapping[str, Any], swept: Mapping[str, str], monitor: str
+    writer: "SummaryWriter", config: Mapping[str, Any], varied: Mapping[str, str], monitor: str
 ) -> None:
     """Write a run's row of the HPARAMS tab.
 
@@ -47,13 +47,13 @@ def write_hparams(
     Args:
         writer: of the run's events.
         config: the run's.
-        swept: see `read_swept`.
+        varied: see `read_varied_hyperparameters`.
         monitor: the number that has chosen the best checkpoint.
     """
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
     from torch.utils.tensorboard.summary import hparams
 
-    values: dict[str, Any] = dict(swept)
+    values: dict[str, Any] = dict(varied)
     for name, value in list_hyperparameters(config).items():
         if value is not None:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -62,9 +62,9 @@ def write_hparams(
         api_pb2.HParamInfo(
             name=name,
             type="DATA_TYPE_STRING" if isinstance(values[name], str) else "DATA_TYPE_FLOAT64",
-            differs=name in swept,
+            differs=name in varied,
         )
-        for name in swept or TUNED
+        for name in varied or TUNED
         if name in values
     ]
     scores = [

@@ -40,14 +40,14 @@ def select_varied(overrides: Sequence[str], sweep_folder: Path) -> dict[str, str
     """
     command = read_command(sweep_folder)[0] if is_sweep(sweep_folder) else []
     # Compared as parsed, since Hydra gives a job 0.001 where 1e-3 was typed.
-    shared = {
+    common = {
         key: override.get_value_element_as_str()
         for key, override in parse_overrides(command).items()
         if not override.is_sweep_override()
     }
     values = {}
     for key, override in parse_overrides(overrides).items():
-        if shared.get(key) != override.get_value_element_as_str():
+        if common.get(key) != override.get_value_element_as_str():
             value = override.value()
             values[key] = value if isinstance(value, str) else (override.input_line or "").partition("=")[2]
     return values

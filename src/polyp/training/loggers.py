@@ -16,7 +16,7 @@ from polyp.errors import InputError, describe_error, pick, require
 from polyp.report.tables import to_csv
 from polyp.runs.folder import RunFolder
 from polyp.training.distributed import is_worker
-from polyp.training.hparams import list_hyperparameters, read_swept, write_hparams
+from polyp.training.hparams import list_hyperparameters, read_varied_hyperparameters, write_hparams
 
 Points = Mapping[int, Mapping[str, float]]
 """Values by step and name."""
@@ -32,14 +32,14 @@ class Writer:
         steps_done: optimiser steps of the checkpoint that training continues from.
 
     Raises:
-        InputError: what is in the folder cannot be continued, or a package is missing.
+        InputError: the files in the folder cannot be continued, or a package is missing.
     """
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any], steps_done: int) -> None:
         self.folder, self.config, self.steps_done = folder.path.resolve(), config, steps_done
 
     def open(self) -> None:
-        """Begin, or continue what is in the folder."""
+        """Begin, or continue the files in the folder."""
 
     def write(self, points: Points) -> None:
         """Write points."""
@@ -213,7 +213,7 @@ class RunLogger(TensorBoardLogger):
     def __init__(self, folder: RunFolder, config: Mapping[str, Any], steps_done: int) -> None:
         super().__init__(folder.path, name="", version="", default_hp_metric=False, purge_step=steps_done)
         self.last_steps: dict[str, int | None] = {}
-        self.config, self.swept = config, read_swept(folder)
+        self.config, self.varied = config, read_varied_hyperparameters(folder)
         self.writer: Writer | None = None
         self.points: dict[int, dict[str, float]] = {}
         self.is_open = False
@@ -271,7 +271,7 @@ class RunLogger(TensorBoardLogger):
             step: the last one.
         """
         self.log_metrics({**test, f"{monitor}_best": best}, step)
-        write_hparams(self.experiment, self.config, self.swept, monitor)
+        write_hparams(self.experiment, self.config, self.varied, monitor)
         super().finalize("success")
         if self.writer is not None:
             self.flush()

@@ -40,22 +40,16 @@ class ValidationPictures(Callback):
         """Forget the worst images of the last epoch."""
         self.worst: list[tuple[float, str, Tensors]] = []
 
-    def on_validation_batch_end(  # type: ignore[override]
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
-        batch: Batch,
-        *_: Any,
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Draw the chosen images of the batch, and keep the worst."""
         if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):
             return
-        probability = outputs["probability"]
-        dice = image_scores(probability, batch["mask"], check_values=False)["dice"].tolist()
-        for row, (stem, score) in enumerate(zip(batch["stem"], dice, strict=True)):
-            tensors = batch["image"][row], batch["mask"][row], probability[row]
-            self.worst.append((score, stem, tensors))
+        images, masks, probabilities = batch["image"], batch["mask"], outputs["probability"]
+        dice = image_scores(probabilities, masks, check_values=False)["dice"].tolist()
+        for row, stem in enumerate(batch["stem"]):
+            self.worst.append((dice[row], stem, (images[row], masks[row], probabilities[row])))
             if stem in self.stems:
                 self._draw(trainer, f"val_pictures/{self.stems.index(stem)}_{stem}", *self.worst[-1])
         self.worst = sorted(self.worst, key=lambda image: image[0])[:WORST]
@@ -96,11 +90,11 @@ class TestRecord(Callback):
         self.panels: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # at full size, and for the overview
         self.stems: list[str] = trainer.datamodule.showcase("test")  # type: ignore[attr-defined]
 
-    def on_test_batch_end(  # type: ignore[override]
+    def on_test_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,

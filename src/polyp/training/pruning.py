@@ -20,7 +20,7 @@ def pruning_callbacks(folder: RunFolder, monitor: str) -> list[pl.Callback]:
     """The callback of a run that is a trial of a search with pruning; none for other runs.
 
     Args:
-        folder: the run's, in that of its sweep and named NUMBER_LABEL.
+        folder: the run's, NUMBER_LABEL in the sweep's folder.
         monitor: the validation number that the search maximises.
     """
     sweeper: Any = HydraConfig.get().sweeper if HydraConfig.initialized() else {}

@@ -29,9 +29,9 @@ class Job:
         number: its number, from 0.
         overrides: those that differ from the other jobs', by key; not the fold of a cross-validation.
         metrics: the content of its metrics.json.
-        validation: equal for jobs whose validation numbers can be compared, but for the fold: the images and
-            the monitored number.
-        dice: of a fold of a cross-validation the test Dice by stem; else empty.
+        validation: the validation images without the fold, and the monitored number: where these are equal,
+            the numbers can be compared.
+        dice: the test Dice by stem of a fold of a cross-validation; empty without folds.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Job:
 
 
 Result = list[Job]
-"""The jobs of one configuration: one for each fold of a cross-validation, else a single one."""
+"""The jobs of one configuration: one for each fold of a cross-validation, or a single one."""
 
 
 def read_results(folder: Path) -> tuple[list[Result], dict[Path, str]]:
@@ -206,9 +206,9 @@ def print_results(results: Sequence[Result], failures: Mapping[Path, str], folde
             )
     for result in results:
         count = result[0].metrics["data"].get("folds", 0)
-        if missing := sorted(set(range(count)) - _folds(result)):
+        if folds := sorted(set(range(count)) - _folds(result)):
             console.print(
-                f"[bold yellow]missing[/] fold {', '.join(map(str, missing))} of {count} beside job "
+                f"[bold yellow]missing[/] fold {', '.join(map(str, folds))} of {count} beside job "
                 f"{_list_numbers(result)}: the numbers are of the other folds alone"
             )
     for job in jobs:

@@ -107,7 +107,7 @@ def _repeat_command(folder: Path, words: Sequence[str]) -> list[str]:
             objection = find_objection(override)
         elif "{" in override:  # {_target_: FUNCTION} would call it
             objection = "is more than a value"
-        else:  # the value is checked like one of the task's
+        else:  # checked like a setting of the task
             objection = find_objection(override.replace("hydra", "setting", 1))
         if objection:
             raise InputError(
@@ -215,11 +215,11 @@ def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> No
     """
     if config.get("resume") not in (None, resume.AUTO):
         raise InputError(f"resume={config.resume} is no sweep's folder: give that, or resume=auto")
-    shared = set.intersection(*(set(job) for job, _ in jobs)) if len(jobs) > 1 else set()
+    common = set.intersection(*(set(job) for job, _ in jobs)) if len(jobs) > 1 else set()
 
     def make_error(number: int, reason: str) -> InputError:
         job, origin = jobs[number]
-        overrides = " ".join(override for override in job if override not in shared)
+        overrides = " ".join(override for override in job if override not in common)
         return InputError(f"job {number}, {origin} ({overrides}), cannot work: {reason}")
 
     sources = config.hydra.runtime.config_sources
@@ -232,7 +232,7 @@ def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> No
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
             check_names(cfg)
             task = resolve_config(cfg)
-        except HydraException as error:  # ours, too
+        except HydraException as error:  # InputError is one
             reason = f"{error}" if isinstance(error, InputError) else explain_hydra_error(error, job, conf)
             raise make_error(number, reason) from error
         if all(task | {"seed": similar["seed"]} != similar for similar in configs.values()):
@@ -262,7 +262,7 @@ def _record_jobs(folder: Path, jobs: list[list[str]], config: DictConfig) -> Non
     """Write jobs.json.
 
     Raises:
-        InputError: the folder holds something else than this sweep, or this sweep is not to be continued.
+        InputError: the folder holds other runs, or the command does not say resume.
     """
     file = folder / JOBS_FILE
     advice = "give another folder with hydra.sweep.dir=FOLDER"

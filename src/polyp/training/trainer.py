@@ -57,7 +57,7 @@ SILENT_WARNINGS = (
     ".*LeafSpec.* is deprecated",
     ".*Checkpoint directory .* exists and is not empty.*",
 )
-"""Warnings of Lightning and torch that are wrong or of no use here."""
+"""Warnings of Lightning and torch that do not apply."""
 
 MONITORS = {f"val/{name}": name for name in ("dice", "iou", "precision", "recall", "pooled_dice")}
 """The validation numbers that can choose the best checkpoint: those of which more is better."""
