@@ -267,11 +267,10 @@ def test_crash_is_listed_with_its_last_line(
         raise MemoryError("nothing left")
 
     monkeypatch.setattr(cache, "resize_image", broken)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # in which no test has resized images
     sweep = tmp_path / "sweep"
     with pytest.raises(SystemExit, match=r"^1$"):
-        run_script(
-            "-m", *QUICK, "seed=0,1", "data.image_size=96", f"hydra.sweep.dir={sweep}", *IN_THIS_PROCESS
-        )
+        run_script("-m", *QUICK, "seed=0,1", f"hydra.sweep.dir={sweep}", *IN_THIS_PROCESS)
     output = capsys.readouterr().out
     assert output.count("MemoryError: nothing left") >= 2
     assert "Traceback" in (sweep / "0_seed-0" / "train.log").read_text()
