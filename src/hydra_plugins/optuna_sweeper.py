@@ -202,11 +202,7 @@ def _read_metrics(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 def _check_parameters(trial: "FrozenTrial", space: Mapping[str, "BaseDistribution"]) -> dict[str, Any]:
-    """The parameters of a trial, checked since somebody else may have written the study's file.
-
-    Raises:
-        InputError: one is not allowed in a file, see `find_objection`, and is no choice of the command.
-    """
+    """The parameters of a trial, if they are allowed in a file, which somebody else may have written."""
     for key, value in trial.params.items():
         override = f"{key}={value}"
         if value not in getattr(space.get(key), "choices", ()) and (objection := find_objection(override)):

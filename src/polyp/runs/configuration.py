@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -135,17 +134,6 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(describe_error(error)) from error
     return plain
-
-
-def check_single_run(cfg: DictConfig) -> None:
-    """Check the configuration of a command without -m: that it has no launcher, and its names.
-
-    Raises:
-        InputError: it has a launcher, or as `check_names`.
-    """
-    if (launcher := HydraConfig.get().runtime.choices["launcher"]) != "local":
-        raise InputError(f"launcher={launcher} is for the jobs of a sweep: add -m")
-    check_names(cfg)
 
 
 def check_names(cfg: DictConfig) -> None:

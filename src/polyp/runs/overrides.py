@@ -83,12 +83,7 @@ def _join_words(words: Sequence[str]) -> list[str]:
 
 
 def _check_braces(overrides: Sequence[str]) -> None:
-    """Check that a shell has not made two overrides of `data.root={A,B}` or `model.loss={A:1,B:1}`, of which
-    Hydra takes the last.
-
-    Raises:
-        SystemExit: it has.
-    """
+    """Refuse two overrides that a shell has made of `data.root={A,B}`: Hydra would take the last one."""
     for key, group in groupby(overrides, key=lambda override: override.partition("=")[0]):
         values = [override.partition("=")[2] for override in group]
         are_pairs = all(":" in value for value in values)

@@ -60,8 +60,7 @@ def build(run: Run) -> tuple[PolypDataModule, TrainingModule, pl.Trainer]:
     with collect(problems):
         model = build_model(config, resumes=point is not None, problems=problems)
     raise_together(problems)
-    model.check_batches(data.batch_size, data.multiscale.sizes)
-    model.check_epochs(trainer.max_epochs)
+    model.check_run(data.batch_size, data.multiscale.sizes, trainer.max_epochs)
     if config["model"].get("compile"):
         device.check_compiler(trainer.strategy.root_device)
     return data, model, trainer
@@ -83,20 +82,20 @@ def build_model(
     """
     settings, problems = config["model"], [*problems]
     check_keys("model", settings, TrainingModule, exclude=["optim"])
-    weights = {"encoder_weights": settings["encoder_weights"], "init_from": settings.get("init_from")}
-    files = dict.fromkeys(weights)
+    weights = dict.fromkeys(("encoder_weights", "init_from"))
     if not resumes:
         with collect(problems):
-            check_encoder_weights(settings["encoder"], weights["encoder_weights"])
+            check_encoder_weights(settings["encoder"], settings["encoder_weights"])
         with collect(problems):
-            files = weights | {"init_from": find_weights(weights["init_from"])}
+            init_from = find_weights(settings.get("init_from"))
+        if not problems:
+            weights = {"encoder_weights": settings["encoder_weights"], "init_from": init_from}
     if not problems:
         pl.seed_everything(config["seed"], workers=True, verbose=False)
-    optim = None if problems else config["optim"]
     with collect(problems):
-        model = TrainingModule(**settings | (dict.fromkeys(weights) if problems else files), optim=optim)
+        model = TrainingModule(**settings | weights, optim=None if problems else config["optim"])
     raise_together(problems)
-    model.hparams.update(weights)
+    model.hparams.update({key: settings.get(key) for key in weights})
     model.precision = str(config["trainer"].get("precision") or model.precision)
     return model
 

@@ -125,12 +125,17 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
         self._train_losses: list[tuple[int, Tensor]] = []  # step and loss, since the last check
         self._val_losses: list[Tensor] = []  # (B,) of each batch
 
-    def check_batches(self, batch_size: int, sizes: Iterable[tuple[int, int]]) -> None:
-        """Check that the network can be trained with batches of images of these sizes.
+    def check_run(self, batch_size: int, sizes: Iterable[tuple[int, int]], epochs: int | None) -> None:
+        """Check that the network can be trained with batches of images of these sizes for so many epochs.
+
+        Args:
+            batch_size: images per batch.
+            sizes: heights and widths.
+            epochs: None or -1 for no limit.
 
         Raises:
-            InputError: the encoder works at its own image size only, or batch normalisation would see a
-                single value per channel, which has no variance.
+            InputError: the encoder works at its own image size only, batch normalisation would see a single
+                value per channel, which has no variance, or the encoder would stay frozen to the end.
         """
         name = f"model.arch={self.arch} with model.encoder={self.encoder}"
         encoder_trains = not self.network.encoder_frozen or self.unfreeze_epoch is not None
@@ -145,13 +150,6 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
                     f"data.batch_size=1 does not work with {name} at {height}x{width} (batch normalisation "
                     "of a single value): choose data.batch_size=2 or more"
                 )
-
-    def check_epochs(self, epochs: int | None) -> None:
-        """Check that a run of so many epochs, None or -1 for no limit, reaches `unfreeze_epoch`.
-
-        Raises:
-            InputError: the encoder would stay frozen to the end.
-        """
         if self.unfreeze_epoch is not None and 0 < (epochs or -1) <= self.unfreeze_epoch:
             raise InputError(
                 f"model.unfreeze_epoch={self.unfreeze_epoch} is not before trainer.max_epochs={epochs}: "
@@ -205,11 +203,7 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
         return torch.stack([self.loss(stage, target) for stage in logits]).mean()
 
     def _check_train_losses(self) -> None:
-        """Check the training losses since the last check.
-
-        Raises:
-            InputError: one is NaN or infinite.
-        """
+        """Refuse training losses since the last check that are NaN or infinite."""
         if self._train_losses:
             steps, losses = zip(*self._train_losses, strict=True)
             self._train_losses.clear()

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from polyp import files, terminal
 from polyp.errors import InputError
 from polyp.runs import resume
-from polyp.runs.configuration import check_composition, check_single_run, resolve_config
+from polyp.runs.configuration import check_composition, check_names, resolve_config
 from polyp.runs.folder import RunFolder, lock_folder
 from polyp.runs.overrides import check_overrides
 from polyp.training import distributed, sweeps
@@ -91,9 +91,9 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     Bad input ends the process with one line. In a sweep it is logged, the block ends, and the other jobs
     go on.
     """
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    resumes_folder = cfg.resume not in (None, resume.AUTO)
-    folder = RunFolder(cfg.resume if resumes_folder else HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    folder = RunFolder(hydra.runtime.output_dir if cfg.resume in (None, resume.AUTO) else cfg.resume)
     try:
         with ExitStack() as stack:
             if distributed.is_worker():
@@ -102,7 +102,9 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             stack.enter_context(exit_on_signals(folder))
             stack.enter_context(files.catch_disk_errors(folder.disk_advice))
             if not in_sweep:
-                check_single_run(cfg)
+                if (launcher := hydra.runtime.choices["launcher"]) != "local":
+                    raise InputError(f"launcher={launcher} is for the jobs of a sweep: add -m")
+                check_names(cfg)
             yield _open(cfg, folder, stack)
     except InputError as error:
         if not in_sweep:
@@ -121,10 +123,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
 
 @contextmanager
 def _buffer_log() -> Iterator[None]:
-    """Write to train.log at the end of the block only, and not at all if an exception ends it.
-
-    A refused command changes nothing in the folder of a run.
-    """
+    """Write to train.log at the end of the block, and not at all if an exception ends it."""
     root = logging.getLogger()
     file_handlers = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
     buffers = [MemoryHandler(sys.maxsize, sys.maxsize, handler) for handler in file_handlers]

@@ -127,7 +127,7 @@ def _build_table(results: Sequence[Result]) -> Table:
     for key in keys:
         format_value = partial(_format_override, key=key)
         columns.append(Column(key, key.rpartition(".")[2], format_value, "right", optional=True))
-    monitor_columns = [Column(name, format=".3f") for name in monitors if name != "test/dice"]
+    monitor_columns = [Column(name, format=".3f") for name in monitors]
     if any(result[0].dice for result in results):
         columns += [Column("folds"), *monitor_columns]
         columns.append(_mean_column("test/dice", "out-of-fold Dice (95 %)", short=True))

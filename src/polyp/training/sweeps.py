@@ -88,11 +88,7 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
 
 
 def _repeat_command(folder: Path, words: Sequence[str]) -> list[str]:
-    """The overrides of a sweep's command, without those whose keys the `words` of a new command set.
-
-    Raises:
-        InputError: multirun.yaml is damaged, or has an override that is not repeated.
-    """
+    """The overrides of a sweep's command, without those whose keys the `words` of a new command set."""
     task, hydra = read_command(folder)
     omit = {"resume", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir"}
     omit |= {word.partition("=")[0] for word in words}
@@ -204,15 +200,7 @@ def _is_search(config: DictConfig) -> bool:
 
 
 def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
-    """Compose the configurations of all jobs, and build those that differ in more than the seed.
-
-    Args:
-        config: the whole configuration, as Hydra has composed it for a sweep.
-        jobs: for each job its overrides, and where it comes from.
-
-    Raises:
-        InputError: a job cannot work; the message names it.
-    """
+    """Compose the configurations of all jobs, and build those that differ in more than the seed."""
     if config.get("resume") not in (None, resume.AUTO):
         raise InputError(f"resume={config.resume} is no sweep's folder: give that, or resume=auto")
     common = set.intersection(*(set(job) for job, _ in jobs)) if len(jobs) > 1 else set()
@@ -259,11 +247,7 @@ def _find_error(configs: dict[int, dict[str, Any]]) -> tuple[int, str] | None:
 
 
 def _record_jobs(folder: Path, jobs: list[list[str]], config: DictConfig) -> None:
-    """Write jobs.json.
-
-    Raises:
-        InputError: the folder holds other runs, or the command does not say resume.
-    """
+    """Write jobs.json, unless the folder holds other runs or a sweep that the command does not resume."""
     file = folder / JOBS_FILE
     advice = "give another folder with hydra.sweep.dir=FOLDER"
     if file.exists() or (folder / SWEEP_FILE).exists():
@@ -284,11 +268,7 @@ def _record_jobs(folder: Path, jobs: list[list[str]], config: DictConfig) -> Non
 
 
 def _read_jobs(folder: Path, command: list[str]) -> list[list[str]]:
-    """The jobs that a sweep was started with; empty if jobs.json is damaged and the command is the same.
-
-    Raises:
-        InputError: jobs.json is damaged, and it is not known whether the jobs are the same.
-    """
+    """The jobs that a sweep was started with; empty if jobs.json is damaged and the command is the same."""
     try:
         jobs = files.read_json(folder / JOBS_FILE)
         if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
