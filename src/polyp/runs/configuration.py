@@ -18,7 +18,7 @@ from polyp.runs import identity
 from polyp.runs.overrides import parse_override
 from polyp.settings import raise_together
 
-OTHER_NAMES = {
+ALIASES = {
     "ckpt_path": "resume=RUN continues a run, model.init_from=FILE begins with a checkpoint's weights",
     "pretrained": "model.encoder_weights=FILE begins with an encoder's weights, model.init_from=RUN with all",
     "ckpt": "resume=RUN continues a run, model.init_from=FILE begins with a checkpoint's weights",
@@ -113,7 +113,7 @@ def explain_hydra_error(error: HydraException, overrides: Sequence[str], conf: P
             if name in content:
                 return f"{key} is a setting of {group}={choice}: add that"
         group_keys = {f"{group}.{name}" for content in choices.values() for name in content}
-        advice = OTHER_NAMES.get(name) or nearest(key, keys | group_keys)
+        advice = ALIASES.get(name) or nearest(key, keys | group_keys)
         if group == "trainer":
             advice += f" Others of Lightning's Trainer need a plus: +{key}=VALUE"
         return f"{printable(key)} is no setting of polyp: {advice}"
@@ -130,10 +130,10 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     try:
         if keys := sorted(OmegaConf.missing_keys(task)):
             raise InputError(f"{' and '.join(f'{key}=VALUE' for key in keys)} must be given")
-        plain: Any = OmegaConf.to_container(task, resolve=True)
+        config: Any = OmegaConf.to_container(task, resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(describe_error(error)) from error
-    return plain
+    return config
 
 
 def check_names(cfg: DictConfig) -> None:
@@ -148,7 +148,7 @@ def check_names(cfg: DictConfig) -> None:
     for key in (str(key) for key in cfg if key not in default and key != "hydra"):
         similar = [name for name, _ in identity.flatten(default) if name.rpartition(".")[2] == key]
         suggestion = f"did you mean {similar[0]}?" if similar else nearest(key, default)
-        problems.append(f"{key} is no setting of polyp: {OTHER_NAMES.get(key) or suggestion}")
+        problems.append(f"{key} is no setting of polyp: {ALIASES.get(key) or suggestion}")
     raise_together(problems)
 
 

@@ -15,7 +15,7 @@ from polyp.settings import check_keys
 if TYPE_CHECKING:
     from polyp.model.segmenter import PolypSegmenter
 
-EXPORTED = (".onnx", ".xml")
+EXPORT_SUFFIXES = (".onnx", ".xml")
 """The suffixes of exported models: ONNX's and OpenVINO's."""
 
 TRAINING_SETTINGS = ("loss", "optim", "freeze", "unfreeze_epoch", "compile", "gradient_checkpointing")
@@ -70,7 +70,7 @@ class Source:
     @property
     def is_exported(self) -> bool:
         """Whether it is a file that `polyp export` wrote."""
-        return self.file.suffix in EXPORTED
+        return self.file.suffix in EXPORT_SUFFIXES
 
     @property
     def output_folder(self) -> Path:

@@ -10,7 +10,7 @@ from polyp.training.job_labels import read_varied
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-TUNED = (
+DEFAULT_COLUMNS = (
     *("model/arch", "model/encoder", "model/loss", "optim/encoder_lr", "optim/decoder_lr"),
     *("data/image_size", "data/batch_size", "trainer/max_epochs", "seed"),
 )
@@ -64,7 +64,7 @@ def write_hparams(
             type="DATA_TYPE_STRING" if isinstance(values[name], str) else "DATA_TYPE_FLOAT64",
             differs=name in varied,
         )
-        for name in varied or TUNED
+        for name in varied or DEFAULT_COLUMNS
         if name in values
     ]
     scores = [

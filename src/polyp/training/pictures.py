@@ -18,7 +18,7 @@ from polyp.training.module import Batch
 Tensors = tuple[Tensor, Tensor, Tensor]
 """An image (3, H, W), its mask (H, W) and its probabilities (H, W)."""
 
-WORST = 4
+WORST_COUNT = 4
 """Validation images that are shown for their low Dice."""
 
 MIN_WIDTH = 480
@@ -52,7 +52,7 @@ class ValidationPictures(Callback):
             self.worst.append((dice[row], stem, (images[row], masks[row], probabilities[row])))
             if stem in self.stems:
                 self._draw(trainer, f"val_pictures/{self.stems.index(stem)}_{stem}", *self.worst[-1])
-        self.worst = sorted(self.worst, key=lambda image: image[0])[:WORST]
+        self.worst = sorted(self.worst, key=lambda image: image[0])[:WORST_COUNT]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the worst images, the worst first."""

@@ -16,7 +16,7 @@ from polyp.runs.folder import RunFolder
 from polyp.training.module import TrainingModule
 from polyp.training.trainer import make_trainer
 
-LARGEST = 64
+LIMIT = 64
 """The most images in a batch: larger ones leave an epoch of a data set of this field too few steps."""
 
 
@@ -43,7 +43,7 @@ def measure_losses(
 
 
 def find_batch_size(
-    model: TrainingModule, sizes: Iterable[tuple[int, int]], settings: Mapping[str, Any], limit: int = LARGEST
+    model: TrainingModule, sizes: Iterable[tuple[int, int]], settings: Mapping[str, Any], limit: int = LIMIT
 ) -> int:
     """The largest power of two of drawn images that the device can train on.
 
