@@ -54,12 +54,8 @@ def is_worker() -> bool:
     return os.environ.get(variable, "0") != "0"
 
 
-def count_processes() -> tuple[int, int]:
-    """The processes that the launcher has started on each machine, and the machines.
-
-    Raises:
-        SystemExit: the machines have different numbers of processes.
-    """
+def _count_processes() -> tuple[int, int]:
+    """The number of processes that the launcher has started on each machine, and the number of machines."""
     if find_launcher() == "torchrun":
         total, local = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         nodes = total // local
@@ -82,7 +78,7 @@ def cluster_environment() -> "ClusterEnvironment":
     if launcher == "torchrun":
         return environments.TorchElasticEnvironment()
     # Slurm sets it for --ntasks-per-node only, and Lightning refuses --ntasks without it.
-    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(count_processes()[0]))
+    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(_count_processes()[0]))
     return environments.SLURMEnvironment(auto_requeue=False)
 
 
@@ -125,7 +121,7 @@ def join_run() -> None:
             _store = TCPStore(address, port, is_master=True, wait_for_workers=False)
         except DistError:
             sys.exit(f"port {port} of {address} is not free: set MASTER_PORT to one less than a free port")
-        devices, nodes = count_processes()
+        devices, nodes = _count_processes()
         sys.argv += [f"trainer.devices={devices}", *([f"++trainer.num_nodes={nodes}"] if nodes > 1 else [])]
         return
     try:

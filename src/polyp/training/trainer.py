@@ -80,7 +80,7 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
     ema_decay = config["optim"].get("ema_decay")
     problems: list[str] = []
     with collect(problems):
-        check_trainer(settings)
+        _check_settings(settings)
     with collect(problems):
         pick("monitor", monitor, MONITORS)
     if not (patience is None or (type(patience) is int and patience > 0)):
@@ -110,13 +110,8 @@ def build_trainer(folder: RunFolder, config: Mapping[str, Any], steps_done: int 
     return make_trainer(folder, settings, callbacks, logger, distributed.cluster_environment())
 
 
-def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Check the arguments of Lightning's Trainer as far as they can be checked without data.
-
-    Raises:
-        InputError: one is unknown or has another type, or the run could not choose its best checkpoint or be
-            tested.
-    """
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Check the arguments of Lightning's Trainer, and that there are steps to train, validate and test."""
     auto = {"precision": None} if settings.get("precision") == "auto" else {}  # Lightning has no auto
     check_keys("trainer", {**settings, **auto}, pl.Trainer, exclude=FIXED_ARGUMENTS)
     problems = [
