@@ -100,7 +100,7 @@ def start(*arguments: str, log: Path | None = None) -> BaseProcess:
 
 def _script(arguments: Sequence[str], log: Path | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    # which the server of polyp.training.isolation blocks
+    # which the server of polyp.training.child_processes blocks
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # a loader's workers are this process's, not the fork server's
     multiprocessing.set_start_method(None, force=True)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from polyp.cli import main
 from polyp.errors import override_word, shell_word
-from polyp.runs.configuration import check_composition, check_overrides
+from polyp.runs.configuration import check_composition
+from polyp.runs.overrides import check_overrides
 
 NAMES = [
     "Dữ liệu",

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.csv_sweeper import CsvSweeper
 from polyp.errors import InputError
-from polyp.training.sweeps import job_label
+from polyp.training.job_labels import make_label
 
 Jobs = list[tuple[list[str], str]]
 
@@ -282,9 +282,9 @@ def test_shipped_trials_have_labels(workdir: Path) -> None:
     (Path.cwd() / "multirun.yaml").write_text(
         "hydra: {overrides: {task: [experiment=hyperparameters], hydra: []}}"
     )
-    labels = [job_label(job, str(workdir)) for job, _ in jobs_of("experiment=hyperparameters")]
+    labels = [make_label(job, str(workdir)) for job, _ in jobs_of("experiment=hyperparameters")]
     assert labels[15] == "decoder_attention-null_encoder_depth-5_encoder_lr-1e-5_decoder_lr-1e-3"
-    labels = [job_label(job, str(workdir)) for job, _ in jobs_of("experiment=hyperparameters", "seed=0,1")]
+    labels = [make_label(job, str(workdir)) for job, _ in jobs_of("experiment=hyperparameters", "seed=0,1")]
     assert labels[31].startswith("seed-1_decoder_attention-null_encoder_depth-5_")
 
 

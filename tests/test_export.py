@@ -30,7 +30,7 @@ from polyp.model.fitting import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
 from polyp.runs.folder import RunFolder
-from polyp.runs.model import EXPORTED, Source, load_checkpoint
+from polyp.runs.model import EXPORT_SUFFIXES, Source, load_checkpoint
 
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
 
@@ -348,7 +348,7 @@ def test_export_refuses_what_cannot_be_exported(
 
 
 def test_each_suffix_has_a_backend() -> None:
-    assert tuple(BACKENDS) == EXPORTED
+    assert tuple(BACKENDS) == EXPORT_SUFFIXES
 
 
 def test_export_refuses_an_exported_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.optuna_sweeper import (
     MAX_CHECKED_JOBS,
     OptunaSweeper,
-    distribution,
+    make_distribution,
     open_storage,
     representative_jobs,
 )
@@ -215,13 +215,13 @@ def test_search_of_an_older_version_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_search_space_of_an_override(override: str, expected: Any) -> None:
-    assert distribution(OverridesParser.create().parse_override(override)) == expected
+    assert make_distribution(OverridesParser.create().parse_override(override)) == expected
 
 
 @pytest.mark.parametrize("override", ["x=interval(2,1)", "x=range(3,3)", "x=tag(log,interval(-1,1))"])
 def test_search_space_without_values_is_refused(override: str) -> None:
     with pytest.raises(InputError, match=r"^x=.* cannot be searched: "):
-        distribution(OverridesParser.create().parse_override(override))
+        make_distribution(OverridesParser.create().parse_override(override))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from polyp.commands.compare.examples import draw_examples
 from polyp.commands.compare.read_runs import find_runs
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.runs.folder import RunFolder
-from polyp.runs.resume import sweep_finished
+from polyp.runs.sweep_folder import is_sweep_finished
 from polyp.training import sweep_results, sweeps
 
 QUICK = (*SMALL, "+trainer.limit_train_batches=2")
@@ -267,11 +267,10 @@ def test_crash_is_listed_with_its_last_line(
         raise MemoryError("nothing left")
 
     monkeypatch.setattr(cache, "resize_image", broken)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # in which no test has resized images
     sweep = tmp_path / "sweep"
     with pytest.raises(SystemExit, match=r"^1$"):
-        run_script(
-            "-m", *QUICK, "seed=0,1", "data.image_size=96", f"hydra.sweep.dir={sweep}", *IN_THIS_PROCESS
-        )
+        run_script("-m", *QUICK, "seed=0,1", f"hydra.sweep.dir={sweep}", *IN_THIS_PROCESS)
     output = capsys.readouterr().out
     assert output.count("MemoryError: nothing left") >= 2
     assert "Traceback" in (sweep / "0_seed-0" / "train.log").read_text()
@@ -370,7 +369,7 @@ def test_folds_of_a_configuration_are_one_row(tmp_path: Path, capsys: pytest.Cap
     done, failed = sweep_results.read_results(sweep)
     sweep_results.print_results(done, failed, sweep)
     sweep_results.write_results(sweep, done)
-    assert sweep_finished(sweep)
+    assert is_sweep_finished(sweep)
     first, second = results(sweep)
     assert (first["job"], first["model.loss"], second["job"]) == ("1 3 5", "dice", "0 2 4")
     means = [dice[fold::3].mean() for fold in range(3)]

@@ -14,11 +14,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, nearest
-from polyp.training.overrides import find_objection
+from polyp.runs import identity
+from polyp.runs.overrides import find_objection, parse_override
 
 
 @dataclass
@@ -36,7 +36,7 @@ Line = tuple[int, list[str]]
 
 
 class CsvSweeper(BasicSweeper):
-    """Runs each row of a CSV, and each with every combination of what the command line sweeps.
+    """Runs each row of a CSV with every combination of the values that the command line sweeps.
 
     Args:
         path: the CSV, in the working directory or else in the folder `sweep` of the configuration. Without
@@ -56,12 +56,11 @@ class CsvSweeper(BasicSweeper):
         """The jobs of a sweep.
 
         Args:
-            config: the whole configuration, as Hydra has composed it for a sweep; with Hydra's basic sweeper
-                the jobs are those of the command line.
+            config: the whole configuration, as Hydra has composed it for a sweep.
 
         Returns:
-            For each job its overrides, the row's after the command line's, and where it comes from: `row 3 of
-            my.csv (line 5)`.
+            For each job its overrides, the row's after the command line's, and its origin: `row 3 of my.csv
+            (line 5)`.
 
         Raises:
             InputError: the CSV is not there or is malformed, has a column that is no key of the configuration
@@ -74,7 +73,8 @@ class CsvSweeper(BasicSweeper):
         grid = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
         if sweeper.get("path") is None:
             return [(job, "from the command line") for job in grid]
-        name, (line, header), rows = _read_csv(config)
+        name, table = _read_csv(config)
+        (line, header), *rows = table
         _check_header(header, f"{name}, line {line}", config, overrides)
         jobs = []
         for number, (line, cells) in enumerate(rows, 1):
@@ -95,19 +95,16 @@ class CsvSweeper(BasicSweeper):
         return list(self.split_overrides_to_chunks(jobs, max_batch_size))
 
 
-def _read_csv(config: DictConfig) -> tuple[str, Line, list[Line]]:
-    """The CSV's name in messages, its header and its rows."""
+def _read_csv(config: DictConfig) -> tuple[str, list[Line]]:
+    """The CSV's name in messages, and its lines, the header first."""
     path, runtime = config.hydra.sweeper.path, config.hydra.runtime
-    folders = [
-        Path(runtime.cwd),
-        *(Path(src.path, "sweep") for src in runtime.config_sources if src.schema == "file"),
-    ]
-    files = [folder / Path(path).expanduser() for folder in folders]
+    folders = [Path(source.path, "sweep") for source in runtime.config_sources if source.schema == "file"]
+    files = [folder / Path(path).expanduser() for folder in (Path(runtime.cwd), *folders)]
     file = next((file for file in files if file.exists()), None)
     if file is None:
-        missing = " and ".join(dict.fromkeys(map(str, files)))
+        paths = " and ".join(dict.fromkeys(map(str, files)))
         raise InputError(
-            f"hydra.sweeper.path={path} does not exist, looked for as {missing}: give the path of a CSV"
+            f"hydra.sweeper.path={path} does not exist, looked for as {paths}: give the path of a CSV"
         )
     name = str(file.relative_to(runtime.cwd) if file.is_relative_to(runtime.cwd) else file)
     try:
@@ -127,7 +124,7 @@ def _read_csv(config: DictConfig) -> tuple[str, Line, list[Line]]:
             f"{name} has no rows: its first line names keys, and each line below gives a job's values"
         )
     header = lines[0][1]
-    separator = ";" if ";" in header and "," not in header else ","  # of spreadsheets with decimal commas
+    separator = ";" if ";" in header and "," not in header else ","  # spreadsheets with decimal commas
     table: list[Line] = []
     for number, line in lines:
         try:
@@ -137,73 +134,60 @@ def _read_csv(config: DictConfig) -> tuple[str, Line, list[Line]]:
                 f"{name}, line {number}: {error}: a cell that begins with a double quote ends with one"
             ) from None
         table.append((number, [cell.strip() for cell in cells]))
-    return name, table[0], table[1:]
+    return name, table
 
 
 def _check_header(
-    header: Sequence[str], where: str, config: DictConfig, overrides: Sequence[Override]
+    header: Sequence[str], location: str, config: DictConfig, overrides: Sequence[Override]
 ) -> None:
+    """Check the columns of a CSV; `location` names its line in messages."""
     keys = [column.lstrip("+").partition("@")[0] for column in header]
-    elsewhere = {override.key_or_group for override in overrides}
+    command_keys = {override.key_or_group for override in overrides}
     groups = {group for group in config.hydra.runtime.choices if not group.startswith("hydra/")}
-    known = {
-        key for key in _dotted_keys(OmegaConf.to_container(config)) if not key.startswith("hydra")
-    } | groups
+    config_keys = set(groups)
+    tree: Any = OmegaConf.to_container(config)
+    for key, _ in identity.flatten(tree):
+        while key and not key.startswith("hydra"):
+            config_keys.add(key)
+            key = key.rpartition(".")[0]  # the section that it belongs to
     # Another choice of a group may have other keys; these are checked when the job is composed.
-    swept = groups & {
-        *keys,
-        *(override.key_or_group for override in overrides if override.is_sweep_override()),
-    }
+    sweep_keys = {override.key_or_group for override in overrides if override.is_sweep_override()}
+    varies_group = not groups.isdisjoint([*keys, *sweep_keys])
     for number, (column, key) in enumerate(zip(header, keys, strict=True), 1):
         if not key:
-            raise InputError(f"{where}: column {number} has no key")
+            raise InputError(f"{location}: column {number} has no key")
         if key in keys[: number - 1]:
-            raise InputError(f"{where}: {key} has two columns")
+            raise InputError(f"{location}: {key} has two columns")
         if key.startswith(("hydra.", "hydra/")):
-            raise InputError(f"{where}: {key} is the same for all jobs: give it on the command line")
-        if key in elsewhere:
+            raise InputError(f"{location}: {key} is the same for all jobs: give it on the command line")
+        if key in command_keys:
             raise InputError(
-                f"{where}: {key} is given on the command line or in hydra.sweeper.params too: give it once"
+                f"{location}: {key} is given on the command line or in hydra.sweeper.params too: give it once"
             )
-        if key not in known and not column.startswith("+") and not swept:
-            raise InputError(f"{where}: {key} is no key of the configuration: {nearest(key, known)}")
+        if key not in config_keys and not column.startswith("+") and not varies_group:
+            raise InputError(f"{location}: {key} is no key of the configuration: {nearest(key, config_keys)}")
 
 
-def _dotted_keys(tree: Any, prefix: str = "") -> list[str]:
-    """The keys of nested dicts, those of inner ones too: `model`, `model.arch`."""
-    if not isinstance(tree, dict):
-        return []
-    return [
-        key
-        for name, value in tree.items()
-        for key in (f"{prefix}{name}", *_dotted_keys(value, f"{prefix}{name}."))
-    ]
-
-
-def _parse_row(header: Sequence[str], cells: Sequence[str], where: str) -> list[str]:
-    """The overrides of a row."""
+def _parse_row(header: Sequence[str], cells: Sequence[str], location: str) -> list[str]:
+    """The overrides of a row; `location` names its line in messages."""
     if len(cells) != len(header):
         raise InputError(
-            f'{where}: {len(cells)} cells for {len(header)} keys; a list is one cell in quotes: "[2,1]"'
+            f'{location}: {len(cells)} cells for {len(header)} keys; a list is one cell in quotes: "[2,1]"'
         )
     row = [f"{key}={cell}" for key, cell in zip(header, cells, strict=True) if cell]
     if not row:
         raise InputError(
-            f"{where}: all cells are blank: delete the line, or write the default into one of them"
+            f"{location}: all cells are blank: delete the line, or write the default into one of them"
         )
-    for override in row:
-        try:
-            is_sweep = OverridesParser.create().parse_override(override).is_sweep_override()
-        except HydraException:
+    for text in row:
+        if (override := parse_override(text)) is None:
+            raise InputError(f"{location}: {text} cannot be understood: put single quotes around the value")
+        if override.is_sweep_override():
             raise InputError(
-                f"{where}: {override} cannot be understood: put single quotes around the value"
-            ) from None
-        if is_sweep:
-            raise InputError(
-                f"{where}: {override} is several values: give each a row, and write decimals with a point"
+                f"{location}: {text} is several values: give each a row, and write decimals with a point"
             )
-        if objection := find_objection(override):
+        if objection := find_objection(text):
             raise InputError(
-                f"{where}: {override} {objection}: give it with the command, or write the value itself"
+                f"{location}: {text} {objection}: give it with the command, or write the value itself"
             )
     return row

@@ -1,4 +1,4 @@
-"""The jobs of a sweep on this machine, each in a process of its own.
+"""The jobs of a sweep on this machine, each in a child process.
 
 Hydra imports this module at every start: heavy imports are inside the functions.
 """
@@ -54,7 +54,7 @@ class LocalLauncher(Launcher):
         """
         from polyp.errors import InputError
         from polyp.runs.folder import RunFolder
-        from polyp.training import isolation
+        from polyp.training import child_processes
 
         if type(self.n_jobs) is not int or self.n_jobs < 1:
             raise InputError(f"hydra.launcher.n_jobs={self.n_jobs} must be a whole number, at least 1")
@@ -62,30 +62,24 @@ class LocalLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         returns = [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
         configs: list[DictConfig] = []
+        callbacks, task = self.hydra_context.callbacks, self.task_function
 
-        def calls() -> Iterator[isolation.Call]:
+        def make_calls() -> Iterator[child_processes.Call]:
             for number, overrides in enumerate(job_overrides, initial_job_idx):
                 config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
                 with open_dict(config):
                     config.hydra.job.id = config.hydra.job.num = number
                 configs.append(config)
-                task: Any = self.task_function
-                arguments = (
-                    self.hydra_context.callbacks,
-                    config,
-                    task.__module__,
-                    task.__qualname__,
-                    self.n_jobs,
-                )
+                arguments = callbacks, config, task.__module__, task.__qualname__, self.n_jobs
                 yield f"job {number}", _run_job, arguments
 
-        for place, outcome in isolation.call_each(calls(), self.n_jobs):
-            returns[place].return_value = outcome.value
+        for index, outcome in child_processes.call_each(make_calls(), self.n_jobs):
+            returns[index].return_value = outcome.value
             if outcome.code:
-                log.error("job %d: %s", initial_job_idx + place, outcome)
-                sweep = configs[place].hydra.sweep
+                log.error("job %d: %s", initial_job_idx + index, outcome)
+                sweep = configs[index].hydra.sweep
                 file = RunFolder(Path(sweep.dir, sweep.subdir)).log_file
-                with suppress(OSError):  # a full disk has been reported, or is by what is written next
+                with suppress(OSError):  # a full disk is reported by other writes
                     file.parent.mkdir(parents=True, exist_ok=True)
                     with file.open("a") as lines:
                         lines.write(f"{outcome}\n")
@@ -93,13 +87,13 @@ class LocalLauncher(Launcher):
 
 
 class _JobStream(io.TextIOBase):
-    """Text of a job that runs beside others: each line has the job's name before it and is written whole."""
+    """Text of a job that runs beside other jobs: whole lines that begin with the job's name."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        self.stream, self.name, self.rest = stream, name, ""
+        self.stream, self.name, self.line = stream, name, ""
 
     def write(self, text: str) -> int:
-        *lines, self.rest = (self.rest + text).split("\n")
+        *lines, self.line = (self.line + text).split("\n")
         self.stream.write("".join(f"{self.name} | {line}\n" for line in lines if line))
         return len(text)
 
@@ -109,20 +103,17 @@ class _JobStream(io.TextIOBase):
 
 def _run_job(callbacks: Any, config: DictConfig, module: str, task: str, n_jobs: int) -> Any:
     if n_jobs > 1:
-        sys.stdout, sys.stderr = (
-            _JobStream(stream, f"job {config.hydra.job.num}") for stream in (sys.stdout, sys.stderr)
-        )
-    if n_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        import torch
+        name = f"job {config.hydra.job.num}"
+        sys.stdout, sys.stderr = _JobStream(sys.stdout, name), _JobStream(sys.stderr, name)
+        if "OMP_NUM_THREADS" not in os.environ:
+            import torch
 
-        torch.set_num_threads(max(torch.get_num_threads() // n_jobs, 1))
+            torch.set_num_threads(max(torch.get_num_threads() // n_jobs, 1))
     setup_globals()
     loader: Any = None  # the configuration is composed
-    # The script is __main__ here too (multiprocessing sees to that). Decorated, the function takes a
-    # configuration.
-    function = getattr(importlib.import_module(module), task)
     job = run_job(
-        task_function=function,
+        # The script is __main__ here too, by multiprocessing. Decorated, the function takes a configuration.
+        task_function=getattr(importlib.import_module(module), task),
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, pick, printable
 from polyp.runs.folder import SWEEP_FILE, RunFolder
-from polyp.runs.resume import job_folders
-from polyp.training.overrides import find_objection, parse_overrides
+from polyp.runs.overrides import find_objection, parse_overrides
+from polyp.runs.sweep_folder import find_jobs
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STUDY_FILE, STUDY_NAME = "optuna.journal", "search"
-"""The study, in the sweep's folder, and its name there."""
+"""The file of the study in the sweep's folder, and the study's name in it."""
 
 COSTS = ("latency_ms", "parameters", "peak_memory_mb", "seconds")
 """The numbers in metrics.json that can be objectives, of which less is better."""
@@ -41,17 +41,16 @@ MAX_CHECKED_JOBS = 64
 class OptunaSweeper(Sweeper):
     """A search by TPE. Trial N is job N; its results are in its folder, the study in the sweep's.
 
-    Resuming asks for nothing twice: trials that have finished are skipped, the others are run with their
-    parameters. What is drawn for a trial depends on the seed, its number and the trials before it, not on
-    interruptions.
+    Resuming skips the trials that have finished, and runs the others with their parameters. The parameters
+    depend on the seed, the trial's number and the earlier trials, not on interruptions.
 
     Args:
-        n_trials: in all, those before an interruption included.
-        n_jobs: trials that are drawn, and given to the launcher, at once.
+        n_trials: in all, also when the search is resumed.
+        n_jobs: trials that are drawn, and launched, at once.
         seed: of the draws.
         objectives: the monitored validation number, which is maximised, and any of `COSTS`, which are
             minimised.
-        prune_after_trials, prune_after_epochs: see `polyp.training.search.Pruning`; None for trials prunes
+        prune_after_trials, prune_after_epochs: see `polyp.training.pruning.Pruning`; None for trials prunes
             nothing.
         params: the search space and overrides of all trials; those on the command line come after.
     """
@@ -78,7 +77,7 @@ class OptunaSweeper(Sweeper):
 
     @staticmethod
     def jobs(config: DictConfig) -> list[tuple[list[str], str]]:
-        """Jobs that represent all that the search may ask for, and where they come from.
+        """Jobs that represent all jobs of the search, and their origin.
 
         Args:
             config: the whole configuration, as Hydra has composed it for a sweep.
@@ -89,13 +88,12 @@ class OptunaSweeper(Sweeper):
         sweeper = config.hydra.sweeper
         for name in sweeper.objectives:
             pick("hydra.sweeper.objectives", name, dict.fromkeys((config.monitor, *COSTS)))
-        least = {"n_trials": 1, "n_jobs": 1, "seed": 0, "prune_after_trials": 1, "prune_after_epochs": 0}
-        for name, minimum in least.items():
+        minima = {"n_trials": 1, "n_jobs": 1, "seed": 0, "prune_after_epochs": 0}
+        if sweeper.prune_after_trials is not None:
+            minima["prune_after_trials"] = 1
+        for name, minimum in minima.items():
             value = sweeper[name]
-            if not (type(value) is int and value >= minimum) and (name, value) != (
-                "prune_after_trials",
-                None,
-            ):
+            if type(value) is not int or value < minimum:
                 raise InputError(f"hydra.sweeper.{name}={value} must be a whole number, at least {minimum}")
         jobs = representative_jobs([*_assignments(sweeper.params), *config.hydra.overrides.task])
         return [(job, "which stands for trials like it") for job in jobs]
@@ -110,31 +108,36 @@ class OptunaSweeper(Sweeper):
         assert self.config is not None and self.launcher is not None
         folder = Path(self.config.hydra.sweep.dir)
         OmegaConf.save(self.config, folder / SWEEP_FILE)  # as Hydra's sweepers do: the labels of jobs need it
+        space: dict[str, BaseDistribution] = {}
+        values: dict[str, str] = {}  # of the keys that are not searched
         overrides = parse_overrides([*_assignments(self.params), *arguments])
-        space = {key: distribution(each) for key, each in overrides.items() if each.is_sweep_override()}
-        fixed = {key: each.get_value_element_as_str() for key, each in overrides.items() if key not in space}
+        for key, override in overrides.items():
+            if override.is_sweep_override():
+                space[key] = make_distribution(override)
+            else:
+                values[key] = override.get_value_element_as_str()
         study = self._open_study(folder)
-        for first in range(0, self.n_trials, self.n_jobs):
-            numbers = range(first, min(first + self.n_jobs, self.n_trials))
-            while len(study.trials) < numbers.stop:
+        for start in range(0, self.n_trials, self.n_jobs):
+            stop = min(start + self.n_jobs, self.n_trials)
+            while len(study.trials) < stop:
                 self._draw_trial(study, space)
-            trials = study.trials[first : numbers.stop]
+            trials = study.trials[start:stop]
             if all(trial.state.is_finished() and _read_metrics(folder, trial.number) for trial in trials):
                 continue
-            values = [_check_parameters(trial, space) | fixed for trial in trials]
-            self.launcher.launch([[f"{key}={job[key]}" for key in overrides] for job in values], first)
+            jobs = [_check_parameters(trial, space) | values for trial in trials]
+            self.launcher.launch([[f"{key}={job[key]}" for key in overrides] for job in jobs], start)
             for trial in trials:
                 if not trial.state.is_finished() and (metrics := _read_metrics(folder, trial.number)):
                     self._record_trial(study, trial.number, metrics)
         for trial in study.best_trials if len(self.objectives) > 1 else []:
-            numbers_of_trial = zip(self.objectives, trial.values, strict=True)
-            text = ", ".join(f"{name} {value:.4g}" for name, value in numbers_of_trial)
+            scores = zip(self.objectives, trial.values, strict=True)
+            text = ", ".join(f"{name} {value:.4g}" for name, value in scores)
             log.info("Pareto-optimal job %d: %s", trial.number, text)
 
     def _open_study(self, folder: Path) -> "Study":
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna sets its own: a configuration cannot
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # after the import, which sets it
         file = folder / STUDY_FILE
         if (folder / "optuna.db").exists():
             raise InputError(
@@ -193,17 +196,13 @@ def open_storage(folder: Path) -> "JournalStorage":
 
 
 def _read_metrics(folder: Path, number: int) -> dict[str, Any] | None:
-    """The results of a trial, if it has finished."""
-    job = job_folders(folder).get(number)
+    """The results of a trial; None if it has not finished."""
+    job = find_jobs(folder).get(number)
     return RunFolder(job).read_metrics() if job and RunFolder(job).is_finished else None
 
 
 def _check_parameters(trial: "FrozenTrial", space: Mapping[str, "BaseDistribution"]) -> dict[str, Any]:
-    """The parameters of a trial, which the study's file may have from somebody else.
-
-    Raises:
-        InputError: one is not allowed in a file, see `find_objection`, and is no choice of the command.
-    """
+    """The parameters of a trial, if they are allowed in a file, which somebody else may have written."""
     for key, value in trial.params.items():
         override = f"{key}={value}"
         if value not in getattr(space.get(key), "choices", ()) and (objection := find_objection(override)):
@@ -215,11 +214,11 @@ def _assignments(params: Mapping[str, str] | None) -> list[str]:
     return [f"{key}={value}" for key, value in (params or {}).items()]
 
 
-def distribution(override: Override) -> "BaseDistribution":
+def make_distribution(override: Override) -> "BaseDistribution":
     """The distribution of a search that an override describes.
 
     `interval(low,high)` is continuous, `tag(log,...)` makes it logarithmic and `int(...)` one of whole
-    numbers; `range(start,stop,step)` has the values that it has in any sweep; all others are choices.
+    numbers; `range(start,stop,step)` has the values that it has in any sweep; others are choices.
 
     Raises:
         InputError: it has no values.
@@ -234,8 +233,8 @@ def distribution(override: Override) -> "BaseDistribution":
         elif isinstance(value, RangeSweep):
             low, high, options = min(value.range()), max(value.range()), {"step": abs(value.step)}
         if options:
-            whole = all(isinstance(number, int) for number in (low, high, options.get("step", 1)))
-            return (IntDistribution if whole else FloatDistribution)(low, high, **options)
+            is_integer = all(isinstance(number, int) for number in (low, high, options.get("step", 1)))
+            return (IntDistribution if is_integer else FloatDistribution)(low, high, **options)
         value.shuffle = False  # the order of choices is part of the study
         return CategoricalDistribution([*override.sweep_string_iterator()])
     except ValueError as error:
@@ -249,21 +248,21 @@ def representative_jobs(arguments: Sequence[str]) -> list[list[str]]:
     `MAX_CHECKED_JOBS`; of an interval, its lower end.
 
     Args:
-        arguments: overrides, KEY=VALUE, some of which are sweeps; of a key that is given twice, the last
-            counts.
+        arguments: overrides, KEY=VALUE, some of which are sweeps.
     """
-    options = {key: _options(override) for key, override in parse_overrides(arguments).items()}
-    if math.prod(map(len, options.values())) <= MAX_CHECKED_JOBS:
-        jobs = [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+    choices = {key: _list_choices(override) for key, override in parse_overrides(arguments).items()}
+    if math.prod(map(len, choices.values())) <= MAX_CHECKED_JOBS:
+        jobs = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     else:
-        first = {key: values[0] for key, values in options.items()}
-        jobs = [
-            first | {key: value} for key, values in options.items() for value in values if len(values) > 1
-        ]
+        default = {key: values[0] for key, values in choices.items()}
+        jobs = []
+        for key, values in choices.items():
+            if len(values) > 1:
+                jobs += [default | {key: value} for value in values]
     return [[f"{key}={value}" for key, value in job.items()] for job in jobs]
 
 
-def _options(override: Override) -> list[str]:
+def _list_choices(override: Override) -> list[str]:
     value = override.value()
     if isinstance(value, IntervalSweep):
         return [str(value.start)]

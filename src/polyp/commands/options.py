@@ -121,7 +121,7 @@ def name_options(text: str) -> str:
 
 def _name_option(match: re.Match[str]) -> str:
     """Replace an override in quotes for the shell by an option."""
-    from polyp.runs.configuration import parse_override
+    from polyp.runs.overrides import parse_override
 
     override = parse_override(shlex.split(match[0])[0])
     if override is None:

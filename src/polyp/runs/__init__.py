@@ -1,4 +1,4 @@
-"""A run on the disk: its folder, when two runs are the same experiment, resuming, its data and its model.
+"""Runs and sweeps on the disk: their folders, configurations and overrides, resuming, data and models.
 
 May import model, data, report and the modules at the top.
 """

@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running code, and which one a run continues from."""
+"""Reading checkpoints without running code, and finding the one that a run continues from."""
 
 import logging
 import pickle
@@ -19,7 +19,7 @@ from polyp.runs.folder import RunFolder
 log = logging.getLogger(__name__)
 
 BEST_STATE = "Checkpoint{"
-"""How the key begins under which a checkpoint holds the state of the callback that writes best.ckpt."""
+"""The beginning of a checkpoint's key with the state of the callback that writes best.ckpt."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ResumePoint:
 
     Attributes:
         file: where it is.
-        content: what Lightning put into it.
+        content: of the file, see Lightning.
         max_epochs: of the run so far.
         copy_of_best: the file to restore best.ckpt from, if that is damaged or missing.
     """
@@ -122,10 +122,10 @@ def find_resume_point(folder: RunFolder, max_epochs: int | None) -> ResumePoint 
 
 
 def _check_best(point: ResumePoint, folder: RunFolder, max_epochs: int | None) -> ResumePoint:
-    """Read best.ckpt before training: later epochs need not be better than a best one that is lost."""
+    """Check best.ckpt before training: later epochs need not be better than a best one that is lost."""
     best = folder.best_checkpoint
-    states = point.content["callbacks"].items()
-    state: dict[str, Any] = next((state for key, state in states if key.startswith(BEST_STATE)), {})
+    callbacks = point.content["callbacks"]
+    state: dict[str, Any] = next((callbacks[key] for key in callbacks if key.startswith(BEST_STATE)), {})
     if state.get("best_model_score") is None:  # no epoch was validated
         return point
     try:
@@ -140,11 +140,12 @@ def _check_best(point: ResumePoint, folder: RunFolder, max_epochs: int | None) -
     with suppress(DamagedError, OSError):
         if read_checkpoint(folder.previous_checkpoint)["global_step"] == state.get("step"):
             return replace(point, copy_of_best=folder.previous_checkpoint)
-    more = "" if max_epochs is None or point.epochs < max_epochs else ", and give trainer.max_epochs=MORE"
-    if best.is_file() or more:
+    is_trained = max_epochs is not None and point.epochs >= max_epochs
+    if best.is_file() or is_trained:
+        advice = f"delete it{', and give trainer.max_epochs=MORE' if is_trained else ''}"
         raise InputError(
             f"{reason}, the best epoch so far is lost: to train on and take the best of the remaining "
-            f"epochs, delete it{more}; or start a new run"
+            f"epochs, {advice}; or start a new run"
         )
     log.warning("%s: the best of the remaining epochs is taken", reason)
     return point

@@ -1,4 +1,4 @@
-"""The data of a run, found and split: the only place where a run's configuration becomes a data module."""
+"""The data of a run: the only place where a run's configuration becomes a data module."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +15,7 @@ from polyp.settings import check_keys
 
 
 def build_data(settings: Mapping[str, Any], augment: Mapping[str, Any], seed: int) -> PolypDataModule:
-    """The data module of a configuration; nothing is read yet.
-
-    Args:
-        settings: the section `data`.
-        augment: the section `augment`.
-        seed: of the order and the augmentation.
+    """The data module of a configuration's sections `data` and `augment` and its seed; nothing is read yet.
 
     Raises:
         InputError: a key or a value cannot work.
@@ -48,7 +43,7 @@ def read_recorded_split(folder: RunFolder) -> dict[str, list[str]] | None:
 
 
 def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
-    """Give the data of a run the split that is recorded in its folder, before they are read.
+    """Set the split of a run's data to the one that is recorded in its folder, before they are read.
 
     Raises:
         InputError: a random split is not recorded, or the record is damaged.
@@ -64,11 +59,11 @@ def restore_split(data: PolypDataModule, folder: RunFolder) -> None:
 
 
 def _move_root(root: Any, folder: str) -> Any:
-    """Where the data are now: the folder, or the folders of the same names in it if the run has several."""
+    """The new `data.root`: the folder, or the folders of the same names in it if the run has several."""
     if isinstance(root, list):
-        return [str(Path(folder, Path(former).name)) for former in root]
+        return [str(Path(folder, Path(path).name)) for path in root]
     if isinstance(root, dict):
-        return {name: _move_root(former, str(Path(folder, name))) for name, former in root.items()}
+        return {name: _move_root(path, str(Path(folder, name))) for name, path in root.items()}
     return folder
 
 
@@ -84,11 +79,11 @@ def load_run_data(
     Args:
         home: the run's folder.
         config: the run's.
-        root, archive: where the data are now, if they have moved.
+        root, archive: where the data are, if they have moved.
         needed: whether to download or draw them if they are not there.
 
     Raises:
-        InputError: they are not there, or not what the run's split is of.
+        InputError: they are not there, or do not have the images of the run's split.
     """
     settings = dict(config.get("data", {}))
     for key, value in (("root", root), ("archive", archive)):
@@ -110,6 +105,6 @@ def load_run_data(
     try:
         data.find()
     except InputError as error:
-        moved = "" if root or archive else "; if the run's data have moved, say where with --root FOLDER"
-        raise InputError(f"{error}{moved}") from error
+        advice = "" if root or archive else "; if the run's data have moved, say where with --root FOLDER"
+        raise InputError(f"{error}{advice}") from error
     return data

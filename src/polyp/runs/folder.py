@@ -1,4 +1,4 @@
-"""A run's folder: the files in it, who writes to it, and whether they are whole."""
+"""A run's folder: its files, checks of their content, and its lock."""
 
 import math
 import os
@@ -23,25 +23,22 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 
 SWEEP_FILE = "multirun.yaml"
-"""What Hydra writes into a sweep's folder: the sweep's command."""
+"""The file in a sweep's folder with the sweep's command, which Hydra writes."""
 
 RESULTS_FILE = "results.csv"
 """The table of a sweep: its presence means that every job has finished."""
 
 LOG_TIME = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
-"""What train.log has in front of a message, see conf/hydra/polyp.yaml."""
+"""The time before a message in train.log, see conf/hydra/polyp.yaml."""
 
 CHANGES = "changes"
-"""The key of config.yaml that lists what `resume=RUN` has changed: when, key, before and now."""
+"""The key of config.yaml that lists the changes by `resume=RUN`: when, key, before and now."""
 
 SCORES = ("dice", "iou", "precision", "recall", "mae")
 """The numbers per image that every version has written to per_image.csv."""
 
 METRICS_KEYS: Mapping[str, Any] = {
-    "test": {
-        **dict.fromkeys((*SCORES, "pooled_dice"), float),
-        "n": int,
-    },
+    "test": {**dict.fromkeys((*SCORES, "pooled_dice"), float), "n": int},
     "best": {"monitor": str, "value": float, "epoch": int},
     "definitions": dict,
     "seed": int,
@@ -57,7 +54,7 @@ METRICS_KEYS: Mapping[str, Any] = {
     "precision": str,
     "versions": dict,
 }
-"""What metrics.json has held since the first version, with the types; a float may be a whole number."""
+"""The keys that metrics.json has in every version, with the types; a float may be a whole number."""
 
 
 class RunFolder:
@@ -107,7 +104,7 @@ class RunFolder:
 
     @property
     def is_started(self) -> bool:
-        """Whether there is something in the folder that a new run must not overwrite."""
+        """Whether the folder has results that a new run must not overwrite."""
         results = (self.metrics_file, self.last_checkpoint, self.previous_checkpoint, self.best_checkpoint)
         return any(file.exists() for file in results)
 
@@ -133,7 +130,7 @@ class RunFolder:
 
     @property
     def disk_advice(self) -> str:
-        """What to do about a full disk that has stopped the run, as the end of a message."""
+        """Advice on a full disk that has stopped the run, as the end of a message."""
         command = f"continue with {self.resume_override}" if self.is_run else "give the command again"
         return f"free some space, then {command}"
 
@@ -158,18 +155,17 @@ class RunFolder:
             raise InputError(f"{self} is not the folder of a run: it has no {self.config_file.name}")
         try:
             config = files.read_yaml(self.config_file)
-            writer = config.pop("polyp", "0.1.0")  # which did not say so
-            newer = Version(writer) > Version(__version__)
-            if lacking := [
-                key for key in ("data", "model", "trainer") if not isinstance(config.get(key), dict)
-            ]:
-                raise TypeError(f"it lacks {' and '.join(lacking)}")
+            version = config.pop("polyp", "0.1.0")  # that version did not record itself
+            is_newer = Version(version) > Version(__version__)
+            sections = ("data", "model", "trainer")
+            if names := [name for name in sections if not isinstance(config.get(name), dict)]:
+                raise TypeError(f"it lacks {' and '.join(names)}")
         except (files.DamagedError, AttributeError, TypeError, InvalidVersion) as error:
             reason = f"{self.config_file} is damaged ({describe_error(error)})"
             raise files.DamagedError(f"{reason}: move the run elsewhere") from error
-        if newer:
+        if is_newer:
             raise InputError(
-                f"{self} was made by polyp {writer}, newer than this {__version__}: update polyp first"
+                f"{self} was made by polyp {version}, newer than this {__version__}: update polyp first"
             )
         data = config["data"]
         if "split_seed" not in data:  # up to 0.4.0 the run's seed drew a random split
@@ -177,7 +173,7 @@ class RunFolder:
         return config
 
     def read_log(self) -> list[str]:
-        """The lines of train.log that are not blank, without their times; none if it cannot be read."""
+        """The lines of train.log that are not blank, without their times; empty if it cannot be read."""
         try:
             text = self.log_file.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -200,10 +196,9 @@ class RunFolder:
             if not isinstance(metrics, dict):
                 raise ValueError("it holds no keys")
             check_metrics(metrics, METRICS_KEYS)
-        except files.DamagedError as error:
-            raise files.DamagedError(f"{error}: {command} writes it anew") from error
         except ValueError as error:
-            reason = f"{file} is damaged ({describe_error(error)})"
+            names_file = isinstance(error, files.DamagedError)
+            reason = error if names_file else f"{file} is damaged ({describe_error(error)})"
             raise files.DamagedError(f"{reason}: {command} writes it anew") from error
         return metrics
 
@@ -221,17 +216,16 @@ class RunFolder:
         Raises:
             DamagedError: it is missing or damaged, or not of the test in metrics.json.
         """
-        file, number = self.rows_file, self.read_metrics()["test"]["n"]
+        file, count = self.rows_file, self.read_metrics()["test"]["n"]
         try:
-            return read_rows(file, number)
+            return read_rows(file, count)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            is_missing = isinstance(error, FileNotFoundError)
-            reason = (
-                f"{self} has no {file.name}" if is_missing else f"{file} is damaged ({describe_error(error)})"
-            )
+            reason = f"{file} is damaged ({describe_error(error)}): "
+            if isinstance(error, FileNotFoundError):
+                reason = f"{self} has no {file.name}: put it back, or "
             raise files.DamagedError(
-                f"{reason}: {'put it back, or ' * is_missing}delete metrics.json and train it again "
-                f"({train_command()} {self.resume_override}) or move it elsewhere"
+                f"{reason}delete metrics.json and train it again ({train_command()} {self.resume_override}) "
+                "or move it elsewhere"
             ) from error
 
 
@@ -248,10 +242,10 @@ def read_rows(file: Path, count: int) -> "DataFrame":
     """
     import pandas
 
-    # As text first: pandas' own parser of numbers may be off in the last digit.
+    # As text first: pandas' parser of numbers may be off in the last digit.
     scores = pandas.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
-    texts = [name for name in ("stem", "source") if name in scores]
-    scores[texts] = scores[texts].map(unescape_formula)
+    columns = [name for name in ("stem", "source") if name in scores]
+    scores[columns] = scores[columns].map(unescape_formula)
     scores = scores.set_index("stem")
     scores = scores.astype({name: float for name in scores if name != "source"})
     if len(scores) != count or not scores.index.is_unique:
@@ -268,33 +262,34 @@ def check_metrics(content: Mapping[str, Any], keys: Mapping[str, Any], prefix: s
 
     Args:
         content: of a file.
-        keys: the type of each key, or the same of its own keys.
+        keys: the type of each key, or a mapping with the keys and types of a nested one.
         prefix: of the keys, for the message.
 
     Raises:
-        ValueError: a key is missing, or its value is something else.
+        ValueError: a key is missing, or its value has another type.
     """
-    for key, kind in keys.items():
+    for key, expected in keys.items():
         if key not in content:
             raise ValueError(f"it lacks {prefix}{key}")
         value = content[key]
-        if kind in (int, float):
-            valid = isinstance(value, int | kind) and not isinstance(value, bool) and 0 <= value < math.inf
+        if expected in (int, float):
+            is_number = isinstance(value, int | expected) and not isinstance(value, bool)
+            is_valid = is_number and 0 <= value < math.inf
         else:
-            valid = isinstance(value, dict if isinstance(kind, Mapping) else kind)
-        if not valid:
+            is_valid = isinstance(value, dict if isinstance(expected, Mapping) else expected)
+        if not is_valid:
             raise ValueError(f"{prefix}{key} is {value!r}")
-        if isinstance(kind, Mapping):
-            check_metrics(value, kind, f"{prefix}{key}.")
+        if isinstance(expected, Mapping):
+            check_metrics(value, expected, f"{prefix}{key}.")
 
 
 @contextmanager
 def lock_folder(folder: Path, purpose: str) -> Iterator[None]:
-    """Be the only process that writes to a folder; the lock ends with the process, however that ends.
+    """Lock a folder, to be the only process that writes to it; the lock ends with the process at the latest.
 
     Args:
         folder: a run's or a sweep's.
-        purpose: what the process does there, for the message: "a run".
+        purpose: of the process, for the message: "a run".
 
     Raises:
         InputError: another process has the lock, or the folder cannot be written.
@@ -327,12 +322,11 @@ def is_locked(folder: Path) -> bool:
 
 @contextmanager
 def replace_folder(folder: Path, purpose: str) -> Iterator[Path]:
-    """A hidden folder beside `folder`, which takes its place at the end; if anything is raised, it is
-    removed.
+    """A hidden folder beside `folder` that replaces it at the end of the block; after an error it is removed.
 
     Args:
         folder: the folder to make or replace.
-        purpose: what writes it, for the message.
+        purpose: of the process, for the message.
 
     Raises:
         InputError: another process writes the same folder.
@@ -344,8 +338,8 @@ def replace_folder(folder: Path, purpose: str) -> Iterator[Path]:
         hidden.mkdir(parents=True, exist_ok=True)
         with lock_folder(hidden, purpose):
             try:
-                for remains in (new, old):  # of a process that was killed
-                    shutil.rmtree(remains, ignore_errors=True)
+                for remnant in (new, old):  # of a process that was killed
+                    shutil.rmtree(remnant, ignore_errors=True)
                 new.mkdir()
                 yield new
                 if folder.exists():

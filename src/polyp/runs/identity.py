@@ -1,4 +1,4 @@
-"""When two configurations are the same experiment: the one list of keys that cannot change a result."""
+"""Which keys of a configuration can change a result: where these are equal, the experiment is the same."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,8 +25,8 @@ compilation, logging and progress display.
 """
 
 CODE = ("model.loss",)
-"""Keys whose values may be the import path of the user's code. It is imported only if the user's command or
-conf/ has the path, not if it is in a file of a run or sweep alone.
+"""Keys whose values may be the import path of the user's code. It is imported only if the path is in the
+user's command or conf/, not if it is in a file of a run or sweep alone.
 """
 
 EXTENSIBLE = ("trainer.max_epochs", "patience", "callbacks")
@@ -42,33 +42,33 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def code(config: Mapping[str, Any]) -> dict[str, Any]:
+def find_code(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of `CODE` that are the import path of code, by key."""
-    found = {}
+    paths = {}
     for key in CODE:
         group, _, name = key.partition(".")
         section = config.get(group)
         if isinstance(section, Mapping) and is_import_path(section.get(name)):
-            found[key] = section[name]
-    return found
+            paths[key] = section[name]
+    return paths
 
 
 def matches(key: str, keys: tuple[str, ...]) -> bool:
     """Whether a key, written with dots, is one of `keys` or below one."""
-    return any(key == other or key.startswith(f"{other}.") for other in keys)
+    return any(f"{key}.".startswith(f"{prefix}.") for prefix in keys)
 
 
-def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+def select_decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that can change a result, by key."""
     return {key: value for key, value in flatten(config) if not matches(key, NEUTRAL)}
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def list_differences(old_config: Mapping[str, Any], new_config: Mapping[str, Any]) -> list[str]:
     """The settings by which two configurations are two experiments: `model.arch=unet, now linknet`.
 
-    A batch size of auto is the one that was found.
+    A new batch size of auto is no difference.
     """
-    old, new = decisive(before), decisive(now)
+    old, new = select_decisive(old_config), select_decisive(new_config)
     if new.get("data.batch_size") == "auto":
         new["data.batch_size"] = old.get("data.batch_size")
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]

@@ -1,4 +1,4 @@
-"""Trained models: the only place where what a user names becomes a model."""
+"""Trained models: the only place where a name that a user gives becomes a model."""
 
 import os
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from polyp.errors import InputError, pick, train_command
 from polyp.runs import identity
-from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder
-from polyp.runs.resume import job_folders, sweep_finished
+from polyp.runs.folder import RESULTS_FILE, RunFolder
+from polyp.runs.sweep_folder import find_jobs, is_sweep, is_sweep_finished
 from polyp.settings import check_keys
 
 if TYPE_CHECKING:
     from polyp.model.segmenter import PolypSegmenter
 
-EXPORTED = (".onnx", ".xml")
+EXPORT_SUFFIXES = (".onnx", ".xml")
 """The suffixes of exported models: ONNX's and OpenVINO's."""
 
 TRAINING_SETTINGS = ("loss", "optim", "freeze", "unfreeze_epoch", "compile", "gradient_checkpointing")
-"""What a checkpoint's hyperparameters have for training alone, see `polyp.training.module.TrainingModule`."""
+"""Hyperparameters in a checkpoint that only `polyp.training.module.TrainingModule` takes."""
 
 ENSEMBLE = ("seed", "data.fold")
 """Keys in which the runs of a sweep may differ for the sweep to be an ensemble."""
@@ -31,8 +31,8 @@ class Source:
 
     Attributes:
         file: its checkpoint or exported model.
-        home: the run's folder; the sweep's of a model that was exported from a sweep; of another file outside
-            a run, the folder that it lies in.
+        home: the run's folder; the sweep's for the exported model of an ensemble; for other files the folder
+            that they lie in.
         config: the run's configuration; None for a file outside a run.
         sweep: the sweep that the run was named by; None if it was named itself.
     """
@@ -70,7 +70,7 @@ class Source:
     @property
     def is_exported(self) -> bool:
         """Whether it is a file that `polyp export` wrote."""
-        return self.file.suffix in EXPORTED
+        return self.file.suffix in EXPORT_SUFFIXES
 
     @property
     def output_folder(self) -> Path:
@@ -79,7 +79,7 @@ class Source:
 
     @property
     def origin(self) -> "Source | None":
-        """The model that the run has its first weights from, `model.init_from`, be it there or not."""
+        """The model that the run has its first weights from, `model.init_from`, whether it exists or not."""
         if (name := ((self.config or {}).get("model") or {}).get("init_from")) is None:
             return None
         try:
@@ -98,11 +98,6 @@ class Source:
             return None
 
 
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder is a sweep's."""
-    return (folder / SWEEP_FILE).is_file()
-
-
 def find_sources(names: Sequence[str]) -> list[Source]:
     """Find models by the paths of runs, checkpoints, exported models, and sweeps; nothing is loaded.
 
@@ -119,22 +114,22 @@ def find_sources(names: Sequence[str]) -> list[Source]:
 
 
 def _find_sweep_runs(sweep: Path) -> list[Source]:
-    jobs = list(job_folders(sweep).values())
-    if not sweep_finished(sweep) or not jobs:
-        unfinished = [job.name for job in jobs if not RunFolder(job).is_finished]
-        which = ", ".join(unfinished[:5]) or f"{RESULTS_FILE} is not complete"
+    jobs = list(find_jobs(sweep).values())
+    if not is_sweep_finished(sweep) or not jobs:
+        names = [job.name for job in jobs if not RunFolder(job).is_finished]
+        reason = ", ".join(names[:5]) or f"{RESULTS_FILE} is not complete"
         command = f"{train_command()} {RunFolder(sweep / 'job').resume_override}"
-        raise InputError(f"the sweep {sweep} is not finished ({which}): continue it with {command}")
+        raise InputError(f"the sweep {sweep} is not finished ({reason}): continue it with {command}")
     sources = [replace(Source.of(str(job)), sweep=sweep) for job in jobs]
     settings = [
-        identity.decisive(source.config or {}) | {"data.fingerprint": source.data_fingerprint}
+        identity.select_decisive(source.config or {}) | {"data.fingerprint": source.data_fingerprint}
         for source in sources
     ]
     keys = sorted(set().union(*settings) - set(ENSEMBLE))
-    if different := [key for key in keys if any(own.get(key) != settings[0].get(key) for own in settings)]:
+    if differences := [key for key in keys if any(run.get(key) != settings[0].get(key) for run in settings)]:
         raise InputError(
-            f"the runs of the sweep {sweep} differ in {', '.join(different[:5])}, and only runs that differ "
-            f"in {' and '.join(ENSEMBLE)} are averaged: give the runs by name, such as {jobs[0]}"
+            f"the runs of the sweep {sweep} differ in {', '.join(differences[:5])}, and only runs that "
+            f"differ in {' and '.join(ENSEMBLE)} are averaged: give the runs by name, such as {jobs[0]}"
         )
     return sources
 
@@ -162,8 +157,7 @@ def load_run_model(folder: RunFolder) -> "PolypSegmenter":
 
 
 def load_checkpoint(source: Source) -> "PolypSegmenter":
-    """The model in a checkpoint, on the CPU whatever machine wrote it, with the precision that its run is
-    tested in.
+    """The model in a checkpoint, on the CPU, with the precision that its run is tested in.
 
     Raises:
         InputError: the file is damaged, holds code, is not one of polyp's, or is an exported model.
@@ -180,11 +174,7 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     if not isinstance(content, dict):
         content = {}
     settings, weights = content.get("hyper_parameters"), content.get("state_dict")
-    if (
-        not isinstance(settings, dict)
-        or not isinstance(weights, dict)
-        or not {"arch", "encoder"} <= settings.keys()
-    ):
+    if not isinstance(settings, dict) or not isinstance(weights, dict) or {"arch", "encoder"} - set(settings):
         raise InputError(
             f"{file} is no checkpoint of polyp's: give a run's folder or its checkpoints/best.ckpt"
         )
@@ -193,25 +183,25 @@ def load_checkpoint(source: Source) -> "PolypSegmenter":
     settings = {name: value for name, value in settings.items() if name not in TRAINING_SETTINGS}
     try:
         check_keys("hyper_parameters", settings, PolypSegmenter)
-        precision = content.get("precision", _precision(source.config))
+        precision = content.get("precision", _old_precision(source.config))
         pick("precision", str(precision), dict.fromkeys(PRECISIONS))
         model = PolypSegmenter(**settings | {"encoder_weights": None, "init_from": None})
     except InputError as error:
         raise InputError(f"{file} does not fit this version of polyp: {error}") from error
-    own = model.state_dict()
-    fitting = [name for name in own if fits(weights.get(name), own[name])]
-    if len(fitting) != len(own) or weights.keys() != own.keys():
+    tensors = model.state_dict()
+    count = sum(fits(weights.get(name), tensor) for name, tensor in tensors.items())
+    if count != len(tensors) or weights.keys() != tensors.keys():
         raise InputError(
-            f"{file} does not fit this version of polyp: of the {len(own)} tensors of "
-            f"model.arch={settings['arch']} with model.encoder={settings['encoder']} it has {len(fitting)}, "
-            f"and {len(weights.keys() - own.keys())} others"
+            f"{file} does not fit this version of polyp: of the {len(tensors)} tensors of "
+            f"model.arch={settings['arch']} with model.encoder={settings['encoder']} it has {count}, "
+            f"and {len(weights.keys() - tensors.keys())} others"
         )
     model.load_state_dict(weights)
     model.precision = str(precision)
     return model
 
 
-def _precision(config: dict[str, Any] | None) -> Any:
-    """The precision of a run whose checkpoint does not have it: older ones do not."""
+def _old_precision(config: dict[str, Any] | None) -> Any:
+    """The precision of a run whose checkpoint does not record it, as older ones."""
     trainer = {"precision": "auto"} if config is None else config.get("trainer")
     return (trainer.get("precision") if isinstance(trainer, dict) else None) or "32-true"

@@ -1,4 +1,4 @@
-"""New or continued: the folder of a run or sweep, and the configuration that a run continues with."""
+"""Starting and continuing: the folder of a run or sweep, and the configuration that a run continues with."""
 
 import copy
 import functools
@@ -15,22 +15,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from polyp.errors import InputError, describe_error, override_word
-from polyp.files import DamagedError, read_yaml
+from polyp.files import DamagedError
 from polyp.runs import identity
-from polyp.runs.configuration import resolve_config, task_overrides
-from polyp.runs.folder import CHANGES, LOCK, RESULTS_FILE, SWEEP_FILE, RunFolder, is_locked
+from polyp.runs.configuration import resolve_config
+from polyp.runs.folder import CHANGES, LOCK, SWEEP_FILE, RunFolder, is_locked
+from polyp.runs.overrides import task_overrides
+from polyp.runs.sweep_folder import is_sweep_finished, read_command
 
 HYDRA = ".hydra"
-"""The folder in a run's for what Hydra writes when the run starts."""
+"""The folder in a run's folder that Hydra writes when the run starts."""
 
 AUTO = "auto"
-"""resume=auto continues what is unfinished, keeps what is finished, and starts the rest."""
+"""resume=auto continues what is unfinished, keeps what is finished, and starts everything else."""
 
 
-# ---- resolvers of the configuration: folders
-
-
-def run_folder(resume: str | None, new: str, *, _root_: DictConfig) -> str:
+def choose_run_folder(resume: str | None, new: str, *, _root_: DictConfig) -> str:
     """The folder of the run that this process starts or continues.
 
     Args:
@@ -50,14 +49,12 @@ def run_folder(resume: str | None, new: str, *, _root_: DictConfig) -> str:
         sys.exit(f"{error}")
 
 
-def hydra_folder(folder: str) -> str | None:
-    """The subfolder for Hydra's own files; none if there is a run already, which must stay as it is until
-    checked.
-    """
+def choose_hydra_folder(folder: str) -> str | None:
+    """The subfolder for Hydra's files; None where a run exists, which must not change before the checks."""
     return None if RunFolder(folder).is_run else HYDRA
 
 
-def run_name(name: Any) -> str:
+def check_run_name(name: Any) -> str:
     """The setting `name`, a part of folder names.
 
     Raises:
@@ -69,7 +66,7 @@ def run_name(name: Any) -> str:
     return str(name)
 
 
-def sweep_folder(resume: str | None, new: str, overrides: Sequence[str]) -> str:
+def choose_sweep_folder(resume: str | None, new: str, overrides: Sequence[str]) -> str:
     """The folder of the sweep that this process starts or continues.
 
     Args:
@@ -81,55 +78,12 @@ def sweep_folder(resume: str | None, new: str, overrides: Sequence[str]) -> str:
         for file in sorted(Path(new).parent.glob(f"*/{SWEEP_FILE}"), reverse=True):
             folder = file.parent
             try:
-                same = task_overrides(read_sweep(folder)[0]) == task_overrides(overrides)
+                is_equal = task_overrides(read_command(folder)[0]) == task_overrides(overrides)
             except InputError:  # damaged: it is continued with hydra.sweep.dir=
-                same = False
-            if same and not sweep_finished(folder) and not is_locked(folder):
+                continue
+            if is_equal and not is_sweep_finished(folder) and not is_locked(folder):
                 return str(folder)
     return make_folder(new)
-
-
-def read_sweep(folder: Path) -> tuple[list[str], list[str]]:
-    """The overrides of a sweep's command: those of the task, and Hydra's own.
-
-    Args:
-        folder: the sweep's.
-
-    Raises:
-        DamagedError: multirun.yaml is missing or damaged.
-    """
-    file = folder / SWEEP_FILE
-    try:
-        overrides = read_yaml(file)["hydra"]["overrides"]
-        task, own = overrides["task"], overrides["hydra"]
-        if not all(isinstance(override, str) for override in [*task, *own]):
-            raise TypeError("its overrides are no texts")
-    except (DamagedError, LookupError, TypeError) as error:
-        reason = error if isinstance(error, DamagedError) else f"{file} is damaged ({describe_error(error)})"
-        directory = override_word("hydra.sweep.dir", folder)
-        raise DamagedError(
-            f"{reason}: give the original command with -m resume={AUTO} {directory}"
-        ) from error
-    return task, own
-
-
-def job_folders(folder: Path) -> dict[int, Path]:
-    """The folders of a sweep's jobs, by number: `0_seed-0`, `1_seed-1`."""
-    numbered = [(job.name.partition("_")[0], job) for job in folder.glob("[0-9]*_*/")]
-    return dict(sorted((int(number), job) for number, job in numbered if number.isdecimal()))
-
-
-def sweep_finished(folder: Path) -> bool:
-    """Whether all jobs of a sweep have finished and its results.csv has each of them in its first column."""
-    jobs = job_folders(folder)
-    try:
-        with (folder / RESULTS_FILE).open(encoding="utf-8") as lines:
-            listed = {number for row in lines for number in row.partition(",")[0].split()}
-    except (OSError, ValueError):
-        return False
-    return {str(number) for number in jobs} <= listed and all(
-        RunFolder(job).is_finished for job in jobs.values()
-    )
 
 
 @functools.cache
@@ -161,37 +115,36 @@ def _find_unfinished_run(new: str, config: str) -> str:
     for file in sorted(Path(new).parent.glob("*/config.yaml"), reverse=True):
         folder = file.parent
         try:
-            same = not identity.differences(RunFolder(folder).read_config(), task)
+            differences = identity.list_differences(RunFolder(folder).read_config(), task)
         except InputError:  # a newer version's
-            same = False
-        if same and not RunFolder(folder).is_finished and not is_locked(folder):
+            continue
+        if not differences and not RunFolder(folder).is_finished and not is_locked(folder):
             return str(folder)
     return make_folder(new)
 
 
 def discard(folder: Path) -> None:
-    """Remove the folder of a command that was refused or stopped, if it holds only what Hydra wrote, and the
-    folders around it, up to the working folder, that are then empty.
+    """Remove the folder of a command that was refused or stopped, if it holds only Hydra's files, and its
+    parents below the working folder if they are empty.
     """
-    here = Path.cwd()
-    if {path.name for path in folder.iterdir()} <= {HYDRA, LOCK} and folder != here:
+    root = Path.cwd()
+    if {path.name for path in folder.iterdir()} <= {HYDRA, LOCK} and folder != root:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # a folder is not empty
             for parent in folder.absolute().parents:
-                if not parent.is_relative_to(here) or parent == here:
+                if parent == root or not parent.is_relative_to(root):
                     break
                 parent.rmdir()
 
 
-OmegaConf.register_new_resolver("hydra_folder", hydra_folder, replace=True)
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+OmegaConf.register_new_resolver("hydra_folder", choose_hydra_folder, replace=True)
+OmegaConf.register_new_resolver("run_name", check_run_name, replace=True)
+OmegaConf.register_new_resolver("run_folder", choose_run_folder, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", choose_sweep_folder, replace=True)
 
 
 def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a run: `config`, or if the run continues, its own with the changes that are
-    allowed.
+    """The configuration of a run: `config`, or if the run continues, the stored one with allowed changes.
 
     Args:
         config: the composed configuration, see `resolve_config`.
@@ -211,68 +164,71 @@ def choose_config(config: dict[str, Any], folder: RunFolder, overrides: Sequence
         return config
     if config["resume"] == AUTO and not folder.is_run:
         return config
-    before: dict[str, Any] = {"logger": None, "callbacks": None} | folder.read_config()  # none up to 0.6.0
+    old_config: dict[str, Any] = {
+        "logger": None,
+        "callbacks": None,
+    } | folder.read_config()  # none up to 0.6.0
     if config["resume"] == AUTO:
-        if changed := identity.differences(before, config):
+        if differences := identity.list_differences(old_config, config):
             raise InputError(
-                f"{folder} was started with {', '.join(changed[:5])}: give the original command, or another "
-                f"folder; {folder.resume_override} alone can change {' and '.join(identity.EXTENSIBLE)}"
+                f"{folder} was started with {', '.join(differences[:5])}: give the original command, or "
+                f"another folder; {folder.resume_override} alone can change "
+                f"{' and '.join(identity.EXTENSIBLE)}"
             )
-        return config | {key: before[key] for key in [CHANGES] if key in before}
-    missing = [key for key in config if key not in before]
-    missing += [
-        f"trainer.{key}" for key in config["trainer"] if key not in before.get("trainer", config["trainer"])
-    ]
-    if missing:
-        raise DamagedError(f"{folder.config_file} lacks {', '.join(missing)}: start a new run")
-    composed = identity.code(config)
-    for key, path in identity.code(before).items():
-        if composed.get(key) != path:
+        return config | {key: old_config[key] for key in [CHANGES] if key in old_config}
+    keys = [key for key in config if key not in old_config]
+    keys += [f"trainer.{key}" for key in config["trainer"] if key not in old_config["trainer"]]
+    if keys:
+        raise DamagedError(f"{folder.config_file} lacks {', '.join(keys)}: start a new run")
+    code = identity.find_code(config)
+    for key, path in identity.find_code(old_config).items():
+        if code.get(key) != path:
             raise InputError(
                 f"{folder} was trained with code of yours, which is not imported because a file says so: add "
                 f"{override_word(key, path)} to the command"
             )
-    now = _apply_changes(before, config, overrides)
+    new_config = _apply_changes(old_config, config, overrides)
     # Whoever wrote the folder may have named any code: only the command's is imported.
-    if now["callbacks"] != config["callbacks"]:
+    if new_config["callbacks"] != config["callbacks"]:
         raise InputError(
-            f"{folder} was trained with callbacks={now['callbacks']}, this command has "
+            f"{folder} was trained with callbacks={new_config['callbacks']}, this command has "
             f"{config['callbacks']}: callbacks are not taken from a run's folder, add callbacks=[...] or "
             "callbacks=null"
         )
-    if folder.is_finished and (now["trainer"]["max_epochs"] or 0) <= (before["trainer"]["max_epochs"] or 0):
+    max_epochs = new_config["trainer"]["max_epochs"] or 0
+    if folder.is_finished and max_epochs <= (old_config["trainer"]["max_epochs"] or 0):
         raise InputError(
             f"{folder} is finished, its numbers are in {folder.metrics_file}: nothing to continue; "
             "trainer.max_epochs=MORE trains on"
         )
-    return now
+    return new_config
 
 
 def _apply_changes(
-    before: dict[str, Any], composed: dict[str, Any], overrides: Sequence[str]
+    old_config: dict[str, Any], new_config: dict[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
     """A run's configuration with a command's overrides, and a record of what they change."""
     changeable = identity.NEUTRAL + identity.EXTENSIBLE
-    code = identity.code(before)  # which the command gives again, see `choose_config`
-    values, new_values = dict(identity.flatten(before)), dict(identity.flatten(composed))
-    now = copy.deepcopy(before)
+    code = identity.find_code(old_config)  # which the command repeats, see `choose_config`
+    old_values, new_values = dict(identity.flatten(old_config)), dict(identity.flatten(new_config))
+    config = copy.deepcopy(old_config)
     changes = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key in identity.COMMAND or key in code:
             continue
         if not identity.matches(key, changeable) or override.is_delete():
-            is_known = key in values and key in new_values  # not where one of both is a mapping
-            if is_known and values[key] == new_values[key]:
+            is_setting = key in old_values and key in new_values  # a mapping has no value in these
+            if is_setting and old_values[key] == new_values[key]:
                 continue
             names = [name for name in changeable if name not in (*identity.COMMAND, CHANGES)]
             raise InputError(
                 f"resume= cannot change {key}, only {', '.join(names)}: start a new run for that"
             )
         group, _, name = key.rpartition(".")
-        target, value = (now[group], composed[group][name]) if group else (now, composed[name])
+        target, value = (config[group], new_config[group][name]) if group else (config, new_config[name])
         if target.get(name) != value:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             changes.append({"when": when, "key": key, "before": target.get(name), "now": value})
             target[name] = value
-    return now | {CHANGES: [*before.get(CHANGES, []), *changes]} if changes else now
+    return config | {CHANGES: [*old_config.get(CHANGES, []), *changes]} if changes else config

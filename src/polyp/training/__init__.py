@@ -1,5 +1,5 @@
-"""Training runs and sweeps: what is built, the Lightning module, the Trainer and its callbacks, checkpoints,
-launching, the terminal.
+"""Training runs and sweeps: the Lightning modules, the Trainer, its callbacks and loggers, checkpoints,
+several devices, child processes, the terminal.
 
 May import runs, report, inference, model, data, metrics and the modules at the top.
 """

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,24 +19,25 @@ from polyp.settings import check_keys, collect, raise_together
 from polyp.training.module import TrainingModule
 from polyp.training.run import Run
 from polyp.training.trainer import build_trainer
+from polyp.training.tuning import find_batch_size
 
 log = logging.getLogger(__name__)
 
 
 def build(run: Run) -> tuple[PolypDataModule, TrainingModule, pl.Trainer]:
-    """Data, model and trainer of a run. Nothing is read or written yet but encoder weights.
+    """Data, model and trainer of a run. Nothing is read or written yet but the network's first weights.
 
     What can be known without them is checked first and reported together: names, values, and where the data
     lie.
 
     Args:
-        run: new, or with the checkpoint that it continues from, which holds the encoder's weights.
+        run: new, or with the checkpoint that it continues from, which holds the network's weights.
 
     Raises:
         InputError: a value or a combination cannot work.
     """
     config, point = run.config, run.resume_point
-    seed, settings = config["seed"], config["model"]
+    seed = config["seed"]
     device.forget_peak_memory()
     problems: list[str] = []
     with collect(problems):
@@ -57,57 +58,56 @@ def build(run: Run) -> tuple[PolypDataModule, TrainingModule, pl.Trainer]:
         check_keys("optim", config["optim"], Optim)
         Optim(**config["optim"])
     with collect(problems):
-        check_keys("model", settings, TrainingModule, exclude=["optim"])
-        if point is None:
-            with collect(problems):
-                check_encoder_weights(settings["encoder"], settings["encoder_weights"])
-            with collect(problems):
-                init_from = find_weights(settings.get("init_from"))
-        if not problems:
-            pl.seed_everything(seed, workers=True, verbose=False)
-        # Weights may have to be downloaded: not if something else is wrong, or if a checkpoint has them.
-        weights = dict.fromkeys(("encoder_weights", "init_from"))
-        if not problems and point is None:
-            weights = {"encoder_weights": settings["encoder_weights"], "init_from": init_from}
-        optim = None if problems else config["optim"]
-        model = TrainingModule(**settings | weights, optim=optim)
-        model.hparams.update({key: settings.get(key) for key in weights})
-        model.precision = str(config["trainer"].get("precision") or model.precision)
-        if not problems:
-            model.check_batches(data.batch_size, data.multiscale.sizes)
-            model.check_epochs(trainer.max_epochs)
-            if settings.get("compile"):
-                device.check_compiler(trainer.strategy.root_device)
+        model = build_model(config, resumes=point is not None, problems=problems)
     raise_together(problems)
+    model.check_run(data.batch_size, data.multiscale.sizes, trainer.max_epochs)
+    if config["model"].get("compile"):
+        device.check_compiler(trainer.strategy.root_device)
     return data, model, trainer
 
 
-def build_model(config: Mapping[str, Any]) -> TrainingModule:
-    """The network of a configuration, with its first weights.
+def build_model(
+    config: Mapping[str, Any], resumes: bool = False, problems: Sequence[str] = ()
+) -> TrainingModule:
+    """The network of a configuration with its loss, its optimiser and its first weights, drawn by the seed.
+
+    Args:
+        config: a run's.
+        resumes: whether a checkpoint has the weights, so that none are loaded here.
+        problems: of other parts of the configuration. If there are any, no weights are loaded, since they
+            may have to be downloaded; the network is built to find its problems as well.
 
     Raises:
-        InputError: a key or a value cannot work.
+        InputError: a key or a value cannot work, or `problems` are given; all of them.
     """
-    settings = config["model"]
+    settings, problems = config["model"], [*problems]
     check_keys("model", settings, TrainingModule, exclude=["optim"])
-    check_encoder_weights(settings["encoder"], settings["encoder_weights"])
-    weights = {"init_from": find_weights(settings.get("init_from"))}
-    return TrainingModule(**settings | weights, optim=config["optim"])
+    weights = dict.fromkeys(("encoder_weights", "init_from"))
+    if not resumes:
+        with collect(problems):
+            check_encoder_weights(settings["encoder"], settings["encoder_weights"])
+        with collect(problems):
+            init_from = find_weights(settings.get("init_from"))
+        if not problems:
+            weights = {"encoder_weights": settings["encoder_weights"], "init_from": init_from}
+    if not problems:
+        pl.seed_everything(config["seed"], workers=True, verbose=False)
+    with collect(problems):
+        model = TrainingModule(**settings | weights, optim=None if problems else config["optim"])
+    raise_together(problems)
+    model.hparams.update({key: settings.get(key) for key in weights})
+    model.precision = str(config["trainer"].get("precision") or model.precision)
+    return model
 
 
 def prepare_data(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trainer) -> None:
     """Find and read the data, and check everything that depends on them; find the batch size if it is auto.
-
-    Args:
-        run, data, model, trainer: the run and its parts.
 
     Raises:
         InputError: something is wrong with the data, they are not those of the checkpoint, or the run would
             end before its first validation, so that no epoch of it could be the best.
     """
     if data.finds_batch_size and not run.is_worker:
-        from polyp.training.tuning import find_batch_size
-
         data.batch_size = find_batch_size(model, data.multiscale.sizes, run.config["trainer"])
         run.config["data"]["batch_size"] = data.batch_size
         log.info("data.batch_size=auto: batches of %d images", data.batch_size)
@@ -121,12 +121,12 @@ def prepare_data(run: Run, data: PolypDataModule, model: TrainingModule, trainer
             "a new run"
         )
     if run.resume_point is None:
-        _warn_of_known_images(run, data)
-    settings: Any = trainer
-    if settings.fast_dev_run:
+        _warn_of_fitted_images(run, data)
+    options: Any = trainer
+    if options.fast_dev_run:
         return
     batches = len(data.subsets["train"]) // (data.batch_size * trainer.world_size)
-    limit = settings.overfit_batches or settings.limit_train_batches
+    limit = options.overfit_batches or options.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.check_val_every_n_epoch or 1)
     if 0 <= trainer.max_steps < steps:
@@ -136,16 +136,14 @@ def prepare_data(run: Run, data: PolypDataModule, model: TrainingModule, trainer
         )
 
 
-def _warn_of_known_images(run: Run, data: PolypDataModule) -> None:
-    """Say which images the run is validated or tested on though the weights that it starts from, those of
-    another run on the same data, were fitted to them.
-    """
+def _warn_of_fitted_images(run: Run, data: PolypDataModule) -> None:
+    """Warn if the run starts from weights that were fitted to its validation or test images."""
     origin = Source(run.folder.path, run.folder.path, run.config).origin
     if origin is None or origin.data_fingerprint != data.inspection.fingerprint:
         return
-    before = read_recorded_split(RunFolder(origin.home)) or {}
-    for subset, fitted in (("val", ["train"]), ("test", ["train", "val"])):
-        stems = {stem for name in fitted for stem in before.get(name, ())}
+    split = read_recorded_split(RunFolder(origin.home)) or {}
+    for subset, fit_subsets in (("val", ["train"]), ("test", ["train", "val"])):
+        stems = {stem for name in fit_subsets for stem in split.get(name, ())}
         if count := len(stems.intersection(data.subsets[subset])):
             log.warning(
                 "%s, which training starts from, was fitted to %d of the %d %s images: the scores on them "

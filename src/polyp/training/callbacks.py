@@ -1,15 +1,16 @@
-"""What happens beside training: its randomness, a line for each epoch, and callbacks of the user's own."""
+"""Callbacks: randomness, the moving average, a line for each epoch, progress bars, the user's callbacks."""
 
 import logging
 import time
 from collections.abc import Mapping
-from itertools import compress
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, WeightAveraging
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from polyp import terminal
@@ -22,8 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class StepSeed(Callback):
-    """Makes the randomness inside the network (dropout, stochastic depth) depend on seed, epoch and batch
-    alone.
+    """Seeds the randomness inside the network (dropout, stochastic depth) by seed, epoch and batch alone.
 
     A run that is resumed, in the middle of an epoch too, draws what it would have drawn.
     """
@@ -34,10 +34,9 @@ class StepSeed(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Seed torch; the processes of a run number their batches together."""
-        number = batch_idx * trainer.world_size + trainer.global_rank
-        parts = np.random.SeedSequence([self.seed, trainer.current_epoch, number])
-        torch.manual_seed(int(parts.generate_state(1)[0]))
+        """Seed torch."""
+        entropy = [self.seed, trainer.current_epoch, _batch_number(trainer, batch_idx)]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 class BatchSize(Callback):
@@ -47,11 +46,16 @@ class BatchSize(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Change the batch before the step takes it; with overfit_batches, as in the first epoch."""
-        settings: Any = trainer
-        epoch = 0 if settings.overfit_batches else trainer.current_epoch
-        number = batch_idx * trainer.world_size + trainer.global_rank
-        resize = settings.datamodule.multiscale.resize
-        batch["image"], batch["mask"] = resize(batch["image"], batch["mask"], epoch, number)
+        options: Any = trainer
+        epoch = 0 if options.overfit_batches else trainer.current_epoch
+        batch["image"], batch["mask"] = options.datamodule.multiscale.resize(
+            batch["image"], batch["mask"], epoch, _batch_number(trainer, batch_idx)
+        )
+
+
+def _batch_number(trainer: pl.Trainer, batch_idx: int) -> int:
+    """The number of a batch in its epoch; the processes of a run number their batches together."""
+    return batch_idx * trainer.world_size + trainer.global_rank
 
 
 class WeightAverage(WeightAveraging):
@@ -76,17 +80,20 @@ class WeightAverage(WeightAveraging):
         if self._latest_update_step == 0:
             average.update_parameters(pl_module)  # the first: a copy
         else:
-            averages = [*average.module.parameters(), *average.module.buffers()]
-            values = [*pl_module.parameters(), *pl_module.buffers()]
-            floating = [value.is_floating_point() for value in averages]
-            torch._foreach_lerp_(
-                [*compress(averages, floating)], [*compress(values, floating)], 1 - self.decay
-            )
-            for mean, value in zip(averages, values, strict=True):
-                if not mean.is_floating_point():
+            floats, weights = [], []
+            for mean, value in zip(_tensors(average.module), _tensors(pl_module), strict=True):
+                if mean.is_floating_point():
+                    floats.append(mean)
+                    weights.append(value)
+                else:
                     mean.copy_(value)
+            torch._foreach_lerp_(floats, weights, 1 - self.decay)
             average.n_averaged += 1
         self._latest_update_step = step
+
+
+def _tensors(module: nn.Module) -> chain[torch.Tensor]:
+    return chain(module.parameters(), module.buffers())
 
 
 class EpochLine(Callback):
@@ -94,17 +101,17 @@ class EpochLine(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to measure."""
-        self.began, self.first_epoch = time.monotonic(), trainer.current_epoch
+        self.start, self.first_epoch = time.monotonic(), trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write it; validation comes before the end of the epoch."""
-        numbers, done = trainer.callback_metrics, trainer.current_epoch + 1
-        names = [name for name in ("train/loss", "val/loss", "val/dice") if name in numbers]
-        parts = [f"{name} {numbers[name]:.3f}" for name in names]
-        if (epochs := trainer.max_epochs or 0) > done:
-            seconds = (time.monotonic() - self.began) / (done - self.first_epoch) * (epochs - done)
-            parts.append(f"{format_seconds(seconds)} left")
-        log.info("epoch %d of %s   %s", done, trainer.max_epochs, "   ".join(parts))
+        metrics, epoch = trainer.callback_metrics, trainer.current_epoch + 1
+        names = [name for name in ("train/loss", "val/loss", "val/dice") if name in metrics]
+        parts = [f"{name} {metrics[name]:.3f}" for name in names]
+        if (max_epochs := trainer.max_epochs or 0) > epoch:
+            seconds_per_epoch = (time.monotonic() - self.start) / (epoch - self.first_epoch)
+            parts.append(f"{format_seconds(seconds_per_epoch * (max_epochs - epoch))} left")
+        log.info("epoch %d of %s   %s", epoch, trainer.max_epochs, "   ".join(parts))
 
 
 class ProgressBar(pl.callbacks.ProgressBar):
@@ -121,7 +128,7 @@ class ProgressBar(pl.callbacks.ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the run, from the epoch on that it continues with."""
         epochs = trainer.max_epochs or -1
-        self._start(total=epochs if epochs > 0 else None)
+        self._add_bar(total=epochs if epochs > 0 else None)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         """Show the batch; the first one may be in the middle of an epoch."""
@@ -142,7 +149,7 @@ class ProgressBar(pl.callbacks.ProgressBar):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the test."""
-        self._start("test", total=sum(trainer.num_test_batches))
+        self._add_bar("test", total=sum(trainer.num_test_batches))
 
     def on_test_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         """Show the batch."""
@@ -154,16 +161,16 @@ class ProgressBar(pl.callbacks.ProgressBar):
 
     on_test_end = on_exception = on_train_end  # type: ignore[assignment]
 
-    def _start(self, description: str = "", **fields: Any) -> None:
-        self.task = self.bar.add_task(description, **{"text": "", **fields})
+    def _add_bar(self, description: str = "", total: float | None = None) -> None:
+        self.task = self.bar.add_task(description, total=total, text="")
         self.bar.start()
 
 
 def import_callbacks(callbacks: Any) -> list[Callback]:
-    """Make the user's own callbacks.
+    """Make the user's callbacks.
 
-    This imports what it is asked to: the list must come from the user's command or conf/, never from the
-    folder of a run.
+    This imports what the list names: it must come from the user's command or conf/, never from the folder of
+    a run.
 
     Args:
         callbacks: a list of import paths `package.module.Class`, or of mappings with the path as `_target_`
@@ -183,10 +190,10 @@ def import_callbacks(callbacks: Any) -> list[Callback]:
 def _import_callback(entry: Any) -> Callback:
     settings = dict(entry) if isinstance(entry, Mapping) else {"_target_": entry}
     path = str(settings.pop("_target_", ""))
-    kind = import_object("callbacks", path)
-    if not (isinstance(kind, type) and issubclass(kind, Callback)):
+    callback_class = import_object("callbacks", path)
+    if not (isinstance(callback_class, type) and issubclass(callback_class, Callback)):
         raise InputError(f"callbacks: {path} must be a class derived from pytorch_lightning.Callback")
     try:
-        return kind(**settings)
+        return callback_class(**settings)
     except Exception as error:  # whatever its constructor raises
         raise InputError(f"callbacks: {path} cannot be made: {describe_error(error)}") from error

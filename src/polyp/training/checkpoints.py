@@ -2,8 +2,8 @@
 
 import os
 import signal
-import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,11 +17,11 @@ from polyp.errors import describe_error, train_command
 from polyp.files import WriteError, atomic_write
 from polyp.runs.folder import RunFolder
 from polyp.training.loggers import RunLogger
-from polyp.training.processes import STOP_SIGNALS
+from polyp.training.signals import STOP_SIGNALS, handle_signals
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints atomically, keeps the last.ckpt before as previous.ckpt, and loads no code."""
+    """Writes checkpoints atomically, keeps the previous last.ckpt as previous.ckpt, and loads no code."""
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class CheckpointFiles(TorchCheckpointIO):
         """Write it, flushed to the disk.
 
         Raises:
-            WriteError: the disk is full or not writable; what was there before stays.
+            WriteError: the disk is full or not writable; the old file stays.
         """
         file = Path(path)
         try:
@@ -52,15 +52,19 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class Checkpoint(ModelCheckpoint):
-    """One file that is written anew each time there is something better or later to keep."""
+    """One file that is replaced when there is something better or later to save."""
 
     def __init__(self, path: Path, **options: Any) -> None:
-        # At the very end of an epoch, which comes after validation: a run that is resumed begins with a whole
-        # epoch.
-        options |= {"save_on_train_epoch_end": True, "enable_version_counter": False}
-        # as Lightning has it, which else would take the file that it replaces for another
+        # Lightning resolves paths as well: it must see that a new checkpoint has the path of the old one.
         self.path = path.resolve()
-        super().__init__(dirpath=self.path.parent, filename=path.stem, **options)
+        super().__init__(
+            dirpath=self.path.parent,
+            filename=path.stem,
+            # The end of an epoch comes after validation: a run that is resumed begins with a whole epoch.
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+            **options,
+        )
         self.step: int | None = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,20 +78,14 @@ class Checkpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best score and its step, and no path: a run's folder may be moved before it is resumed."""
-        return {
-            "best_model_score": self.best_model_score,
-            "current_score": self.current_score,
-            "step": self.step,
-        }
+        return {name: getattr(self, name) for name in ("best_model_score", "current_score", "step")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the score of the file that is there; of one that is gone nothing is taken up."""
+        """Restore the score, if its file is there."""
         if not self.path.is_file():
             return
-        self.best_model_score, self.current_score = (
-            state_dict["best_model_score"],
-            state_dict["current_score"],
-        )
+        self.best_model_score = state_dict["best_model_score"]
+        self.current_score = state_dict["current_score"]
         self.step = state_dict.get("step")
         if self.best_model_score is not None:
             path = self.best_model_path = self.kth_best_model_path = str(self.path)
@@ -95,10 +93,9 @@ class Checkpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves last.ckpt after each epoch, and at once when the user (Ctrl-C) or the machine (SIGTERM) stops the
-    run.
+    """Saves last.ckpt after each epoch, and when the user (Ctrl-C) or the machine (SIGTERM) stops the run.
 
-    At once means after the step that is being taken; during validation, at the end of the epoch. The process
+    A signal has its effect after the current step; during validation, at the end of the epoch. The process
     then exits with 128 + the signal's number. Nothing is saved when training fails: a NaN must not take the
     place of good weights.
     """
@@ -106,24 +103,23 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: RunFolder) -> None:
         super().__init__(folder.last_checkpoint)
         self.folder = folder
-        self.stop: signal.Signals | None = None
-        self.handlers: dict[signal.Signals, Any] = {}
-        self.seconds_before = 0.0
-        self.started = time.time()
+        self.signal: signal.Signals | None = None
+        self.handlers = ExitStack()
+        self.start = time.time()
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, without the time between its parts and without what was lost."""
-        return self.seconds_before + time.time() - self.started
+        """The seconds of training so far, without pauses and without steps that were lost and repeated."""
+        return time.time() - self.start
 
     def state_dict(self) -> dict[str, Any]:
-        """The time so far."""
+        """Add the time that the run has taken."""
         return super().state_dict() | {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the time as well."""
         super().load_state_dict(state_dict)
-        self.seconds_before = state_dict["seconds"]
+        self.start -= state_dict["seconds"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -132,70 +128,59 @@ class LastCheckpoint(Checkpoint):
         checkpoint["data_fingerprint"] = trainer.datamodule.inspection.fingerprint  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen from here on, until training ends."""
-        if threading.current_thread() is threading.main_thread():  # the only one that may
-            self.handlers = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        """Handle signals until training ends."""
+        self.handlers.enter_context(handle_signals(dict.fromkeys(STOP_SIGNALS, self._on_signal)))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave if asked to since the last epoch's end."""
-        self._restore_handlers()
-        if self._asked(trainer):
-            self._leave(trainer)
+        """Exit if a signal came since the last epoch's end."""
+        self.handlers.close()
+        self._exit_if_stopped(trainer)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Listen no more."""
-        self._restore_handlers()
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}
+    def on_exception(self, *_: Any) -> None:
+        """Handle signals no more."""
+        self.handlers.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stop is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked a second time: without saving
-        self.stop = signal.Signals(number)
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second signal: exit without saving
+        self.signal = signal.Signals(number)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and leave if asked to; not between two batches that make one step, nor where the epoch ends
-        anyway.
-        """
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and not trainer.is_last_batch and self._asked(trainer):
-            self._save_checkpoint(trainer, str(self.path))
-            self._leave(trainer)
+        """Save and exit if a signal came; not between batches that make one step, nor at the epoch's end."""
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if is_step and not trainer.is_last_batch:
+            self._exit_if_stopped(trainer, save=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, and leave if asked to."""
+        """Save, and exit if a signal came."""
         super().on_train_epoch_end(trainer, pl_module)
-        if self._asked(trainer):
-            self._leave(trainer)
+        self._exit_if_stopped(trainer)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         if isinstance(trainer.logger, RunLogger):
-            trainer.logger.flush()  # first: a curve must not end before what it is continued from
+            trainer.logger.flush()  # first: the curves must reach the checkpoint that continues them
         super()._save_checkpoint(trainer, filepath)
 
-    def _asked(self, trainer: pl.Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self.stop is not None, all=False)
-
-    def _leave(self, trainer: pl.Trainer) -> None:
+    def _exit_if_stopped(self, trainer: pl.Trainer, save: bool = False) -> None:
+        """Exit if a signal came to any process of the run."""
+        if not trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
+            return
+        if save:
+            self._save_checkpoint(trainer, str(self.path))
         if trainer.is_global_zero:
             epoch = min(trainer.current_epoch + 1, trainer.max_epochs or trainer.current_epoch + 1)
-            where = f"Stopped in epoch {epoch} and saved"
-            print(f"\n{where}. To continue: {train_command()} {self.folder.resume_override}", flush=True)
-        raise SystemExit(128 + (self.stop or signal.SIGTERM))
+            command = f"{train_command()} {self.folder.resume_override}"
+            print(f"\nStopped in epoch {epoch} and saved. To continue: {command}", flush=True)
+        raise SystemExit(128 + (self.signal or signal.SIGTERM))
 
 
 class Patience(EarlyStopping):
-    """Early stopping whose patience may be given anew, and which stays stopped when the run is resumed."""
+    """Early stopping whose patience may change when a run is resumed; a run that has stopped stays so."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up everything but the patience."""
+        """Restore everything but the patience."""
         super().load_state_dict(state_dict | {"patience": self.patience})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

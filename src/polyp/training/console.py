@@ -1,4 +1,4 @@
-"""What the terminal says before and after a run."""
+"""Texts in the terminal before and after a run."""
 
 import logging
 import os
@@ -24,46 +24,41 @@ def print_start(run: Run, data: PolypDataModule, model: TrainingModule, trainer:
     """Print what is trained, where, and what it continues from."""
     if run.is_worker:
         return
-    last = run.resume_point
-    height, width = data.image_size
     console = terminal.console()
-    console.print(
-        f"[bold]{model.arch}[/] with [bold]{model.encoder}[/], {count_parameters(model) / 1e6:.1f} M "
-        "parameters"
-    )
+    size = f"{count_parameters(model) / 1e6:.1f} M parameters"
+    console.print(f"[bold]{model.arch}[/] with [bold]{model.encoder}[/], {size}")
+    height, width = data.image_size
     device, count = trainer.strategy.root_device, trainer.world_size
-    where = f"{count} x {device.type}" if count > 1 else f"{device}"
-    console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {where}")
+    devices = f"{count} x {device.type}" if count > 1 else f"{device}"
+    console.print(f"{data.dataset} at {height}x{width}, {trainer.precision} on {devices}")
     console.print(os.path.relpath(run.folder.path), markup=False, soft_wrap=True)
     if model.network.init_summary:
         log.info("%s", model.network.init_summary)
-    if last is not None:
-        console.print(f"continues after epoch {last.epochs} of {trainer.max_epochs}, step {last.steps}")
-        if last.max_epochs != trainer.max_epochs and last.max_epochs and trainer.max_epochs and model.optim:
-            before, now = (
-                model.optim.share(last.epochs, total) for total in (last.max_epochs, trainer.max_epochs)
-            )
-            change = "stretches" if trainer.max_epochs > last.max_epochs else "shortens"
+    if (point := run.resume_point) is not None:
+        epochs, old_epochs = trainer.max_epochs, point.max_epochs
+        console.print(f"continues after epoch {point.epochs} of {epochs}, step {point.steps}")
+        if epochs and old_epochs and epochs != old_epochs and model.optim:
+            change = "stretches" if epochs > old_epochs else "shortens"
             console.print(
-                f"trainer.max_epochs={trainer.max_epochs} instead of {last.max_epochs} {change} the "
-                f"{model.optim.schedule} schedule: the learning rates continue at {now:.0%} of their peak "
-                f"instead of {before:.0%}"
+                f"trainer.max_epochs={epochs} instead of {old_epochs} {change} the {model.optim.schedule} "
+                f"schedule: the learning rates continue at {model.optim.share(point.epochs, epochs):.0%} of "
+                f"their peak instead of {model.optim.share(point.epochs, old_epochs):.0%}"
             )
     console.print()
 
 
 def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     """Print the result, where everything is, and what to do next."""
-    test, where = metrics["test"], os.path.relpath(folder.path)
+    test, path = metrics["test"], os.path.relpath(folder.path)
     console = terminal.console()
     console.print(
         f"\n[bold green]Test Dice {test['dice']:.3f}[/] ({_format_interval(test['dice_interval'])}per image, "
         f"original resolution, n = {test['n']}), IoU {test['iou']:.3f}"
     )
-    for source, part in test.get("sources", {}).items():
+    for source, scores in test.get("sources", {}).items():
         console.print(
-            f"  {escape(source):<10} Dice {part['dice']:.3f} ({_format_interval(part['dice_interval'])}"
-            f"n = {part['n']})   IoU {part['iou']:.3f}"
+            f"  {escape(source):<10} Dice {scores['dice']:.3f} ({_format_interval(scores['dice_interval'])}"
+            f"n = {scores['n']})   IoU {scores['iou']:.3f}"
         )
     if normal := test.get("normal"):
         console.print(
@@ -73,11 +68,11 @@ def print_result(metrics: dict[str, Any], folder: RunFolder) -> None:
     console.print(f"trained in {terminal.format_seconds(metrics['seconds'])}")
     if folder.is_sweep_job:
         return
-    run, train = shell_word(where), train_command()
-    curves = where if where.startswith("..") else Path(where).parts[0]
+    run, train = shell_word(path), train_command()
+    curves = path if path.startswith("..") else Path(path).parts[0]
     places = {
-        "run": where,
-        "pictures": f"{where}/{folder.pictures.name}/overview.png",
+        "run": path,
+        "pictures": f"{path}/{folder.pictures.name}/overview.png",
         "curves": f"tensorboard --logdir {shell_word(curves)}",
         "evaluate": f"polyp evaluate {run}",
         "use it": f"polyp predict {run} FOLDER_OR_VIDEO",

@@ -1,4 +1,4 @@
-"""A run's curves: TensorBoard's events, and with `logger=` the same points for another library."""
+"""Loggers: a run's curves for TensorBoard, and with `logger=` for another library."""
 
 import csv
 import logging
@@ -14,35 +14,32 @@ from pytorch_lightning.utilities import rank_zero_only
 from polyp import files
 from polyp.errors import InputError, describe_error, pick, require
 from polyp.report.tables import to_csv
-from polyp.runs import identity
-from polyp.runs.configuration import task_overrides
 from polyp.runs.folder import RunFolder
-from polyp.training.launch import is_worker
-from polyp.training.sweeps import varied_overrides
+from polyp.training.distributed import is_worker
+from polyp.training.hparams import list_hyperparameters, read_varied_hyperparameters, write_hparams
 
 Points = Mapping[int, Mapping[str, float]]
 """Values by step and name."""
 
 
 class Writer:
-    """Writes the points of a run for another library, inside of the run's folder.
+    """Writes the points of a run for another library, in the run's folder.
 
     Nothing is written before `open` is called. Points arrive in the order of their steps.
 
     Args:
-        folder: the run's.
-        config: the run's configuration.
+        folder, config: the run's.
         steps_done: optimiser steps of the checkpoint that training continues from.
 
     Raises:
-        InputError: what is in the folder cannot be continued, or a package is missing.
+        InputError: the files in the folder cannot be continued, or a package is missing.
     """
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any], steps_done: int) -> None:
         self.folder, self.config, self.steps_done = folder.path.resolve(), config, steps_done
 
     def open(self) -> None:
-        """Begin, or continue what is in the folder."""
+        """Begin, or continue the files in the folder."""
 
     def write(self, points: Points) -> None:
         """Write points."""
@@ -73,7 +70,7 @@ class CsvWriter(Writer):
             ) from error
 
     def write(self, points: Points) -> None:
-        """Write the file anew, in one piece."""
+        """Replace the file."""
         for step, values in points.items():
             self.rows[step] = self.rows.get(step, {}) | dict(values)
         names = sorted({name for values in self.rows.values() for name in values})
@@ -116,7 +113,7 @@ class WandbWriter(Writer):
             name=self.folder.name,
             id=ids[0] if ids else None,
             resume=None if self.mode == "offline" else "allow",  # offline W&B warns that it cannot
-            config=hyperparameters(self.config),
+            config=list_hyperparameters(self.config),
             mode=self.mode,
             settings=wandb.Settings(silent=True, console="off"),
         )
@@ -152,18 +149,20 @@ class MlflowWriter(Writer):
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets it
         self.client = MlflowClient(f"sqlite:///{self.file}")
         name = str(self.config["name"])
-        found = self.client.get_experiment_by_name(name)
-        artifacts = (self.folder / "mlartifacts").as_uri()
-        experiment = found.experiment_id if found else self.client.create_experiment(name, artifacts)
-        runs = self.client.search_runs([experiment])
-        run = runs[0] if runs else self.client.create_run(experiment, run_name=self.folder.name)
+        if experiment := self.client.get_experiment_by_name(name):
+            experiment_id = experiment.experiment_id
+        else:
+            artifacts = (self.folder / "mlartifacts").as_uri()
+            experiment_id = self.client.create_experiment(name, artifacts)
+        runs = self.client.search_runs([experiment_id])
+        run = runs[0] if runs else self.client.create_run(experiment_id, run_name=self.folder.name)
         self.id = run.info.run_id
         self.client.update_run(self.id, status="RUNNING")
         self.last_steps = {
             metric: max(point.step for point in self.client.get_metric_history(self.id, metric))
             for metric in run.data.metrics
         }
-        for key, value in hyperparameters(self.config).items():
+        for key, value in list_hyperparameters(self.config).items():
             text = str(value)[:500]
             if key not in run.data.params:
                 self.client.log_param(self.id, key, text)
@@ -171,12 +170,12 @@ class MlflowWriter(Writer):
                 self.client.set_tag(self.id, key, text)
 
     def write(self, points: Points) -> None:
-        """Write what has not been written before the run was interrupted."""
+        """Write the points after those that are in the database."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        milliseconds = int(time.time() * 1000)
         metrics = [
-            Metric(name, value, now, step)
+            Metric(name, value, milliseconds, step)
             for step, values in points.items()
             for name, value in values.items()
             if step > self.last_steps.get(name, -1)
@@ -185,7 +184,7 @@ class MlflowWriter(Writer):
             self.client.log_batch(self.id, metrics=metrics[start : start + self.BATCH])
 
     def close(self, succeeded: bool) -> None:
-        """Say how the run has ended."""
+        """Record how the run has ended."""
         self.client.set_terminated(self.id, "FINISHED" if succeeded else "FAILED")
 
 
@@ -193,28 +192,19 @@ WRITERS: dict[str, type[Writer]] = {"csv": CsvWriter, "wandb": WandbWriter, "mlf
 """The values of `logger=`."""
 
 MAIN_CURVES = ("train/dice", "train/loss", "val/dice", "val/loss")
-"""What TensorBoard shows first, in a group of its own: it sorts groups by name, capitals first, and opens the
-first two.
-"""
-
-TUNED = (
-    *("model/arch", "model/encoder", "model/loss", "optim/encoder_lr", "optim/decoder_lr"),
-    *("data/image_size", "data/batch_size", "trainer/max_epochs", "seed"),
-)
-"""Hyperparameters that are commonly tuned, which a run has in HPARAMS that is no job of a sweep."""
+"""Curves that TensorBoard shows first, in a group: it sorts groups by name, capitals first, and opens two."""
 
 
 class RunLogger(TensorBoardLogger):
     """TensorBoard's events in the run's folder, and the same points for the library of `logger=`.
 
     The hyperparameters are in config.yaml, so that there is no hparams.yaml. The other library gets its
-    points when a checkpoint is saved: an interrupted run has written none that will come again.
+    points when a checkpoint is saved, so that a run that continues repeats none.
 
     Args:
-        folder: the run's.
-        config: the run's configuration.
-        steps_done: optimiser steps of the checkpoint that training continues from; later points that are in
-            the folder are forgotten.
+        folder, config: the run's.
+        steps_done: optimiser steps of the checkpoint that training continues from; later points in the
+            folder are forgotten.
 
     Raises:
         InputError: an unknown `logger`, as `Writer`, or a file of the sweep is damaged.
@@ -222,14 +212,14 @@ class RunLogger(TensorBoardLogger):
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any], steps_done: int) -> None:
         super().__init__(folder.path, name="", version="", default_hp_metric=False, purge_step=steps_done)
-        self.written: dict[str, int | None] = {}
-        self.config, self.swept = config, _read_swept(folder)
+        self.last_steps: dict[str, int | None] = {}
+        self.config, self.varied = config, read_varied_hyperparameters(folder)
         self.writer: Writer | None = None
         self.points: dict[int, dict[str, float]] = {}
         self.is_open = False
         if (name := config.get("logger")) is not None:
-            writer = pick("logger", name, WRITERS)
-            self.writer = None if is_worker() else writer(folder, config, steps_done)
+            writer_class = pick("logger", name, WRITERS)
+            self.writer = None if is_worker() else writer_class(folder, config, steps_done)
 
     def save(self) -> None:
         """Write no hparams.yaml."""
@@ -241,17 +231,20 @@ class RunLogger(TensorBoardLogger):
         Lightning's `epoch` is a ramp that says nothing, and its `lr-AdamW/encoder` is `lr/encoder` here.
         TensorBoard gets the `MAIN_CURVES` twice.
         """
-        named = {re.sub("^lr-[^/]+", "lr", name): value for name, value in metrics.items() if name != "epoch"}
-        fresh = {name: value for name, value in named.items() if self.written.get(name) != step}
-        self.written |= dict.fromkeys(fresh, step)
-        first = {f"Overview/{name}": fresh[name] for name in MAIN_CURVES if name in fresh}
-        super().log_metrics(fresh | first, step)
+        values = {}
+        for name, value in metrics.items():
+            name = re.sub("^lr-[^/]+", "lr", name)
+            if name != "epoch" and self.last_steps.get(name) != step:
+                values[name] = value
+                self.last_steps[name] = step
+        overview = {f"Overview/{name}": values[name] for name in MAIN_CURVES if name in values}
+        super().log_metrics(values | overview, step)
         if self.writer is None or step is None:
             return
         if not self.is_open:
             self.writer.open()
             self.is_open = True
-        self.points.setdefault(step, {}).update({name: float(value) for name, value in fresh.items()})
+        self.points.setdefault(step, {}).update({name: float(value) for name, value in values.items()})
 
     @rank_zero_only
     def flush(self) -> None:
@@ -266,8 +259,9 @@ class RunLogger(TensorBoardLogger):
         """Close the files of a run that has failed or was stopped; a trained one goes on with its test."""
         super().finalize(status)
         if status != "success":
-            self.close(succeeded=False)
+            self._close_writer(succeeded=False)
 
+    @rank_zero_only
     def write_result(self, test: Mapping[str, float], monitor: str, best: float, step: int) -> None:
         """Write the final numbers, TensorBoard's HPARAMS tab among them, and close the files.
 
@@ -277,70 +271,13 @@ class RunLogger(TensorBoardLogger):
             step: the last one.
         """
         self.log_metrics({**test, f"{monitor}_best": best}, step)
-        self._write_hparams(monitor)
+        write_hparams(self.experiment, self.config, self.varied, monitor)
         super().finalize("success")
         if self.writer is not None:
             self.flush()
-            self.close(succeeded=True)
+            self._close_writer(succeeded=True)
 
-    @rank_zero_only
-    def _write_hparams(self, monitor: str) -> None:
-        """Write the run's row of the HPARAMS tab.
-
-        The tab has the columns of the first run that it finds: what differs between the jobs of its sweep, or
-        what is commonly tuned. With more of them the scores would be outside the window. The rows have all
-        hyperparameters, for tables with runs of several sweeps.
-        """
-        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-        from torch.utils.tensorboard.summary import hparams
-
-        settings = hyperparameters(self.config).items()
-        values = self.swept | {name: _hparam(value) for name, value in settings if value is not None}
-        columns = [
-            api_pb2.HParamInfo(
-                name=name,
-                type="DATA_TYPE_STRING" if isinstance(values[name], str) else "DATA_TYPE_FLOAT64",
-                differs=name in self.swept,
-            )
-            for name in self.swept or TUNED
-            if name in values
-        ]
-        scores = [
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=label)
-            for tag, label in ((f"{monitor}_best", monitor), ("test/dice", "test/dice"))
-        ]
-        experiment, *session = hparams(values, {})
-        table = api_pb2.Experiment(hparam_infos=columns, metric_infos=scores)  # torch's has no order
-        content = plugin_data_pb2.HParamsPluginData(experiment=table)
-        experiment.value[0].metadata.CopyFrom(metadata.create_summary_metadata(content))
-        for summary in (experiment, *session):
-            self.experiment._get_file_writer().add_summary(summary)
-
-    def close(self, succeeded: bool) -> None:
-        """Close the files of the other library."""
+    def _close_writer(self, succeeded: bool) -> None:
         if self.writer is not None and self.is_open:
             self.is_open = False
             self.writer.close(succeeded)
-
-
-def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that can change a result, by names such as `optim/encoder_lr`."""
-    groups = ("seed", "data", "model", "optim", "trainer")
-    settings = identity.decisive(config).items()
-    return {key.replace(".", "/"): value for key, value in settings if identity.matches(key, groups)}
-
-
-def _read_swept(folder: RunFolder) -> dict[str, str]:
-    """The settings in which a job differs from the others of its sweep, by names such as `optim/encoder_lr`;
-    empty if the run is no job.
-    """
-    if not folder.is_sweep_job:
-        return {}
-    overrides = files.read_yaml(folder.path / ".hydra" / "overrides.yaml")
-    varied = varied_overrides(task_overrides([str(override) for override in overrides]), folder.path.parent)
-    return {key.lstrip("+").replace(".", "/"): value for key, value in varied.items()}
-
-
-def _hparam(value: Any) -> float | str:
-    """A hyperparameter as a number, or as text if it is none."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

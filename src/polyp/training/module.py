@@ -1,4 +1,4 @@
-"""The Lightning module: what a training step, a validation and a test do with a network."""
+"""The Lightning modules that train, validate and test a network."""
 
 import gc
 import math
@@ -25,13 +25,13 @@ from polyp.settings import check_keys
 Batch = dict[str, Any]
 
 CHECK_EVERY = 50
-"""Training steps between two looks at the losses and at the scores' inputs: each look waits for the GPU."""
+"""Training steps between two checks of the losses and of the scores' inputs: each check waits for the GPU."""
 
 
 class MeanLoss(Metric):
     """The mean loss of an epoch's images.
 
-    Unlike torchmetrics' MeanMetric it looks for no NaN, which waits for a GPU.
+    Unlike torchmetrics' MeanMetric it does not check for NaN, which would wait for the GPU.
     """
 
     mean_value: Tensor  # the sum, under the names that MeanMetric gave in older checkpoints
@@ -93,77 +93,63 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
         if optim is not None:
             check_keys("optim", optim, Optim)
         optimiser = None if optim is None else Optim(**optim)
-        frozen = freeze is not None or (optimiser is not None and optimiser.encoder_lr == 0)
+        no_encoder_lr = optimiser is not None and optimiser.encoder_lr == 0
         if freeze not in (None, "encoder"):
             raise InputError(f"model.freeze={freeze} is not possible: choose encoder or null")
-        if unfreeze_epoch is not None and (type(unfreeze_epoch) is not int or unfreeze_epoch < 1):
-            raise InputError(f"model.unfreeze_epoch={unfreeze_epoch} must be a number of epochs, or null")
-        if unfreeze_epoch is not None and (freeze is None or (optimiser and optimiser.encoder_lr == 0)):
-            raise InputError(
-                f"model.unfreeze_epoch={unfreeze_epoch} needs model.freeze=encoder and an optim.encoder_lr "
-                "above 0"
-            )
+        if unfreeze_epoch is not None:
+            if type(unfreeze_epoch) is not int or unfreeze_epoch < 1:
+                raise InputError(f"model.unfreeze_epoch={unfreeze_epoch} must be a number of epochs, or null")
+            if freeze is None or no_encoder_lr:
+                raise InputError(
+                    f"model.unfreeze_epoch={unfreeze_epoch} needs model.freeze=encoder and an "
+                    "optim.encoder_lr above 0"
+                )
         if compile and gradient_checkpointing:
             raise InputError(
                 "model.compile=true and model.gradient_checkpointing=true do not work together: choose one"
             )
-        formula = build_loss(loss)
-        super().__init__(
-            arch,
-            encoder,
-            encoder_weights,
-            encoder_depth,
-            decoder_channels,
-            decoder_attention,
-            stages,
-            image_size,
-            threshold,
-            init_from,
-        )
+        loss_function = build_loss(loss)
+        network = arch, encoder, encoder_weights, encoder_depth, decoder_channels, decoder_attention, stages
+        super().__init__(*network, image_size, threshold, init_from)
         # all of them plain, so that a checkpoint loads with weights_only=True
         self.save_hyperparameters(logger=False)
-        self.loss, self.optim, self.unfreeze_epoch = formula, optimiser, unfreeze_epoch
-        if frozen:
+        self.loss, self.optim, self.unfreeze_epoch = loss_function, optimiser, unfreeze_epoch
+        if freeze is not None or no_encoder_lr:
             self.network.freeze_encoder()
         if gradient_checkpointing:
             self.network.checkpoint_gradients()
         if compile:
             self.network.compile()
-        self.train_loss, self.train_scores, self.val_scores = (
-            MeanLoss(),
-            SegmentationScores(),
-            SegmentationScores(),
-        )
-        self._train_losses: list[tuple[int, Tensor]] = []  # step and loss, since the last look at them
+        self.train_loss = MeanLoss()
+        self.train_scores, self.val_scores = SegmentationScores(), SegmentationScores()
+        self._train_losses: list[tuple[int, Tensor]] = []  # step and loss, since the last check
         self._val_losses: list[Tensor] = []  # (B,) of each batch
 
-    def check_batches(self, batch_size: int, sizes: Iterable[tuple[int, int]]) -> None:
-        """Find out whether the network can be trained with batches of images of these sizes.
+    def check_run(self, batch_size: int, sizes: Iterable[tuple[int, int]], epochs: int | None) -> None:
+        """Check that the network can be trained with batches of images of these sizes for so many epochs.
+
+        Args:
+            batch_size: images per batch.
+            sizes: heights and widths.
+            epochs: None or -1 for no limit.
 
         Raises:
-            InputError: the encoder works at its own image size only, or batch normalisation would see a
-                single value per channel, which has no variance.
+            InputError: the encoder works at its own image size only, batch normalisation would see a single
+                value per channel, which has no variance, or the encoder would stay frozen to the end.
         """
-        made = f"model.arch={self.arch} with model.encoder={self.encoder}"
+        name = f"model.arch={self.arch} with model.encoder={self.encoder}"
         encoder_trains = not self.network.encoder_frozen or self.unfreeze_epoch is not None
         for height, width in sizes:
             if (height, width) != self.image_size and not self.network.accepts((height, width)):
                 raise InputError(
-                    f"augment.scales are not possible: {made}, made for {self.image_size[0]}x"
+                    f"augment.scales are not possible: {name}, made for {self.image_size[0]}x"
                     f"{self.image_size[1]}, does not work at {height}x{width}: choose another augment"
                 )
             if batch_size == 1 and not self.network.trains_on_single_images((height, width), encoder_trains):
                 raise InputError(
-                    f"data.batch_size=1 does not work with {made} at {height}x{width} (batch normalisation "
+                    f"data.batch_size=1 does not work with {name} at {height}x{width} (batch normalisation "
                     "of a single value): choose data.batch_size=2 or more"
                 )
-
-    def check_epochs(self, epochs: int | None) -> None:
-        """Find out whether a run of so many epochs, None or -1 for no limit, reaches what is set for one.
-
-        Raises:
-            InputError: the encoder would stay frozen to the end.
-        """
         if self.unfreeze_epoch is not None and 0 < (epochs or -1) <= self.unfreeze_epoch:
             raise InputError(
                 f"model.unfreeze_epoch={self.unfreeze_epoch} is not before trainer.max_epochs={epochs}: "
@@ -171,68 +157,60 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let a frozen encoder train from its epoch on, also in a run that is resumed after that."""
+        """Let a frozen encoder train from `unfreeze_epoch` on, also in a run that is resumed after that."""
         if self.unfreeze_epoch is None or self.current_epoch < self.unfreeze_epoch:
             return
         if self.network.encoder_frozen:
             self.network.freeze_encoder(False)
             strategy = self.trainer.strategy
-            # DDP's wrapper averages gradients only of what was not frozen when it was made: make another
+            # DDP's wrapper averages the gradients of those weights only that were not frozen at its
+            # construction: replace it.
             if isinstance(strategy, DDPStrategy):
                 strategy.model = self
-                gc.collect()  # the former one, whose hooks are on the weights
+                gc.collect()  # the old wrapper, whose hooks are on the weights
                 strategy.configure_ddp()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One optimisation step at network resolution. Between two looks at the numbers it never waits for
-        the GPU.
-        """
+        """The loss of a batch at network resolution. Between two checks this never waits for the GPU."""
         logits, target = self.network(batch["image"]), batch["mask"][:, None]
-        loss, look = self._loss(logits, target), batch_idx % CHECK_EVERY == 0
+        loss = self._compute_loss(logits, target)
+        check_values = batch_idx % CHECK_EVERY == 0
         self._train_losses.append((self.global_step, loss.detach()))
-        if look:
+        if check_values:
             self._check_train_losses()
-        _add_scores(self.train_scores, logits[-1], target, look)
+        _add_scores(self.train_scores, logits[-1], target, check_values)
         self.train_loss.update(loss.detach(), len(target))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Losses and scores of images at network resolution; returns their mean loss and probabilities (B, H,
-        W).
+        """The mean loss and the probabilities (B, H, W) of images at network resolution.
 
-        Each image has a loss of its own, since some losses are pooled over a batch: numbers do not depend on
-        its size.
+        The loss is computed image by image: losses that are pooled over a batch would depend on its size.
         """
         logits, target = self.network(batch["image"]), batch["mask"][:, None]
-        rows = range(len(target))
-        losses = torch.stack(
-            [self._loss([stage[n : n + 1] for stage in logits], target[n : n + 1]) for n in rows]
-        )
-        self._val_losses.append(losses)
+        losses = []
+        for n in range(len(target)):
+            losses.append(self._compute_loss([stage[n : n + 1] for stage in logits], target[n : n + 1]))
+        self._val_losses.append(torch.stack(losses))
+        loss = self._val_losses[-1].mean()
         if batch_idx == 0:
-            self._refuse("val", losses.mean().item(), self.global_step)
-        return {
-            "loss": losses.mean(),
-            "probability": _add_scores(self.val_scores, logits[-1], target, batch_idx == 0)[:, 0],
-        }
+            self._check_loss("val", loss.item(), self.global_step)
+        probability = _add_scores(self.val_scores, logits[-1], target, batch_idx == 0)
+        return {"loss": loss, "probability": probability[:, 0]}
 
-    def _loss(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
+    def _compute_loss(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
         """The mean loss of the stages' logits, each (B, 1, H, W)."""
         return torch.stack([self.loss(stage, target) for stage in logits]).mean()
 
     def _check_train_losses(self) -> None:
-        """Look at the training losses since the last look.
-
-        Raises:
-            InputError: one is NaN or infinite.
-        """
+        """Refuse training losses since the last check that are NaN or infinite."""
         if self._train_losses:
             steps, losses = zip(*self._train_losses, strict=True)
             self._train_losses.clear()
             for step, loss in zip(steps, torch.stack(losses).tolist(), strict=True):
-                self._refuse("train", loss, step)
+                self._check_loss("train", loss, step)
 
-    def _refuse(self, stage: str, loss: float, step: int) -> None:
+    def _check_loss(self, stage: str, loss: float, step: int) -> None:
         if not math.isfinite(loss):
             raise InputError(
                 f"the {stage} loss is {loss} at step {step} (epoch {self.current_epoch}); the last good "
@@ -244,11 +222,8 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
         """Log the epoch's loss and score with its last batch, before its checkpoint is written."""
         if self.trainer.is_last_batch:
             self._check_train_losses()
-            values = {
-                "train/loss": self.train_loss.compute(),
-                "train/dice": self.train_scores.compute()["dice"],
-            }
-            values = {name: value.float() for name, value in values.items()}
+            dice = self.train_scores.compute()["dice"]
+            values = {"train/loss": self.train_loss.compute().float(), "train/dice": dice.float()}
             self.log_dict(values, on_step=False, on_epoch=True, logger=False, batch_size=1, prog_bar=True)
             if self.logger is not None:
                 self.logger.log_metrics(
@@ -258,13 +233,13 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
                 metric.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Let plateau see the epoch's number; Lightning would do so only after the checkpoint is written."""
+        """Step the schedule plateau; Lightning would do so only after the checkpoint is written."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau) and self._monitor() in self.trainer.callback_metrics:
             scheduler.step(self.trainer.callback_metrics[self._monitor()])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step the schedule; plateau has its own place, above."""
+        """Step the schedule; for plateau see `on_train_epoch_end`."""
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
 
@@ -272,24 +247,24 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
         return {"loss": self.train_loss, "scores": self.train_scores}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what an epoch that is interrupted has summed up so far, over all processes.
+        """Save the metrics of an epoch that is interrupted, over all processes.
 
         Raises:
-            InputError: a loss since the last look is NaN or infinite: such weights must not replace good
+            InputError: a loss since the last check is NaN or infinite: such weights must not replace good
                 ones.
         """
         self._check_train_losses()
         checkpoint["precision"] = self.precision
-        so_far = checkpoint["epoch_so_far"] = {}
+        checkpoint["epoch_so_far"] = {}
         for name, metric in self._epoch_metrics().items():
             if metric.update_called:
                 with metric.sync_context():
-                    so_far[name] = {
+                    checkpoint["epoch_so_far"][name] = {
                         state: dim_zero_cat(getattr(metric, state)).cpu() for state in metric.metric_state
                     }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up again, in one process."""
+        """Restore the metrics of the epoch, in one process."""
         if self._trainer is None or not self.trainer.is_global_zero:
             return
         for name, states in checkpoint["epoch_so_far"].items():
@@ -302,46 +277,42 @@ class TrainingModule(PolypSegmenter, pl.LightningModule):
         """Log the epoch's loss and scores."""
         loss = torch.cat(self._val_losses).double().mean().float()
         self._val_losses.clear()
-        self._refuse("val", loss.item(), self.global_step)
+        self._check_loss("val", loss.item(), self.global_step)
         self.log("val/loss", loss, sync_dist=True)
         _log_scores(self, "val", self.val_scores)
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and schedule as conf/optim says."""
-        assert self.optim is not None, "made without optim: not for training"
+        """Optimiser and schedule, see conf/optim."""
+        assert self.optim is not None, "a module without optim cannot be trained"
+        if self.optim.layer_decay is None:
+            stages = [[*self.network.encoder_parameters()]]
+        else:
+            stages = self.network.encoder_stages(self.image_size)
         steps = self.trainer.estimated_stepping_batches
-        network = self.network
-        stages = [[*network.encoder_parameters()]]
-        if self.optim.layer_decay is not None:
-            stages = network.encoder_stages(self.image_size)
-        return self.optim.build(stages, network.decoder_parameters(), steps, self._monitor())
+        return self.optim.build(stages, self.network.decoder_parameters(), steps, self._monitor())
 
     def _monitor(self) -> str:
         return getattr(self.trainer.checkpoint_callback, "monitor", None) or "val/dice"
 
 
 class ScoringModule(pl.LightningModule):
-    """Scores a segmenter on a test set, at the images' own resolution.
-
-    Args:
-        model: the segmenter.
-    """
+    """Scores a segmenter on a test set, at the images' resolution."""
 
     def __init__(self, model: PolypSegmenter) -> None:
         super().__init__()
-        self.model, self.scores = model, SegmentationScores()
+        self.model, self.threshold, self.scores = model, model.threshold, SegmentationScores()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Scores at original resolution; returns probabilities and scores of each image.
+        """Probabilities and scores of each image at its own resolution.
 
-        The second loader has frames without polyps: their false positives are counted and nothing else.
+        The second loader has frames without polyps, of which only the false positives are counted.
         """
         probabilities = self.model.predict(batch["image"])
         rows: list[dict[str, Any]] = []
         if dataloader_idx:
             for probability in probabilities:
-                predicted = (probability >= 0.5).cpu().numpy()
-                rows.append(detection_scores(predicted, np.zeros_like(predicted)))
+                mask = (probability >= 0.5).cpu().numpy()
+                rows.append(detection_scores(mask, np.zeros_like(mask)))
             return {"probability": probabilities, "rows": rows}
         for probability, mask in zip(probabilities, batch["mask"], strict=True):
             scores = image_scores(probability, mask.to(probability.device))
@@ -362,7 +333,7 @@ def _add_scores(scores: SegmentationScores, logits: Tensor, target: Tensor, chec
 
 
 def _log_scores(module: pl.LightningModule, stage: str, scores: SegmentationScores) -> None:
-    """Log an epoch's scores as val/dice and the like, and begin anew."""
+    """Log an epoch's scores as val/dice and the like, and reset them."""
     values = scores.compute()
     for name in ("dice", "iou", "precision", "recall", "mae", "pooled_dice"):
         module.log(f"{stage}/{name}", values[name].float(), prog_bar=name == "dice")

@@ -1,21 +1,24 @@
-"""Pictures of validation and test images beside training, and the record of the test."""
+"""Callbacks that draw validation and test images, and record the scores of the test images."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
 
 from polyp.data.traits import measure_traits
 from polyp.metrics.overlap import image_scores
-from polyp.model.segmenter import PolypSegmenter
 from polyp.report import pictures
 from polyp.runs.folder import RunFolder
-from polyp.training.module import Batch, ScoringModule
+from polyp.training.module import Batch
 
-WORST = 4
+Tensors = tuple[Tensor, Tensor, Tensor]
+"""An image (3, H, W), its mask (H, W) and its probabilities (H, W)."""
+
+WORST_COUNT = 4
 """Validation images that are shown for their low Dice."""
 
 MIN_WIDTH = 480
@@ -34,41 +37,31 @@ class ValidationPictures(Callback):
             self.stems: list[str] = trainer.datamodule.showcase("val")  # type: ignore[attr-defined]
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the worst images of the epoch before."""
-        self.worst: list[tuple[float, str, Batch]] = []
+        """Forget the worst images of the last epoch."""
+        self.worst: list[tuple[float, str, Tensors]] = []
 
-    def on_validation_batch_end(  # type: ignore[override]
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
-        batch: Batch,
-        *_: Any,
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Draw the chosen images of the batch, and keep the worst."""
         if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):
             return
-        probability = outputs["probability"]
-        dice = image_scores(probability, batch["mask"], check_values=False)["dice"].tolist()
-        for row, (stem, score) in enumerate(zip(batch["stem"], dice, strict=True)):
-            image = {
-                "image": batch["image"][row],
-                "mask": batch["mask"][row],
-                "probability": probability[row],
-            }
-            self.worst.append((score, stem, image))
+        images, masks, probabilities = batch["image"], batch["mask"], outputs["probability"]
+        dice = image_scores(probabilities, masks, check_values=False)["dice"].tolist()
+        for row, stem in enumerate(batch["stem"]):
+            self.worst.append((dice[row], stem, (images[row], masks[row], probabilities[row])))
             if stem in self.stems:
                 self._draw(trainer, f"val_pictures/{self.stems.index(stem)}_{stem}", *self.worst[-1])
-        self.worst = sorted(self.worst, key=lambda image: image[0])[:WORST]
+        self.worst = sorted(self.worst, key=lambda image: image[0])[:WORST_COUNT]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the worst images, the worst first."""
-        for place, image in enumerate(self.worst, start=1):
-            self._draw(trainer, f"val_worst/{place}", *image)
+        for rank, image in enumerate(self.worst, start=1):
+            self._draw(trainer, f"val_worst/{rank}", *image)
 
-    def _draw(self, trainer: pl.Trainer, tag: str, dice: float, stem: str, image: Batch) -> None:
-        panel = _panel(image["image"], image["mask"], image["probability"], _model(trainer).threshold)
-        factor = -(-MIN_WIDTH // panel.shape[1])
+    def _draw(self, trainer: pl.Trainer, tag: str, dice: float, stem: str, tensors: Tensors) -> None:
+        panel = _draw_panel(trainer, *tensors)
+        factor = math.ceil(MIN_WIDTH / panel.shape[1])
         panel = panel.repeat(factor, 0).repeat(factor, 1)
         size = panel.shape[1] // 24  # TensorBoard shows pictures of any size equally wide
         title = dict.fromkeys((f"epoch {trainer.current_epoch + 1}", f"Dice {dice:.3f}"), pictures.TEXT)
@@ -83,7 +76,7 @@ class TestRecord(Callback):
 
     Attributes:
         rows: of per_image.csv.
-        normal: the false positives of each frame without polyps, which is in neither of them.
+        normal: the false positives of each frame without polyps; these are in no file.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -94,14 +87,14 @@ class TestRecord(Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the images."""
         self.rows, self.normal = [], []
-        self.panels: dict[str, Any] = {}
+        self.panels: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # at full size, and for the overview
         self.stems: list[str] = trainer.datamodule.showcase("test")  # type: ignore[attr-defined]
 
-    def on_test_batch_end(  # type: ignore[override]
+    def on_test_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -113,49 +106,33 @@ class TestRecord(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         for row, stem in enumerate(batch["stem"]):
             mask = batch["mask"][row].numpy()  # on the CPU
-            names = {"stem": stem} | ({"source": data.source_of(stem)} if data.sources else {})
-            self.rows.append({**names, **outputs["rows"][row], **measure_traits(mask)})
+            source = {"source": data.source_of(stem)} if data.sources else {}
+            self.rows.append({"stem": stem, **source, **outputs["rows"][row], **measure_traits(mask)})
             if stem in self.stems:
-                image, probability = batch["image"][row], outputs["probability"][row]
-                parts = image, batch["mask"][row], probability, _model(trainer).threshold
-                self.panels[stem] = _panel(*parts), _panel(*parts, height=pictures.PANEL_HEIGHT)
+                tensors = batch["image"][row], batch["mask"][row], outputs["probability"][row]
+                small_panel = _draw_panel(trainer, *tensors, height=pictures.PANEL_HEIGHT)
+                self.panels[stem] = _draw_panel(trainer, *tensors), small_panel
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
         self.folder.write_rows(self.rows)
-        # a test may be cut short
-        drawn = [(stem, self.panels[stem]) for stem in self.stems if stem in self.panels]
-        for number, (stem, (panel, _)) in enumerate(drawn):
-            pictures.save(self.folder.pictures / f"{number}_{stem.replace('/', '_')}.png", panel)
-        if drawn:
+        stems = [stem for stem in self.stems if stem in self.panels]  # a test may be cut short
+        for number, stem in enumerate(stems):
+            file = self.folder.pictures / f"{number}_{stem.replace('/', '_')}.png"
+            pictures.save(file, self.panels[stem][0])
+        if stems:
             dice = {row["stem"]: row["dice"] for row in self.rows}
             overview = pictures.sheet(
-                [small for _, (_, small) in drawn],
-                [f"{stem}   Dice {dice[stem]:.3f}" for stem, _ in drawn],
+                [self.panels[stem][1] for stem in stems],
+                [f"{stem}   Dice {dice[stem]:.3f}" for stem in stems],
                 {"image": pictures.TEXT} | pictures.LEGEND,
             )
             pictures.save(self.folder.pictures / "overview.png", overview)
 
 
-def _model(trainer: pl.Trainer) -> PolypSegmenter:
-    module = trainer.lightning_module
-    if isinstance(module, ScoringModule):
-        return module.model
-    assert isinstance(module, PolypSegmenter)
-    return module
-
-
-def _panel(
-    image: torch.Tensor,
-    mask: torch.Tensor,
-    probability: torch.Tensor,
-    threshold: float,
-    height: int | None = None,
+def _draw_panel(
+    trainer: pl.Trainer, image: Tensor, mask: Tensor, probability: Tensor, height: int | None = None
 ) -> np.ndarray:
-    return pictures.panel(
-        image.permute(1, 2, 0).cpu().numpy(),
-        mask.cpu().numpy(),
-        probability.cpu().numpy(),
-        threshold,
-        height,
-    )
+    module: Any = trainer.lightning_module
+    image, mask, probability = (tensor.cpu() for tensor in (image.permute(1, 2, 0), mask, probability))
+    return pictures.panel(image.numpy(), mask.numpy(), probability.numpy(), module.threshold, height)

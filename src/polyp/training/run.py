@@ -17,9 +17,11 @@ from omegaconf import DictConfig
 from polyp import files, terminal
 from polyp.errors import InputError
 from polyp.runs import resume
-from polyp.runs.configuration import check_composition, check_overrides, check_single_run, resolve_config
+from polyp.runs.configuration import check_composition, check_names, resolve_config
 from polyp.runs.folder import RunFolder, lock_folder
-from polyp.training import launch, processes, sweeps
+from polyp.runs.overrides import check_overrides
+from polyp.training import distributed, sweeps
+from polyp.training.signals import exit_on_signals
 
 if TYPE_CHECKING:
     from polyp.runs.checkpoints import ResumePoint
@@ -32,11 +34,11 @@ class Run:
     """A run that this process trains.
 
     Attributes:
-        folder: where everything about it is.
+        folder: its folder.
         config: its configuration, as plain containers.
         resume_point: the checkpoint that it continues from; None for a new run.
         is_finished: whether nothing is left to do.
-        is_worker: whether another process leads the run: this one only trains.
+        is_worker: whether another process leads the run, and this one only trains.
     """
 
     folder: RunFolder
@@ -57,16 +59,14 @@ class Run:
         return self.folder.read_metrics()["best"]["value"]
 
     def begin(self, subsets: Mapping[str, Sequence[str]]) -> None:
-        """Write config.yaml and split.json; from here on the run can be resumed. Until then nothing in the
-        folder has changed.
-        """
+        """Write config.yaml and split.json, the first change in the folder; now the run can be resumed."""
         if self.is_worker:
             return
         self.folder.write_config(self.config, subsets)
         self._log_buffer.close()
         if self.resume_point is not None:
             self.resume_point.restore_best(self.folder)
-        launch.announce_run(os.path.relpath(self.folder.path))
+        distributed.announce_run(os.path.relpath(self.folder.path))
 
 
 def prepare_command_line(conf: Path) -> None:
@@ -74,14 +74,11 @@ def prepare_command_line(conf: Path) -> None:
 
     A process of torchrun or srun that does not lead waits for the run.
 
-    Args:
-        conf: the folder conf/.
-
     Raises:
         SystemExit: an override cannot be understood, or the sweep's command is not known; with the reason in
             one line.
     """
-    launch.join_run()
+    distributed.join_run()
     sys.argv = sweeps.expand_resume(sys.argv)
     check_overrides(sys.argv)
     check_composition(sys.argv, conf)
@@ -91,24 +88,23 @@ def prepare_command_line(conf: Path) -> None:
 def open_run(cfg: DictConfig) -> Iterator[Run]:
     """Open the run of a command: new, or one to continue. Its folder is locked until the end of the block.
 
-    What is wrong with the user's input ends the process with one line. In a sweep it is logged, the block is
-    left, and the other jobs go on.
-
-    Args:
-        cfg: the composed configuration.
+    Bad input ends the process with one line. In a sweep it is logged, the block ends, and the other jobs
+    go on.
     """
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    named = cfg.resume not in (None, resume.AUTO)
-    folder = RunFolder(cfg.resume if named else HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    folder = RunFolder(hydra.runtime.output_dir if cfg.resume in (None, resume.AUTO) else cfg.resume)
     try:
         with ExitStack() as stack:
-            if launch.is_worker():
+            if distributed.is_worker():
                 yield stack.enter_context(_open_worker(folder))
                 return
-            stack.enter_context(processes.exit_on_signals(folder))
+            stack.enter_context(exit_on_signals(folder))
             stack.enter_context(files.catch_disk_errors(folder.disk_advice))
             if not in_sweep:
-                check_single_run(cfg)
+                if (launcher := hydra.runtime.choices["launcher"]) != "local":
+                    raise InputError(f"launcher={launcher} is for the jobs of a sweep: add -m")
+                check_names(cfg)
             yield _open(cfg, folder, stack)
     except InputError as error:
         if not in_sweep:
@@ -127,24 +123,17 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
 
 @contextmanager
 def _buffer_log() -> Iterator[None]:
-    """Write to train.log at the end of the block only, and not at all if an exception ends it.
-
-    A refused command changes nothing in the folder of a run.
-    """
+    """Write to train.log at the end of the block, and not at all if an exception ends it."""
     root = logging.getLogger()
-    buffers = {
-        handler: MemoryHandler(sys.maxsize, sys.maxsize, handler)
-        for handler in root.handlers
-        if isinstance(handler, logging.FileHandler)
-    }
-    root.handlers = [buffers.get(handler, handler) for handler in root.handlers]  # type: ignore[call-overload]
+    file_handlers = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
+    buffers = [MemoryHandler(sys.maxsize, sys.maxsize, handler) for handler in file_handlers]
+    root.handlers = [*(handler for handler in root.handlers if handler not in file_handlers), *buffers]
     try:
         yield
-        for buffer in buffers.values():
+        for buffer in buffers:
             buffer.flush()
     finally:
-        originals = {buffer: handler for handler, buffer in buffers.items()}
-        root.handlers = [originals.get(handler, handler) for handler in root.handlers]  # type: ignore[call-overload]
+        root.handlers = [*(handler for handler in root.handlers if handler not in buffers), *file_handlers]
 
 
 def _open(cfg: DictConfig, folder: RunFolder, stack: ExitStack) -> Run:
@@ -165,7 +154,7 @@ def _open(cfg: DictConfig, folder: RunFolder, stack: ExitStack) -> Run:
 
 @contextmanager
 def _open_worker(folder: RunFolder) -> Iterator[Run]:
-    with processes.follow_leader(folder):
+    with distributed.follow_leader(folder):
         from polyp.runs.checkpoints import find_resume_point  # imports torch
 
         config = folder.read_config()

@@ -1,4 +1,4 @@
-"""A run after its parts are built: training, the test, and the numbers in metrics.json."""
+"""The stages of a run after its parts are built: training, the test, and the record in metrics.json."""
 
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -16,26 +16,22 @@ from polyp.metrics.overlap import DEFINITIONS
 from polyp.model import device
 from polyp.model.cost import measure_latency
 from polyp.model.segmenter import PolypSegmenter
-from polyp.runs.folder import RunFolder
 from polyp.training.checkpoints import LastCheckpoint
 from polyp.training.loggers import RunLogger
 from polyp.training.module import ScoringModule, TrainingModule
 from polyp.training.pictures import TestRecord
+from polyp.training.pruning import is_pruned
 from polyp.training.run import Run
-from polyp.training.search import is_pruned
 from polyp.training.trainer import build_tester
 
 T = TypeVar("T")
 
 PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
-"""Whose versions metrics.json records beside polyp's."""
+"""The packages whose versions metrics.json records beside polyp's."""
 
 
 def fit(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trainer) -> None:
-    """Train to the end. Where several processes have trained, they are independent from here on.
-
-    Args:
-        run, data, model, trainer: the run and its parts.
+    """Train to the end. Several processes that have trained together are independent afterwards.
 
     Raises:
         InputError: several devices need another strategy for this network, or Lightning refuses its settings.
@@ -57,16 +53,7 @@ def fit(run: Run, data: PolypDataModule, model: TrainingModule, trainer: pl.Trai
 
 
 def test(run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer) -> pl.Trainer:
-    """Score the test set on one device.
-
-    Args:
-        run, data: the run and its data.
-        model: the one to test.
-        trainer: the Trainer that has trained.
-
-    Returns:
-        The Trainer that has tested.
-    """
+    """Score the test set with a model, on one device of `trainer`; returns the Trainer that has tested."""
     tester = build_tester(run.folder, run.config["trainer"], trainer.strategy.root_device)
     tester.test(ScoringModule(model), data, verbose=False)
     return tester
@@ -80,20 +67,19 @@ def count_parameters(model: PolypSegmenter) -> int:
 def record(
     run: Run, data: PolypDataModule, model: PolypSegmenter, trainer: pl.Trainer, tester: pl.Trainer
 ) -> dict[str, Any]:
-    """Write metrics.json, and the final numbers beside the curves, at the end of a run.
+    """Write metrics.json, and the final numbers beside the curves; returns the content of metrics.json.
 
     Args:
         run, data, model, trainer: the run and its parts.
         tester: the Trainer that has tested the model.
-
-    Returns:
-        The content of metrics.json.
     """
     test, definitions = _summarise_test(tester)
     best: Any = trainer.checkpoint_callback
+    checkpoint = torch.load(run.folder.best_checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    value, epoch = float(best.best_model_score), checkpoint["epoch"]
     metrics = {
         "test": test,
-        "best": {"monitor": best.monitor, "value": float(best.best_model_score), "epoch": _epoch(run.folder)},
+        "best": {"monitor": best.monitor, "value": value, "epoch": epoch},
         "definitions": definitions
         | {
             "test": "at original resolution, by the checkpoint that validated best; it is used once",
@@ -108,47 +94,37 @@ def record(
         "latency_ms": measure_latency(model.to(trainer.strategy.root_device)),
         "epochs": trainer.current_epoch,
         "pruned": is_pruned(trainer),
-        "seconds": round(_callback(trainer, LastCheckpoint).seconds, 1),
+        "seconds": round(_find_callback(trainer, LastCheckpoint).seconds, 1),
         "peak_memory_mb": round(device.peak_memory() / 2**20),
         "devices": trainer.world_size,
         "device": device.description(),
         "precision": str(trainer.precision),
         "versions": {"polyp": __version__} | {package: version(package) for package in PACKAGES},
     }
-    _log_result(trainer, metrics)
+    curve_values = {f"test/{name}": number for name, number in test.items() if isinstance(number, float)}
+    if "normal" in test:
+        curve_values["test/false_alarms"] = test["normal"]["false_alarms"]
+    assert isinstance(trainer.logger, RunLogger)
+    trainer.logger.write_result(curve_values, best.monitor, value, trainer.global_step)
     run.folder.write_metrics(metrics)
     run.folder.previous_checkpoint.unlink(missing_ok=True)  # a finished run needs no second copy
     return metrics
 
 
 def _summarise_test(tester: pl.Trainer) -> tuple[dict[str, Any], dict[str, str]]:
-    """The numbers of the test, and what they are."""
-    recorded, texts = _callback(tester, TestRecord), DEFINITIONS
-    test = summarise_rows(recorded.rows, ["dice", "iou"])
+    """The numbers of the test, and their definitions."""
+    record, definitions = _find_callback(tester, TestRecord), DEFINITIONS
+    test = summarise_rows(record.rows, ["dice", "iou"])
     test |= {name.removeprefix("test/"): float(value) for name, value in tester.callback_metrics.items()}
-    if sources := summarise_sources(recorded.rows):
+    if sources := summarise_sources(record.rows):
         test["sources"] = sources
-    if counts := [row["false_positives"] for row in recorded.normal]:
+    if counts := [row["false_positives"] for row in record.normal]:
         frames = [{"false_alarms": count > 0, "false_positives_per_image": count} for count in counts]
         test["normal"] = summarise_rows(frames, list(frames[0]))
-        texts = texts | {name: suite.definitions()[name] for name in frames[0]}
-    return test, texts
+        definitions = definitions | {name: suite.definitions()[name] for name in frames[0]}
+    return test, definitions
 
 
-def _callback(trainer: pl.Trainer, kind: type[T]) -> T:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
-
-
-def _log_result(trainer: pl.Trainer, metrics: dict[str, Any]) -> None:
-    """The numbers that count, beside the curves."""
-    assert isinstance(trainer.logger, RunLogger)
-    test = metrics["test"]
-    values = {f"test/{name}": value for name, value in test.items() if isinstance(value, float)}
-    if "normal" in test:
-        values["test/false_alarms"] = test["normal"]["false_alarms"]
-    best = metrics["best"]
-    trainer.logger.write_result(values, best["monitor"], best["value"], trainer.global_step)
-
-
-def _epoch(folder: RunFolder) -> int:
-    return torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+def _find_callback(trainer: pl.Trainer, callback_class: type[T]) -> T:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, callback_class))

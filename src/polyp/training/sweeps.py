@@ -22,90 +22,34 @@ from hydra_plugins.optuna_sweeper import OptunaSweeper
 from polyp import files, terminal
 from polyp.errors import InputError, install_command, override_text, override_word, printable
 from polyp.runs import resume
-from polyp.runs.configuration import (
-    check_names,
-    explain_hydra_error,
-    parse_override,
-    resolve_config,
-    task_overrides,
-)
+from polyp.runs.configuration import check_names, explain_hydra_error, resolve_config
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder, lock_folder
-from polyp.training import isolation
-from polyp.training.overrides import find_objection, parse_overrides
+from polyp.runs.overrides import find_objection, parse_override, task_overrides
+from polyp.runs.sweep_folder import JOBS_FILE, is_sweep, read_command
+from polyp.training import child_processes
+from polyp.training.job_labels import make_label, select_varied
 
 log = logging.getLogger(__name__)
 
-LABEL_LENGTH = 90
-
-JOBS_FILE = "jobs.json"
-"""The jobs of a sweep, by number, each a list of overrides."""
-
-REPEATED = (
-    "hydra/sweeper",
-    *(
-        f"hydra.sweeper.{key}"
-        for key in ("path", "max_batch_size", "n_trials", "n_jobs", "seed", "objectives")
-    ),
-    *("hydra.sweeper.prune_after_trials", "hydra.sweeper.prune_after_epochs"),
-    *(f"hydra.launcher.{key}" for key in ("n_jobs", "partition", "account", "qos", "gpus_per_node", "gres")),
-    *(f"hydra.launcher.{key}" for key in ("cpus_per_task", "mem_gb", "timeout_min", "signal_delay_s")),
-    *(f"hydra.launcher.{key}" for key in ("max_num_timeout", "array_parallelism")),
-    *("hydra.launcher.ray.remote.num_cpus", "hydra.launcher.ray.remote.num_gpus"),
+REPEATABLE = re.compile(
+    r"hydra/sweeper"
+    r"|hydra\.sweeper\.(path|max_batch_size|n_trials|n_jobs|seed|objectives|prune_after_(trials|epochs))"
+    r"|hydra\.launcher\.(n_jobs|partition|account|qos|gpus_per_node|gres|cpus_per_task|mem_gb|timeout_min"
+    r"|signal_delay_s|max_num_timeout|array_parallelism|ray\.remote\.num_(cpus|gpus))"
 )
 """Hydra's settings that `resume=SWEEP` repeats: none of them is a function or a shell command to run."""
 
 
-# ---- resolvers, for conf/
-
-
-def job_label(overrides: Sequence[str], sweep_folder: str) -> str:
-    """What distinguishes a job from the others of its sweep, as part of a folder's name: `encoder-resnet34`.
-
-    Args:
-        overrides: the job's overrides, KEY=VALUE.
-        sweep_folder: where Hydra has written multirun.yaml, the sweep's command.
-    """
-    parts = []
-    for key, value in varied_overrides(overrides, Path(sweep_folder)).items():
-        value = Path(value).stem if "/" in value else value
-        value = re.sub(r"[^\w.+-]+", "-", shorten_numbers(value)).strip("-")
-        parts.append(f"{key.lstrip('+').rpartition('.')[2]}-{value}")
-    return "_".join(parts)[:LABEL_LENGTH] or "job"
-
-
-def shorten_numbers(value: str) -> str:
-    """A value in which numbers of many digits, which a search has drawn, are rounded."""
-    return re.sub(r"\d+\.\d{5,}(e-\d+)?", lambda number: f"{float(number[0]):.3g}", value)
-
-
-def varied_overrides(overrides: Sequence[str], sweep_folder: Path) -> dict[str, str]:
-    """The values of a job's overrides that are not in the sweep's command as they are, by key.
-
-    Raises:
-        DamagedError: multirun.yaml, which has the command, is damaged.
-    """
-    command = resume.read_sweep(sweep_folder)[0] if (sweep_folder / SWEEP_FILE).is_file() else []
-    # Compared as parsed, since Hydra gives a job 0.001 where 1e-3 was typed.
-    shared = {
-        key: override.get_value_element_as_str()
-        for key, override in parse_overrides(command).items()
-        if not override.is_sweep_override()
-    }
-    values = {}
-    for key, override in parse_overrides(overrides).items():
-        if key not in shared or shared[key] != override.get_value_element_as_str():
-            value = override.value()
-            values[key] = value if isinstance(value, str) else (override.input_line or "").partition("=")[2]
-    return values
-
-
-def extra(name: str, target: str, module: str | None = None) -> str:
-    """The class of a Hydra plugin that comes with one of our extras; leaves with the line that installs it.
+def check_extra(name: str, target: str, module: str | None = None) -> str:
+    """The class of a Hydra plugin that needs one of polyp's extras.
 
     Args:
         name: the extra's.
         target: the class.
-        module: what the extra brings, where that is not the target's own module.
+        module: a module of the extra; None for the module of the class.
+
+    Raises:
+        SystemExit: the extra is not installed, with the command that installs it.
     """
     try:
         spec = importlib.util.find_spec(module or target.rpartition(".")[0])
@@ -117,11 +61,8 @@ def extra(name: str, target: str, module: str | None = None) -> str:
 
 
 # Here, and not in train.py: the processes that a launcher starts import this module, but not that script.
-OmegaConf.register_new_resolver("job_label", job_label, replace=True)
-OmegaConf.register_new_resolver("extra", extra, replace=True)
-
-
-# ---- resuming
+OmegaConf.register_new_resolver("job_label", make_label, replace=True)
+OmegaConf.register_new_resolver("extra", check_extra, replace=True)
 
 
 def expand_resume(argv: Sequence[str]) -> list[str]:
@@ -135,35 +76,35 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
         override = parse_override(word) if word.startswith("resume=") else None
         value = override.value() if override else None
         folder = Path(str(value))
-        if value and any((folder / name).is_file() for name in (SWEEP_FILE, JOBS_FILE)):
-            directory = override_text("hydra.sweep.dir", str(folder))
-            added = [other for other in argv[1:] if other != word]
+        if value and (is_sweep(folder) or (folder / JOBS_FILE).is_file()):
+            words = [argument for argument in argv[1:] if argument != word]
             try:
-                command = [] if {"-m", "--multirun"} & set(added) else _read_command(folder, added)
+                command = [] if {"-m", "--multirun"} & set(words) else _repeat_command(folder, words)
             except InputError as error:
                 sys.exit(f"{error}")
-            return [argv[0], "-m", *command, *added, f"resume={resume.AUTO}", directory]
+            directory = override_text("hydra.sweep.dir", str(folder))
+            return [argv[0], "-m", *command, *words, f"resume={resume.AUTO}", directory]
     return list(argv)
 
 
-def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
-    """The overrides of a sweep's command, without those whose keys are in `added`.
-
-    Raises:
-        InputError: multirun.yaml is damaged, or has an override that is not repeated.
-    """
-    task, own = resume.read_sweep(folder)
-    replaced = {"resume", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir"}
-    replaced |= {word.partition("=")[0] for word in added}
+def _repeat_command(folder: Path, words: Sequence[str]) -> list[str]:
+    """The overrides of a sweep's command, without those whose keys the `words` of a new command set."""
+    task, hydra = read_command(folder)
+    omit = {"resume", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir"}
+    omit |= {word.partition("=")[0] for word in words}
     command = []
-    for override in [*task, *own]:
+    for override in [*task, *hydra]:
         key = override.partition("=")[0]
-        if key in replaced:
+        if key in omit:
             continue
-        setting = override.replace("hydra", "setting", 1) if key in REPEATED else override
-        objection = find_objection(setting) if setting.isprintable() else "is more than one line"
-        if setting != override and "{" in override:  # {_target_: FUNCTION} would call it
+        if not override.isprintable():
+            objection: str | None = "is more than one line"
+        elif not REPEATABLE.fullmatch(key):
+            objection = find_objection(override)
+        elif "{" in override:  # {_target_: FUNCTION} would call it
             objection = "is more than a value"
+        else:  # checked like a setting of the task
+            objection = find_objection(override.replace("hydra", "setting", 1))
         if objection:
             raise InputError(
                 f"{folder / SWEEP_FILE}: {printable(override)} {objection} and is not repeated: if you want "
@@ -173,33 +114,32 @@ def _read_command(folder: Path, added: Sequence[str]) -> list[str]:
     return command
 
 
-# ---- what happens around a sweep
-
-
 @contextmanager
-def _exit_on_error(last_words: str = "") -> Iterator[None]:
+def _exit_on_error(message: str = "") -> Iterator[None]:
     """Exit with 1 if anything is raised: Hydra turns exceptions of callbacks into warnings."""
     try:
         yield
     except InputError as error:
-        sys.exit(f"{error}\n{last_words}".strip())
+        sys.exit(f"{error}\n{message}".strip())
     except Exception:
         traceback.print_exc()
-        sys.exit(last_words or 1)
+        sys.exit(message or 1)
 
 
 class Sweep(Callback):
-    """Before the first job every job is composed and built, and the folder is locked; the table ends it."""
+    """Hydra's callback: checks all jobs of a sweep and locks its folder before the first job, and prints the
+    table after the last one.
+    """
 
     def __init__(self) -> None:
         self.lock = ExitStack()
 
     def __getstate__(self) -> dict[str, str]:
-        """What travels to another process, before it makes a job's folder: where the sweep was started."""
+        """The working folder of the sweep, for the process of a job, which makes the job's folder later."""
         return {"folder": os.getcwd()}
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        """Go there: the processes of a cluster start where the cluster did."""
+        """Change to it: the processes of a cluster start in the folder in which the cluster was started."""
         os.chdir(state["folder"])
         self.lock = ExitStack()
 
@@ -234,9 +174,9 @@ class Sweep(Callback):
             folder, number = Path(config.hydra.sweep.dir), config.hydra.job.num
             jobs = files.read_json(folder / JOBS_FILE)
             total = config.hydra.sweeper.n_trials if _is_search(config) else len(jobs)
-            title = f"{'trial' if _is_search(config) else 'job'} {number}"
-            varied = varied_overrides(config.hydra.overrides.task, folder)
-            sweep_results.print_job(folder, title, number, total, varied)
+            kind = "trial" if _is_search(config) else "job"
+            varied = select_varied(config.hydra.overrides.task, folder)
+            sweep_results.print_job(folder, kind, number, total, varied)
 
     @_exit_on_error()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -247,12 +187,12 @@ class Sweep(Callback):
 
         with self.lock:
             folder = Path(config.hydra.sweep.dir)
-            done, failed = sweep_results.read_results(folder)
-            sweep_results.print_results(done, failed, folder)
-            if failed:
+            results, failures = sweep_results.read_results(folder)
+            sweep_results.print_results(results, failures, folder)
+            if failures:
                 sys.exit(1)
-            if done:
-                sweep_results.write_results(folder, done)
+            if results:
+                sweep_results.write_results(folder, results)
 
 
 def _is_search(config: DictConfig) -> bool:
@@ -260,19 +200,19 @@ def _is_search(config: DictConfig) -> bool:
 
 
 def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
+    """Compose the configurations of all jobs, and build those that differ in more than the seed."""
     if config.get("resume") not in (None, resume.AUTO):
         raise InputError(f"resume={config.resume} is no sweep's folder: give that, or resume=auto")
-    shared = set.intersection(*(set(job) for job, _ in jobs)) if len(jobs) > 1 else set()
+    common = set.intersection(*(set(job) for job, _ in jobs)) if len(jobs) > 1 else set()
 
-    def job_error(number: int, reason: str) -> InputError:
+    def make_error(number: int, reason: str) -> InputError:
         job, origin = jobs[number]
-        own = " ".join(override for override in job if override not in shared)
-        return InputError(f"job {number}, {origin} ({own}), cannot work: {reason}")
+        overrides = " ".join(override for override in job if override not in common)
+        return InputError(f"job {number}, {origin} ({overrides}), cannot work: {reason}")
 
-    conf = next(
-        Path(source.path) for source in config.hydra.runtime.config_sources if source.provider == "main"
-    )
-    distinct: dict[int, dict[str, Any]] = {}  # configurations that differ in more than the seed
+    sources = config.hydra.runtime.config_sources
+    conf = next(Path(source.path) for source in sources if source.provider == "main")
+    configs: dict[int, dict[str, Any]] = {}
     for number, (job, _) in enumerate(jobs):
         try:
             cfg = compose(config.hydra.job.config_name, overrides=job)
@@ -280,15 +220,15 @@ def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> No
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
             check_names(cfg)
             task = resolve_config(cfg)
-        except HydraException as error:  # ours, too
+        except HydraException as error:  # InputError is one
             reason = f"{error}" if isinstance(error, InputError) else explain_hydra_error(error, job, conf)
-            raise job_error(number, reason) from error
-        if all(task | {"seed": other["seed"]} != other for other in distinct.values()):
-            distinct[number] = task
+            raise make_error(number, reason) from error
+        if all(task | {"seed": similar["seed"]} != similar for similar in configs.values()):
+            configs[number] = task
     with terminal.status(f"checking {len(jobs)} jobs"):
-        outcome = isolation.call(_find_error, distinct, name="check of the jobs")
+        outcome = child_processes.call(_find_error, configs, name="check of the jobs")
     if outcome.value:
-        raise job_error(*outcome.value)
+        raise make_error(*outcome.value)
     if outcome.code:
         raise InputError(f"the check of the jobs was {outcome}")
 
@@ -307,45 +247,35 @@ def _find_error(configs: dict[int, dict[str, Any]]) -> tuple[int, str] | None:
 
 
 def _record_jobs(folder: Path, jobs: list[list[str]], config: DictConfig) -> None:
-    """Write jobs.json.
-
-    Raises:
-        InputError: the folder holds something else than this sweep, or this sweep is not to be continued.
-    """
+    """Write jobs.json, unless the folder holds other runs or a sweep that the command does not resume."""
     file = folder / JOBS_FILE
-    elsewhere = "give another folder with hydra.sweep.dir=FOLDER"
+    advice = "give another folder with hydra.sweep.dir=FOLDER"
     if file.exists() or (folder / SWEEP_FILE).exists():
         if config.get("resume") is None:
-            raise InputError(
-                f"{folder} holds a sweep already: continue it with {override_word('resume', folder)}, or "
-                f"{elsewhere}"
-            )
-        for number, before in enumerate(_read_jobs(folder, list(config.hydra.overrides.task))):
-            if (now := jobs[number] if number < len(jobs) else []) != before:
+            command = override_word("resume", folder)
+            raise InputError(f"{folder} holds a sweep already: continue it with {command}, or {advice}")
+        for number, old_job in enumerate(_read_jobs(folder, list(config.hydra.overrides.task))):
+            if (job := jobs[number] if number < len(jobs) else []) != old_job:
                 raise InputError(
                     f"{folder} was started with other jobs: number {number} was "
-                    f"{' '.join(before) or 'the default'} and is {' '.join(now) or 'not there'} now; "
-                    f"give the original command and CSV, or {elsewhere}"
+                    f"{' '.join(old_job) or 'the default'} and is {' '.join(job) or 'not there'} now; "
+                    f"give the original command and CSV, or {advice}"
                 )
         (folder / RESULTS_FILE).unlink(missing_ok=True)
     elif any(folder.glob("*/config.yaml")) or RunFolder(folder).is_run:
-        raise InputError(f"{folder} holds runs of another experiment: {elsewhere}")
+        raise InputError(f"{folder} holds runs of another experiment: {advice}")
     files.write_json(file, jobs, indent=1)
 
 
 def _read_jobs(folder: Path, command: list[str]) -> list[list[str]]:
-    """The jobs that a sweep was started with; none if jobs.json is damaged and the command is still the same.
-
-    Raises:
-        InputError: jobs.json is damaged, and it is not known whether the jobs are the same.
-    """
+    """The jobs that a sweep was started with; empty if jobs.json is damaged and the command is the same."""
     try:
         jobs = files.read_json(folder / JOBS_FILE)
         if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
             raise files.DamagedError(f"{folder / JOBS_FILE} is damaged (it holds no jobs)")
         return [[str(override) for override in job] for job in jobs]
     except files.DamagedError as error:
-        if task_overrides(resume.read_sweep(folder)[0]) != task_overrides(command):
+        if task_overrides(read_command(folder)[0]) != task_overrides(command):
             raise InputError(f"{error}: give the original command, in {folder / SWEEP_FILE}") from error
         log.warning("%s: it is written anew, since the command is the original one", error)
         return []

@@ -1,6 +1,5 @@
-"""Values that a run needs and that can be found by training a little, with Lightning's Tuner."""
+"""The learning rate and the batch size, found by training a little with Lightning's Tuner."""
 
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,20 +7,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader, Dataset
 
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
-from polyp.model import device
 from polyp.runs.folder import RunFolder
-from polyp.training.checkpoints import CheckpointFiles
 from polyp.training.module import TrainingModule
-from polyp.training.trainer import silence_lightning
+from polyp.training.trainer import make_trainer
 
-LARGEST = 64
-"""Images in a batch that is found: larger ones leave an epoch of a data set of this field too few steps."""
+LIMIT = 64
+"""The most images in a batch: larger ones leave an epoch of a data set of this field too few steps."""
 
 
 def measure_losses(
@@ -38,7 +34,7 @@ def measure_losses(
     Returns:
         The learning rates and the smoothed loss at each.
     """
-    with _trainer(settings) as trainer:
+    with _build_trainer(settings) as trainer:
         finder = Tuner(trainer).lr_find(
             model, datamodule=data, min_lr=1e-6, max_lr=1, num_training=steps, update_attr=False
         )
@@ -47,7 +43,7 @@ def measure_losses(
 
 
 def find_batch_size(
-    model: TrainingModule, sizes: Iterable[tuple[int, int]], settings: Mapping[str, Any], limit: int = LARGEST
+    model: TrainingModule, sizes: Iterable[tuple[int, int]], settings: Mapping[str, Any], limit: int = LIMIT
 ) -> int:
     """The largest power of two of drawn images that the device can train on.
 
@@ -61,18 +57,18 @@ def find_batch_size(
         InputError: a batch of two does not fit.
     """
     data = _DrawnBatches(max(sizes))
-    with _trainer(settings) as trainer:
+    with _build_trainer(settings) as trainer:
         trials = (limit // data.batch_size).bit_length()  # the size after the last is not tried
         try:
-            found = Tuner(trainer).scale_batch_size(
+            size = Tuner(trainer).scale_batch_size(
                 model, datamodule=data, init_val=data.batch_size, max_trials=trials
             )
         except torch.OutOfMemoryError as error:
             raise InputError(
                 "data.batch_size=auto: a batch of 2 images does not fit: lower data.image_size"
             ) from error
-    assert found is not None
-    return min(found, limit)
+    assert size is not None
+    return min(size, limit)
 
 
 class _DrawnImages(Dataset[dict[str, torch.Tensor]]):
@@ -104,23 +100,11 @@ class _DrawnBatches(pl.LightningDataModule):
 
 
 @contextmanager
-def _trainer(settings: Mapping[str, Any]) -> Iterator[pl.Trainer]:
+def _build_trainer(settings: Mapping[str, Any]) -> Iterator[pl.Trainer]:
     """A Trainer on one device that leaves nothing behind."""
-    silence_lightning()
+    keys = ("accelerator", "precision", "gradient_clip_val", "accumulate_grad_batches")
+    options = {key: settings[key] for key in keys if key in settings}
+    options |= {"devices": 1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    options |= {"max_epochs": 1000, "enable_progress_bar": False}  # schedules need an end
     with tempfile.TemporaryDirectory() as folder:
-        yield pl.Trainer(
-            accelerator=settings.get("accelerator", "auto"),
-            devices=1,
-            precision=device.precision(settings.get("precision"), settings.get("accelerator")),
-            gradient_clip_val=settings.get("gradient_clip_val"),
-            accumulate_grad_batches=settings.get("accumulate_grad_batches", 1),
-            plugins=[CheckpointFiles(RunFolder(folder)), LightningEnvironment()],
-            max_epochs=1000,  # an end, which schedules need
-            enable_progress_bar=sys.stderr.isatty(),
-            default_root_dir=folder,
-            logger=False,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        yield make_trainer(RunFolder(folder), options, [])

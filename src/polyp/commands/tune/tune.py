@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
 
 from polyp import terminal
 from polyp.commands.tune.options import Options
@@ -12,8 +11,9 @@ from polyp.errors import InputError, shell_word, train_command
 from polyp.files import check_writable, write_bytes
 from polyp.model import device
 from polyp.report.charts import FAINT, SERIES, make_axes, render_file, styled, use_log
-from polyp.runs.configuration import check_overrides, compose_config
+from polyp.runs.configuration import compose_config
 from polyp.runs.data import build_data
+from polyp.runs.overrides import check_overrides
 from polyp.training.build import build_model
 from polyp.training.tuning import find_batch_size, measure_losses
 
@@ -29,7 +29,6 @@ def run(options: Options) -> None:
     config = compose_config(options.overrides)
     data = build_data(config["data"], config["augment"], config["seed"])
     data.check()
-    pl.seed_everything(config["seed"], workers=True, verbose=False)
     model = build_model(config)
     if options.setting == "batch_size":
         if not device.cuda(config["trainer"]["accelerator"]):

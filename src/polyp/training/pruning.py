@@ -1,4 +1,4 @@
-"""A run as a trial of a search with Optuna: it reports its validation, and is pruned if it is hopeless."""
+"""Pruning: a trial of a search with Optuna reports its validation, and stops if it is hopeless."""
 
 import logging
 from pathlib import Path
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def pruning_callbacks(folder: RunFolder, monitor: str) -> list[pl.Callback]:
-    """The callback of a run that is a trial of a search which prunes; none for any other run.
+    """The callback of a run that is a trial of a search with pruning; none for other runs.
 
     Args:
-        folder: the run's, in that of its sweep and named NUMBER_LABEL.
+        folder: the run's, NUMBER_LABEL in the sweep's folder.
         monitor: the validation number that the search maximises.
     """
     sweeper: Any = HydraConfig.get().sweeper if HydraConfig.initialized() else {}
