@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from polyp.metrics.difference import SignFlip, least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
+from polyp.metrics.difference import SignFlip, min_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 
 def test_sign_flips_agree_with_the_exact_test() -> None:
@@ -42,7 +42,7 @@ def test_interval_excludes_0_exactly_if_p_is_below_the_level(images: int) -> Non
             for test in sign_flip_tests(differences):
                 found = test.p < 0.05
                 verdicts.add(found)
-                assert (test.interval is None) == (images < least_images(comparisons))
+                assert (test.interval is None) == (images < min_images(comparisons))
                 if test.interval is None:
                     assert not found
                 else:
@@ -52,9 +52,9 @@ def test_interval_excludes_0_exactly_if_p_is_below_the_level(images: int) -> Non
     assert verdicts == ({True, False} if images > 5 else {False})
 
 
-def test_least_images_by_hand() -> None:
-    assert least_images(1) == 6  # 2 / 2^6 = .031, 2 / 2^5 = .063
-    assert least_images(3) == 7  # 6 / 2^7 = .047
+def test_min_images_by_hand() -> None:
+    assert min_images(1) == 6  # 2 / 2^6 = .031, 2 / 2^5 = .063
+    assert min_images(3) == 7  # 6 / 2^7 = .047
 
 
 def test_single_image_and_equal_scores_have_p_1() -> None:

@@ -11,7 +11,14 @@ from polyp.metrics import literature
 from polyp.metrics.calibration import THRESHOLDS
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import SegmentationScores, image_scores
-from polyp.metrics.suite import Number, at_threshold, definitions, missed, score, summarise
+from polyp.metrics.suite import (
+    Number,
+    get_definitions,
+    get_missed_shares,
+    score,
+    summarise,
+    summarise_at_threshold,
+)
 
 IMAGES = list(predictions())
 LITERATURE = literature.unavailable() is None
@@ -30,7 +37,7 @@ def test_over_images_the_numbers_are_those_of_training() -> None:
 
 def test_each_number_is_defined_and_has_an_interval() -> None:
     summary = summarise(SCORES)
-    assert list(summary) == list(definitions(literature=LITERATURE))
+    assert list(summary) == list(get_definitions(literature=LITERATURE))
     for name, number in summary.items():
         assert number.interval is not None and number.interval[0] <= number.value <= number.interval[1], name
     assert summary["dice"].interval == pytest.approx(bootstrap_interval([one.row["dice"] for one in SCORES]))
@@ -105,7 +112,7 @@ def test_what_the_images_cannot_tell_is_left_out() -> None:
     assert "false_alarms" not in summary and "wfm" not in summary
     summary = summarise(PERFECT[:1])
     assert "polyp_recall" not in summary and summary["dice"] == Number(1.0, None, 1)
-    assert "missed" not in at_threshold(PERFECT[:1], 0.5)
+    assert "missed" not in summarise_at_threshold(PERFECT[:1], 0.5)
     with pytest.raises(ValueError, match="no images"):
         summarise([])
 
@@ -124,26 +131,26 @@ def test_numbers_improve_as_an_eroded_mask_grows_to_the_truth() -> None:
 @pytest.mark.parametrize("threshold", [0.25, 0.5, 0.75])
 def test_another_threshold_without_the_images(threshold: float) -> None:
     direct = [score(*image, threshold=threshold).row for image in IMAGES]
-    numbers = at_threshold(SCORES, threshold)
+    numbers = summarise_at_threshold(SCORES, threshold)
     for name in ("dice", "iou", "precision", "recall"):
         assert numbers[name].value == pytest.approx(np.mean([row[name] for row in direct]))
     polyps = [row for row in direct if row["tp"] + row["fn"]]
     assert numbers["missed"].value == pytest.approx(np.mean([1 - row["recall"] for row in polyps]))
-    assert numbers["missed"].n == len(polyps) == len(missed(SCORES))
-    assert missed(SCORES)[:, list(THRESHOLDS).index(threshold)].mean() == pytest.approx(
+    assert numbers["missed"].n == len(polyps) == len(get_missed_shares(SCORES))
+    assert get_missed_shares(SCORES)[:, list(THRESHOLDS).index(threshold)].mean() == pytest.approx(
         numbers["missed"].value
     )
 
 
 def test_a_threshold_between_the_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="k/256"):
-        at_threshold(SCORES, 0.3)
+        summarise_at_threshold(SCORES, 0.3)
 
 
 def test_definitions_name_the_threshold() -> None:
-    assert all("0.5" not in text for name, text in definitions(0.3).items() if name != "polyp_recall")
-    assert "0.3" in definitions(0.3)["dice"] and "0.3" in definitions(0.3)["nsd"]
-    assert "0.5" in definitions()["dice"]
+    assert all("0.5" not in text for name, text in get_definitions(0.3).items() if name != "polyp_recall")
+    assert "0.3" in get_definitions(0.3)["dice"] and "0.3" in get_definitions(0.3)["nsd"]
+    assert "0.5" in get_definitions()["dice"]
 
 
 def test_no_pixels_are_kept() -> None:

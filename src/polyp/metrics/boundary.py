@@ -39,9 +39,8 @@ def boundary_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, floa
     if not (prediction.any() and truth.any()):
         equal = prediction.any() == truth.any()
         return {"nsd": float(equal), "hd95": 0.0 if equal else diagonal}
-    boundaries = [np.argwhere(mask & ~binary_erosion(mask)) for mask in (prediction, truth)]
-    pairs = (boundaries, boundaries[::-1])
-    distances = [KDTree(other).query(points)[0].astype(np.float32) for points, other in pairs]
+    a, b = (np.argwhere(mask & ~binary_erosion(mask)) for mask in (prediction, truth))
+    distances = [KDTree(b).query(a)[0].astype(np.float32), KDTree(a).query(b)[0].astype(np.float32)]
     within = np.concatenate(distances) <= np.float32(TOLERANCE * diagonal)
     return {
         "nsd": int(within.sum()) / len(within),

@@ -120,7 +120,7 @@ def risk_threshold(missed: np.ndarray, share: float, confidence: float) -> RiskC
             raise ValueError(f"{name} must be between 0 and 1, got {value}")
     shuffled = np.random.default_rng(0).permutation(missed)
     passed = _log_gains(shuffled, share, confidence) > np.log(1 / (1 - confidence))
-    best = (len(passed) if passed.all() else int(passed.argmin())) - 1
+    best = int(np.cumprod(passed).sum()) - 1  # the last of those before the first that fails
     if best < 1:
         return None
     return RiskControl(float(THRESHOLDS[best]), share, confidence, float(missed[:, best].mean()), len(missed))
@@ -134,7 +134,7 @@ def _log_gains(losses: np.ndarray, share: float, confidence: float) -> np.ndarra
     count = np.arange(1, len(losses) + 1)[:, None]
     mean = (0.5 + losses.cumsum(0)) / (1 + count)
     variance = (0.25 + ((losses - mean) ** 2).cumsum(0)) / (1 + count)
-    before = np.vstack([np.full(losses.shape[1], 0.25), variance[:-1]])  # a bet knows the images before it
-    bets = np.minimum(1, np.sqrt(2 * np.log(1 / (1 - confidence)) / (len(losses) * before)))
+    variance = np.vstack([np.full(losses.shape[1], 0.25), variance[:-1]])  # a bet knows the images before it
+    bets = np.minimum(1, np.sqrt(2 * np.log(1 / (1 - confidence)) / (len(losses) * variance)))
     gains: np.ndarray = np.log1p(-bets * (losses - share)).cumsum(0).max(0)
     return gains

@@ -1,13 +1,11 @@
 """Bootstrap intervals of numbers that are made of means over images."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-Statistic = Callable[[np.ndarray], np.ndarray]
-"""From means (R, K) of K columns to numbers (R, S), row by row."""
 
 
 def bootstrap_interval(
@@ -39,7 +37,7 @@ def bootstrap_interval(
 
 def bootstrap_intervals(
     columns: np.ndarray,
-    statistic: Statistic,
+    statistic: Callable[[np.ndarray], np.ndarray],
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
@@ -103,8 +101,8 @@ def summarise_rows(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> d
 
 def summarise_sources(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """`summarise_rows` of dice and iou by source; empty if the rows have no source, as where there is one."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups = defaultdict(list)
     for row in rows:
         if "source" in row:
-            groups.setdefault(row["source"], []).append(row)
+            groups[row["source"]].append(row)
     return {source: summarise_rows(group, ["dice", "iou"]) for source, group in groups.items()}

@@ -59,12 +59,13 @@ def literature_scores(
     import py_sod_metrics as sod
 
     class Smeasure(sod.Smeasure):
-        """0 instead of NaN for a quarter without pixels: the centre is in the last row or column."""
+        """Returns 0 instead of NaN for an empty quarter, where the centre is in the last row or column."""
 
         def ssim(self, pred: np.ndarray, gt: np.ndarray) -> float:
             return super().ssim(pred, gt) if pred.size else 0.0
 
-    counted = np.ones_like(truth) if counted is None else counted
+    if counted is None:
+        counted = np.ones_like(truth)
     steps = np.rint(probability[counted] * 255).astype(np.uint8)
     pixels, polyp = sod.utils.prepare_data(steps[None], truth[counted][None] * np.uint8(255))
     stretched = np.zeros(truth.shape)
