@@ -68,7 +68,9 @@ def test_the_reason_is_said() -> None:
         np.stack([look(image) for image in [*images, images[0]]]) for look in (thumbnail, field_thumbnail)
     ]
     (link,) = find_links(*looks)
-    assert link.why == "frames correlate 1.000, hashes differ by 0 of 64 bits; fields of view correlate 1.000"
+    assert (
+        link.reason == "frames correlate 1.000, hashes differ by 0 of 64 bits; fields of view correlate 1.000"
+    )
 
 
 def test_a_hash_ignores_brightness_and_contrast() -> None:

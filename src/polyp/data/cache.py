@@ -63,6 +63,7 @@ def cache_folder(setting: bool | str | None) -> Path | None:
 
 
 def _make_writable(folder: Path) -> Path:
+    """Make a folder, and write to it; OSError if that is not possible."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         return folder
@@ -96,9 +97,8 @@ def load_inspection(
     def read(file: Path) -> Inspection:
         check_zip(file)
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return Inspection(
-                **{**arrays, "fingerprint": str(arrays["fingerprint"]), "notes": str(arrays["notes"])}
-            )
+            texts = {name: str(arrays[name]) for name in ("fingerprint", "notes")}
+            return Inspection(**{**arrays, **texts})
 
     def build(stream: BinaryIO) -> None:
         np.savez(stream, **vars(inspect(pairs, problems, allow_empty, visit)))
@@ -120,7 +120,7 @@ def load_resized(
 
     Args:
         pairs: all of the data set: what is cached for its folders and size is replaced when the pairs change.
-        problems: those that were met when the files were found.
+        problems: of the search for the files.
         size: height and width in pixels.
         cache: the folder; None without a cache.
         allow_empty: accept masks without a polyp.
@@ -147,46 +147,38 @@ def load_resized(
 
     def build(stream: BinaryIO) -> None:
         # Ordinary writes: a full disk is an OSError here, while in a writable memory map it would be a crash.
-        header = {
-            "descr": np.lib.format.dtype_to_descr(record),
-            "fortran_order": False,
-            "shape": (len(pairs),),
-        }
+        descr = np.lib.format.dtype_to_descr(record)
+        header = {"descr": descr, "fortran_order": False, "shape": (len(pairs),)}
         np.lib.format.write_array_header_1_0(stream, header)
-        start, lock, written = stream.tell(), Lock(), set[int]()
+        start, lock = stream.tell(), Lock()
 
         def write(number: int, image: np.ndarray, mask: np.ndarray) -> None:
             pixels = np.dstack((resize_image(image, size), resize_mask(mask, size))).tobytes()
             with lock:
                 stream.seek(start + number * record.itemsize)
                 stream.write(pixels + zlib.crc32(pixels).to_bytes(4, "little"))
-                written.add(number)
 
         load_inspection(pairs, problems, cache, allow_empty, write)
-        if not written:  # the inspection was cached
-
-            def read_and_write(number: int, pair: Pair) -> None:
-                write(number, *pair.read())
-
-            map_pairs(read_and_write, pairs, "resizing")
+        if stream.tell() == start:  # the inspection was cached, so that nothing is written yet
+            map_pairs(lambda number, pair: write(number, *pair.read()), pairs, "resizing")
 
     return _load_or_build(cache / f"{_key(pairs, *size)}.npy", read, build)
 
 
 def _key(pairs: Sequence[Pair], *settings: object) -> str:
     """`WHERE-STATE`: 12 hex digits for folders and settings, 12 for the state of the files and the format."""
-    images, masks = [pair.image for pair in pairs], [pair.mask for pair in pairs if pair.mask]
-    where = [_common_folder(paths) for paths in (images, masks)], settings
+    folders = []
     state: list[Any] = [(pair.stem, pair.coding, pair.mask is None) for pair in pairs]
-    for path in (*images, *masks):
-        state.append((os.path.abspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns))
+    for paths in ([pair.image for pair in pairs], [pair.mask for pair in pairs if pair.mask]):
+        parents = {os.path.abspath(path.parent) for path in paths}
+        folders.append(os.path.commonpath(parents) if parents else "")
+        for path in paths:
+            status = path.stat()
+            state.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
     # The 1 keeps WHERE as it was in format 1: files of an older format are replaced, not left behind.
-    digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in ((1, where), (FORMAT, state))]
+    where = 1, (folders, settings)
+    digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in (where, (FORMAT, state))]
     return "-".join(digest[:12] for digest in digests)
-
-
-def _common_folder(paths: Sequence[Path]) -> str:
-    return os.path.commonpath({os.path.abspath(path.parent) for path in paths}) if paths else ""
 
 
 def _load_or_build(file: Path, read: Callable[[Path], T], build: Callable[[BinaryIO], None]) -> T:

@@ -183,7 +183,7 @@ class PolypDataModule(pl.LightningDataModule):
         if self.sources:
             of_source = Counter(self.pairs[row].source for row in self._polyp_rows)
             log.info("sources: %s", ", ".join(f"{count} {name}" for name, count in of_source.items()))
-        for suspicion in find_suspicions(self._inspect(self._polyp_rows)):
+        for suspicion in find_suspicions(self.inspection.select(self._polyp_rows)):
             log.warning("%s", suspicion)
         if self.recorded_split:
             check_stems(self.split, self.recorded_split, list(self.rows))
@@ -205,19 +205,14 @@ class PolypDataModule(pl.LightningDataModule):
             return []
         return [row for row, pair in enumerate(self.pairs) if pair.source == NORMAL]
 
-    def _inspect(self, rows: Sequence[int]) -> Inspection:
-        """The inspection of some rows."""
-        inspection = self.inspection
-        arrays = {name: value for name, value in vars(inspection).items() if isinstance(value, np.ndarray)}
-        return Inspection(**vars(inspection) | {name: value[rows] for name, value in arrays.items()})
-
     def _divide(self) -> dict[str, list[str]]:
         rows = self._polyp_rows
         pairs = [self.pairs[row] for row in rows]
-        subsets = self.splitter.divide(pairs, self._inspect(rows), self._listing.lists)
+        subsets = self.splitter.divide(pairs, self.inspection.select(rows), self._listing.lists)
         if not (rows := self._normal_rows):
             return subsets
-        frames = self.splitter.divide_normal([self.pairs[row] for row in rows], self._inspect(rows))
+        pairs = [self.pairs[row] for row in rows]
+        frames = self.splitter.divide_normal(pairs, self.inspection.select(rows))
         tested = {NORMAL: frames["test"]} if frames["test"] else {}
         return {**subsets, "train": [*subsets["train"], *frames["train"]], **tested}
 

@@ -29,11 +29,11 @@ BLOCK = 1024  # rows of the N x N comparison in memory at a time
 
 @dataclass(frozen=True)
 class Link:
-    """Two images, by their numbers, that show the same, and by which comparison."""
+    """Two images, by their numbers, that show the same, and the comparisons that say so."""
 
     first: int
     second: int
-    why: str
+    reason: str
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -47,10 +47,10 @@ def field_thumbnail(image: np.ndarray) -> np.ndarray:
     rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.25) for axis in (1, 0))
     if min(len(rows), len(columns)) < 16:
         return thumbnail(image)
-    (height, width), (top, bottom), (left, right) = image.shape[:2], rows[[0, -1]], columns[[0, -1]]
-    view = image[
-        top * height // 128 : (bottom + 1) * height // 128, left * width // 128 : (right + 1) * width // 128
-    ]
+    height, width = image.shape[:2]
+    top, bottom = rows[0] * height // 128, (rows[-1] + 1) * height // 128
+    left, right = columns[0] * width // 128, (columns[-1] + 1) * width // 128
+    view = image[top:bottom, left:right]
     return thumbnail(view) if view.size else thumbnail(image)
 
 
@@ -67,43 +67,44 @@ def find_links(thumbnails: np.ndarray, fields: np.ndarray, split: int | None = N
     Args:
         thumbnails: (N, 32, 32) uint8, see `thumbnail`.
         fields: (N, 32, 32) uint8, see `field_thumbnail`.
-        split: compare the first `split` images with the rest, and neither among themselves.
+        split: compare the first `split` images with those from `split` on only.
     """
-    why: dict[tuple[int, int], list[str]] = {}
+    reasons: dict[tuple[int, int], list[str]] = {}
     hashes = perceptual_hash(thumbnails)
-    for first, second, correlation in _pairs(_centred(thumbnails), SIMILAR_FRAME[0], split):
+    for first, second, correlation in _find_pairs(_normalise(thumbnails), SIMILAR_FRAME[0], split):
         bits = int((hashes[first] != hashes[second]).sum())
         if correlation > SAME_FRAME or bits <= SIMILAR_FRAME[1]:
-            why[first, second] = [f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"]
-    for first, second, correlation in _pairs(_centred(fields[:, _inner()]), SAME_FIELD, split):
-        why.setdefault((first, second), []).append(f"fields of view correlate {correlation:.3f}")
-    return [Link(*pair, "; ".join(texts)) for pair, texts in sorted(why.items())]
+            reasons[first, second] = [
+                f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"
+            ]
+    for first, second, correlation in _find_pairs(_normalise(fields[:, _inner_pixels()]), SAME_FIELD, split):
+        reasons.setdefault((first, second), []).append(f"fields of view correlate {correlation:.3f}")
+    return [Link(*pair, "; ".join(texts)) for pair, texts in sorted(reasons.items())]
 
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
     """(N, 64) bool of (N, 32, 32): lowest 8x8 frequencies above their median (Zauner, 2010)."""
-    low = np.array([cv2.dct(small.astype(np.float32))[:8, :8].ravel() for small in thumbnails]).reshape(
-        -1, 64
-    )
+    low = np.array([cv2.dct(small.astype(np.float32))[:8, :8] for small in thumbnails]).reshape(-1, 64)
     return low > np.median(low[:, 1:], axis=1, keepdims=True)  # the first is the mean brightness
 
 
-def _inner() -> np.ndarray:
+def _inner_pixels() -> np.ndarray:
     """Pixels of a field of view that neither its corners nor text and box on the left reach."""
     y, x = np.mgrid[:SIDE, :SIDE] / (SIDE - 1)
     disc: np.ndarray = (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.46**2
     return disc & (x > 0.12) & ~((x < 0.42) & (y > 0.58))
 
 
-def _centred(thumbnails: np.ndarray) -> np.ndarray:
+def _normalise(thumbnails: np.ndarray) -> np.ndarray:
+    """(N, pixels) of mean 0 and norm 1, whose products are the correlations."""
     rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(
-        np.linalg.norm(rows, axis=1, keepdims=True), 1e-6
-    )  # an even image is like no other
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(norms, 1e-6)  # an image of one grey correlates with none
 
 
-def _pairs(rows: np.ndarray, threshold: float, split: int | None = None) -> Iterator[tuple[int, int, float]]:
+def _find_pairs(rows: np.ndarray, threshold: float, split: int | None) -> Iterator[tuple[int, int, float]]:
+    """The pairs of rows whose correlation is above the threshold, with the correlation."""
     end = len(rows) if split is None else split
     for start in range(0, end, BLOCK):  # the whole N x N matrix would not fit for a long video
         offset = start if split is None else split

@@ -69,10 +69,12 @@ def check_stems(split: str, subsets: Mapping[str, Sequence[str]], stems: Sequenc
 
 
 def _describe_absence(split: str, absent: Sequence[str], count: int) -> InputError:
-    some = f"{len(absent)} of its {count} images are not in the data ({', '.join(map(printable, absent[:5]))}"
-    some += ", ...)" if len(absent) > 5 else ")"
+    names = [*map(printable, absent[:5]), *["..."] * (len(absent) > 5)]
     advice = " is a split of Kvasir-SEG: for other data give data.split=random;" if split in SHIPPED else ":"
-    return InputError(f"data.split={split}{advice} {some}")
+    return InputError(
+        f"data.split={split}{advice} {len(absent)} of its {count} images are not in the data "
+        f"({', '.join(names)})"
+    )
 
 
 def read_split(split: str, stems: Sequence[str]) -> dict[str, list[str]]:
@@ -107,7 +109,8 @@ def read_files(
     index = StemIndex(stems)
     subsets: dict[str, list[str]] = {name: [] for name in SUBSETS}
     columns: dict[str, dict[str, str]] = {}
-    absent, line_of = [], dict[str, str]()
+    absent = []
+    places: dict[str, str] = {}
     for file in files:
         for number, row in _read_rows(file, needs_subset):
             name, subset = row.pop("stem"), row.pop("subset", None)
@@ -117,9 +120,9 @@ def read_files(
             if (stem := index.find(name)) is None:
                 absent.append(name)
                 continue
-            if stem in line_of:
-                raise InputError(f"{file}, line {number}: {name} was given in {line_of[stem]} already")
-            line_of[stem] = f"line {number}" if len(files) == 1 else f"{file.name}, line {number}"
+            if stem in places:
+                raise InputError(f"{file}, line {number}: {name} was given in {places[stem]} already")
+            places[stem] = f"line {number}" if len(files) == 1 else f"{file.name}, line {number}"
             columns[stem] = row
             if subset is not None:
                 subsets[subset].append(stem)
@@ -140,23 +143,21 @@ def _read_rows(file: Path, needs_subset: bool = True) -> list[tuple[int, dict[st
         text = file.read_text("utf-8-sig")  # spreadsheets begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
-    lines = [
-        (number, line)
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip() and not line.startswith("#")
-    ]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in lines if not line.startswith("#")]
     if file.suffix == ".txt":
         return [(number, {"stem": line.strip(), "subset": file.stem}) for number, line in lines]
-    rows = [(n, [unescape_formula(cell.strip()) for cell in next(csv.reader([line]))]) for n, line in lines]
-    header = rows[0][1] if rows else []
-    needed = ["stem", "subset"] if needs_subset else ["stem"]
-    if not set(needed) <= set(header) or len(set(header)) < len(header):
-        line = rows[0][0] if rows else 1
-        raise InputError(f"{file}, line {line}: the first line must name the columns {' and '.join(needed)}")
-    for number, row in rows[1:]:
+    rows = []
+    for number, line in lines:
+        rows.append((number, [unescape_formula(cell.strip()) for cell in next(csv.reader([line]))]))
+    first, header = rows.pop(0) if rows else (1, [])
+    columns = ["stem", "subset"] if needs_subset else ["stem"]
+    if not set(columns) <= set(header) or len(set(header)) < len(header):
+        raise InputError(
+            f"{file}, line {first}: the first line must name the columns {' and '.join(columns)}"
+        )
+    for number, row in rows:
         if len(row) != len(header):
-            raise InputError(
-                f"{file}, line {number}: has {len(row)} columns instead of the {len(header)} of "
-                f"{','.join(header)}"
-            )
-    return [(number, dict(zip(header, row, strict=True))) for number, row in rows[1:]]
+            reason = f"has {len(row)} columns instead of the {len(header)} of {','.join(header)}"
+            raise InputError(f"{file}, line {number}: {reason}")
+    return [(number, dict(zip(header, row, strict=True))) for number, row in rows]

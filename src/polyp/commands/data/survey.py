@@ -124,14 +124,14 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
         count = f"none of its {len(pairs)} pairs can be used"
         raise InputError(f"{common_folder(pairs)}: {count}, the first: {problems[0]}")
     inspection = combine_checks([checks[row] for row in rows])
-    images = [Image(pairs[row], tuple(checks[row].row[0]), traits[row]) for row in rows]
+    images = [Image(pairs[row], tuple(checks[row].values["sizes"]), traits[row]) for row in rows]
     links = find_links(inspection.thumbnails, inspection.fields)
     numbers = group_images(len(images), links)
     members: dict[int, tuple[list[Image], list[str]]] = defaultdict(lambda: ([], []))
     for image, number in zip(images, numbers.tolist(), strict=True):
         members[number][0].append(image)
     for link in links:
-        members[numbers[link.first]][1].append(link.why)
+        members[numbers[link.first]][1].append(link.reason)
     groups = [members[number] for number in sorted(members) if len(members[number][0]) > 1]
     stems = [image.pair.stem for image in images]
     if published:
