@@ -21,7 +21,7 @@ from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_
 from polyp.data.layouts import Listing, list_images
 from polyp.data.pairs import Inspection, Pair, find_suspicions
 from polyp.data.sources import DATASETS
-from polyp.data.split_files import SUBSETS, check_stems
+from polyp.data.split_files import SUBSETS, check_stems, find_files
 from polyp.data.splits import Splitter
 from polyp.errors import InputError, pick
 from polyp.images import square
@@ -133,7 +133,7 @@ class PolypDataModule(pl.LightningDataModule):
             self.source.check()
         with collect(problems):
             if not self.recorded_split:
-                self.splitter.check()
+                find_files(self.split)
         with collect(problems):
             if self.normal is not None and not Path(self.normal).expanduser().is_dir():
                 raise InputError(f"data.normal={self.normal} is not a folder")

@@ -25,7 +25,7 @@ from polyp.data.pairs import (
     map_pairs,
 )
 from polyp.data.sources import NAMED, find_source
-from polyp.data.split_files import AUTO, SUBSETS
+from polyp.data.split_files import AUTO, SUBSETS, find_files
 from polyp.data.splits import Splitter, draw_split, repair_split
 from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
@@ -103,7 +103,7 @@ def run(options: Options) -> None:
 def _look(name: str, listing: Listing, default_split: str | None, options: Options, page: Path) -> Survey:
     pairs, traits = listing.pairs, dict[int, dict[str, float]]()
     splitter = Splitter(options.split or default_split or AUTO, options.seed, options.group)
-    splitter.check()
+    find_files(splitter.split)
     published, _ = splitter.read(pairs, listing.lists)  # before long work
 
     def check(number: int, pair: Pair) -> Check:
