@@ -40,9 +40,10 @@ def verify(folder: Path) -> None:
     manifest = _read_manifest()
     paths = [path for kind in ("images", "masks") for path in (folder / kind).glob("[!.]*.jpg")]
     if difference := _difference({path.relative_to(folder).as_posix() for path in paths}, set(manifest)):
-        root = override_word("data.root", folder)
-        way_out = f"repair or delete it; if it is another data set, give data=folder {root}"
-        raise InputError(f"{folder} {difference}: {way_out}")
+        raise InputError(
+            f"{folder} {difference}: repair or delete it; if it is another data set, give data=folder "
+            f"{override_word('data.root', folder)}"
+        )
     if changed := sum(_sha((folder / name).read_bytes()) != sha for name, sha in manifest.items()):
         log.warning("%s: %d of %d files differ from the owners' release", folder, changed, len(manifest))
 
@@ -54,7 +55,8 @@ def download(folder: Path) -> None:
         InputError: there is none; the message has the reason for each address.
         OSError: the folder cannot be written.
     """
-    temporary, failures = folder.with_name(".download"), []
+    temporary = folder.with_name(".download")
+    failures = []
     for address, sha256 in ADDRESSES.items():
         try:
             return unpack(download_file(address, temporary, sha256), folder)
@@ -64,7 +66,7 @@ def download(folder: Path) -> None:
             failures.append(f"what {address} sent {error}")
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    way_out = f"download {next(iter(ADDRESSES))} in a browser and give it as data.archive=PATH.zip"
+    way_out = f"download {OWNERS} in a browser and give it as data.archive=PATH.zip"
     raise InputError(f"{'; '.join(dict.fromkeys(failures))}: {way_out}")
 
 
@@ -75,7 +77,8 @@ def unpack(archive: Path, folder: Path) -> None:
         ArchiveError: it is damaged, or not Kvasir-SEG's.
         OSError: the folder cannot be written.
     """
-    manifest, temporary = _read_manifest(), folder.with_name(".unpacking")
+    manifest = _read_manifest()
+    temporary = folder.with_name(".unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # a killed process may have left it
     try:
         for kind in ("images", "masks"):
@@ -124,7 +127,7 @@ def _difference(names: set[str], expected: set[str]) -> str:
 
 
 def _shorten(names: list[str]) -> str:
-    return ", ".join([*names[:5], *["..."] * (len(names) > 5)])
+    return ", ".join(names[:5] + ["..."] * (len(names) > 5))
 
 
 def _find_members(zipped: ZipFile) -> dict[str, ZipInfo]:

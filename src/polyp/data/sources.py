@@ -17,11 +17,7 @@ from polyp.data.masks import MaskCoding, Value
 from polyp.data.polygons import draw_masks, find_annotations
 from polyp.errors import InputError, describe_error, nearest, override_word
 
-LEAST = {
-    "count": 10,
-    "size": 32,
-    "drawing_seed": 0,
-}  # fewer images cannot be split, smaller ones show nothing
+MINIMA = {"count": 10, "size": 32, "drawing_seed": 0}  # fewer cannot be split, smaller ones show nothing
 
 
 @dataclass(frozen=True)
@@ -120,14 +116,14 @@ class Folder(Source):
         if isinstance(root, str) and root:
             return {"": self}
         if isinstance(root, Sequence) and root and all(isinstance(folder, str) for folder in root):
-            names = [Path(os.path.abspath(Path(folder).expanduser())).name for folder in root]
-            if double := next((name for name in names if names.count(name) > 1), None):
+            names = [_name_folder(folder) for folder in root]
+            if duplicate := next((name for name in names if names.count(name) > 1), None):
                 raise InputError(
-                    f"data.root: two folders are named {double}: give names, {{a: FOLDER, b: FOLDER}}"
+                    f"data.root: two folders are named {duplicate}: give names, {{a: FOLDER, b: FOLDER}}"
                 )
             return {name: replace(self, root=folder) for name, folder in zip(names, root, strict=True)}
         if isinstance(root, Mapping) and root:
-            return {str(name): self._part(str(name), options) for name, options in root.items()}
+            return {str(name): self._make_part(str(name), options) for name, options in root.items()}
         if not root:
             raise InputError(
                 "data.root=FOLDER is needed: the folder of the images and masks, or a list of folders"
@@ -137,7 +133,8 @@ class Folder(Source):
             f"is a number needs quotes, such as {override_word('data.root', '2024')}"
         )
 
-    def _part(self, name: str, options: Any) -> "Folder":
+    def _make_part(self, name: str, options: Any) -> "Folder":
+        """The folder that a mapping of roots has by this name."""
         if isinstance(options, str):
             return replace(self, root=options)
         keys = [field.name for field in fields(self)]
@@ -162,29 +159,32 @@ class Folder(Source):
     def find(self, exclude: Path | None = None) -> Listing:
         """The images and masks of all folders; of several, stems and sources begin with the folder's name."""
         self.check()
+        if isinstance(self.root, str):
+            return self._find_part(exclude)
         listing = Listing([])
         for name, part in self.parts.items():
-            root = Path(part.root).expanduser().absolute()
-            found = part._find_part(root, exclude)
-            for pair in found.pairs:
-                source = "/".join(text for text in (name, pair.source) if text)
-                listing.pairs.append(
-                    replace(pair, stem=f"{name}/{pair.stem}" if name else pair.stem, source=source)
-                )
-            listing.problems += found.problems
-            if not name and (root / "train.txt").is_file() and (root / "test.txt").is_file():
-                listing.lists = root
-            listing.notes += [f"{name}: {note}" if name else note for note in found.notes]
+            part_listing = part._find_part(exclude)
+            for pair in part_listing.pairs:
+                source = f"{name}/{pair.source}" if pair.source else name
+                listing.pairs.append(replace(pair, stem=f"{name}/{pair.stem}", source=source))
+            listing.problems += part_listing.problems
+            listing.notes += [f"{name}: {note}" for note in part_listing.notes]
         listing.pairs.sort(key=lambda pair: pair.stem)
         return listing
 
-    def _find_part(self, root: Path, exclude: Path | None) -> Listing:
+    def _find_part(self, exclude: Path | None) -> Listing:
+        """The images and masks of a single folder."""
+        root = Path(self.root).expanduser().absolute()
         if annotations := find_annotations(root, self.masks):
-            return draw_masks(root, annotations, self.images, self.polyp_labels, self.missing_mask, exclude)
-        return list_pairs(
-            root, self.images, self.masks, self.image_name, self.mask_name, self.missing_mask, self.coding,
-            exclude,
-        )  # fmt: skip
+            listing = draw_masks(
+                root, annotations, self.images, self.polyp_labels, self.missing_mask, exclude
+            )
+        else:
+            names = self.images, self.masks, self.image_name, self.mask_name
+            listing = list_pairs(root, *names, self.missing_mask, self.coding, exclude)
+        if (root / "train.txt").is_file() and (root / "test.txt").is_file():
+            listing.lists = root
+        return listing
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,7 @@ class KvasirSeg(Source):
 
     @property
     def _home(self) -> Path:
+        """The folder that holds it, or that it is unpacked into."""
         return Path(self.root).expanduser() if self.root else user_cache_path("polyp") / "kvasir-seg"
 
     def _find(self) -> Path | None:
@@ -223,17 +224,18 @@ class KvasirSeg(Source):
         if self.available():
             return
         setting, way_out = f"data.root={self.root}", "give a folder"
-        names = []
+        if self.archive:
+            setting = f"data.archive={self.archive}"
+            way_out = "give the path of the zip file; a folder goes to data.root="
+        is_used = False
         try:
             if self.archive:
-                setting = f"data.archive={self.archive}"
-                way_out = "give the path of the zip file; a folder goes to data.root="
                 Path(self.archive).expanduser().open("rb").close()
             elif self.root and self._home.exists():
-                names = [path.name for path in self._home.iterdir() if not path.name.startswith(".")]
+                is_used = any(path.name[0] != "." for path in self._home.iterdir())
         except OSError as error:
             raise InputError(f"{setting} cannot be read ({describe_error(error)}): {way_out}") from error
-        if names:
+        if is_used:
             way_out = "give the folder that has them, an empty one to download into, or data.archive=PATH.zip"
             raise InputError(f"{setting} has no images/ and masks/: {way_out}")
 
@@ -295,10 +297,10 @@ class Synthetic(Source):
         Raises:
             InputError: one is too small.
         """
-        for key, least in LEAST.items():
+        for key, minimum in MINIMA.items():
             value = getattr(self, key)
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"data.{key}={value}: give a whole number, at least {least}")
+            if not isinstance(value, int) or value < minimum:
+                raise InputError(f"data.{key}={value}: give a whole number, at least {minimum}")
 
     def prepare(self) -> Path:
         """Draw images/synthetic_0000.jpg, ... (RGB) and masks/synthetic_0000.png, ... (0 and 255)."""
@@ -329,7 +331,11 @@ DATASETS: dict[str, type[Source]] = {"kvasir_seg": KvasirSeg, "folder": Folder, 
 """By the value of `data.dataset`."""
 
 NAMED = [name for name, source in DATASETS.items() if source is not Folder]
-"""What a command takes by name; any other text is a folder."""
+"""Those that a command takes by name; any other text is a folder."""
+
+
+def _name_folder(folder: str) -> str:
+    return Path(os.path.abspath(Path(folder).expanduser())).name
 
 
 def find_source(
@@ -345,19 +351,18 @@ def find_source(
     Raises:
         InputError: an option does not fit the data set.
     """
-    known = {key: value for key, value in (("root", root), ("archive", archive)) if value}
     options = {key: value for key, value in options.items() if value is not None}
     names = ", ".join(data)
-    if len(data) == 1 and data[0] in NAMED:
-        kind = DATASETS[data[0]]
-        for key in (known | options).keys() - {field.name for field in fields(kind)}:
+    if names in NAMED:
+        options |= {key: value for key, value in (("root", root), ("archive", archive)) if value}
+        kind = DATASETS[names]
+        for key in options.keys() - {field.name for field in fields(kind)}:
             raise InputError(f"--{key.replace('_', '-')} is not for {names}, which has none")
-        return names, kind(**known | options)
-    if known:
+        return names, kind(**options)
+    if root or archive:
         raise InputError(f"--root and --archive are for {' and '.join(NAMED)}, and {names} is a folder")
     for folder in data:
         if not Path(folder).expanduser().is_dir():
             raise InputError(f"{folder} is not a folder; give a folder or one of {', '.join(NAMED)}")
-    paths = [Path(os.path.abspath(Path(folder).expanduser())) for folder in data]
-    name = "+".join(path.name for path in paths)
+    name = "+".join(map(_name_folder, data))
     return name, Folder(root=data[0] if len(data) == 1 else list(data), **options)

@@ -69,7 +69,7 @@ def check_stems(split: str, subsets: Mapping[str, Sequence[str]], stems: Sequenc
 
 
 def _describe_absence(split: str, absent: Sequence[str], count: int) -> InputError:
-    names = [*map(printable, absent[:5]), *["..."] * (len(absent) > 5)]
+    names = [printable(name) for name in absent[:5]] + ["..."] * (len(absent) > 5)
     advice = " is a split of Kvasir-SEG: for other data give data.split=random;" if split in SHIPPED else ":"
     return InputError(
         f"data.split={split}{advice} {len(absent)} of its {count} images are not in the data "
