@@ -122,7 +122,7 @@ def test_csv(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         b'\xef\xbb\xbf# by patient\r\nstem,subset\r\ns001,test\r\n\r\n"s000", val\r\n# more\r\ns003,train\r\n'
     )
     with caplog.at_level(logging.INFO):
-        subsets = read_split(str(path), STEMS)
+        subsets, _ = read_split(str(path), STEMS)
     assert subsets == {"train": ["s003"], "val": ["s000"], "test": ["s001"]}
     assert "uses 3 images and leaves 97 out" in caplog.text
 
@@ -321,7 +321,7 @@ def test_names_in_a_split_may_have_endings_and_folders(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     stems = ["C1/a", "C1/b", "C2/a", "C2/c.1"]
     path.write_text("stem,subset\nC1/a.jpg,train\nimages/b.PNG,val\nC2/images/a,test\nc.1,train\n")
-    assert read_split(str(path), stems) == {"train": ["C1/a", "C2/c.1"], "val": ["C1/b"], "test": ["C2/a"]}
+    assert read_split(str(path), stems)[0] == {"train": ["C1/a", "C2/c.1"], "val": ["C1/b"], "test": ["C2/a"]}
     path.write_text("stem,subset\na,train\nb,test\n")
     with pytest.raises(InputError, match=r"1 of its 2 images are not in the data \(a\)"):
         read_split(str(path), stems)  # which a?
@@ -396,7 +396,7 @@ COUNTS = {"official": (800, 80, 120), "pranet": (810, 90, 100)}
 def shipped(name: str) -> dict[str, list[str]]:
     path = Path(read_split.__code__.co_filename).with_name("splits") / f"kvasir-seg_{name}.csv"
     stems = [line.split(",")[0] for line in path.read_text().split()[1:]]
-    return read_split(name, stems)
+    return read_split(name, stems)[0]
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_pranet_divides_the_data_sets_that_are_there(
 ) -> None:
     kvasir = [f"kvasir/{stem}" for subset in shipped("pranet").values() for stem in subset]
     stems = kvasir * has_kvasir + [f"clinic/{n}" for n in range(1, 613)] * has_clinic
-    subsets = read_split("pranet", stems)
+    subsets, _ = read_split("pranet", stems)
     assert tuple(map(len, subsets.values())) == counts
     whole(subsets, stems)
 
@@ -429,7 +429,7 @@ def test_shipped_splits_are_of_the_same_images() -> None:
 def test_pranet_of_both_data_sets_trains_on_1450_images(caplog: pytest.LogCaptureFixture) -> None:
     kvasir = [f"Kvasir-SEG/{stem}" for stems in shipped("pranet").values() for stem in stems]
     stems = [*kvasir, *(f"CVC-ClinicDB/{number}" for number in range(1, 613))]
-    subsets = read_split("pranet", stems)
+    subsets, _ = read_split("pranet", stems)
     assert len(subsets["train"]) + len(subsets["val"]) == 1450
     assert [sum(stem.startswith(name) for stem in subsets["test"]) for name in ("K", "C")] == [100, 62]
     whole(subsets, stems)

@@ -94,7 +94,6 @@ class PolypDataModule(pl.LightningDataModule):
         self.split = split
         self.normal = normal
         self.image_size = square(image_size)
-        eval_workers = num_workers if eval_workers is None else eval_workers
         self.splitter = Splitter(split, _check_int("split_seed", split_seed, 0), group, folds, fold)
         self.finds_batch_size = batch_size == AUTO
         self.batch_size = 2 if batch_size == AUTO else _check_int("batch_size", batch_size, 1)
@@ -102,7 +101,9 @@ class PolypDataModule(pl.LightningDataModule):
         if eval_batch_size is not None:
             _check_int("eval_batch_size", eval_batch_size, 1)
         self._eval_batch_size = eval_batch_size
-        self.eval_workers = _check_workers("eval_workers", eval_workers)
+        self.eval_workers = _check_workers(
+            "eval_workers", num_workers if eval_workers is None else eval_workers
+        )
         self.cache = cache
         self.allow_empty = allow_empty
         self.augmentation = Augmentation(augment) if augment else None
@@ -111,9 +112,9 @@ class PolypDataModule(pl.LightningDataModule):
         self.recorded_split: dict[str, list[str]] = {}
         """The subsets of a run that exists, which hold whatever `split` would give now."""
         self.subsets: dict[str, list[str]] = {}
-        """The stems of train, val and test, and those of the test's normal frames as `normal` if there are
-        any.
-        """
+        """The stems of train, val and test, and those of the test's normal frames as `normal` if any."""
+        self.sources: list[str] = []
+        """The data sets or centres that the images are from, after `find`; empty where there is only one."""
         self.train_loader: TrainLoader | None = None
         self.progress: dict[str, int] | None = None
 
@@ -180,52 +181,32 @@ class PolypDataModule(pl.LightningDataModule):
         )
         for note in (*self._listing.notes, *self.inspection.notes.splitlines()):
             log.info("%s", note)
-        if self.sources:
-            of_source = Counter(self.pairs[row].source for row in self._polyp_rows)
-            log.info("sources: %s", ", ".join(f"{count} {name}" for name, count in of_source.items()))
-        for suspicion in find_suspicions(self.inspection.select(self._polyp_rows)):
+        is_normal = [self.normal is not None and pair.source == NORMAL for pair in self.pairs]
+        rows = [row for row, normal in enumerate(is_normal) if not normal]
+        pairs, inspection = [self.pairs[row] for row in rows], self.inspection.select(rows)
+        counts = Counter(pair.source for pair in pairs)
+        if len(counts) > 1:
+            self.sources = list(counts)
+            log.info("sources: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
+        for suspicion in find_suspicions(inspection):
             log.warning("%s", suspicion)
         if self.recorded_split:
             check_stems(self.split, self.recorded_split, list(self.rows))
             with suppress(InputError):  # the split's file may be gone: the record is enough
-                self.splitter.read([self.pairs[row] for row in self._polyp_rows], self._listing.lists)
-        self.subsets = self.recorded_split or self._divide()
-        counts = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
-        log.info("%s: %s images (split %s)", self.dataset, counts, self._split_name)
-
-    @property
-    def _polyp_rows(self) -> list[int]:
-        frames = set(self._normal_rows)
-        return [row for row in range(len(self.pairs)) if row not in frames]
-
-    @property
-    def _normal_rows(self) -> list[int]:
-        """Of frames without polyps, which come from `data.normal`."""
-        if self.normal is None:
-            return []
-        return [row for row, pair in enumerate(self.pairs) if pair.source == NORMAL]
-
-    def _divide(self) -> dict[str, list[str]]:
-        rows = self._polyp_rows
-        pairs = [self.pairs[row] for row in rows]
-        subsets = self.splitter.divide(pairs, self.inspection.select(rows), self._listing.lists)
-        if not (rows := self._normal_rows):
-            return subsets
-        pairs = [self.pairs[row] for row in rows]
-        frames = self.splitter.divide_normal(pairs, self.inspection.select(rows))
-        tested = {NORMAL: frames["test"]} if frames["test"] else {}
-        return {**subsets, "train": [*subsets["train"], *frames["train"]], **tested}
-
-    @property
-    def _split_name(self) -> str:
-        """What the split turned out to be."""
-        return self.splitter.used or self.split
-
-    @property
-    def sources(self) -> list[str]:
-        """The names of the data sets or centres that the images are from; empty where there is only one."""
-        names = list(dict.fromkeys(self.pairs[row].source for row in self._polyp_rows))
-        return names if len(names) > 1 else []
+                self.splitter.read(pairs, self._listing.lists)
+            self.subsets = self.recorded_split
+        else:
+            subsets = self.splitter.divide(pairs, inspection, self._listing.lists)
+            if rows := [row for row, normal in enumerate(is_normal) if normal]:
+                frames = self.splitter.divide_normal(
+                    [self.pairs[row] for row in rows], self.inspection.select(rows)
+                )
+                subsets["train"] += frames["train"]
+                if frames["test"]:
+                    subsets[NORMAL] = frames["test"]
+            self.subsets = subsets
+        sizes = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
+        log.info("%s: %s images (split %s)", self.dataset, sizes, self.splitter.used)
 
     def source_of(self, stem: str) -> str:
         """The source of an image, see `sources`."""
@@ -236,10 +217,10 @@ class PolypDataModule(pl.LightningDataModule):
         _ = self.pixels  # before `find`: the pass that resizes inspects as well
         self.find()
         _, processes = self._processes()
-        if (count := len(self.subsets["train"])) < self.batch_size * processes:
-            devices = f" on {processes} devices" if processes > 1 else ""
-            reason = f"is larger than the {count} training images"
-            raise InputError(f"data.batch_size={self.batch_size}{devices} {reason}: lower it")
+        count = len(self.subsets["train"])
+        if count < self.batch_size * processes:
+            setting = f"data.batch_size={self.batch_size}" + f" on {processes} devices" * (processes > 1)
+            raise InputError(f"{setting} is larger than the {count} training images: lower it")
 
     def get_pairs(self, subset: str) -> list[Pair]:
         """The files of train, val, test, or of the test's normal frames (`normal`), after `find`."""
@@ -262,11 +243,9 @@ class PolypDataModule(pl.LightningDataModule):
 
     def _loader_options(self, workers: int | Literal["auto"], persistent: bool = True) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        if workers == AUTO:
-            devices = self.trainer.num_devices if self.trainer is not None else 1
-            count = min(MAX_WORKERS, max(count_processors() // devices - 1, 0)) if on_gpu else 0
-        else:
-            count = workers
+        count = 0 if workers == AUTO else workers
+        if workers == AUTO and on_gpu and self.trainer is not None:
+            count = min(MAX_WORKERS, max(count_processors() // self.trainer.num_devices - 1, 0))
         return {
             "num_workers": count,
             "persistent_workers": persistent and count > 0,
@@ -322,27 +301,27 @@ class PolypDataModule(pl.LightningDataModule):
     def showcase(self, subset: str, count: int = 6) -> list[str]:
         """Stems of the images to show: always the same, from the subset's smallest polyp to its largest."""
         stems = sorted(self.subsets[subset], key=lambda stem: (self.inspection.shares[self.rows[stem]], stem))
-        places = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
-        return [stems[place] for place in places]
+        indices = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
+        return [stems[index] for index in indices]
 
     def describe(self) -> dict[str, Any]:
         """What a run's metrics.json says of its data."""
-        names = [self.source_of(stem) for name in SUBSETS for stem in self.subsets[name]]
+        names = [pair.source for name in SUBSETS for pair in self.get_pairs(name)]
         return {
             "dataset": self.dataset,
             "fingerprint": self.inspection.fingerprint,
-            "split": self._split_name,
+            "split": self.splitter.used,
             **({"split_seed": self.splitter.seed} if self.splitter.is_drawn else {}),
-            **({"folds": parts, "fold": self.splitter.fold} if (parts := self.splitter.parts) else {}),
+            **({"folds": self.splitter.parts, "fold": self.splitter.fold} if self.splitter.parts else {}),
             **({"sources": {name: names.count(name) for name in self.sources}} if self.sources else {}),
             "image_size": list(self.image_size),
             "images": {name: len(stems) for name, stems in self.subsets.items()},
         }
 
 
-def _check_int(key: str, value: Any, least: int) -> int:
-    if type(value) is not int or value < least:  # a bool is an int to isinstance
-        raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
+def _check_int(key: str, value: Any, minimum: int) -> int:
+    if type(value) is not int or value < minimum:  # a bool is an int to isinstance
+        raise InputError(f"data.{key}={value} must be a whole number of at least {minimum}")
     return value
 
 

@@ -66,7 +66,7 @@ def download(folder: Path) -> None:
             failures.append(f"what {address} sent {error}")
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    way_out = f"download {OWNERS} in a browser and give it as data.archive=PATH.zip"
+    way_out = f"download {next(iter(ADDRESSES))} in a browser and give it as data.archive=PATH.zip"
     raise InputError(f"{'; '.join(dict.fromkeys(failures))}: {way_out}")
 
 

@@ -39,7 +39,8 @@ def find_files(split: str, stems: Sequence[str] = ()) -> list[Path]:
     if split in DRAWN:
         return []
     if split in SHIPPED:
-        index, shipped = StemIndex(stems), sorted(Path(__file__).with_name("splits").glob(f"*_{split}.csv"))
+        index = StemIndex(stems)
+        shipped = sorted(Path(__file__).with_name("splits").glob(f"*_{split}.csv"))
         files = [file for file in shipped if any(index.find(row["stem"]) for _, row in _read_rows(file))]
         return files or shipped
     path = Path(split).expanduser()
@@ -77,35 +78,25 @@ def _describe_absence(split: str, absent: Sequence[str], count: int) -> InputErr
     )
 
 
-def read_split(split: str, stems: Sequence[str]) -> dict[str, list[str]]:
-    """The subsets of a split that has a file; `val` may be empty.
+def read_split(
+    split: str, stems: Sequence[str], needs_subset: bool = True
+) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+    """The subsets of a split that has a file, and the file's other columns by stem.
 
     Args:
         split: official, pranet, the path of a CSV with the columns stem and subset, which may have others, or
             of a folder with train.txt, test.txt and perhaps val.txt.
         stems: of the data set; the file's may have endings, and may leave out folders that make no
             difference.
+        needs_subset: whether a CSV must have the column subset; without, it gives groups only.
+
+    Returns:
+        The subsets, of which `val` may be empty, are empty themselves if the file gives groups only.
 
     Raises:
         InputError: the split is unknown or malformed, or it names images that are not there.
     """
-    return read_files(find_files(split, stems), split, stems)[0]
-
-
-def read_files(
-    files: Sequence[Path], split: str, stems: Sequence[str], needs_subset: bool = True
-) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-    """The subsets of a split, empty if it has none, and its other columns by stem.
-
-    Args:
-        files: of the split, see `find_files`.
-        split: its name or path, for messages.
-        stems: as for `read_split`.
-        needs_subset: whether a CSV must have the column subset; without, it gives groups only.
-
-    Raises:
-        InputError: as `read_split`.
-    """
+    files = find_files(split, stems)
     index = StemIndex(stems)
     subsets: dict[str, list[str]] = {name: [] for name in SUBSETS}
     columns: dict[str, dict[str, str]] = {}
@@ -131,8 +122,10 @@ def read_files(
     if not any(subsets.values()):
         return {}, columns
     if empty := [name for name in ("train", "test") if not subsets[name]]:
-        reason = "train and test are needed, and validation is drawn from train if it is not given"
-        raise InputError(f"{files[0]}: no image is given for {' and '.join(empty)}; {reason}")
+        raise InputError(
+            f"{files[0]}: no image is given for {' and '.join(empty)}; train and test are needed, and "
+            "validation is drawn from train if it is not given"
+        )
     check_stems(split, subsets, stems)
     return subsets, columns
 

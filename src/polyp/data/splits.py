@@ -17,8 +17,6 @@ from polyp.data.split_files import (
     LEAVE_ONE_OUT,
     RANDOM,
     SUBSETS,
-    find_files,
-    read_files,
     read_split,
 )
 from polyp.errors import InputError, nearest
@@ -43,7 +41,7 @@ class Splitter:
         folds: K for a cross-validation, whose test sets are K parts of all images; `split` is then of no
             account.
         fold: which of the parts is the test set, from 0; with leave-one-group-out which of the groups.
-        used: what `split` turned out to be, after `read` or `divide`.
+        used: the name or path of the split in use, after `read` or `divide`: for `auto`, the one it is.
         parts: of a cross-validation: `folds`, or the number of groups that are left out one by one; else 0.
 
     Raises:
@@ -172,10 +170,11 @@ class Splitter:
     ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
         """The subsets that files or folders give, if any, and the split's other columns by stem."""
         self.used = self.split
+        stems = [pair.stem for pair in pairs]
         if self.split == AUTO and lists is not None:
             self.used = str(lists)
             log.info("data.split=auto: the subsets are those of the lists in %s", lists)
-            return read_split(str(lists), [pair.stem for pair in pairs]), {}
+            return read_split(str(lists), stems)[0], {}
         if self.split in (AUTO, FOLDERS):
             subsets = _read_folders(pairs)
             if self.split == FOLDERS and not subsets:
@@ -186,10 +185,7 @@ class Splitter:
             return subsets, {}
         if self.split in DRAWN:
             return {}, {}
-        stems = [pair.stem for pair in pairs]
-        has_groups = self.group is not None or self.folds is not None
-        subsets, columns = read_files(find_files(self.split, stems), self.split, stems, not has_groups)
-        return subsets, columns
+        return read_split(self.split, stems, needs_subset=self.group is None and self.folds is None)
 
     def _label(self, pairs: Sequence[Pair], columns: Mapping[str, Mapping[str, str]]) -> list[str]:
         """The group of each image by `group`; empty without."""
@@ -205,7 +201,7 @@ class Splitter:
             path = Path(file).expanduser()
             if not path.is_file():
                 raise InputError(f"data.group={self.group}: {path} is not a file")
-            columns = read_files([path], str(path), stems, needs_subset=False)[1]
+            columns = read_split(str(path), stems, needs_subset=False)[1]
         count = sum(column not in columns.get(stem, {}) for stem in stems)
         if count:
             reason = f"{count} images have no {column}" if columns else "the split is no CSV with columns"
