@@ -166,7 +166,10 @@ def load_resized(
 
 
 def _key(pairs: Sequence[Pair], *settings: object) -> str:
-    """`WHERE-STATE`: 12 hex digits for folders and settings, 12 for the state of the files and the format."""
+    """A name `LOCATION-STATE`, of 12 hex digits each.
+
+    LOCATION is of the folders and settings, STATE of the files and the format.
+    """
     folders = []
     state: list[Any] = [(pair.stem, pair.coding, pair.mask is None) for pair in pairs]
     for paths in ([pair.image for pair in pairs], [pair.mask for pair in pairs if pair.mask]):
@@ -175,23 +178,23 @@ def _key(pairs: Sequence[Pair], *settings: object) -> str:
         for path in paths:
             status = path.stat()
             state.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
-    # The 1 keeps WHERE as it was in format 1: files of an older format are replaced, not left behind.
-    where = 1, (folders, settings)
-    digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in (where, (FORMAT, state))]
+    # The 1 keeps LOCATION as it was in format 1: files of an older format are replaced, not left behind.
+    location = 1, (folders, settings)
+    digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in (location, (FORMAT, state))]
     return "-".join(digest[:12] for digest in digests)
 
 
 def _load_or_build(file: Path, read: Callable[[Path], T], build: Callable[[BinaryIO], None]) -> T:
     """Read a file, and build it first if it is absent or damaged: one process builds, others wait for it.
 
-    The file appears under its name only when it is complete; then those of the same WHERE and another STATE
-    are removed, and what a killed process has left.
+    The file appears under its name only when it is complete; then those of the same LOCATION and another
+    STATE are removed, and what a killed process has left.
     """
     with suppress(Exception):  # absent or damaged: it is read again below, under the lock
         return read(file)
-    where = file.name.split("-")[0]
+    location = file.name.split("-")[0]
     try:
-        with FileLock(file.with_name(f"{where}.lock")):
+        with FileLock(file.with_name(f"{location}.lock")):
             try:
                 return read(file)  # another process has built it meanwhile
             except FileNotFoundError:
@@ -200,12 +203,12 @@ def _load_or_build(file: Path, read: Callable[[Path], T], build: Callable[[Binar
                 log.warning("%s is damaged (%s): it is built again", file, describe_error(error))
             with atomic_write(file) as temporary, temporary.open("wb") as stream:
                 build(stream)
-            for stale in set(file.parent.glob(f"*{where}-*")) - {file}:
+            for stale in set(file.parent.glob(f"*{location}-*")) - {file}:
                 stale.unlink(missing_ok=True)
     except CacheError:  # of the inspection, while the pixels are built
         raise
     except (OSError, NotImplementedError, WriteError) as error:  # NotImplementedError: no locks there
         reason = error if isinstance(error, WriteError) else f"cannot write {file} ({describe_error(error)})"
-        way_out = "free some space, or data.cache=FOLDER elsewhere, or data.cache=false"
-        raise CacheError(f"{reason}: {way_out}") from error
+        advice = "free some space, or data.cache=FOLDER elsewhere, or data.cache=false"
+        raise CacheError(f"{reason}: {advice}") from error
     return read(file)

@@ -21,9 +21,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 SIDE = 32  # pixels of a thumbnail
-SAME_FRAME = 0.99
-SIMILAR_FRAME = 0.94, 6  # correlation, and bits of the hash that may differ
-SAME_FIELD = 0.94
+FRAME_CORRELATION = 0.99
+SIMILAR_CORRELATION = 0.94  # of frames whose hashes must agree
+HASH_BITS = 6  # that may differ between hashes that agree
+FIELD_CORRELATION = 0.94
 BLOCK = 1024  # rows of the N x N comparison in memory at a time
 
 
@@ -71,13 +72,15 @@ def find_links(thumbnails: np.ndarray, fields: np.ndarray, split: int | None = N
     """
     reasons: dict[tuple[int, int], list[str]] = {}
     hashes = perceptual_hash(thumbnails)
-    for first, second, correlation in _find_pairs(_normalise(thumbnails), SIMILAR_FRAME[0], split):
+    for first, second, correlation in _find_pairs(_normalise(thumbnails), SIMILAR_CORRELATION, split):
         bits = int((hashes[first] != hashes[second]).sum())
-        if correlation > SAME_FRAME or bits <= SIMILAR_FRAME[1]:
+        if correlation > FRAME_CORRELATION or bits <= HASH_BITS:
             reasons[first, second] = [
                 f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"
             ]
-    for first, second, correlation in _find_pairs(_normalise(fields[:, _inner_pixels()]), SAME_FIELD, split):
+    for first, second, correlation in _find_pairs(
+        _normalise(fields[:, _inner_pixels()]), FIELD_CORRELATION, split
+    ):
         reasons.setdefault((first, second), []).append(f"fields of view correlate {correlation:.3f}")
     return [Link(*pair, "; ".join(texts)) for pair, texts in sorted(reasons.items())]
 

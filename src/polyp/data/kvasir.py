@@ -66,8 +66,8 @@ def download(folder: Path) -> None:
             failures.append(f"what {address} sent {error}")
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    way_out = f"download {next(iter(ADDRESSES))} in a browser and give it as data.archive=PATH.zip"
-    raise InputError(f"{'; '.join(dict.fromkeys(failures))}: {way_out}")
+    advice = f"download {next(iter(ADDRESSES))} in a browser and give it as data.archive=PATH.zip"
+    raise InputError(f"{'; '.join(dict.fromkeys(failures))}: {advice}")
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -118,9 +118,9 @@ def _sha(data: bytes) -> str:
 
 def _difference(names: set[str], expected: set[str]) -> str:
     """The missing and the unknown names, as a clause; empty if there are none."""
-    missing, unknown = sorted(expected - names), sorted(names - expected)
+    absent, unknown = sorted(expected - names), sorted(names - expected)
     clauses = [
-        missing and f"lacks {len(missing)} of Kvasir-SEG's {len(expected)} files ({_shorten(missing)})",
+        absent and f"lacks {len(absent)} of Kvasir-SEG's {len(expected)} files ({_shorten(absent)})",
         unknown and f"has {len(unknown)} files that are not Kvasir-SEG's ({_shorten(unknown)})",
     ]
     return " and ".join(clause for clause in clauses if clause)

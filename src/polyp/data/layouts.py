@@ -308,18 +308,15 @@ def _find_images(files: Iterable[_File]) -> list[_File]:
 
 def _describe_folders(root: Path, files: Sequence[_File], images: str | None, masks: str | None) -> list[str]:
     """Which folders hold images and masks, if they are not just images/ and masks/, and what is left out."""
+    by_role = {role: [file for file in files if file.role == role] for role in ("image", "mask", "")}
+    folders = {role: _list_folders(root, members) for role, members in by_role.items()}
     notes = []
-    folders = {
-        role: _list_folders(root, [file for file in files if file.role == role])
-        for role in ("image", "mask", "")
-    }
     if folders["image"] != [images or "images"] or folders["mask"] != [masks or "masks"]:
         for role in ("image", "mask"):
             if folders[role]:
                 notes.append(f"{role}s are in {_name_folders(folders[role])}")
     if folders[""] and folders["image"]:
-        count = sum(not file.role for file in files)
-        notes.append(f"{count} other images are left out, in {_name_folders(folders[''])}")
+        notes.append(f"{len(by_role[''])} other images are left out, in {_name_folders(folders[''])}")
     return notes
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.ImageColor import getrgb
 
 from polyp.errors import InputError, override_word, printable
 from polyp.images import IGNORED, fill_transparent, open_image
@@ -25,7 +26,7 @@ LOSSY = ("JPEG", "MPO", "WEBP")
 MANY = 32  # a file with more different values was compressed or resized before, whatever its format is
 STEP = 32  # values of such files are counted in bins of so many
 COLOURFUL = 48  # difference between the channels of a pixel from which it is a colour, not a grey
-NEAR = 128  # distance to a colour of data.polyp_values within which a pixel has that colour
+MAX_DISTANCE = 128  # distance to a colour of data.polyp_values within which a pixel has that colour
 NAMED = 3  # masks that a message names
 MIN_PIXELS = 20  # that make a value one of the mask's levels
 MIN_SHARE = 0.01  # of what is not background, likewise
@@ -101,7 +102,14 @@ class Levels:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """A decoded mask file: (H, W) values, and (H, W, 3) uint8 colours if it has any."""
+    """A decoded mask file.
+
+    Attributes:
+        values: (H, W).
+        colours: (H, W, 3) uint8 RGB, if it has any.
+        is_lossy: compression or resizing has changed values.
+        has_palette: the values are its indices.
+    """
 
     values: np.ndarray
     colours: np.ndarray | None
@@ -239,63 +247,54 @@ def _parse_comparison(text: str) -> tuple[Callable[[Any, Any], Any], int] | None
 
 def _read_pixels(path: Path) -> _Pixels:
     with open_image(path) as image:
-        is_lossy = image.format in LOSSY
-        if image.mode == "P" and not image.has_transparency_data:
-            return _read_palette(image)
+        is_compressed = image.format in LOSSY
         image = fill_transparent(image)
-        if image.mode in ("1", "L") or image.mode.startswith("I"):
-            values = np.asarray(image.convert("L") if image.mode == "1" else image)
+        values, colours = np.asarray(image), None
+        if image.mode == "P":
+            colours = np.asarray(image.convert("RGB"))
+            if (colours != colours[..., :1]).any():
+                return _Pixels(values, colours, is_lossy=False, has_palette=True)
+            # Black, white and greys: a grey image that was saved smaller.
+            values, colours = np.ascontiguousarray(colours[..., 0]), None
+        elif image.mode == "1":
+            values = np.asarray(image.convert("L"))
+        elif image.mode.startswith("I"):
             if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
                 raise InputError(f"{path}: has pixels of 32 bits: save it with 8 or 16 bits")
             if values.max(initial=0) > 255 and len(_count(values)) > MANY:  # resized or compressed
                 values = (values // 257).astype(np.uint8)
-            return _Pixels(values, None, is_lossy)
-        colours = np.asarray(image.convert("RGB"))
-    brightest = colours.max(axis=2)
-    colourful = np.count_nonzero(brightest - colours.min(axis=2) > COLOURFUL)
-    if colourful < max(MIN_PIXELS, MIN_SHARE * np.count_nonzero(brightest > 16)):
-        return _Pixels(np.asarray(Image.fromarray(colours).convert("L")), None, is_lossy)
-    return _Pixels(brightest, colours, is_lossy)
-
-
-def _read_palette(image: Image.Image) -> _Pixels:
-    indices, colours = np.asarray(image), np.asarray(image.convert("RGB"))
-    if (colours == colours[..., :1]).all():  # black, white and greys: a grey image that was saved smaller
-        return _Pixels(np.ascontiguousarray(colours[..., 0]), None, False)
-    return _Pixels(indices, colours, False, has_palette=True)
+        elif image.mode != "L":
+            colours = np.asarray(image.convert("RGB"))
+            values = colours.max(axis=2)
+            colourful = np.count_nonzero(values - colours.min(axis=2) > COLOURFUL)
+            if colourful < max(MIN_PIXELS, MIN_SHARE * np.count_nonzero(values > 16)):
+                values, colours = np.asarray(Image.fromarray(colours).convert("L")), None
+    return _Pixels(values, colours, is_compressed or len(_count(values)) > MANY)
 
 
 def _find_threshold(pixels: _Pixels, levels: Levels, coding: MaskCoding) -> float:
     """Half of a two-valued mask's higher value; without one, what compression adds to black is below it."""
     foreground = [value for value in levels.counts if value not in (0, "#000000", coding.ignore_value)]
     if not foreground:
-        return 127 if _is_lossy(pixels) else 0
-    return max(max(_to_rgb(value)) if isinstance(value, str) else value for value in foreground) / 2
+        return 127 if pixels.is_lossy else 0
+    return max(max(getrgb(value)) if isinstance(value, str) else value for value in foreground) / 2
 
 
 def _match_value(pixels: _Pixels, levels: Levels, value: Value) -> np.ndarray:
     """Where a mask has a value or a colour; after compression, where its level is near the value."""
     if isinstance(value, str):
         colours = pixels.colours if pixels.colours is not None else np.repeat(pixels.values[..., None], 3, 2)
-        difference = colours.astype(np.int32) - np.array(_to_rgb(value))
-        distance = np.square(difference).sum(axis=2)
-        from_black = np.square(colours.astype(np.int32)).sum(axis=2)
-        return (distance < NEAR**2) & ((distance < from_black) | (value == "#000000"))
-    if _is_lossy(pixels) and levels.label == "colour":
+        colours = colours.astype(np.int32)
+        distance = np.square(colours - np.array(getrgb(value))).sum(axis=2)
+        from_black = np.square(colours).sum(axis=2)
+        return (distance < MAX_DISTANCE**2) & ((distance < from_black) | (value == "#000000"))
+    if pixels.is_lossy and levels.label == "colour":
         return np.abs(pixels.values.astype(np.int32) - value) < 2 * STEP  # as black was counted
-    if _is_lossy(pixels):
+    if pixels.is_lossy:
         numbers = np.array([level for level in levels.counts if isinstance(level, int)])
         nearest = numbers[np.abs(np.arange(256)[:, None] - numbers).argmin(axis=1)]
         return ((np.abs(nearest - value) <= STEP) & ((nearest == 0) == (value == 0)))[pixels.values]
     return pixels.values == value
-
-
-def _to_rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def _is_lossy(pixels: _Pixels) -> bool:
-    return pixels.is_lossy or (not pixels.has_palette and len(_count(pixels.values)) > MANY)
 
 
 def _count(values: np.ndarray) -> dict[int, int]:
@@ -311,14 +310,13 @@ def _find_levels(pixels: _Pixels) -> Levels:
 
     That leaves out the edges that compression or interpolation has softened.
     """
-    is_lossy = _is_lossy(pixels)
     packed = pixels.values.astype(np.int64)
     if pixels.colours is not None and not pixels.has_palette:
         colours = pixels.colours.astype(np.int64)
-        if is_lossy:  # to 0, 64, 128, 192 or 255
+        if pixels.is_lossy:  # to 0, 64, 128, 192 or 255
             colours = np.minimum((colours + 32) // 64 * 64, 255)
         packed = colours @ np.array([1 << 16, 1 << 8, 1])
-    elif is_lossy:
+    elif pixels.is_lossy:
         packed = packed // STEP * STEP + STEP // 2
         packed[pixels.values < 64] = 0
         packed[pixels.values >= 192] = 255
@@ -336,7 +334,7 @@ def _find_levels(pixels: _Pixels) -> Levels:
     highest = max(counts)  # a level even where it fills no area: of a thin border, or of a small polyp
     if highest not in levels and (counts[highest] >= minimum or not any(levels)):
         levels.append(highest)
-    if is_lossy and sum(counts[value] for value in levels) < packed.size * 2 / 3:
+    if pixels.is_lossy and sum(counts[value] for value in levels) < packed.size * 2 / 3:
         # A photograph, or nothing that has areas.
         levels = sorted(counts, key=lambda value: -counts[value])[:6]
     if pixels.colours is not None and not pixels.has_palette:

@@ -271,9 +271,9 @@ def find_suspicions(inspection: Inspection) -> list[str]:
         return [f"all {len(shares)} masks are the same"]
     share, border = float(np.median(shares)), float(np.median(inspection.borders))
     if share > 0.5 or border > 0.9:
-        way_out = override_word("data.polyp_values", "== 0")
         return [
             f"the masks look inverted or full: in the median mask {share:.0%} of the pixels and {border:.0%} "
-            f"of those at the border are polyp. If black is polyp, add {way_out}"
+            f"of those at the border are polyp. If black is polyp, add "
+            f"{override_word('data.polyp_values', '== 0')}"
         ]
     return []

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from platformdirs import user_cache_path
 from polyp.data.layouts import Listing, list_images
 from polyp.data.pairs import StemIndex
 from polyp.errors import InputError, describe_error, override_word, printable, require
+from polyp.files import atomic_folder
 from polyp.images import SUFFIXES, open_image
 
 FORMATS = {".json": "LabelMe", ".txt": "YOLO"}
@@ -245,29 +245,23 @@ def _draw_all(
 
     source = json.dumps([os.fspath(annotations), sorted(labels)])
     content = json.dumps(sorted((stem, describe_size(stem), a.shapes) for stem, a in by_stem.items()))
-    where, state = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (source, content))
+    location, state = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (source, content))
     home = user_cache_path("polyp") / "masks"
-    folder = home / f"{where}-{state}"
+    folder = home / f"{location}-{state}"
     if folder.is_dir():
         return folder
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home) as temporary:
+        with atomic_folder(folder) as temporary:
             for stem, annotation in by_stem.items():
                 size = annotation.size
                 if size is None:
                     with open_image(images[stem]) as image:
                         size = image.height, image.width
                 mask = _draw(annotation, size, labels, f"{annotations}: {stem}")
-                file = Path(temporary, "masks", f"{stem}.png")
+                file = temporary / f"{stem}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(cv2.imencode(".png", mask * 255)[1].tobytes())
-            try:
-                os.rename(Path(temporary, "masks"), folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was faster, with equal masks
-                    raise
-        for outdated in set(home.glob(f"{where}-*")) - {folder}:
+        for outdated in set(home.glob(f"{location}-*")) - {folder}:
             shutil.rmtree(outdated, ignore_errors=True)
     except OSError as error:
         raise InputError(f"cannot write {folder} ({describe_error(error)}): free some space") from error

@@ -1,7 +1,6 @@
 """The data sets. A new one is a subclass of `Source` in DATASETS and a file of its fields in conf/data."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from polyp.data.layouts import Listing, list_pairs
 from polyp.data.masks import MaskCoding, Value
 from polyp.data.polygons import draw_masks, find_annotations
 from polyp.errors import InputError, describe_error, nearest, override_word
+from polyp.files import atomic_folder
 
 MINIMA = {"count": 10, "size": 32, "drawing_seed": 0}  # fewer cannot be split, smaller ones show nothing
 
@@ -91,11 +91,7 @@ class Folder(Source):
     ignore_value: Value | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: one cannot be.
-        """
+        """Refuse impossible values."""
         _ = self.coding
         if self.missing_mask not in ("error", "empty"):
             raise InputError(f"data.missing_mask={self.missing_mask} is unknown: choose error or empty")
@@ -223,10 +219,10 @@ class KvasirSeg(Source):
         """Check that there is nothing else in the folder, or that the archive can be read."""
         if self.available():
             return
-        setting, way_out = f"data.root={self.root}", "give a folder"
+        setting, advice = f"data.root={self.root}", "give a folder"
         if self.archive:
             setting = f"data.archive={self.archive}"
-            way_out = "give the path of the zip file; a folder goes to data.root="
+            advice = "give the path of the zip file; a folder goes to data.root="
         is_used = False
         try:
             if self.archive:
@@ -234,10 +230,10 @@ class KvasirSeg(Source):
             elif self.root and self._home.exists():
                 is_used = any(path.name[0] != "." for path in self._home.iterdir())
         except OSError as error:
-            raise InputError(f"{setting} cannot be read ({describe_error(error)}): {way_out}") from error
+            raise InputError(f"{setting} cannot be read ({describe_error(error)}): {advice}") from error
         if is_used:
-            way_out = "give the folder that has them, an empty one to download into, or data.archive=PATH.zip"
-            raise InputError(f"{setting} has no images/ and masks/: {way_out}")
+            advice = "give the folder that has them, an empty one to download into, or data.archive=PATH.zip"
+            raise InputError(f"{setting} has no images/ and masks/: {advice}")
 
     def prepare(self) -> Path:
         """Find, unpack or download the data set, and compare it with the owners' files."""
@@ -246,28 +242,32 @@ class KvasirSeg(Source):
             folder = self._find() or self._make()
             kvasir.verify(folder)
         except OSError as error:
-            reason = f"cannot use the folder {self._home} ({describe_error(error)})"
-            way_out = "a folder that can be written, with 100 MiB free, is needed as data.root="
-            raise InputError(f"{reason}: {way_out}, or a zip file as data.archive=") from error
+            raise InputError(
+                f"cannot use the folder {self._home} ({describe_error(error)}): a folder that can be "
+                "written, with 100 MiB free, is needed as data.root=, or a zip file as data.archive="
+            ) from error
         return folder
 
     def _make(self) -> Path:
+        """Unpack or download it, unless another process does."""
         folder = self._home / "Kvasir-SEG"
         self._home.mkdir(parents=True, exist_ok=True)
         with FileLock(self._home / ".lock"):
             if existing := self._find():  # made by another process meanwhile
                 return existing
             if folder.exists():
-                way_out = "delete it, or give another folder as data.root="
-                raise InputError(f"{folder} lacks images/ or masks/: {way_out}")
+                raise InputError(
+                    f"{folder} lacks images/ or masks/: delete it, or give another folder as data.root="
+                )
             if not self.archive:
                 kvasir.download(folder)
                 return folder
             try:
                 kvasir.unpack(Path(self.archive).expanduser(), folder)
             except kvasir.ArchiveError as error:
-                way_out = f"delete it and download {kvasir.OWNERS} again"
-                raise InputError(f"data.archive={self.archive} {error}: {way_out}") from error
+                raise InputError(
+                    f"data.archive={self.archive} {error}: delete it and download {kvasir.OWNERS} again"
+                ) from error
         return folder
 
 
@@ -292,11 +292,7 @@ class Synthetic(Source):
     """A part of the folder's name: raise it when the drawing changes, so that old pictures are not used."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: one is too small.
-        """
+        """Refuse values that are too small."""
         for key, minimum in MINIMA.items():
             value = getattr(self, key)
             if not isinstance(value, int) or value < minimum:
@@ -308,22 +304,17 @@ class Synthetic(Source):
         folder = root / f"{self.count}x{self.size}_seed{self.drawing_seed}_v{self.version}"
         try:
             if not folder.exists():
-                root.mkdir(parents=True, exist_ok=True)
-                # Drawn in another folder and then renamed: what has the name is complete.
-                with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as temporary:
-                    draw_dataset(Path(temporary, "set"), self.count, self.size, self.drawing_seed)
-                    try:
-                        os.rename(Path(temporary, "set"), folder)
-                    except OSError:
-                        if not folder.exists():  # else another process was faster, with equal pictures
-                            raise
+                with atomic_folder(folder) as temporary:
+                    draw_dataset(temporary, self.count, self.size, self.drawing_seed)
             counts = [len(list((folder / name).iterdir())) for name in ("images", "masks")]
         except OSError as error:
-            way_out = "data.root=FOLDER puts the set elsewhere"
-            raise InputError(f"cannot use {root} ({error}); {way_out}") from error
+            raise InputError(
+                f"cannot use {root} ({error}); data.root=FOLDER puts the set elsewhere"
+            ) from error
         if counts != [self.count, self.count]:
-            way_out = "delete it to have it drawn again, or give data.root=FOLDER"
-            raise InputError(f"{folder} has lost files; {way_out}")
+            raise InputError(
+                f"{folder} has lost files; delete it to have it drawn again, or give data.root=FOLDER"
+            )
         return folder
 
 

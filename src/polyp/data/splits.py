@@ -57,7 +57,7 @@ class Splitter:
     parts: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Refuse impossible values."""
         if self.folds is not None and (type(self.folds) is not int or self.folds < 2):
             raise InputError(f"data.folds={self.folds} must be a whole number of at least 2, or null")
         if type(self.fold) is not int or self.fold < 0:
@@ -97,10 +97,22 @@ class Splitter:
                 return subsets
         links = find_links(inspection.thumbnails, inspection.fields)
         groups = group_images(len(stems), [*links, *_link_equal(labels)])
+        test = None
         if self.folds is not None:
-            subsets = _keep_for_test(stems, self._take_fold(stems, groups, inspection.shares, self.folds))
+            if groups.max() + 1 < self.folds:
+                reason = (
+                    f"needs as many groups of images that stay together, and there are {groups.max() + 1}"
+                )
+                raise InputError(f"data.folds={self.folds} {reason}")
+            test = {stems[row] for row in self._draw_fold(groups, inspection.shares, self.folds)}
         elif self.split == LEAVE_ONE_OUT:
-            subsets = _keep_for_test(stems, self._leave_out(stems, labels))
+            test = self._leave_out(stems, labels)
+        if test is not None:
+            subsets = {
+                "train": [stem for stem in stems if stem not in test],
+                "val": [],
+                "test": [stem for stem in stems if stem in test],
+            }
         elif not subsets:
             subsets = draw_split(stems, groups, inspection.shares, self.seed)
             if not subsets:
@@ -121,11 +133,11 @@ class Splitter:
     def divide_normal(self, pairs: Sequence[Pair], inspection: Inspection) -> dict[str, list[str]]:
         """The stems of normal frames for train and test: a fold, or a fifth, is for the test.
 
+        Frames of one sequence, which are near-duplicates of one another, all go to train.
+
         Args:
             pairs: frames without polyps; those of one folder stay together if there are several folders.
             inspection: of the same images in the same order.
-
-        Frames of one sequence, which are near-duplicates of one another, all go to train.
         """
         folds = self.folds or NORMAL_FOLDS
         links = find_links(inspection.thumbnails, inspection.fields)
@@ -139,10 +151,10 @@ class Splitter:
                 "some: all are trained on", len(pairs), groups.max() + 1,
             )  # fmt: skip
             return {"train": [pair.stem for pair in pairs], "test": []}
-        test = set(self._draw_folds(groups, inspection.shares, folds)[self.fold % folds].tolist())
+        test = self._draw_fold(groups, inspection.shares, folds)
         return {
             "train": [pair.stem for row, pair in enumerate(pairs) if row not in test],
-            "test": [pairs[row].stem for row in sorted(test)],
+            "test": [pair.stem for row, pair in enumerate(pairs) if row in test],
         }
 
     def read(
@@ -210,23 +222,15 @@ class Splitter:
             raise InputError(f"data.group={self.group}: {reason}: {advice}")
         return [columns[stem][column] for stem in stems]
 
-    def _take_fold(
-        self, stems: Sequence[str], groups: np.ndarray, shares: np.ndarray, folds: int
-    ) -> set[str]:
-        """The stems of fold `fold` of all images."""
-        if (count := groups.max() + 1) < folds:
-            reason = f"needs as many groups of images that stay together, and there are {count}"
-            raise InputError(f"data.folds={folds} {reason}")
-        return {stems[row] for row in self._draw_folds(groups, shares, folds)[self.fold]}
-
-    def _draw_folds(self, groups: np.ndarray, shares: np.ndarray, folds: int) -> list[np.ndarray]:
-        """The rows of each fold: groups stay together, and each fold has small and large polyps alike."""
+    def _draw_fold(self, groups: np.ndarray, shares: np.ndarray, folds: int) -> set[int]:
+        """The rows of fold `fold`: groups stay together, and each fold has small and large polyps alike."""
         from sklearn.model_selection import StratifiedGroupKFold
 
         bins = max(1, min(10, len(shares) // folds))
         strata = np.argsort(np.argsort(shares, kind="stable"), kind="stable") * bins // len(shares)
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=self.seed)
-        return [test for _, test in splitter.split(np.zeros(len(shares)), strata, groups)]
+        tests = [test for _, test in splitter.split(np.zeros(len(shares)), strata, groups)]
+        return set(tests[self.fold % folds].tolist())
 
     def _leave_out(self, stems: Sequence[str], labels: Sequence[str]) -> set[str]:
         """The stems of group `fold`."""
@@ -255,12 +259,6 @@ class Splitter:
             )
         log.info("validation: %d images of train, drawn by data.split_seed=%d", len(drawn["val"]), self.seed)
         return drawn | {"test": subsets["test"]}
-
-
-def _keep_for_test(stems: Sequence[str], test: set[str]) -> dict[str, list[str]]:
-    """The subsets of a test set, without validation: train has all else."""
-    train = [stem for stem in stems if stem not in test]
-    return {"train": train, "val": [], "test": [stem for stem in stems if stem in test]}
 
 
 def _link_equal(labels: Sequence[str]) -> list[Link]:

@@ -48,7 +48,7 @@ class Stratum:
 
     Attributes:
         trait: its name in `measure_traits`.
-        bins: the least value of each bin, in ascending order.
+        bins: the lowest value of each bin, in ascending order.
         meanings: the values of each bin, in words.
     """
 
@@ -58,7 +58,7 @@ class Stratum:
 
     def bin(self, value: float) -> str:
         """The name of the bin of a value."""
-        return [name for name, least in self.bins.items() if value >= least][-1]
+        return [name for name, minimum in self.bins.items() if value >= minimum][-1]
 
 
 STRATA: dict[str, Stratum] = {

@@ -118,24 +118,24 @@ def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     return (squares / freedom) ** 0.5, freedom
 
 
-def seed_margin(noise: tuple[float, int], seeds: int, other_seeds: int, confidence: float = 0.95) -> float:
+def seed_margin(noise: tuple[float, int], seeds_a: int, seeds_b: int, confidence: float = 0.95) -> float:
     """The largest difference of means over seeds that is due to chance: Student's t x its standard error.
 
     Args:
         noise: of `seed_noise`.
-        seeds, other_seeds: how many of each configuration.
+        seeds_a, seeds_b: how many of each configuration.
         confidence: the probability that a difference due to chance is within the margin.
     """
-    return float(stats.t.ppf((1 + confidence) / 2, noise[1]) * _standard_error(noise, seeds, other_seeds))
+    return float(stats.t.ppf((1 + confidence) / 2, noise[1]) * _standard_error(noise, seeds_a, seeds_b))
 
 
-def seed_p(difference: float, noise: tuple[float, int], seeds: int, other_seeds: int) -> float:
+def seed_p(difference: float, noise: tuple[float, int], seeds_a: int, seeds_b: int) -> float:
     """Two-sided p-value of a difference between means over seeds, by Student's t with the pooled noise."""
-    error = _standard_error(noise, seeds, other_seeds)
+    error = _standard_error(noise, seeds_a, seeds_b)
     if error == 0:
         return float(difference == 0)
     return float(2 * stats.t.sf(abs(difference) / error, noise[1]))
 
 
-def _standard_error(noise: tuple[float, int], seeds: int, other_seeds: int) -> float:
-    return float(noise[0] * (1 / seeds + 1 / other_seeds) ** 0.5)
+def _standard_error(noise: tuple[float, int], seeds_a: int, seeds_b: int) -> float:
+    return float(noise[0] * (1 / seeds_a + 1 / seeds_b) ** 0.5)

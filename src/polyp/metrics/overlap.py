@@ -43,10 +43,10 @@ def _to_float(values: Tensor) -> Tensor:
 
 def ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
     """dice, iou, precision and recall of pixel counts: int64 of any one shape; float64 of that shape."""
-    both_empty = _to_float(tp + fp + fn == 0)
+    is_empty = _to_float(tp + fp + fn == 0)
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
-        return torch.where(whole > 0, _to_float(part) / _to_float(whole.clamp_min(1)), both_empty)
+        return torch.where(whole > 0, _to_float(part) / _to_float(whole.clamp_min(1)), is_empty)
 
     return {
         "dice": ratio(2 * tp, 2 * tp + fp + fn),
