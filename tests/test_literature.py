@@ -34,7 +34,9 @@ def as_the_field_does(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
 
 
 def ours(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    numbers, vectors = zip(*(literature_scores(p, t == 1) for p, t in images), strict=True)
+    numbers, vectors = zip(
+        *(literature_scores(p, t == 1, np.ones_like(t, bool)) for p, t in images), strict=True
+    )
     means = {name: float(np.mean([each[name] for each in numbers])) for name in numbers[0]}
     curves = {
         name: np.mean([each[f"{name}_curve"] for each in vectors], axis=0) for name in literature.CURVES
@@ -71,7 +73,7 @@ def test_curves_by_the_formulas() -> None:
         polyp = truth == 1
         stretched = np.rint(probability * 255).astype(np.uint8) / 255
         stretched = (stretched - stretched.min()) / (stretched.max() - stretched.min())
-        curves = literature_scores(probability, polyp)[1]
+        curves = literature_scores(probability, polyp, np.ones_like(polyp))[1]
         for index in range(0, 256, 15):
             prediction = (255 * stretched).astype(np.uint8) >= 255 - index  # from the highest threshold on
             both, either = (prediction & polyp).sum(), (prediction | polyp).sum()
@@ -87,7 +89,7 @@ def test_curves_by_the_formulas() -> None:
 @extra
 def test_every_mask_has_finite_scores_and_the_truth_itself_the_best() -> None:
     for name, mask in odd_masks().items():
-        numbers, vectors = literature_scores(mask.astype(np.float32), mask)
+        numbers, vectors = literature_scores(mask.astype(np.float32), mask, np.ones_like(mask))
         assert all(np.isfinite(value).all() for value in (*numbers.values(), *vectors.values())), name
         if name not in ("empty", "full", "one pixel", "corner pixel", "last column"):
             assert numbers == pytest.approx(
@@ -99,7 +101,7 @@ def test_every_mask_has_finite_scores_and_the_truth_itself_the_best() -> None:
 def test_a_correct_mask_that_is_eroded_gets_worse() -> None:
     truth = disc(60, 80, 40, (120, 160))
     numbers = [
-        literature_scores(disc(60, 80, radius, (120, 160)).astype(np.float32), truth)[0]
+        literature_scores(disc(60, 80, radius, (120, 160)).astype(np.float32), truth, np.ones_like(truth))[0]
         for radius in (40, 36, 30)
     ]
     for name in numbers[0]:

@@ -149,6 +149,7 @@ class PolypDataModule(pl.LightningDataModule):
         """All images, normal frames last."""
         normal = Path(self.normal).expanduser().absolute() if self.normal is not None else None
         listing = self.source.find(exclude=normal)
+        self._normal_start = len(listing.pairs)
         if normal is not None:
             frames = list_images(normal)
             if any(pair.stem.startswith(f"{NORMAL}/") for pair in listing.pairs):
@@ -181,9 +182,8 @@ class PolypDataModule(pl.LightningDataModule):
         )
         for note in (*self._listing.notes, *self.inspection.notes.splitlines()):
             log.info("%s", note)
-        is_normal = [self.normal is not None and pair.source == NORMAL for pair in self.pairs]
-        rows = [row for row, normal in enumerate(is_normal) if not normal]
-        pairs, inspection = [self.pairs[row] for row in rows], self.inspection.select(rows)
+        start = self._normal_start
+        pairs, inspection = self.pairs[:start], self.inspection.select(slice(start))
         counts = Counter(pair.source for pair in pairs)
         if len(counts) > 1:
             self.sources = list(counts)
@@ -197,13 +197,11 @@ class PolypDataModule(pl.LightningDataModule):
             self.subsets = self.recorded_split
         else:
             subsets = self.splitter.divide(pairs, inspection, self._listing.lists)
-            if rows := [row for row, normal in enumerate(is_normal) if normal]:
-                frames = self.splitter.divide_normal(
-                    [self.pairs[row] for row in rows], self.inspection.select(rows)
-                )
-                subsets["train"] += frames["train"]
-                if frames["test"]:
-                    subsets[NORMAL] = frames["test"]
+            if frames := self.pairs[start:]:
+                normal = self.splitter.divide_normal(frames, self.inspection.select(slice(start, None)))
+                subsets["train"] += normal["train"]
+                if normal["test"]:
+                    subsets[NORMAL] = normal["test"]
             self.subsets = subsets
         sizes = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
         log.info("%s: %s images (split %s)", self.dataset, sizes, self.splitter.used)

@@ -12,7 +12,7 @@ that correlate most as frames, the 40 nearest by hash and the 56 nearest as fiel
   .934, is wrong.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -55,10 +55,22 @@ def field_thumbnail(image: np.ndarray) -> np.ndarray:
     return thumbnail(view) if view.size else thumbnail(image)
 
 
-def group_images(count: int, links: Iterable[Link]) -> np.ndarray:
-    """(count,) int, the group of each image, numbered from 0 in their order; links of links count too."""
-    linked = np.array([(link.first, link.second) for link in links], np.int64).reshape(-1, 2)
-    graph = coo_matrix((np.ones(len(linked), bool), (linked[:, 0], linked[:, 1])), shape=(count, count))
+def group_images(count: int, links: Iterable[Link], labels: Sequence[str] = ()) -> np.ndarray:
+    """The groups of images that links, links of links or equal labels connect.
+
+    Args:
+        count: of the images.
+        links: see `find_links`.
+        labels: of all images, or empty.
+
+    Returns:
+        (count,) int64, the group of each image, numbered from 0 in their order.
+    """
+    first: dict[str, int] = {}
+    edges = [(link.first, link.second) for link in links]
+    edges += [(first.setdefault(label, row), row) for row, label in enumerate(labels)]
+    a, b = np.array(edges, np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
@@ -72,16 +84,12 @@ def find_links(thumbnails: np.ndarray, fields: np.ndarray, split: int | None = N
     """
     reasons: dict[tuple[int, int], list[str]] = {}
     hashes = perceptual_hash(thumbnails)
-    for first, second, correlation in _find_pairs(_normalise(thumbnails), SIMILAR_CORRELATION, split):
-        bits = int((hashes[first] != hashes[second]).sum())
+    for a, b, correlation in _find_pairs(_normalise(thumbnails), SIMILAR_CORRELATION, split):
+        bits = int((hashes[a] != hashes[b]).sum())
         if correlation > FRAME_CORRELATION or bits <= HASH_BITS:
-            reasons[first, second] = [
-                f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"
-            ]
-    for first, second, correlation in _find_pairs(
-        _normalise(fields[:, _inner_pixels()]), FIELD_CORRELATION, split
-    ):
-        reasons.setdefault((first, second), []).append(f"fields of view correlate {correlation:.3f}")
+            reasons[a, b] = [f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"]
+    for a, b, correlation in _find_pairs(_normalise(fields[:, _inner_pixels()]), FIELD_CORRELATION, split):
+        reasons.setdefault((a, b), []).append(f"fields of view correlate {correlation:.3f}")
     return [Link(*pair, "; ".join(texts)) for pair, texts in sorted(reasons.items())]
 
 

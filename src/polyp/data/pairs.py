@@ -20,8 +20,7 @@ from polyp.settings import collect
 
 T = TypeVar("T")
 Visit = Callable[[int, np.ndarray, np.ndarray], None]
-"""Takes a number, image (H, W, 3) uint8 and mask (H, W) uint8 in {0, 1, 255}; called by several
-threads."""
+"""Takes a number, image (H, W, 3) uint8 and mask (H, W) uint8 in {0, 1, 255}; several threads call it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Inspection:
     fingerprint: str
     notes: str = ""
 
-    def select(self, rows: Sequence[int]) -> "Inspection":
+    def select(self, rows: slice) -> "Inspection":
         """The inspection with the arrays of some of the pairs only."""
         return replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
 

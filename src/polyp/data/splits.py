@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from polyp.data.duplicates import Link, find_links, group_images
+from polyp.data.duplicates import find_links, group_images
 from polyp.data.pairs import Inspection, Pair
 from polyp.data.split_files import (
     AUTO,
@@ -96,7 +96,7 @@ class Splitter:
             if subsets["val"]:
                 return subsets
         links = find_links(inspection.thumbnails, inspection.fields)
-        groups = group_images(len(stems), [*links, *_link_equal(labels)])
+        groups = group_images(len(stems), links, labels)
         test = None
         if self.folds is not None:
             if groups.max() + 1 < self.folds:
@@ -142,9 +142,7 @@ class Splitter:
         folds = self.folds or NORMAL_FOLDS
         links = find_links(inspection.thumbnails, inspection.fields)
         folders = [str(pair.image.parent) for pair in pairs]
-        if len(set(folders)) >= folds:
-            links += _link_equal(folders)
-        groups = group_images(len(pairs), links)
+        groups = group_images(len(pairs), links, folders if len(set(folders)) >= folds else ())
         if groups.max() + 1 < folds:
             log.warning(
                 "data.normal: the %d frames make %d groups of near-duplicates or folders, too few to test on "
@@ -259,17 +257,6 @@ class Splitter:
             )
         log.info("validation: %d images of train, drawn by data.split_seed=%d", len(drawn["val"]), self.seed)
         return drawn | {"test": subsets["test"]}
-
-
-def _link_equal(labels: Sequence[str]) -> list[Link]:
-    """Links between images of equal labels."""
-    last: dict[str, int] = {}
-    links = []
-    for row, label in enumerate(labels):
-        if label in last:
-            links.append(Link(last[label], row, "group"))
-        last[label] = row
-    return links
 
 
 def _warn_of_straddling(

@@ -23,15 +23,14 @@ def measure_traits(mask: np.ndarray) -> dict[str, float]:
             NaN without a polyp.
     """
     count, labels = components(mask == 1)
-    largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1 if count else None
-    return {
-        "polyp_share": polyp_share(mask),
-        "polyps": float(count),
-        "irregularity": math.nan if largest is None else _irregularity(largest),
-    }
+    irregularity = math.nan
+    if count:
+        largest = np.bincount(labels.ravel())[1:].argmax() + 1
+        irregularity = _measure_irregularity(labels == largest)
+    return {"polyp_share": polyp_share(mask), "polyps": float(count), "irregularity": irregularity}
 
 
-def _irregularity(polyp: np.ndarray) -> float:
+def _measure_irregularity(polyp: np.ndarray) -> float:
     outlines, _ = cv2.findContours(polyp.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=len)
     # An outline of pixels is a staircase, which is too long: straight lines near enough take its place.
@@ -92,7 +91,8 @@ def group_by_stratum(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, l
     for name, stratum in STRATA.items():
         bins: dict[str, list[Mapping[str, Any]]] = {part: [] for part in stratum.bins}
         for row in rows:
-            if not math.isnan(value := row.get(stratum.trait, math.nan)):
+            value = row.get(stratum.trait, math.nan)
+            if not math.isnan(value):
                 bins[stratum.bin(value)].append(row)
         groups[name] = {part: members for part, members in bins.items() if members}
     return groups

@@ -37,7 +37,7 @@ class SignFlip:
     p: float
 
 
-def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0) -> list[SignFlip]:
+def sign_flip_tests(differences: np.ndarray, level: float = 0.05) -> list[SignFlip]:
     """Paired permutation tests that the mean of differences is 0 (Good, Permutation Tests, 2000, chapter 3).
 
     If two models are equal, the sign of each image's difference is random. Flipping the signs of a subset of
@@ -49,7 +49,6 @@ def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0)
     Args:
         differences: (N images, K comparisons), finite.
         level: the probability of an error in any of the K comparisons.
-        seed: of the choice of subsets, if not all are used; all comparisons use the same.
 
     Returns:
         K tests.
@@ -64,7 +63,7 @@ def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0)
     rounding = 1e-12 * np.abs(data).max(axis=0)
     counts = np.zeros((2, comparisons), np.int64)
     ends = np.empty((2, 0, comparisons))
-    for subsets in _subsets(images, total, seed):
+    for subsets in _list_subsets(images, total):
         means = subsets @ data / subsets.sum(axis=1, keepdims=True)
         means[np.abs(means) <= rounding] = 0
         signed = np.stack([means, -means])
@@ -82,10 +81,10 @@ def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0)
     ]
 
 
-def _subsets(images: int, total: int, seed: int) -> Iterator[np.ndarray]:
-    """`total` - 1 subsets, none empty, as rows (R, images) of 0 and 1; random ones if there are more."""
+def _list_subsets(images: int, total: int) -> Iterator[np.ndarray]:
+    """`total` - 1 subsets, none empty, as rows (R, images) of 0 and 1; if there are more, random ones."""
     rows = max(1, BLOCK // images)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     for start in range(1, total, rows):
         numbers = np.arange(start, min(start + rows, total))
         if total == 2**images:

@@ -5,7 +5,6 @@ truth is `polyp.images.IGNORED` are left out of every number.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,9 +129,8 @@ class SegmentationScores(Metric):
     full_state_update = False
     is_differentiable = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        """Start with no images; `kwargs` go to torchmetrics."""
-        super().__init__(**kwargs)
+    def __init__(self) -> None:
+        super().__init__()
         for name in COUNTS + MEANS:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
