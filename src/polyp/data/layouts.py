@@ -55,7 +55,7 @@ class _File:
     """An image file below the root, whose role a folder may say, as images_C1 does.
 
     Attributes:
-        path: of the file.
+        path, relative: of the file, and below the root.
         role: image, mask, or empty where no folder says it.
         folder: its folder without the one that says the role.
         base: the folders above the one that says the role.
@@ -64,6 +64,7 @@ class _File:
     """
 
     path: Path
+    relative: Path
     role: str
     folder: PurePath
     base: PurePath
@@ -102,14 +103,17 @@ def list_pairs(
         InputError: there is no pair, or it is ambiguous which files belong together.
     """
     problems: list[str] = []
-    paths = _walk(root, problems, exclude)
-    files = _keep_affixes([_classify(root, path, images, masks) for path in paths])
+    files = _list_files(root, images, masks, problems, exclude)
+    if not files:
+        raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
     files = _assign_roles(root, files, images, masks, mask_name)
-    notes = _describe_folders(root, files, images, masks)
-    by_role = {role: [file for file in files if file.role == role] for role in ("image", "mask")}
-    if not by_role["image"] or not (by_role["mask"] or missing_mask == "empty"):
-        error = NoMasksError if paths and not by_role["mask"] else InputError
-        raise error(_describe_lack(root, paths, by_role, images, masks))
+    by_role = {role: [file for file in files if file.role == role] for role in ("image", "mask", "")}
+    notes = _describe_folders(by_role, images, masks)
+    del by_role[""]
+    absent = [role for role, members in by_role.items() if not members]
+    if "image" in absent or ("mask" in absent and missing_mask != "empty"):
+        error = NoMasksError if "mask" in absent else InputError
+        raise error(_describe_lack(root, files, absent, images, masks))
     names = {role: {(file.folder, file.name) for file in members} for role, members in by_role.items()}
     rule = choose_rule(root, names, image_name, mask_name)
     notes += rule.describe()
@@ -117,14 +121,12 @@ def list_pairs(
         unmatched = [file for file in by_role[role] if not affix.strip(file.name)]
         if unmatched and image_name is None and mask_name is None:
             reason = f"is not named {affix.pattern}, as others are: data.{role}_name="
-            problems += [f"{file.path.relative_to(root)}: {reason}" for file in unmatched]
+            problems += [f"{file.relative}: {reason}" for file in unmatched]
         elif unmatched:
             notes.append(f"{len(unmatched)} {role}s are left out: they are not named {affix.pattern}")
     pairs = _match(root, by_role, rule, missing_mask, problems)
     if not pairs:
-        image, mask = (
-            members[0].path.relative_to(root) if members else "none" for members in by_role.values()
-        )
+        image, mask = (members[0].relative if members else "none" for members in by_role.values())
         raise InputError(
             f"{root} has no image and mask of the same name: an image is {printable(image)}, a mask is "
             f"{printable(mask)}. Say how: {override_word('data.mask_name', '{stem}_mask')}, for example"
@@ -145,36 +147,38 @@ def list_images(root: Path, exclude: Path | None = None) -> Listing:
         InputError: there is none.
     """
     problems: list[str] = []
-    files = _keep_affixes([_classify(root, path, None, None) for path in _walk(root, problems, exclude)])
+    files = _list_files(root, None, None, problems, exclude)
     if not files:
         raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
     notes = []
     masks = [file for file in files if file.role == "mask"]
     if masks and any(file.role == "image" for file in files):
         files = [file for file in files if file.role != "mask"]
-        notes.append(f"{len(masks)} masks are left out, in {_name_folders(_list_folders(root, masks))}")
+        notes.append(f"{len(masks)} masks are left out, in {_name_folders(masks)}")
     sources = _name_sources(root, files)
     pairs = [
         Pair(stem.as_posix(), file.path, None, sources[file.base], file.subset)
-        for stem, file in _index_by_stem(files, root, NO_AFFIX, problems).items()
+        for stem, file in _index_by_stem(files, NO_AFFIX, problems).items()
     ]
     return Listing(_shorten_stems(pairs), problems, notes)
 
 
-def _walk(root: Path, problems: list[str], exclude: Path | None) -> list[Path]:
-    """The image files below a folder, sorted; broken links become problems."""
-    paths = []
-    for path in walk_files(root, SUFFIXES, problems, exclude):
+def _list_files(
+    root: Path, images: str | None, masks: str | None, problems: list[str], exclude: Path | None
+) -> list[_File]:
+    """The image files below a folder, sorted, with the roles that folders say."""
+    files = []
+    for path in sorted(walk_files(root, SUFFIXES, problems, exclude)):
         if path.is_file():
-            paths.append(path)
+            files.append(_classify(path, path.relative_to(root), images, masks))
         else:
             problems.append(f"{path.relative_to(root)}: a broken link, or not a file")
-    return sorted(paths)
+    return _keep_affixes(files)
 
 
-def _classify(root: Path, path: Path, images: str | None, masks: str | None) -> _File:
+def _classify(path: Path, relative: Path, images: str | None, masks: str | None) -> _File:
     """The role of a file by the names of its folders; the innermost decides."""
-    parts = path.relative_to(root).parent.parts
+    parts = relative.parts[:-1]
     words = {"image": IMAGE_FOLDER, "mask": MASK_FOLDER}
     for role, name in (("mask", masks), ("image", images)):
         if name is None:
@@ -186,21 +190,23 @@ def _classify(root: Path, path: Path, images: str | None, masks: str | None) -> 
         if not fnmatch(path.name.lower(), pattern.lower()):
             continue
         if not folders and (name != "." or not parts):
-            return _make_file(path, role, parts, len(parts), "")
+            return _make_file(path, relative, role, parts, len(parts), "")
         for start in range(len(parts) - len(folders), -1, -1) if folders else ():
             end = start + len(folders)
             if parts[start:end] == folders:
-                return _make_file(path, role, parts[:start] + parts[end:], start, "")
+                return _make_file(path, relative, role, parts[:start] + parts[end:], start, "")
     for depth in reversed(range(len(parts))):
         for role, word in words.items():
             pattern = rf"(?:(.+)[ _-])?(?:{word})(?:[ _-](.+)|(Tr|Ts|Val))?"
             if match := re.fullmatch(pattern, parts[depth], re.IGNORECASE):
                 affix = match[1] or match[2] or match[3] or ""
-                return _make_file(path, role, parts[:depth] + parts[depth + 1 :], depth, affix)
-    return _make_file(path, "", parts, len(parts), "")
+                return _make_file(path, relative, role, parts[:depth] + parts[depth + 1 :], depth, affix)
+    return _make_file(path, relative, "", parts, len(parts), "")
 
 
-def _make_file(path: Path, role: str, parts: tuple[str, ...], depth: int, affix: str) -> _File:
+def _make_file(
+    path: Path, relative: Path, role: str, parts: tuple[str, ...], depth: int, affix: str
+) -> _File:
     """A file in the folders `parts`, without the folder at `depth` that says its role and has an affix.
 
     Of masks/masks/, as archives have it, the outer one is not counted either.
@@ -208,7 +214,7 @@ def _make_file(path: Path, role: str, parts: tuple[str, ...], depth: int, affix:
     subset = next((name for part in (*parts, affix) if (name := _find_subset(part))), None)
     words = re.compile(f"{IMAGE_FOLDER}|{MASK_FOLDER}", re.IGNORECASE)
     base = PurePath(*(part for part in parts[:depth] if not (role and words.fullmatch(part))))
-    return _File(path, role, base.joinpath(*parts[depth:]), base, affix, subset)
+    return _File(path, relative, role, base.joinpath(*parts[depth:]), base, affix, subset)
 
 
 def _keep_affixes(files: Iterable[_File]) -> list[_File]:
@@ -306,45 +312,39 @@ def _find_images(files: Iterable[_File]) -> list[_File]:
     return result
 
 
-def _describe_folders(root: Path, files: Sequence[_File], images: str | None, masks: str | None) -> list[str]:
+def _describe_folders(by_role: dict[str, list[_File]], images: str | None, masks: str | None) -> list[str]:
     """Which folders hold images and masks, if they are not just images/ and masks/, and what is left out."""
-    by_role = {role: [file for file in files if file.role == role] for role in ("image", "mask", "")}
-    folders = {role: _list_folders(root, members) for role, members in by_role.items()}
     notes = []
-    if folders["image"] != [images or "images"] or folders["mask"] != [masks or "masks"]:
+    folders = [_list_folders(by_role["image"]), _list_folders(by_role["mask"])]
+    if folders != [[images or "images"], [masks or "masks"]]:
         for role in ("image", "mask"):
-            if folders[role]:
-                notes.append(f"{role}s are in {_name_folders(folders[role])}")
-    if folders[""] and folders["image"]:
-        notes.append(f"{len(by_role[''])} other images are left out, in {_name_folders(folders[''])}")
+            if by_role[role]:
+                notes.append(f"{role}s are in {_name_folders(by_role[role])}")
+    if by_role[""] and by_role["image"]:
+        notes.append(f"{len(by_role[''])} other images are left out, in {_name_folders(by_role[''])}")
     return notes
 
 
-def _list_folders(root: Path, files: Iterable[_File]) -> list[str]:
-    return sorted({file.path.parent.relative_to(root).as_posix() for file in files})
+def _list_folders(files: Iterable[_File]) -> list[str]:
+    return sorted({file.relative.parent.as_posix() for file in files})
 
 
-def _name_folders(folders: Sequence[str]) -> str:
-    names = ["the folder itself" if folder == "." else f"{folder}/" for folder in folders]
+def _name_folders(files: Iterable[_File]) -> str:
+    names = ["the folder itself" if folder == "." else f"{folder}/" for folder in _list_folders(files)]
     return ", ".join(names[:LISTED]) + f" and {len(names) - LISTED} more" * (len(names) > LISTED)
 
 
 def _describe_lack(
-    root: Path, paths: Sequence[Path], by_role: dict[str, list[_File]], images: str | None, masks: str | None
+    root: Path, files: Iterable[_File], absent: Sequence[str], images: str | None, masks: str | None
 ) -> str:
     """The message where there are no images or no masks, and how to say which they are."""
-    if not paths:
-        return f"{root} has no images ({', '.join(sorted(SUFFIXES))})"
-    absent = [f"{role}s" for role, files in by_role.items() if not files]
-    settings = {"images": images, "masks": masks}
-    role = next((role for role in absent if settings[role]), None)
-    if role:
-        reason = f"no {role} in '{settings[role]}' (data.{role})"
-    else:
-        reason = f"no folder that is known to hold {' or '.join(absent)}"
-    folders = sorted({path.parent.relative_to(root).as_posix() for path in paths})
+    settings = {"image": images, "mask": masks}
+    reason = f"no folder that is known to hold {' or '.join(f'{role}s' for role in absent)}"
+    for role in reversed(absent):
+        if settings[role]:
+            reason = f"no {role}s in '{settings[role]}' (data.{role}s)"
     return (
-        f"data.root={root} has {reason}; it has {_name_folders(folders)}: name a folder, a pattern such as "
+        f"data.root={root} has {reason}; it has {_name_folders(files)}: name a folder, a pattern such as "
         "'*.jpg', or a JSON file of polygons with data.images= and data.masks="
     )
 
@@ -353,8 +353,8 @@ def _match(
     root: Path, by_role: dict[str, list[_File]], rule: Rule, missing_mask: str, problems: list[str]
 ) -> list[Pair]:
     """The pairs by a rule, sorted by stem; what is alone or double becomes a problem."""
-    images = _index_by_stem(by_role["image"], root, rule.image, problems)
-    masks = _index_by_stem(by_role["mask"], root, rule.mask, problems)
+    images = _index_by_stem(by_role["image"], rule.image, problems)
+    masks = _index_by_stem(by_role["mask"], rule.mask, problems)
     paired = {stem: file for stem, file in images.items() if stem in masks or missing_mask == "empty"}
     sources = _name_sources(root, paired.values())
     pairs = []
@@ -363,30 +363,27 @@ def _match(
         pairs.append(Pair(stem.as_posix(), file.path, mask, sources[file.base], file.subset))
 
     def describe_folder(files: Iterable[_File]) -> str:
-        folders = _list_folders(root, files)
+        folders = _list_folders(files)
         return f" in {folders[0]}/" if len(folders) == 1 and folders != ["."] else ""
 
-    paired_folders = {pair.image.parent for pair in pairs}
+    paired_folders = {file.relative.parent for file in paired.values()}
     unpaired = defaultdict(list)
     for stem, file in images.items():
         if stem not in paired:
-            unpaired[file.path.parent].append(file.path)
-    for folder, paths in unpaired.items():
-        if folder in paired_folders or len(paths) == 1:
+            unpaired[file.relative.parent].append(file)
+    for folder, files in unpaired.items():
+        if folder in paired_folders or len(files) == 1:
             reason = f"no mask{describe_folder(masks.values())}"
-            problems += [f"{path.relative_to(root)}: {reason}" for path in paths]
+            problems += [f"{file.relative}: {reason}" for file in files]
         else:
-            name = _name_folders([folder.relative_to(root).as_posix()])
-            reason = f"none of its {len(paths)} images has a mask (data.images= says which are meant)"
-            problems.append(f"{name}: {reason}")
+            reason = f"none of its {len(files)} images has a mask (data.images= says which are meant)"
+            problems.append(f"{_name_folders(files)}: {reason}")
     for stem in masks.keys() - images.keys():
-        problems.append(f"{masks[stem].path.relative_to(root)}: no image{describe_folder(images.values())}")
+        problems.append(f"{masks[stem].relative}: no image{describe_folder(images.values())}")
     return _shorten_stems(pairs)
 
 
-def _index_by_stem(
-    files: Iterable[_File], root: Path, affix: Affix, problems: list[str]
-) -> dict[PurePath, _File]:
+def _index_by_stem(files: Iterable[_File], affix: Affix, problems: list[str]) -> dict[PurePath, _File]:
     """Files by folder and stem; those without the affix are left out, doubles become problems."""
     index: dict[PurePath, _File] = {}
     for file in files:
@@ -394,8 +391,7 @@ def _index_by_stem(
             continue
         first = index.setdefault(file.folder / name, file)
         if first is not file:
-            paths = file.path.relative_to(root), first.path.relative_to(root)
-            problems.append("{}: has the same stem as {}".format(*paths))
+            problems.append(f"{file.relative}: has the same stem as {first.relative}")
     return index
 
 
