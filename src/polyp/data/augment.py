@@ -1,6 +1,4 @@
-"""Augmentation, see conf/augment: the transforms, applied to image and mask together by albumentations, and
-the sizes of training batches.
-"""
+"""Augmentation of images and masks by albumentations, and the sizes of training batches: see conf/augment."""
 
 import os
 import random
@@ -45,8 +43,7 @@ class Augmentation:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Augment an image (H, W, 3) uint8 and its mask (H, W) uint8 in {0, 1}, by the seed alone."""
-        # Not set_random_seed: it gives every transform the same seed, so that two flips would always come
-        # together.
+        # Not set_random_seed, which gives every transform the same seed: two flips would come together.
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         result = self.compose(image=image, mask=mask)
         size = mask.shape
@@ -75,7 +72,10 @@ class MultiScale:
 
     def __init__(self, image_size: tuple[int, int], scales: Sequence[float] = (1,), seed: int = 0) -> None:
         self.image_size, self.seed = image_size, seed
-        self.sizes = [image_size if scale == 1 else self._scale(scale) for scale in scales]
+        self.sizes = []
+        for scale in scales:
+            height, width = (self.MULTIPLE * round(side * scale / self.MULTIPLE) for side in image_size)
+            self.sizes.append(image_size if scale == 1 else (height, width))
         setting = f"augment.scales={list(scales)} at data.image_size={image_size[0]}x{image_size[1]}"
         if not all(SMALLEST <= side <= LARGEST for size in self.sizes for side in size) or not self.sizes:
             raise InputError(f"{setting} must be a list that gives sides of {SMALLEST} to {LARGEST} pixels")
@@ -83,10 +83,6 @@ class MultiScale:
             raise InputError(
                 f"{setting} gives the same size, in multiples of {self.MULTIPLE}, for all scales"
             )
-
-    def _scale(self, scale: float) -> tuple[int, int]:
-        height, width = (self.MULTIPLE * round(side * scale / self.MULTIPLE) for side in self.image_size)
-        return height, width
 
     def resize(self, image: Tensor, mask: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         """Resize a batch to the size that is drawn for it.

@@ -166,10 +166,7 @@ def load_resized(
 
 
 def _key(pairs: Sequence[Pair], *settings: object) -> str:
-    """A name `LOCATION-STATE`, of 12 hex digits each.
-
-    LOCATION is of the folders and settings, STATE of the files and the format.
-    """
+    """`LOCATION-STATE`, 12 hex digits each: of folders and settings, and of the files and the format."""
     folders = []
     state: list[Any] = [(pair.stem, pair.coding, pair.mask is None) for pair in pairs]
     for paths in ([pair.image for pair in pairs], [pair.mask for pair in pairs if pair.mask]):

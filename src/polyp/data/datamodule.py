@@ -135,9 +135,8 @@ class PolypDataModule(pl.LightningDataModule):
         with collect(problems):
             if not self.recorded_split:
                 find_files(self.split)
-        with collect(problems):
-            if self.normal is not None and not Path(self.normal).expanduser().is_dir():
-                raise InputError(f"data.normal={self.normal} is not a folder")
+        if self.normal is not None and not Path(self.normal).expanduser().is_dir():
+            problems.append(f"data.normal={self.normal} is not a folder")
         raise_together(problems)
 
     def prepare_data(self) -> None:

@@ -18,8 +18,7 @@ def draw(seed: int, height: int, width: int) -> tuple[Array, Array]:
 
     Args:
         seed: the number of the picture; the same arguments always give the same pixels.
-        height: of the picture in pixels, at least 32.
-        width: of the picture in pixels, at least 32.
+        height, width: of the picture in pixels, at least 32.
 
     Returns:
         The image, (height, width, 3) uint8 RGB, and the mask of the visible polyps, (height, width) uint8 in

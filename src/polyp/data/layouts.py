@@ -137,11 +137,7 @@ def list_pairs(
 def list_images(root: Path, exclude: Path | None = None) -> Listing:
     """All images below a folder, as pairs without masks, such as frames that show no polyp.
 
-    Files in a folder of masks beside one of images are left out.
-
-    Args:
-        root: the folder.
-        exclude: a folder that is left out, with those in it.
+    Files in a folder of masks beside one of images are left out, and the folder `exclude`.
 
     Raises:
         InputError: there is none.

@@ -121,7 +121,7 @@ def read_mask(path: Path, coding: MaskCoding = AUTO) -> np.ndarray:
     """Read a mask as (H, W) uint8: 1 polyp, 0 background, 255 (`polyp.images.IGNORED`) neither.
 
     Raises:
-        InputError: the file cannot be read, see `polyp.images.open_image`, or `coding` is of another kind.
+        InputError: the file cannot be read, or `coding` is of another kind.
     """
     return read_levels(path, coding)[0]
 
@@ -201,7 +201,6 @@ def _suggest(foreground: set[Value]) -> str:
     """The keys that a user adds to explain values."""
     numbers = sorted(value for value in foreground if isinstance(value, int))
     colours = sorted(value for value in foreground if isinstance(value, str))
-
     setting = override_word("data.polyp_values", [*numbers, *colours])
     if numbers and numbers[-1] == 255 and len(foreground) > 1:
         without_255 = override_word("data.polyp_values", [*numbers[:-1], *colours])
@@ -212,10 +211,7 @@ def _suggest(foreground: set[Value]) -> str:
 
 
 def _list_shares(levels: Sequence[Levels], files: Sequence[Path]) -> str:
-    """The values of all masks with their shares of the pixels, the most frequent 12.
-
-    The files are named where a value is in few of many.
-    """
+    """The 12 most frequent values with their shares of the pixels, and the files of one that few have."""
     ranked = sorted(sum_levels(levels).items(), key=lambda item: -item[1])[:12]
     ranked.sort(key=lambda item: (isinstance(item[0], str), item[0]))
     texts = []

@@ -68,12 +68,7 @@ def parse_name(key: str, pattern: str | None) -> Affix:
 
 
 def choose_rule(root: Path, names: Names, image_name: str | None, mask_name: str | None) -> Rule:
-    """The user's rule for names if there is one, else the rule that gives most images a mask.
-
-    Args:
-        root: the data set's folder, for the message.
-        names: of images and masks.
-        image_name, mask_name: the user's patterns, such as `{stem}_mask`.
+    """The rule of the user's patterns, such as `{stem}_mask`, or else the one that gives most images a mask.
 
     Raises:
         InputError: two rules match as many, in different ways, or a pattern has no {stem}.

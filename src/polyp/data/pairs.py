@@ -59,10 +59,7 @@ class StemIndex:
     """Finds the stem that a name in a split or in annotations means.
 
     A name is a stem with or without its ending and the folder images, or the last part of a stem if no other
-    stem ends alike.
-
-    Args:
-        stems: by the names that they have; of stems alone, each is its own name.
+    stem ends alike. In place of stems, a mapping from other names to the stems can be given.
     """
 
     def __init__(self, stems: Mapping[str, str] | Iterable[str]) -> None:
@@ -144,11 +141,7 @@ class Check:
 def check_pair(number: int, pair: Pair, allow_empty: bool, visit: Visit | None = None) -> Check:
     """Read a pair and look for everything that is wrong with it.
 
-    Args:
-        number: of the pair, for `visit`.
-        pair: its files.
-        allow_empty: accept a mask without a polyp.
-        visit: called if nothing is wrong.
+    A mask without a polyp is right if `allow_empty`. `visit` is called with `number` if nothing is wrong.
     """
     image = mask = levels = None
     problems: list[str] = []

@@ -33,23 +33,17 @@ Shape = tuple[str, Any]
 
 @dataclass
 class Annotation:
-    """The annotations of one image.
-
-    Attributes:
-        size: height and width in pixels; None: those of the image.
-        shapes: outlines with labels.
-    """
+    """The outlines of one image, and its height and width in pixels; None: those of the image's file."""
 
     size: tuple[int, int] | None
     shapes: list[Shape] = field(default_factory=list)
 
 
 def find_annotations(root: Path, masks: str | None) -> Path | None:
-    """The file or folder of polygons that `data.masks` names; None if it names masks.
+    """The file or folder of polygons that `data.masks`, a path below the root, names; None if it names masks.
 
-    Args:
-        root: the data set's folder.
-        masks: a path below it.
+    Raises:
+        InputError: it names a JSON file that is not there.
     """
     if masks is None or "*" in masks:
         return None
@@ -199,12 +193,12 @@ def _read_yolo(path: Path) -> Annotation:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if not (words := line.split()):
                 continue
-            corners, reason = [float(word) for word in words[1:]], ""
+            corners = [float(word) for word in words[1:]]
             if len(corners) == 4:
                 reason = "is a box and no polygon: YOLO's segmentation is needed"
-            elif len(corners) < 6 or len(corners) % 2 or not all(-0.01 <= value <= 1.01 for value in corners):
+                raise InputError(f"{path}, line {number}: {reason}")
+            if len(corners) < 6 or len(corners) % 2 or not all(-0.01 <= value <= 1.01 for value in corners):
                 reason = "needs a class and three or more corners from 0 to 1"
-            if reason:
                 raise InputError(f"{path}, line {number}: {reason}")
             annotation.shapes.append((words[0], corners))
     return annotation

@@ -58,10 +58,7 @@ class Source:
         raise NotImplementedError
 
     def find(self, exclude: Path | None = None) -> Listing:
-        """Find the images and masks, after `prepare`.
-
-        Args:
-            exclude: a folder that is left out: it holds other images.
+        """Find the images and masks, after `prepare`, outside the folder `exclude`.
 
         Raises:
             InputError: as `prepare`, or the images and masks cannot be told apart.

@@ -26,12 +26,9 @@ DRAWN = (AUTO, RANDOM, FOLDERS, LEAVE_ONE_OUT)
 
 
 def find_files(split: str, stems: Sequence[str] = ()) -> list[Path]:
-    """The files of a split; what is drawn has none.
+    """The files of a split, given by its name or path; what is drawn has none.
 
-    Args:
-        split: its name or path.
-        stems: of the data set: a shipped split has a file for each of several data sets, and those of which
-            no image is there are left out.
+    A shipped split has a file for each of several data sets: those without any of the stems are left out.
 
     Raises:
         InputError: the split is unknown.
@@ -57,11 +54,7 @@ def find_files(split: str, stems: Sequence[str] = ()) -> list[Path]:
 
 
 def check_stems(split: str, subsets: Mapping[str, Sequence[str]], stems: Sequence[str]) -> None:
-    """Check that the images of a split are in the data.
-
-    Raises:
-        InputError: some are not.
-    """
+    """Raise an InputError if images of a split are not in the data."""
     used = [stem for members in subsets.values() for stem in members]
     if absent := sorted(set(used) - set(stems)):
         raise _describe_absence(split, absent, len(used))

@@ -133,11 +133,8 @@ class Splitter:
     def divide_normal(self, pairs: Sequence[Pair], inspection: Inspection) -> dict[str, list[str]]:
         """The stems of normal frames for train and test: a fold, or a fifth, is for the test.
 
-        Frames of one sequence, which are near-duplicates of one another, all go to train.
-
-        Args:
-            pairs: frames without polyps; those of one folder stay together if there are several folders.
-            inspection: of the same images in the same order.
+        Near-duplicates stay together, and frames of one folder if there are enough folders; frames of a
+        single sequence all go to train.
         """
         folds = self.folds or NORMAL_FOLDS
         links = find_links(inspection.thumbnails, inspection.fields)
@@ -160,11 +157,7 @@ class Splitter:
     ) -> tuple[dict[str, list[str]], list[str]]:
         """The subsets that files or folders give, if any, and the group of each image, if there are groups.
 
-        Args:
-            pairs, lists: as for `divide`.
-
-        Raises:
-            InputError: as `divide`, for the split's file.
+        Arguments and errors are those of `divide`.
         """
         subsets, columns = self._read_subsets(pairs, lists)
         labels = self._label(pairs, columns)
@@ -346,14 +339,10 @@ def draw_split(
 
 
 def repair_split(subsets: dict[str, list[str]], groups: Mapping[str, int]) -> dict[str, list[str]]:
-    """A split without groups that straddle, and with the same test set, so that numbers stay comparable.
+    """Change the train and val of a split so that no group is in two subsets; test stays as it is.
 
     Images of train and val that show the same as one of test are left out; a group in both train and val goes
-    to train.
-
-    Args:
-        subsets: the stems of train, val and test.
-        groups: the group of each stem.
+    to train. `groups` has the group of each stem.
     """
     test_groups = {groups[stem] for stem in subsets["test"]}
     train = [stem for stem in subsets["train"] if groups[stem] not in test_groups]

@@ -29,8 +29,7 @@ def boundary_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, floa
     float32, so that the numbers equal those of MONAI.
 
     Args:
-        prediction: (H, W) bool.
-        truth: (H, W) bool.
+        prediction, truth: (H, W) bool.
 
     Returns:
         nsd (0 to 1) and hd95 (pixels), as in DEFINITIONS but before the mean over images.

@@ -23,14 +23,10 @@ DEFINITIONS = {
 
 
 def detection_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, int]:
-    """Count the polyps of one image.
+    """Count the polyps_found, polyps_missed and false_positives of one image.
 
     Args:
-        prediction: (H, W) bool.
-        truth: (H, W) bool.
-
-    Returns:
-        polyps_found, polyps_missed and false_positives.
+        prediction, truth: (H, W) bool.
     """
     polyps, polyp_labels = components(truth)
     predictions, labels = components(prediction)

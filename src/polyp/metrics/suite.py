@@ -178,7 +178,7 @@ def _with_intervals(
     Args:
         columns: one value or array per image.
         from_means: from means (R, …) to numbers (R,).
-        counts: how many images a number is about, where that is not all.
+        counts: how many images a number is about, where those are not all.
     """
     ends = np.cumsum([column[0].size for column in columns.values()])[:-1]
     flat = np.concatenate([column.reshape(len(column), -1) for column in columns.values()], axis=1)
