@@ -140,13 +140,12 @@ class Splitter:
         links = find_links(inspection.thumbnails, inspection.fields)
         folders = [str(pair.image.parent) for pair in pairs]
         groups = group_images(len(pairs), links, folders if len(set(folders)) >= folds else ())
+        test: set[int] = set()
         if groups.max() + 1 < folds:
-            log.warning(
-                "data.normal: the %d frames make %d groups of near-duplicates or folders, too few to test on "
-                "some: all are trained on", len(pairs), groups.max() + 1,
-            )  # fmt: skip
-            return {"train": [pair.stem for pair in pairs], "test": []}
-        test = self._draw_fold(groups, inspection.shares, folds)
+            log.warning("data.normal: the %d frames make %d groups of near-duplicates or folders, too few to "
+                        "test on some: all are trained on", len(pairs), groups.max() + 1)  # fmt: skip
+        else:
+            test = self._draw_fold(groups, inspection.shares, folds)
         return {
             "train": [pair.stem for row, pair in enumerate(pairs) if row not in test],
             "test": [pair.stem for row, pair in enumerate(pairs) if row in test],
@@ -159,8 +158,25 @@ class Splitter:
 
         Arguments and errors are those of `divide`.
         """
-        subsets, columns = self._read_subsets(pairs, lists)
-        labels = self._label(pairs, columns)
+        stems = [pair.stem for pair in pairs]
+        subsets: dict[str, list[str]] = {}
+        columns: dict[str, dict[str, str]] = {}
+        self.used = self.split
+        if self.split == AUTO and lists is not None:
+            self.used = str(lists)
+            log.info("data.split=auto: the subsets are those of the lists in %s", lists)
+            subsets, _ = read_split(str(lists), stems)
+        elif self.split in (AUTO, FOLDERS):
+            subsets = _read_folders(pairs)
+            if self.split == FOLDERS and not subsets:
+                raise InputError(
+                    "data.split=folders needs folders named train and test (and val): give data.split=random"
+                )
+            self.used = FOLDERS
+        elif self.split not in DRAWN:
+            needs_subset = self.group is None and self.folds is None
+            subsets, columns = read_split(self.split, stems, needs_subset)
+        labels = self._list_labels(pairs, columns)
         self.parts = self.folds or (len(set(labels)) if self.split == LEAVE_ONE_OUT else 0)
         if self.folds is not None:
             self.used = f"{self.folds} folds"
@@ -168,29 +184,7 @@ class Splitter:
             self.used = RANDOM
         return subsets, labels
 
-    def _read_subsets(
-        self, pairs: Sequence[Pair], lists: Path | None
-    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-        """The subsets that files or folders give, if any, and the split's other columns by stem."""
-        self.used = self.split
-        stems = [pair.stem for pair in pairs]
-        if self.split == AUTO and lists is not None:
-            self.used = str(lists)
-            log.info("data.split=auto: the subsets are those of the lists in %s", lists)
-            return read_split(str(lists), stems)[0], {}
-        if self.split in (AUTO, FOLDERS):
-            subsets = _read_folders(pairs)
-            if self.split == FOLDERS and not subsets:
-                raise InputError(
-                    "data.split=folders needs folders named train and test (and val): give data.split=random"
-                )
-            self.used = FOLDERS
-            return subsets, {}
-        if self.split in DRAWN:
-            return {}, {}
-        return read_split(self.split, stems, needs_subset=self.group is None and self.folds is None)
-
-    def _label(self, pairs: Sequence[Pair], columns: Mapping[str, Mapping[str, str]]) -> list[str]:
+    def _list_labels(self, pairs: Sequence[Pair], columns: Mapping[str, Mapping[str, str]]) -> list[str]:
         """The group of each image by `group`; empty without."""
         if self.group is None:
             return []
