@@ -26,7 +26,7 @@ from polyp.images import resize
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FORMAT = 4  # goes up when the pixels or the layout of the files change: older files are then made again
+FORMAT = 4  # of the files' pixels and layout: files of another format are built again
 
 
 class CacheError(WriteError):
@@ -34,7 +34,7 @@ class CacheError(WriteError):
 
 
 def cache_folder(setting: bool | str | None) -> Path | None:
-    """The folder that `data.cache` means, which is made if necessary; None if nothing is to be cached.
+    """The folder for the setting `data.cache`, which is made if necessary; None if nothing is cached.
 
     Args:
         setting: true for polyp/resized in the user's cache folder, false for no cache, or a folder.

@@ -101,16 +101,15 @@ class PolypDataModule(pl.LightningDataModule):
         if eval_batch_size is not None:
             _check_int("eval_batch_size", eval_batch_size, 1)
         self._eval_batch_size = eval_batch_size
-        self.eval_workers = _check_workers(
-            "eval_workers", num_workers if eval_workers is None else eval_workers
-        )
+        eval_workers = num_workers if eval_workers is None else eval_workers
+        self.eval_workers = _check_workers("eval_workers", eval_workers)
         self.cache = cache
         self.allow_empty = allow_empty
         self.augmentation = Augmentation(augment) if augment else None
         self.multiscale = MultiScale(self.image_size, scales, seed)
         self.seed = seed
         self.recorded_split: dict[str, list[str]] = {}
-        """The subsets of a run that exists, which hold whatever `split` would give now."""
+        """The subsets of a run that exists; they replace those of `split`, which may have changed."""
         self.subsets: dict[str, list[str]] = {}
         """The stems of train, val and test, and those of the test's normal frames as `normal` if any."""
         self.sources: list[str] = []
@@ -171,7 +170,7 @@ class PolypDataModule(pl.LightningDataModule):
         return load_resized(listing.pairs, listing.problems, self.image_size, folder, self.allow_empty)
 
     def find(self) -> None:
-        """Check every file and split, once; what was understood of the files is logged."""
+        """Check every file and split the data, once; how the files are understood is logged."""
         if self.subsets:
             return
         self.pairs, folder = self._listing.pairs, cache_folder(self.cache)
@@ -269,11 +268,11 @@ class PolypDataModule(pl.LightningDataModule):
     # Lightning 2.6 stores a loader's state by itself, but restores it only in loaders that are made later;
     # this one was made when the schedule needed the number of steps.
     def state_dict(self) -> dict[str, Any]:
-        """How far the epoch is."""
+        """The state of the training loader."""
         return {"train_loader": self.train_loader.state_dict()} if self.train_loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Begin the next epoch there."""
+        """Keep the state for the training loader that is made next."""
         self.progress = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader:
@@ -296,13 +295,13 @@ class PolypDataModule(pl.LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def showcase(self, subset: str, count: int = 6) -> list[str]:
-        """Stems of the images to show: always the same, from the subset's smallest polyp to its largest."""
+        """The stems of images to show, the same each time, from the smallest polyp to the largest."""
         stems = sorted(self.subsets[subset], key=lambda stem: (self.inspection.shares[self.rows[stem]], stem))
         indices = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
         return [stems[index] for index in indices]
 
     def describe(self) -> dict[str, Any]:
-        """What a run's metrics.json says of its data."""
+        """The entries on the data in a run's metrics.json."""
         names = [pair.source for name in SUBSETS for pair in self.get_pairs(name)]
         return {
             "dataset": self.dataset,
@@ -327,6 +326,6 @@ def _check_workers(key: str, value: Any) -> int | Literal["auto"]:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes; the main one saves and then ends its workers."""
+    """Let the main process end the workers after it has saved: signals reach all processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

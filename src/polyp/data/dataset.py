@@ -101,10 +101,8 @@ class PolypDataset(Dataset[Sample]):
 class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    Several processes take its batches in turn: in each step they take together what one process would take in
-    as many steps. All have the same number of whole batches; the remainder is left out.
-
-    It is a SequentialSampler because Lightning replaces any other where `trainer.overfit_batches` is set.
+    Several processes take its batches in turn, the same number of whole batches each; the remainder is left
+    out. It is a SequentialSampler because Lightning replaces any other if `trainer.overfit_batches` is set.
     """
 
     count: int  # of all images
@@ -116,7 +114,7 @@ class EpochSampler(SequentialSampler):
     start: int = 0
     """The batch that the next epoch starts with; the run was interrupted after those before it."""
     frozen: bool = False
-    """Whether every epoch is the first one: the same images, augmented in the same way."""
+    """Whether every epoch repeats the first one: the same order and the same augmentation."""
 
     @property
     def steps(self) -> int:
@@ -162,7 +160,7 @@ class TrainLoader(DataLoader[Sample]):
         return {"taken": taken, "processes": self.sampler.processes}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch after so many batches.
+        """Begin the next epoch after the batches that were taken.
 
         Raises:
             InputError: another number of processes shared the beginning of the epoch.

@@ -1,4 +1,4 @@
-"""Images that show the same: neighbouring frames of a video, or one frame saved twice.
+"""Near-duplicates: neighbouring frames of a video, or one frame saved twice.
 
 Three comparisons, each with a threshold chosen by eye on Kvasir-SEG: of its 499,500 pairs of images the 35
 that correlate most as frames, the 40 nearest by hash and the 56 nearest as fields of view.
@@ -44,8 +44,8 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 def field_thumbnail(image: np.ndarray) -> np.ndarray:
     """(32, 32) uint8 grey of the field of view: of the rows and columns that are not mostly black."""
-    lit = cv2.resize(image, (128, 128), interpolation=cv2.INTER_AREA).max(axis=2) > 30
-    rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.25) for axis in (1, 0))
+    bright = cv2.resize(image, (128, 128), interpolation=cv2.INTER_AREA).max(axis=2) > 30
+    rows, columns = (np.flatnonzero(bright.mean(axis=axis) > 0.25) for axis in (1, 0))
     if min(len(rows), len(columns)) < 16:
         return thumbnail(image)
     height, width = image.shape[:2]

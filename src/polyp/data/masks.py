@@ -1,7 +1,7 @@
-"""Masks: what their files hold, and which of it is polyp.
+"""Masks: reads their files, and decides which values or colours are polyp.
 
-A mask is two-valued, or data.polyp_values says which of its values or colours are polyp. What the files of a
-data set hold is summed up in one `Levels` each, and `describe_coding` accepts or refuses them together.
+A mask is two-valued, or data.polyp_values says which of its values or colours are polyp. Each file's values
+are counted in its `Levels`, and `describe_coding` accepts or refuses those of a data set together.
 """
 
 import operator
@@ -87,7 +87,7 @@ AUTO = MaskCoding()
 
 @dataclass(frozen=True)
 class Levels:
-    """What one mask holds.
+    """The values of one mask.
 
     Attributes:
         counts: pixels of each value or colour that fills an area, the background's 0 or #000000 among them.

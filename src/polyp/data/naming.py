@@ -1,4 +1,4 @@
-"""How the files of images and masks are named: what their names have beside the stem that both share."""
+"""Names of the files of images and masks: what they have before and after the stem of a pair."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -139,6 +139,6 @@ def _find_affix(files: Iterable[tuple[PurePath, str]]) -> Affix:
 
 
 def common_prefix(sequences: Sequence[Sequence[str]]) -> list[str]:
-    """What all texts or tuples of texts begin with."""
+    """The items that all texts or tuples of texts begin with."""
     columns = zip(*sequences, strict=False)
     return [items[0] for items in takewhile(lambda items: len(set(items)) == 1, columns)]

@@ -1,4 +1,4 @@
-"""What the mask of an image shows, in a few numbers, and the strata that images fall into by them."""
+"""Traits of an image's polyps, measured on its mask, and strata of images by these traits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from polyp.images import components
 
 
 def measure_traits(mask: np.ndarray) -> dict[str, float]:
-    """What a mask (H, W) in {0, 1, 255} shows.
+    """Measure the polyps of a mask (H, W) in {0, 1, 255}.
 
     Returns:
         polyp_share: of the pixels that count (see `polyp.images.IGNORED`), 0-1.
-        polyps: how many there are, see `polyp.images.components`.
+        polyps: their number, see `polyp.images.components`.
         irregularity: 1 - 4 pi area / perimeter² of the largest polyp (the isoperimetric quotient; outline
             simplified by 1 % of its size): 0 for a disc, about .21 for a square, near 1 for a fringed shape.
             NaN without a polyp.
@@ -33,7 +33,7 @@ def measure_traits(mask: np.ndarray) -> dict[str, float]:
 def _measure_irregularity(polyp: np.ndarray) -> float:
     outlines, _ = cv2.findContours(polyp.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=len)
-    # An outline of pixels is a staircase, which is too long: straight lines near enough take its place.
+    # An outline of pixels is a staircase, which is too long: straight lines replace it.
     outline = cv2.approxPolyDP(outline, max(0.5, 0.01 * math.sqrt(polyp.sum())), closed=True)
     perimeter = cv2.arcLength(outline, closed=True)
     if not perimeter:  # one pixel
@@ -78,7 +78,7 @@ STRATA: dict[str, Stratum] = {
 """Of Kvasir-SEG's 1000 images 20 % are small, 53 % medium, 27 % large; 5 % show several; 52 % round, 34 %
 oval, 14 % irregular. On its 120 test images Dice (mean of three networks) falls with irregularity: Spearman's
 rho -0.32, p 0.0004, 0.915 for round and 0.762 for irregular polyps. Sharpness, highlights and boxes over the
-picture had |rho| < 0.15 and p > 0.1: they make no strata."""
+picture had |rho| < 0.15 and p > 0.1, and are no strata."""
 
 
 def group_by_stratum(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:

@@ -77,8 +77,7 @@ class RiskControl:
     Attributes:
         threshold: a pixel is polyp if its probability >= threshold.
         share: the limit of the missed share in the mean over images.
-        confidence: the probability that the limit holds, over draws of the images the threshold was chosen
-            on.
+        confidence: the probability that the limit holds, over draws of the images that it is chosen on.
         missed: the mean missed share of these images.
         images: their number.
     """

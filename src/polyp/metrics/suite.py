@@ -1,7 +1,7 @@
-"""Every number about predictions: `score` images one by one, `summarise` them, `get_definitions` of both.
+"""All metrics together: `score` an image, `summarise` the scores of images, `get_definitions` of the numbers.
 
-A score keeps no pixels, but numbers and a few small arrays (14 kB an image), from which everything else
-follows, by any choice of images and at any of 256 thresholds.
+The scores of an image are numbers and a few small arrays (14 kB), from which `summarise` and
+`summarise_at_threshold` compute the metrics of any choice of images, at any of 256 thresholds.
 
 Pixels whose truth is `polyp.images.IGNORED` are left out of whatever counts pixels. Where shapes matter (nsd,
 hd95, the polyps that are found, wfm and sm) they are background in prediction and truth alike.
@@ -25,7 +25,7 @@ MEANS = (*overlap.MEANS, "nsd", "hd95", "brier", "wfm", "sm", *CURVE_MEANS)
 
 @dataclass(frozen=True)
 class Scores:
-    """What is known about the prediction of one image."""
+    """The scores of the prediction of one image."""
 
     row: dict[str, float]
     """One image's line of a table. Keys: tp, fp, fn; dice, iou, precision, recall, mae; nsd, hd95; brier;
@@ -44,7 +44,7 @@ class Number:
     interval: tuple[float, float] | None
     """95 % bootstrap over the images; None for a single image."""
     n: int
-    """How many images it is about."""
+    """The number of images."""
 
 
 def score(
@@ -86,8 +86,8 @@ def score(
 def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
     """The numbers of `get_definitions` over images, each with its interval.
 
-    What these images cannot tell is left out: polyp_recall where there are no polyps, false_alarms where
-    there are no normal frames, the literature's suite where `score` left it out.
+    Numbers without a value are left out: polyp_recall where there are no polyps, false_alarms where there are
+    no normal frames, the literature's suite where `score` left it out.
 
     Raises:
         ValueError: no images.
