@@ -64,12 +64,12 @@ def test_a_ratio_of_means_agrees_with_scipy() -> None:
 
 def test_columns_share_their_draws_with_a_single_one() -> None:
     columns = np.random.default_rng(0).random((40, 3))
-    both = bootstrap_intervals(
+    bounds = bootstrap_intervals(
         columns, lambda means: np.concatenate([means, means.max(1, keepdims=True)], axis=1)
     )
-    assert both.shape == (4, 2)
-    assert both[1] == pytest.approx(bootstrap_interval(columns[:, 1]))
-    assert (both[3] >= both[:3].max(0)).all()
+    assert bounds.shape == (4, 2)
+    assert bounds[1] == pytest.approx(bootstrap_interval(columns[:, 1]))
+    assert (bounds[3] >= bounds[:3].max(0)).all()
 
 
 def test_resamples_without_a_value_are_left_out() -> None:

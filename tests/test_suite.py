@@ -40,7 +40,9 @@ def test_each_number_is_defined_and_has_an_interval() -> None:
     assert list(summary) == list(get_definitions(literature=LITERATURE))
     for name, number in summary.items():
         assert number.interval is not None and number.interval[0] <= number.value <= number.interval[1], name
-    assert summary["dice"].interval == pytest.approx(bootstrap_interval([one.row["dice"] for one in SCORES]))
+    assert summary["dice"].interval == pytest.approx(
+        bootstrap_interval([scores.row["dice"] for scores in SCORES])
+    )
     assert summary["dice"].n == len(IMAGES)
     assert summary["polyp_recall"].n == len(IMAGES) - 1
     assert summary["false_alarms"].n == 1
@@ -48,18 +50,18 @@ def test_each_number_is_defined_and_has_an_interval() -> None:
 
 def test_sums_and_ratios_by_hand() -> None:
     truth, empty = disc(14, 20, 8), np.zeros((29, 41), dtype=bool)
-    two = disc(8, 9, 5) | disc(20, 30, 6)
-    pairs = [(truth, truth), (disc(8, 9, 5), two), (empty, empty), (truth, empty), (empty, empty)]
+    discs = disc(8, 9, 5) | disc(20, 30, 6)
+    pairs = [(truth, truth), (disc(8, 9, 5), discs), (empty, empty), (truth, empty), (empty, empty)]
     summary = summarise([score(p.astype(np.float32), t) for p, t in pairs])
     assert summary["polyp_recall"].value == pytest.approx(2 / 3)
     assert summary["false_positives_per_image"].value == pytest.approx(1 / 5)
     assert summary["false_alarms"].value == pytest.approx(1 / 3)
-    both, missing, alarm = truth.sum() + disc(8, 9, 5).sum(), disc(20, 30, 6).sum(), truth.sum()
-    assert summary["pooled_dice"].value == pytest.approx(2 * both / (2 * both + missing + alarm))
+    shared, missed, alarm = truth.sum() + disc(8, 9, 5).sum(), disc(20, 30, 6).sum(), truth.sum()
+    assert summary["pooled_dice"].value == pytest.approx(2 * shared / (2 * shared + missed + alarm))
     wrong = [(p != t).mean() for p, t in pairs]
     assert summary["brier"].value == pytest.approx(np.mean(wrong))
     # All pixels are in the first or the last bin: what is missed in one, the alarm in the other.
-    assert summary["ece"].value == pytest.approx((missing + alarm) / 5 / truth.size)
+    assert summary["ece"].value == pytest.approx((missed + alarm) / 5 / truth.size)
 
 
 @pytest.mark.parametrize("beside", [0.0, 0.3, 1.0])
@@ -154,7 +156,7 @@ def test_definitions_name_the_threshold() -> None:
 
 
 def test_no_pixels_are_kept() -> None:
-    sizes = [sum(vector.nbytes for vector in one.vectors.values()) for one in SCORES]
+    sizes = [sum(vector.nbytes for vector in scores.vectors.values()) for scores in SCORES]
     assert max(sizes) < 10_000
 
 
