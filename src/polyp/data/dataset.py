@@ -57,14 +57,12 @@ class PolypDataset(Dataset[Sample]):
     """Images and masks as samples, by index or, where they are augmented, by (epoch, index)."""
 
     pairs: Sequence[Pair]
-    image_size: tuple[int, int] | None = None
-    """Height and width to resize to; None leaves images and masks at their original size."""
-    pixels: Sequence[np.ndarray] | None = None
-    """(H, W, 4) uint8 of each pair, resized, from the cache; None decodes the files each time."""
-    sizes: np.ndarray | None = None
-    """(n, 2) heights and widths of the files; needed with `pixels`."""
-    augmentation: Augmentation | None = None
-    """Applied to resized samples; it depends on seed, epoch and index, not on the worker."""
+    image_size: tuple[int, int] | None = None  # height and width; None leaves those of the files
+    pixels: Sequence[np.ndarray] | None = (
+        None  # (H, W, 4) uint8 of each pair, resized; None decodes the files
+    )
+    sizes: np.ndarray | None = None  # (n, 2) heights and widths of the files; needed with `pixels`
+    augmentation: Augmentation | None = None  # by seed, epoch and index, whatever the worker is
     seed: int = 0
 
     def __len__(self) -> int:
@@ -111,10 +109,8 @@ class EpochSampler(SequentialSampler):
     rank: int = 0  # of this process
     processes: int = 1
     epoch: int = 0
-    start: int = 0
-    """The batch that the next epoch starts with; the run was interrupted after those before it."""
-    frozen: bool = False
-    """Whether every epoch repeats the first one: the same order and the same augmentation."""
+    start: int = 0  # the batch that the next epoch starts with, where the run was interrupted
+    frozen: bool = False  # whether every epoch repeats the order and the augmentation of the first
 
     @property
     def steps(self) -> int:

@@ -39,7 +39,9 @@ def verify(folder: Path) -> None:
     """
     manifest = _read_manifest()
     paths = [path for kind in ("images", "masks") for path in (folder / kind).glob("[!.]*.jpg")]
-    if difference := _difference({path.relative_to(folder).as_posix() for path in paths}, set(manifest)):
+    if difference := _describe_difference(
+        {path.relative_to(folder).as_posix() for path in paths}, set(manifest)
+    ):
         raise InputError(
             f"{folder} {difference}: repair or delete it; if it is another data set, give data=folder "
             f"{override_word('data.root', folder)}"
@@ -83,14 +85,14 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         for kind in ("images", "masks"):
             (temporary / kind).mkdir(parents=True)
-        published = fingerprint(archive) in ADDRESSES.values()  # whose files may differ from the manifest
+        is_published = fingerprint(archive) in ADDRESSES.values()  # its files may differ from the manifest
         with ZipFile(archive) as zipped:
             members = _find_members(zipped)
-            if difference := _difference(set(members), set(manifest)):
+            if difference := _describe_difference(set(members), set(manifest)):
                 raise ArchiveError(difference)
             for name, sha in manifest.items():
                 data = zipped.read(members[name])
-                if _sha(data) != sha and not published:
+                if _sha(data) != sha and not is_published:
                     raise ArchiveError(f"has a file other than the owners' ({name})")
                 (temporary / name).write_bytes(data)
         temporary.rename(folder)
@@ -116,18 +118,18 @@ def _sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def _difference(names: set[str], expected: set[str]) -> str:
+def _describe_difference(names: set[str], expected: set[str]) -> str:
     """The missing and the unknown names, as a clause; empty if there are none."""
-    absent, unknown = sorted(expected - names), sorted(names - expected)
-    clauses = [
-        absent and f"lacks {len(absent)} of Kvasir-SEG's {len(expected)} files ({_shorten(absent)})",
-        unknown and f"has {len(unknown)} files that are not Kvasir-SEG's ({_shorten(unknown)})",
-    ]
-    return " and ".join(clause for clause in clauses if clause)
+    clauses = []
+    if absent := expected - names:
+        clauses.append(f"lacks {len(absent)} of Kvasir-SEG's {len(expected)} files ({_list_first(absent)})")
+    if unknown := names - expected:
+        clauses.append(f"has {len(unknown)} files that are not Kvasir-SEG's ({_list_first(unknown)})")
+    return " and ".join(clauses)
 
 
-def _shorten(names: list[str]) -> str:
-    return ", ".join(names[:5] + ["..."] * (len(names) > 5))
+def _list_first(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:5] + ["..."] * (len(names) > 5))
 
 
 def _find_members(zipped: ZipFile) -> dict[str, ZipInfo]:

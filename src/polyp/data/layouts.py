@@ -52,24 +52,15 @@ class Listing:
 
 @dataclass(frozen=True)
 class _File:
-    """An image file below the root, whose role a folder may say, as images_C1 does.
-
-    Attributes:
-        path, relative: of the file, and below the root.
-        role: image, mask, or empty where no folder says it.
-        folder: its folder without the one that says the role.
-        base: the folders above the one that says the role.
-        affix: the rest of that folder's name, such as C1.
-        subset: that a folder names.
-    """
+    """An image file below the root, whose role a folder may say, as images_C1 does."""
 
     path: Path
-    relative: Path
-    role: str
-    folder: PurePath
-    base: PurePath
-    affix: str
-    subset: str | None
+    relative: Path  # to the root
+    role: str  # image, mask, or empty where no folder says it
+    folder: PurePath  # of the file, without the one that says the role
+    base: PurePath  # the folders above the one that says the role
+    affix: str  # the rest of that folder's name, such as C1
+    subset: str | None  # that a folder names
 
     @property
     def name(self) -> str:

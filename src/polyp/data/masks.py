@@ -87,34 +87,21 @@ AUTO = MaskCoding()
 
 @dataclass(frozen=True)
 class Levels:
-    """The values of one mask.
+    """The values or colours that fill areas of one mask, the background's 0 or #000000 among them."""
 
-    Attributes:
-        counts: pixels of each value or colour that fills an area, the background's 0 or #000000 among them.
-        pixels: of the mask.
-        label: what the values are: value, index or colour.
-    """
-
-    counts: dict[Value, int]
-    pixels: int
-    label: str
+    counts: dict[Value, int]  # the pixels of each
+    pixels: int  # of the mask
+    label: str  # value, index or colour
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """A decoded mask file.
+    """A decoded mask file."""
 
-    Attributes:
-        values: (H, W).
-        colours: (H, W, 3) uint8 RGB, if it has any.
-        is_lossy: compression or resizing has changed values.
-        has_palette: the values are its indices.
-    """
-
-    values: np.ndarray
-    colours: np.ndarray | None
-    is_lossy: bool
-    has_palette: bool = False
+    values: np.ndarray  # (H, W)
+    colours: np.ndarray | None  # (H, W, 3) uint8 RGB, if it has any
+    is_lossy: bool  # compression or resizing has changed values
+    has_palette: bool = False  # whose indices the values are
 
 
 def read_mask(path: Path, coding: MaskCoding = AUTO) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath
+from string import digits
 from typing import NamedTuple
 
 from polyp.errors import InputError
@@ -14,7 +15,6 @@ Names = dict[str, set[tuple[PurePath, str]]]
 """The folder and the name, without the ending, of each file by its role, image or mask."""
 
 SAMPLE = 20  # file names that rules are derived from
-DIGITS = "0123456789"
 
 
 class Affix(NamedTuple):
@@ -133,8 +133,8 @@ def _propose_rules(names: Names) -> list[Rule]:
 def _find_affix(files: Iterable[tuple[PurePath, str]]) -> Affix:
     """The prefix and the suffix that all names have, without digits, which count the images."""
     names = [name for _, name in files]
-    prefix = "".join(common_prefix(names)).rstrip(DIGITS)
-    suffix = "".join(common_prefix([name[::-1] for name in names]))[::-1].lstrip(DIGITS)
+    prefix = "".join(common_prefix(names)).rstrip(digits)
+    suffix = "".join(common_prefix([name[::-1] for name in names]))[::-1].lstrip(digits)
     return Affix(prefix, suffix if len(prefix) + len(suffix) < min(map(len, names)) else "")
 
 

@@ -123,19 +123,12 @@ class Inspection:
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """The result of a look at one pair, without its pixels.
+    """The result of `check_pair`, which keeps no pixels; with problems, only `levels` may be set."""
 
-    Attributes:
-        problems: a short text each; with any, only `levels` may be there.
-        levels: what the mask file holds; None without a file or if it cannot be read.
-        values: the pair's row in each of the arrays of an `Inspection`, by their names.
-        content: what the fingerprint is made of.
-    """
-
-    problems: Sequence[str] = ()
-    levels: Levels | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
-    content: bytes = b""
+    problems: Sequence[str] = ()  # a short text each
+    levels: Levels | None = None  # of the mask; None without a file or if it cannot be read
+    values: Mapping[str, Any] = field(default_factory=dict)  # a row of each array of `Inspection`
+    content: bytes = b""  # for the fingerprint
 
 
 def check_pair(number: int, pair: Pair, allow_empty: bool, visit: Visit | None = None) -> Check:

@@ -27,16 +27,16 @@ from polyp.images import SUFFIXES, open_image
 FORMATS = {".json": "LabelMe", ".txt": "YOLO"}
 """The formats with a file for each image, by its ending; a single .json file is COCO's."""
 
-Shape = tuple[str, Any]
-"""A label, and an outline: the flat list x1, y1, x2, y2, ... in pixels, or COCO's run lengths."""
-
 
 @dataclass
 class Annotation:
-    """The outlines of one image, and its height and width in pixels; None: those of the image's file."""
+    """The outlines of one image.
 
-    size: tuple[int, int] | None
-    shapes: list[Shape] = field(default_factory=list)
+    An outline is a flat list x1, y1, x2, y2, ... in pixels, or COCO's run lengths.
+    """
+
+    size: tuple[int, int] | None  # height and width in pixels; None: those of the image's file
+    shapes: list[tuple[str, Any]] = field(default_factory=list)  # labels and outlines
 
 
 def find_annotations(root: Path, masks: str | None) -> Path | None:

@@ -43,17 +43,11 @@ def _measure_irregularity(polyp: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Bins of one trait, with limits that are the same for every data set.
+    """Bins of one trait, with limits that are the same for every data set."""
 
-    Attributes:
-        trait: its name in `measure_traits`.
-        bins: the lowest value of each bin, in ascending order.
-        meanings: the values of each bin, in words.
-    """
-
-    trait: str
-    bins: Mapping[str, float]
-    meanings: Mapping[str, str]
+    trait: str  # a key of `measure_traits`
+    bins: Mapping[str, float]  # the lowest value of each bin, in ascending order
+    meanings: Mapping[str, str]  # the values of each bin, in words
 
     def bin(self, value: float) -> str:
         """The name of the bin of a value."""

@@ -72,21 +72,13 @@ def missed_shares(counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RiskControl:
-    """A threshold that limits the missed share of a polyp's pixels.
+    """A threshold that limits the missed share of a polyp's pixels."""
 
-    Attributes:
-        threshold: a pixel is polyp if its probability >= threshold.
-        share: the limit of the missed share in the mean over images.
-        confidence: the probability that the limit holds, over draws of the images that it is chosen on.
-        missed: the mean missed share of these images.
-        images: their number.
-    """
-
-    threshold: float
-    share: float
-    confidence: float
-    missed: float
-    images: int
+    threshold: float  # a pixel is polyp if its probability >= threshold
+    share: float  # the limit of the missed share in the mean over images
+    confidence: float  # the probability that the limit holds, over draws of the images it is chosen on
+    missed: float  # the mean missed share of these images
+    images: int  # their number
 
 
 def risk_threshold(missed: np.ndarray, share: float, confidence: float) -> RiskControl | None:

@@ -41,10 +41,8 @@ class Number:
     """A number over images."""
 
     value: float
-    interval: tuple[float, float] | None
-    """95 % bootstrap over the images; None for a single image."""
-    n: int
-    """The number of images."""
+    interval: tuple[float, float] | None  # 95 % bootstrap over the images; None for a single image
+    n: int  # images
 
 
 def score(
