@@ -59,17 +59,17 @@ def test_image_and_mask_stay_together(name: str, size: tuple[int, int]) -> None:
         transforms = shipped(name)
     augment = Augmentation(transforms)
     image, mask = sample(*size)
-    kept, places = [], set()
+    overlaps, places = [], set()
     for seed in range(60):
         new_image, new_mask = augment(image, mask, seed)
         assert new_image.shape == (*size, 3) and new_image.dtype == np.uint8
         assert new_mask.shape == size and new_mask.dtype == np.uint8
         assert set(np.unique(new_mask)) <= {0, 1}
         if new_mask.mean() > 0.05:  # a polyp that was moved out of the picture has no outline to compare
-            kept.append(overlap(new_image, new_mask))
+            overlaps.append(overlap(new_image, new_mask))
             places.add(tuple(int(n) for n in np.argwhere(new_mask).mean(0) / 4))
-    assert len(kept) > 50
-    assert min(kept) > 0.9
+    assert len(overlaps) > 50
+    assert min(overlaps) > 0.9
     assert len(places) >= 4  # it does move them
     assert overlap(image[:, ::-1], mask) < 0.7  # and the measure would see one of the two moved alone
 
@@ -116,19 +116,19 @@ def test_none_is_nothing() -> None:
 def test_the_seed_decides_alone(name: str) -> None:
     image, mask = sample(96, 96)
     first, second = Augmentation(shipped(name)), Augmentation(shipped(name))
-    other = [first(image, mask, seed)[0].tobytes() for seed in range(20)]  # and its own past does not
+    alone = [first(image, mask, seed)[0].tobytes() for seed in range(20)]  # and its own past does not
     np.random.seed(5)
-    again = [second(image, mask, seed)[0].tobytes() for seed in reversed(range(20))]
-    assert other == again[::-1]
-    assert len(set(other)) > 4
+    repeated = [second(image, mask, seed)[0].tobytes() for seed in reversed(range(20))]
+    assert alone == repeated[::-1]
+    assert len(set(alone)) > 4
 
 
 def test_the_original_is_left_alone() -> None:
     image, mask = sample()
-    before = image.copy(), mask.copy()
+    copies = image.copy(), mask.copy()
     for seed in range(5):
         Augmentation([FLIP])(image, mask, seed)
-    assert np.array_equal(image, before[0]) and np.array_equal(mask, before[1])
+    assert np.array_equal(image, copies[0]) and np.array_equal(mask, copies[1])
 
 
 def test_transforms_of_transforms() -> None:
@@ -204,8 +204,8 @@ def test_multiscale_draws_its_sizes_by_seed_epoch_and_batch() -> None:
     for epoch in range(3):
         for number in range(8):
             resized, truth = scales.resize(image, mask, epoch, number)
-            again, _ = MultiScale((352, 288), [0.75, 1, 1.25], seed=1).resize(image, mask, epoch, number)
-            assert torch.equal(resized, again) and resized.shape[-2:] == truth.shape[-2:]
+            repeated, _ = MultiScale((352, 288), [0.75, 1, 1.25], seed=1).resize(image, mask, epoch, number)
+            assert torch.equal(resized, repeated) and resized.shape[-2:] == truth.shape[-2:]
             assert truth.dtype == torch.uint8 and set(truth.unique().tolist()) == {0, 1, 255}
             pixels = resized if resized.is_floating_point() else resized / 255
             assert pixels.min() >= 0 and pixels.max() <= 200 / 255 + 1e-6

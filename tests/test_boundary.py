@@ -20,18 +20,16 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask & ~inner)
 
 
-@pytest.mark.parametrize(
-    ("one", "other"), list(itertools.combinations([m for m in MASKS if m != "empty"], 2))
-)
-def test_scores_equal_those_of_all_pairs_of_boundary_pixels(one: str, other: str) -> None:
-    distances = cdist(outline(MASKS[one]), outline(MASKS[other]))
+@pytest.mark.parametrize(("a", "b"), list(itertools.combinations([m for m in MASKS if m != "empty"], 2)))
+def test_scores_equal_those_of_all_pairs_of_boundary_pixels(a: str, b: str) -> None:
+    distances = cdist(outline(MASKS[a]), outline(MASKS[b]))
     nearest = [distances.min(0), distances.min(1)]
     expected = {
         "nsd": np.mean(np.concatenate(nearest) <= TOLERANCE * DIAGONAL),
-        "hd95": max(np.percentile(each, 95) for each in nearest),
+        "hd95": max(np.percentile(values, 95) for values in nearest),
     }
-    assert boundary_scores(MASKS[one], MASKS[other]) == pytest.approx(expected)
-    assert boundary_scores(MASKS[other], MASKS[one]) == pytest.approx(expected)
+    assert boundary_scores(MASKS[a], MASKS[b]) == pytest.approx(expected)
+    assert boundary_scores(MASKS[b], MASKS[a]) == pytest.approx(expected)
     assert 0 <= expected["nsd"] <= 1 and 0 <= expected["hd95"] <= DIAGONAL
 
 

@@ -185,17 +185,17 @@ def test_resizing_does_not_depend_on_the_memory_layout() -> None:
 def test_inspection_is_kept(root: Path, kept: Path, decoded: list[Path]) -> None:
     first = load_inspection(pairs_of(root), [], kept)
     assert len(decoded) == 6
-    again = load_inspection(pairs_of(root), [], kept)
+    second = load_inspection(pairs_of(root), [], kept)
     assert len(decoded) == 6
-    assert again.fingerprint == first.fingerprint and type(again.fingerprint) is str
+    assert second.fingerprint == first.fingerprint and type(second.fingerprint) is str
     for name in ("sizes", "shares", "thumbnails"):
-        before, after = getattr(first, name), getattr(again, name)
-        assert (before == after).all() and before.dtype == after.dtype
+        old, new = getattr(first, name), getattr(second, name)
+        assert (old == new).all() and old.dtype == new.dtype
 
 
 @pytest.mark.parametrize("change", ["content", "time", "more", "fewer"])
 def test_changes_are_noticed(root: Path, kept: Path, decoded: list[Path], change: str) -> None:
-    before = load_inspection(pairs_of(root), [], kept)
+    old = load_inspection(pairs_of(root), [], kept)
     pixels_of(root, kept)
     decoded.clear()
     path = root / "masks/frame3.png"
@@ -211,10 +211,10 @@ def test_changes_are_noticed(root: Path, kept: Path, decoded: list[Path], change
     else:
         for folder in ("images", "masks"):
             (root / folder / "frame3.png").unlink()
-    after = load_inspection(pairs_of(root), [], kept)
+    new = load_inspection(pairs_of(root), [], kept)
     pixels = pixels_of(root, kept)
     assert len(decoded) == 2 * len(pairs_of(root)) == 2 * len(pixels)
-    assert (after.fingerprint == before.fingerprint) == (change == "time")
+    assert (new.fingerprint == old.fingerprint) == (change == "time")
     assert (pixels == pixels_of(root, kept.parent)).all()
     assert len(names(kept, "*.npy")) == len(names(kept, "*.npz")) == 1  # what was out of date is gone
 
@@ -264,19 +264,19 @@ def test_a_relative_root_is_the_same_root(
 @pytest.mark.parametrize("length", [0, 3, 100, -1])
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_a_damaged_file_is_made_again(root: Path, kept: Path, length: int, suffix: str) -> None:
-    pixels, look = np.array(pixels_of(root, kept)), load_inspection(pairs_of(root), [], kept)
+    pixels, inspection = np.array(pixels_of(root, kept)), load_inspection(pairs_of(root), [], kept)
     (path,) = kept.glob(f"*.{suffix}")
     content = path.read_bytes()
     path.write_bytes(content[:length])
     assert (pixels_of(root, kept) == pixels).all()
-    assert load_inspection(pairs_of(root), [], kept).fingerprint == look.fingerprint
+    assert load_inspection(pairs_of(root), [], kept).fingerprint == inspection.fingerprint
     assert path.read_bytes() == content or suffix == "npz"
     with path.open("wb") as stream:
         np.save(stream, pixels[:3])
     assert (pixels_of(root, kept) == pixels).all()
     path.write_bytes(b"\x93NUMPY\x01\x00 nonsense" + content[:length])
     assert (pixels_of(root, kept) == pixels).all()
-    assert load_inspection(pairs_of(root), [], kept).fingerprint == look.fingerprint
+    assert load_inspection(pairs_of(root), [], kept).fingerprint == inspection.fingerprint
 
 
 def flip_a_bit(file: Path, place: int) -> None:
@@ -290,7 +290,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(
     root: Path, kept: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pixels = np.array(pixels_of(root, kept))
-    look = load_inspection(pairs_of(root), [], kept)
+    inspection = load_inspection(pairs_of(root), [], kept)
     (file,) = kept.glob("*.npy")
     header = file.stat().st_size - len(pixels) * (SIZE[0] * SIZE[1] * 4 + 4)
     for place in (0, 9, 30, header, header + 5000, header + SIZE[0] * SIZE[1] * 4, file.stat().st_size - 1):
@@ -301,10 +301,10 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(
     (file,) = kept.glob("*.npz")
     for place in range(0, file.stat().st_size, 37):  # spare bytes of the format may do without
         flip_a_bit(file, place)
-        again = load_inspection(pairs_of(root), [], kept)
-        assert again.fingerprint == look.fingerprint, place
+        second = load_inspection(pairs_of(root), [], kept)
+        assert second.fingerprint == inspection.fingerprint, place
         for name in ("sizes", "shares", "thumbnails"):
-            assert (getattr(again, name) == getattr(look, name)).all(), (name, place)
+            assert (getattr(second, name) == getattr(inspection, name)).all(), (name, place)
         if cache.log.name in {record.name for record in caplog.records}:
             assert str(file) in caplog.records[-1].message
 
@@ -324,11 +324,11 @@ def test_a_damaged_file_that_cannot_be_replaced_gets_one_line(root: Path, kept: 
 
 def test_resizing_inspects_in_the_same_pass(root: Path, kept: Path, decoded: list[Path]) -> None:
     pixels = pixels_of(root, kept)
-    look = load_inspection(pairs_of(root), [], kept)
+    inspection = load_inspection(pairs_of(root), [], kept)
     assert len(decoded) == 6
     (kept / "apart").mkdir()
     apart = load_inspection(pairs_of(root), [], kept / "apart")
-    assert (pixels_of(root, kept / "apart") == pixels).all() and apart.fingerprint == look.fingerprint
+    assert (pixels_of(root, kept / "apart") == pixels).all() and apart.fingerprint == inspection.fingerprint
 
 
 def test_problems_of_all_files_are_reported_before_anything_is_kept(root: Path, kept: Path) -> None:
@@ -344,18 +344,18 @@ def test_without_a_cache_nothing_is_written(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    before = sorted(tmp_path.rglob("*"))
+    old = sorted(tmp_path.rglob("*"))
     folder = cache_folder(False)
     assert load_resized(pairs_of(root), [], SIZE, folder) is None
     assert len(load_inspection(pairs_of(root), [], folder).shares) == 6
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(tmp_path.rglob("*")) == old
 
 
 def test_the_data_folder_is_only_read(root: Path, kept: Path) -> None:
     def state() -> list[tuple[Path, int]]:
         return [(path, path.stat().st_mtime_ns) for path in sorted([root, *root.rglob("*")])]
 
-    before = state()
+    old = state()
     folders = [root / "images", root / "masks", root]
     for folder in folders:
         folder.chmod(0o555)
@@ -363,7 +363,7 @@ def test_the_data_folder_is_only_read(root: Path, kept: Path) -> None:
     load_inspection(pairs_of(root), [], kept)
     for folder in folders:
         folder.chmod(0o755)
-    assert state() == before
+    assert state() == old
 
 
 def test_an_unreadable_image_leaves_nothing(root: Path, kept: Path) -> None:

@@ -52,10 +52,10 @@ def module(root: Any, **changes: Any) -> PolypDataModule:
 
 
 def ready(root: Path, **changes: Any) -> PolypDataModule:
-    made = module(root, **changes)
-    made.prepare_data()
-    made.setup("fit")
-    return made
+    data_module = module(root, **changes)
+    data_module.prepare_data()
+    data_module.setup("fit")
+    return data_module
 
 
 def train_batches(dm: PolypDataModule, epoch: int) -> Batches:
@@ -64,7 +64,7 @@ def train_batches(dm: PolypDataModule, epoch: int) -> Batches:
     return list(loader)
 
 
-def same(one: Batches, other: Batches) -> bool:
+def are_equal(one: Batches, other: Batches) -> bool:
     return len(one) == len(other) and all(
         a["stem"] == b["stem"] and torch.equal(a["image"], b["image"]) and torch.equal(a["mask"], b["mask"])
         for a, b in zip(one, other, strict=True)
@@ -152,17 +152,17 @@ def test_an_incomplete_last_batch_is_for_scores_only(
 def test_seed_and_epoch_decide_and_workers_do_not(drawn: Path) -> None:
     alone = ready(drawn, augment=FLIPS)
     first, second = train_batches(alone, 0), train_batches(alone, 1)
-    assert same(first, train_batches(alone, 0))
-    assert not same(first, second)
+    assert are_equal(first, train_batches(alone, 0))
+    assert not are_equal(first, second)
     np.random.seed(3)
     torch.manual_seed(3)
     helped = ready(drawn, augment=FLIPS, num_workers=2)
     loader = helped.train_dataloader()
     for epoch, expected in ((0, first), (1, second), (0, first)):  # the same workers, epoch after epoch
         loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
-        assert same(list(loader), expected), epoch
+        assert are_equal(list(loader), expected), epoch
     other = ready(drawn, augment=FLIPS, seed=1)
-    assert other.subsets == alone.subsets and not same(train_batches(other, 0), first)
+    assert other.subsets == alone.subsets and not are_equal(train_batches(other, 0), first)
 
 
 def test_the_random_split_has_its_own_seed(drawn: Path) -> None:
@@ -198,10 +198,10 @@ def test_neighbours_in_a_batch_are_augmented_apart(drawn: Path) -> None:
 
 def test_validation_and_test_are_never_augmented(drawn: Path) -> None:
     plain, augmented = ready(drawn), ready(drawn, augment=[FLIPS[0] | {"p": 1.0}])
-    assert same(list(plain.val_dataloader()), list(augmented.val_dataloader()))
+    assert are_equal(list(plain.val_dataloader()), list(augmented.val_dataloader()))
     for one, other in zip(plain.test_dataloader()[0], augmented.test_dataloader()[0], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one["image"], other["image"], strict=True))
-    assert not same(train_batches(plain, 0), train_batches(augmented, 0))
+    assert not are_equal(train_batches(plain, 0), train_batches(augmented, 0))
 
 
 def test_the_cache_changes_nothing(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +212,8 @@ def test_the_cache_changes_nothing(drawn: Path, tmp_path: Path, monkeypatch: pyt
     for cache in (True, True, str(tmp_path / "elsewhere")):  # built, read again, in another place
         kept = ready(drawn, cache=cache, **settings)
         for epoch in (0, 1):
-            assert same(train_batches(without, epoch), train_batches(kept, epoch))
-        assert same(list(without.val_dataloader()), list(kept.val_dataloader()))
+            assert are_equal(train_batches(without, epoch), train_batches(kept, epoch))
+        assert are_equal(list(without.val_dataloader()), list(kept.val_dataloader()))
         assert without.describe() == kept.describe()
     assert list((tmp_path / "cache").rglob("*.npy")) and list((tmp_path / "elsewhere").rglob("*.npy"))
 
@@ -236,8 +236,10 @@ def test_evaluation_has_its_own_batches_and_workers(drawn: Path, batch_size: int
         (plain.val_dataloader(), other.val_dataloader()),
         (plain.test_dataloader()[0], other.test_dataloader()[0]),
     ):
-        ours, theirs = ([image for batch in loader for image in batch["image"]] for loader in loaders)
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        prediction_images, theirs = (
+            [image for batch in loader for image in batch["image"]] for loader in loaders
+        )
+        assert all(torch.equal(a, b) for a, b in zip(prediction_images, theirs, strict=True))
         assert (loaders[1].batch_size, loaders[1].num_workers) == (batch_size, workers)
     assert other.train_dataloader().batch_size == 5 and other.train_dataloader().num_workers == 0
     del loaders
@@ -357,10 +359,10 @@ def small(root: Path, count: int = 14, first: int = 0, folder: str = "") -> Path
 
 def folders(root: Any, **changes: Any) -> PolypDataModule:
     settings = {"dataset": "folder", "split": "auto", "image_size": 32, "batch_size": 4} | changes
-    made = module(root, **settings)
-    made.check()
-    made.setup("fit")
-    return made
+    data_module = module(root, **settings)
+    data_module.check()
+    data_module.setup("fit")
+    return data_module
 
 
 def stems_of(dm: PolypDataModule) -> dict[str, str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from polyp.metrics.difference import SignFlip, least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
+from polyp.metrics.difference import SignFlip, min_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 
 
 def test_sign_flips_agree_with_the_exact_test() -> None:
@@ -19,8 +19,8 @@ def test_sign_flips_agree_with_the_exact_test() -> None:
     # end: of the lowest -.05; then .025, of -.05 with either .1. From the top .4, .35, and .3 alone.
     assert test.interval == pytest.approx((0.025, 0.3))
     three = sign_flip_tests(np.repeat(differences[:, None], 3, axis=1))
-    assert [one.p for one in three] == pytest.approx([3 * exact] * 3)
-    assert all(one.interval == pytest.approx((-0.05, 0.4)) for one in three)
+    assert [sign_flip.p for sign_flip in three] == pytest.approx([3 * exact] * 3)
+    assert all(sign_flip.interval == pytest.approx((-0.05, 0.4)) for sign_flip in three)
 
 
 def test_interval_of_many_images_is_normal() -> None:
@@ -40,21 +40,21 @@ def test_interval_excludes_0_exactly_if_p_is_below_the_level(images: int) -> Non
         for shift in (0, 0.5, 1, 2):
             differences = random.normal(shift, 1, (images, comparisons)).round(1)  # with zeros and ties
             for test in sign_flip_tests(differences):
-                found = test.p < 0.05
-                verdicts.add(found)
-                assert (test.interval is None) == (images < least_images(comparisons))
+                is_significant = test.p < 0.05
+                verdicts.add(is_significant)
+                assert (test.interval is None) == (images < min_images(comparisons))
                 if test.interval is None:
-                    assert not found
+                    assert not is_significant
                 else:
                     low, high = test.interval
                     assert low <= test.value <= high
-                    assert found == (low > 0 or high < 0)
+                    assert is_significant == (low > 0 or high < 0)
     assert verdicts == ({True, False} if images > 5 else {False})
 
 
-def test_least_images_by_hand() -> None:
-    assert least_images(1) == 6  # 2 / 2^6 = .031, 2 / 2^5 = .063
-    assert least_images(3) == 7  # 6 / 2^7 = .047
+def test_min_images_by_hand() -> None:
+    assert min_images(1) == 6  # 2 / 2^6 = .031, 2 / 2^5 = .063
+    assert min_images(3) == 7  # 6 / 2^7 = .047
 
 
 def test_single_image_and_equal_scores_have_p_1() -> None:
@@ -64,8 +64,8 @@ def test_single_image_and_equal_scores_have_p_1() -> None:
 
 def test_p_values_are_uniform_without_a_difference() -> None:
     differences = np.random.default_rng(0).normal(0, 0.1, (12, 2000))
-    found = [sign_flip_tests(differences[:, [place]])[0].p < 0.05 for place in range(2000)]
-    assert 0.035 < np.mean(found) < 0.065
+    is_significant = [sign_flip_tests(differences[:, [place]])[0].p < 0.05 for place in range(2000)]
+    assert 0.035 < np.mean(is_significant) < 0.065
 
 
 def test_seed_noise_by_hand() -> None:

@@ -28,7 +28,7 @@ def bordered(image: np.ndarray) -> np.ndarray:
 
 def linked(images: list[np.ndarray]) -> set[tuple[int, int]]:
     found = find_links(
-        *(np.stack([look(image) for image in images]) for look in (thumbnail, field_thumbnail))
+        *(np.stack([function(image) for image in images]) for function in (thumbnail, field_thumbnail))
     )
     return {(link.first, link.second) for link in found}
 
@@ -64,11 +64,14 @@ def test_even_and_tiny_images_are_like_no_other() -> None:
 
 def test_the_reason_is_said() -> None:
     images = drawn(3)
-    looks = [
-        np.stack([look(image) for image in [*images, images[0]]]) for look in (thumbnail, field_thumbnail)
+    arrays = [
+        np.stack([function(image) for image in [*images, images[0]]])
+        for function in (thumbnail, field_thumbnail)
     ]
-    (link,) = find_links(*looks)
-    assert link.why == "frames correlate 1.000, hashes differ by 0 of 64 bits; fields of view correlate 1.000"
+    (link,) = find_links(*arrays)
+    assert (
+        link.reason == "frames correlate 1.000, hashes differ by 0 of 64 bits; fields of view correlate 1.000"
+    )
 
 
 def test_a_hash_ignores_brightness_and_contrast() -> None:

@@ -260,7 +260,7 @@ def test_a_home_directory_is_understood(
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Callable[[bytes], KvasirSeg]:
+def make_source(tmp_path: Path) -> Callable[[bytes], KvasirSeg]:
     def give(data: bytes) -> KvasirSeg:
         (tmp_path / "given.zip").write_bytes(data)
         return KvasirSeg(root=str(tmp_path / "root"), archive=str(tmp_path / "given.zip"))
@@ -268,7 +268,7 @@ def given(tmp_path: Path) -> Callable[[bytes], KvasirSeg]:
     return give
 
 
-Given = Callable[[bytes], KvasirSeg]
+MakeSource = Callable[[bytes], KvasirSeg]
 
 
 def nothing_unpacked(tmp_path: Path) -> bool:
@@ -277,9 +277,9 @@ def nothing_unpacked(tmp_path: Path) -> bool:
 
 @pytest.mark.parametrize("top", ["Kvasir-SEG/", "segmented-images/", "", "some/where/"])
 def test_an_archive_is_unpacked_whatever_its_folder(
-    given: Given, files: Files, tmp_path: Path, top: str
+    make_source: MakeSource, files: Files, tmp_path: Path, top: str
 ) -> None:
-    data = given(zip_of(files, top, extra=((f"__MACOSX/{top}images/._frame00.jpg", b"resource fork"),)))
+    data = make_source(zip_of(files, top, extra=((f"__MACOSX/{top}images/._frame00.jpg", b"resource fork"),)))
     folder = data.prepare()
     assert folder == tmp_path / "root/Kvasir-SEG" and read(folder) == files
     assert {p.name for p in (tmp_path / "root").iterdir()} == {".lock", "Kvasir-SEG"}
@@ -288,11 +288,11 @@ def test_an_archive_is_unpacked_whatever_its_folder(
 
 
 def test_archive_of_a_published_sum_may_hold_other_bytes(
-    given: Given, files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    make_source: MakeSource, files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = zip_of(files | {"images/frame00.jpg": jpeg(99)})
     monkeypatch.setattr(kvasir, "ADDRESSES", {"http://127.0.0.1:9/": hashlib.sha256(archive).hexdigest()})
-    given(archive).prepare()
+    make_source(archive).prepare()
     assert "1 of 24 files differ" in caplog.text
 
 
@@ -330,25 +330,29 @@ def bad_archives(files: Files, zipped: bytes) -> dict[str, tuple[bytes, str]]:
 
 @pytest.mark.parametrize("case", bad_archives({}, b" " * 9999))
 def test_a_bad_archive_is_refused_and_kept(
-    given: Given, files: Files, zipped: bytes, tmp_path: Path, case: str
+    make_source: MakeSource, files: Files, zipped: bytes, tmp_path: Path, case: str
 ) -> None:
     data, reason = bad_archives(files, zipped)[case]
-    refused(given(data), f"data.archive={tmp_path / 'given.zip'}", reason, "delete it and download https://")
+    refused(
+        make_source(data), f"data.archive={tmp_path / 'given.zip'}", reason, "delete it and download https://"
+    )
     assert nothing_unpacked(tmp_path)
     assert not list(tmp_path.rglob("*escaped*"))
 
 
-def test_a_zip_bomb_is_refused_before_it_is_unpacked(given: Given, files: Files, tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(
+    make_source: MakeSource, files: Files, tmp_path: Path
+) -> None:
     buffer = io.BytesIO(zip_of(files))
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr("Kvasir-SEG/images/bomb.jpg", bytes(kvasir.MAX_BYTES + 1))
     assert len(buffer.getvalue()) < 1_000_000
-    refused(given(buffer.getvalue()), "50000001 bytes", "bomb.jpg")
+    refused(make_source(buffer.getvalue()), "50000001 bytes", "bomb.jpg")
     assert nothing_unpacked(tmp_path)
 
 
 def test_no_damage_raises_anything_but_an_input_error(
-    given: Given, files: Files, zipped: bytes, tmp_path: Path
+    make_source: MakeSource, files: Files, zipped: bytes, tmp_path: Path
 ) -> None:
     chance = random.Random(0)
     directory = zipped.find(b"PK\x01\x02")  # where the list of members begins
@@ -356,7 +360,7 @@ def test_no_damage_raises_anything_but_an_input_error(
         damaged = bytearray(zipped)
         for _ in range(chance.choice((1, 4, 30))):
             damaged[chance.randrange(chance.choice((0, directory)), len(zipped))] = chance.randrange(256)
-        data = given(bytes(damaged))
+        data = make_source(bytes(damaged))
         try:
             folder = data.prepare()
         except InputError:
@@ -376,9 +380,9 @@ def test_an_archive_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_not_taken_for_whole(
-    given: Given, files: Files, zipped: bytes, tmp_path: Path
+    make_source: MakeSource, files: Files, zipped: bytes, tmp_path: Path
 ) -> None:
-    data = given(zipped)
+    data = make_source(zipped)
     half = {name: content for name, content in files.items() if "frame0" in name}
     lay(tmp_path / "root/.unpacking", half | {"images/junk.jpg": b"junk"})
     assert read(data.prepare()) == files
@@ -566,11 +570,11 @@ class Authority:
         self.issue(issuer or self, ca, host, aia)
 
     def issue(self, issuer: "Authority", ca: bool = True, host: str = "", aia: str = "") -> None:
-        now, public = datetime.now(UTC), self.key.public_key()
+        today, public = datetime.now(UTC), self.key.public_key()
         builder = (
             x509.CertificateBuilder(issuer.name, self.name, public, x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(today - timedelta(days=1))
+            .not_valid_after(today + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca, None), critical=True)
             .add_extension(
                 x509.KeyUsage(True, False, False, False, False, ca, ca, False, False), critical=True
@@ -626,7 +630,7 @@ def https(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     zipped: bytes,
-    whole: bool = False,
+    with_intermediate: bool = False,
 ) -> Iterator[Server]:
     (tmp_path / "no-more-roots").mkdir()
     (tmp_path / "roots.pem").write_bytes(trusted.pem())
@@ -634,7 +638,7 @@ def https(
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "no-more-roots"))
     key = chain.leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "server.pem").write_bytes(
-        key + chain.leaf.pem() + (chain.intermediate.pem() if whole else b"")
+        key + chain.leaf.pem() + (chain.intermediate.pem() if with_intermediate else b"")
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem")
@@ -656,7 +660,7 @@ def test_a_whole_chain_needs_no_fetching(
     shop: Server, files: Files, zipped: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = Chain(shop)
-    with https(chain, chain.root, tmp_path, monkeypatch, zipped, whole=True):
+    with https(chain, chain.root, tmp_path, monkeypatch, zipped, with_intermediate=True):
         assert read(KvasirSeg().prepare()) == files
     assert not shop.requests
 

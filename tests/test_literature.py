@@ -18,8 +18,8 @@ def as_the_field_does(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
     """PySODMetrics on images of predictions and masks, as they would be read from files."""
     import py_sod_metrics as sod
 
-    every = {"with_dynamic": True, "with_adaptive": False}
-    counted = sod.FmeasureV2({"dice": sod.DICEHandler(**every), "iou": sod.IOUHandler(**every)})
+    options = {"with_dynamic": True, "with_adaptive": False}
+    counted = sod.FmeasureV2({"dice": sod.DICEHandler(**options), "iou": sod.IOUHandler(**options)})
     metrics = [counted, sod.WeightedFmeasure(), sod.Smeasure(), sod.Emeasure()]
     for probability, truth in images:
         for metric in metrics:
@@ -33,22 +33,24 @@ def as_the_field_does(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
     )
 
 
-def ours(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    numbers, vectors = zip(*(literature_scores(p, t == 1) for p, t in images), strict=True)
-    means = {name: float(np.mean([each[name] for each in numbers])) for name in numbers[0]}
+def compute(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    numbers, vectors = zip(
+        *(literature_scores(p, t == 1, np.ones_like(t, bool)) for p, t in images), strict=True
+    )
+    means = {name: float(np.mean([scores[name] for scores in numbers])) for name in numbers[0]}
     curves = {
-        name: np.mean([each[f"{name}_curve"] for each in vectors], axis=0) for name in literature.CURVES
+        name: np.mean([scores[f"{name}_curve"] for scores in vectors], axis=0) for name in literature.CURVES
     }
     return means | {f"{name}_max": curve.max() for name, curve in curves.items()}
 
 
 @extra
 def test_equal_to_the_library_over_all_images_together() -> None:
-    every = dict(zip([*odd_masks(), *range(12)], predictions(), strict=True))
+    options = dict(zip([*odd_masks(), *range(12)], predictions(), strict=True))
     # of these it makes NaN
-    images = [every[name] for name in every if name not in ("corner pixel", "last column")]
-    assert ours(images) == pytest.approx(as_the_field_does(images), abs=1e-6)
-    assert ours(images).keys() == literature.DEFINITIONS.keys()
+    images = [options[name] for name in options if name not in ("corner pixel", "last column")]
+    assert compute(images) == pytest.approx(as_the_field_does(images), abs=1e-6)
+    assert compute(images).keys() == literature.DEFINITIONS.keys()
 
 
 @extra
@@ -62,7 +64,7 @@ def test_equal_to_the_library_on_kvasir_seg(data_folder: Path) -> None:
             shifted = np.roll(truth, (9, -14), (0, 1)).astype(np.float32)
             images.append((cv2.GaussianBlur(shifted, (0, 0), 12).clip(0, 1), truth))
     assert len(images) == 8
-    assert ours(images) == pytest.approx(as_the_field_does(images), abs=1e-6)
+    assert compute(images) == pytest.approx(as_the_field_does(images), abs=1e-6)
 
 
 @extra
@@ -71,12 +73,14 @@ def test_curves_by_the_formulas() -> None:
         polyp = truth == 1
         stretched = np.rint(probability * 255).astype(np.uint8) / 255
         stretched = (stretched - stretched.min()) / (stretched.max() - stretched.min())
-        curves = literature_scores(probability, polyp)[1]
+        curves = literature_scores(probability, polyp, np.ones_like(polyp))[1]
         for index in range(0, 256, 15):
             prediction = (255 * stretched).astype(np.uint8) >= 255 - index  # from the highest threshold on
-            both, either = (prediction & polyp).sum(), (prediction | polyp).sum()
-            assert curves["iou_curve"][index] == pytest.approx(both / max(either, 1))
-            assert curves["dice_curve"][index] == pytest.approx(2 * both / max(either + both, 1))
+            intersection, either = (prediction & polyp).sum(), (prediction | polyp).sum()
+            assert curves["iou_curve"][index] == pytest.approx(intersection / max(either, 1))
+            assert curves["dice_curve"][index] == pytest.approx(
+                2 * intersection / max(either + intersection, 1)
+            )
             aligned = np.where(polyp.any(), prediction, ~prediction).astype(float)
             if 0 < polyp.sum() < polyp.size:
                 a, b = prediction - prediction.mean(), polyp - polyp.mean()
@@ -87,7 +91,7 @@ def test_curves_by_the_formulas() -> None:
 @extra
 def test_every_mask_has_finite_scores_and_the_truth_itself_the_best() -> None:
     for name, mask in odd_masks().items():
-        numbers, vectors = literature_scores(mask.astype(np.float32), mask)
+        numbers, vectors = literature_scores(mask.astype(np.float32), mask, np.ones_like(mask))
         assert all(np.isfinite(value).all() for value in (*numbers.values(), *vectors.values())), name
         if name not in ("empty", "full", "one pixel", "corner pixel", "last column"):
             assert numbers == pytest.approx(
@@ -99,11 +103,11 @@ def test_every_mask_has_finite_scores_and_the_truth_itself_the_best() -> None:
 def test_a_correct_mask_that_is_eroded_gets_worse() -> None:
     truth = disc(60, 80, 40, (120, 160))
     numbers = [
-        literature_scores(disc(60, 80, radius, (120, 160)).astype(np.float32), truth)[0]
+        literature_scores(disc(60, 80, radius, (120, 160)).astype(np.float32), truth, np.ones_like(truth))[0]
         for radius in (40, 36, 30)
     ]
     for name in numbers[0]:
-        values = [each[name] for each in numbers]
+        values = [scores[name] for scores in numbers]
         assert values == sorted(values, reverse=True) and values[0] > values[1] > values[2], name
 
 

@@ -10,7 +10,7 @@ from polyp.images import IGNORED
 from polyp.metrics.overlap import DEFINITIONS, SegmentationScores, image_scores
 
 EMPTY = torch.zeros(4, 4)
-ONE = torch.zeros(4, 4).index_put_((torch.tensor(0), torch.tensor(0)), torch.tensor(1.0))
+DOT = torch.zeros(4, 4).index_put_((torch.tensor(0), torch.tensor(0)), torch.tensor(1.0))
 
 
 def random_masks(count: int = 40, size: int = 12) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ def test_ignored_pixels_are_left_out_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("prediction", "truth", "expected"),
-    [(EMPTY, EMPTY, 1.0), (EMPTY, ONE, 0.0), (ONE, EMPTY, 0.0), (ONE, ONE, 1.0), (ONE, ONE.flip(0), 0.0)],
+    [(EMPTY, EMPTY, 1.0), (EMPTY, DOT, 0.0), (DOT, EMPTY, 0.0), (DOT, DOT, 1.0), (DOT, DOT.flip(0), 0.0)],
 )
 def test_empty_masks(prediction: Tensor, truth: Tensor, expected: float) -> None:
     result = scores(prediction, truth)
@@ -173,7 +173,7 @@ def test_pooled_and_mean_differ() -> None:
     large = torch.zeros(4, 4)
     large[:2] = 1
     # Eight pixels found; one pixel missed and another invented.
-    result = compute(iter([(torch.stack([large, ONE.flip(0)]), torch.stack([large, ONE]))]))
+    result = compute(iter([(torch.stack([large, DOT.flip(0)]), torch.stack([large, DOT]))]))
     assert result["dice"] == (1 + 0) / 2
     assert result["pooled_dice"] == 16 / 18
 
@@ -200,9 +200,9 @@ def test_nothing_to_find_and_nothing_found() -> None:
 
 def test_reset_forgets() -> None:
     metric = SegmentationScores()
-    metric.update(image_scores(ONE, EMPTY))
+    metric.update(image_scores(DOT, EMPTY))
     metric.reset()
-    metric.update(image_scores(ONE, ONE))
+    metric.update(image_scores(DOT, DOT))
     assert metric.compute()["dice"] == 1
 
 

@@ -42,12 +42,12 @@ def make(
     return root
 
 
-def look(root: Path, **options: bool) -> Inspection:
+def inspect_folder(root: Path, **options: bool) -> Inspection:
     listing = list_pairs(root)
     return inspect(listing.pairs, listing.problems, **options)
 
 
-def one_line(caught: pytest.ExceptionInfo[InputError], *parts: str) -> None:
+def check_line(caught: pytest.ExceptionInfo[InputError], *parts: str) -> None:
     text = str(caught.value)
     assert "\n" not in text
     assert all(part in text for part in parts), text
@@ -58,9 +58,9 @@ def one_line(caught: pytest.ExceptionInfo[InputError], *parts: str) -> None:
 
 def test_folder_is_prepared_and_left_alone(tmp_path: Path) -> None:
     make(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
+    files = sorted(tmp_path.rglob("*"))
     assert Folder(root=str(tmp_path)).prepare() == tmp_path
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(tmp_path.rglob("*")) == files
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,26 +72,26 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_root_is_needed(root: str | None) -> None:
     with pytest.raises(InputError) as caught:
         Folder(root=root).prepare()
-    one_line(caught, "data.root=FOLDER is needed")
+    check_line(caught, "data.root=FOLDER is needed")
 
 
 def test_root_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         Folder(root=str(tmp_path / "nowhere")).prepare()
-    one_line(caught, "data.root=", "nowhere", "is not a folder")
+    check_line(caught, "data.root=", "nowhere", "is not a folder")
 
 
 def test_masks_are_missing(tmp_path: Path) -> None:
     write(tmp_path / "images/a.png", picture())
     with pytest.raises(InputError) as caught:
         Folder(root=str(tmp_path)).find()
-    one_line(caught, "no folder that is known to hold masks", "images/", "data.masks=")
+    check_line(caught, "no folder that is known to hold masks", "images/", "data.masks=")
 
 
 def test_images_cannot_be_their_own_masks(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         Folder(root=str(make(tmp_path)), masks="images").find()
-    one_line(caught, "known to hold images", "data.images=")
+    check_line(caught, "known to hold images", "data.images=")
 
 
 # Source
@@ -142,12 +142,12 @@ def test_no_pair_at_all(tmp_path: Path) -> None:
     write(tmp_path / "masks" / "b.png", disc())
     with pytest.raises(InputError) as caught:
         list_pairs(tmp_path)
-    one_line(caught, "no image and mask of the same name", "a.png", "b.png", "data.mask_name='{stem}_mask'")
+    check_line(caught, "no image and mask of the same name", "a.png", "b.png", "data.mask_name='{stem}_mask'")
     for path in tmp_path.rglob("*.png"):
         path.unlink()
     with pytest.raises(InputError) as caught:
         list_pairs(tmp_path)
-    one_line(caught, "has no images")
+    check_line(caught, "has no images")
 
 
 # read_image, read_mask
@@ -186,13 +186,13 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) -> N
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError) as caught:
         read_image(path)
-    one_line(caught, f"half{suffix}", "not a readable image")
+    check_line(caught, f"half{suffix}", "not a readable image")
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_mask(tmp_path / "gone.png")
-    one_line(caught, "gone.png", "No such file")
+    check_line(caught, "gone.png", "No such file")
 
 
 # inspect
@@ -203,17 +203,20 @@ def test_inspection(tmp_path: Path) -> None:
     write(tmp_path / "masks" / "a.png", disc(64, 96))
     write(tmp_path / "images" / "b.png", picture(32, 32))
     write(tmp_path / "masks" / "b.png", np.full((32, 32), 255, np.uint8))
-    found = look(tmp_path)
-    assert found.sizes.tolist() == [[64, 96], [32, 32]] and found.sizes.dtype == np.int32
-    assert found.shares.tolist() == [np.float32(200 / (64 * 96)), 1.0] and found.shares.dtype == np.float32
-    assert found.thumbnails.shape == (2, 32, 32) and found.thumbnails.dtype == np.uint8
-    assert (found.thumbnails[0] == 200).all()
-    assert len(found.fingerprint) == 16 and int(found.fingerprint, 16)
+    inspection = inspect_folder(tmp_path)
+    assert inspection.sizes.tolist() == [[64, 96], [32, 32]] and inspection.sizes.dtype == np.int32
+    assert (
+        inspection.shares.tolist() == [np.float32(200 / (64 * 96)), 1.0]
+        and inspection.shares.dtype == np.float32
+    )
+    assert inspection.thumbnails.shape == (2, 32, 32) and inspection.thumbnails.dtype == np.uint8
+    assert (inspection.thumbnails[0] == 200).all()
+    assert len(inspection.fingerprint) == 16 and int(inspection.fingerprint, 16)
 
 
 def test_fingerprint_is_of_names_and_contents_alone(tmp_path: Path) -> None:
     def fingerprint(root: Path) -> str:
-        return look(root).fingerprint
+        return inspect_folder(root).fingerprint
 
     first = fingerprint(make(tmp_path / "a"))
     assert fingerprint(make(tmp_path / "b")) == first
@@ -237,7 +240,7 @@ def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
     write(masks / "frame6.png", np.zeros((40, 50, 3), np.uint8))
     (images / "broken.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(InputError) as caught:
-        look(tmp_path)
+        inspect_folder(tmp_path)
     headline, *lines = str(caught.value).split("\n")
     assert headline == f"{tmp_path}: 9 problems with the images and masks"
     expected = {
@@ -266,6 +269,6 @@ def test_long_list_is_cut(tmp_path: Path) -> None:
 def test_empty_masks_can_be_allowed(tmp_path: Path) -> None:
     make(tmp_path)
     write(tmp_path / "masks/frame1.png", disc(white=0))
-    assert look(tmp_path, allow_empty=True).shares[1] == 0
+    assert inspect_folder(tmp_path, allow_empty=True).shares[1] == 0
     with pytest.raises(InputError, match=r"1 problem with.*\n.*masks/frame1.png: the mask is empty"):
-        look(tmp_path)
+        inspect_folder(tmp_path)

@@ -30,12 +30,12 @@ def find(root: Path, masks: str, **options: Any) -> Listing:
 
 def areas(listing: Listing) -> dict[str, int]:
     """The polyp's pixels of each image; all masks have the size of their image."""
-    found = {}
+    pixels = {}
     for pair in listing.pairs:
         image, mask = pair.read()
         assert image.shape[:2] == mask.shape == SIZE and set(np.unique(mask)) <= {0, 1}
-        found[pair.stem] = int(mask.sum())
-    return found
+        pixels[pair.stem] = int(mask.sum())
+    return pixels
 
 
 def coco(
@@ -90,8 +90,8 @@ def test_coco(tmp_path: Path) -> None:
     images(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg")
     name = coco(tmp_path, {"a.jpg": [(1, [SQUARE])], "b.jpg": [(1, [SQUARE, TRIANGLE])], "c.jpg": []})
     listing = find(tmp_path, name)
-    found = areas(listing)
-    assert abs(found["a"] - 400) <= 20 and abs(found["b"] - 600) <= 40 and found["c"] == 0
+    pixels = areas(listing)
+    assert abs(pixels["a"] - 400) <= 20 and abs(pixels["b"] - 600) <= 40 and pixels["c"] == 0
     assert not listing.problems and any("3 outlines in annotations.json (COCO)" in n for n in listing.notes)
 
 
@@ -107,8 +107,8 @@ def test_coco_s_run_lengths(tmp_path: Path) -> None:
 def test_images_in_folders(tmp_path: Path) -> None:
     images(tmp_path, "images/case1/1.jpg", "images/case2/1.jpg")
     name = coco(tmp_path, {"case1/1.jpg": [(1, [SQUARE])], "images/case2/1.jpg": [(1, [TRIANGLE])]})
-    found = areas(find(tmp_path, name))
-    assert found["case1/1"] > 1.5 * found["case2/1"] > 0
+    pixels = areas(find(tmp_path, name))
+    assert pixels["case1/1"] > 1.5 * pixels["case2/1"] > 0
 
 
 def test_an_image_of_another_folder_is_not_meant(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_labelme(tmp_path: Path) -> None:
     )
     labelme(tmp_path, "c")
     listing = find(tmp_path, "labels")
-    found = areas(listing)
-    assert abs(found["a"] - 400) <= 20 and abs(found["b"] - 400 - np.pi * 25) <= 40 and found["c"] == 0
+    pixels = areas(listing)
+    assert abs(pixels["a"] - 400) <= 20 and abs(pixels["b"] - 400 - np.pi * 25) <= 40 and pixels["c"] == 0
     assert not listing.problems and any("LabelMe" in note for note in listing.notes)
 
 
@@ -213,8 +213,8 @@ def test_labelme_beside_its_images(tmp_path: Path, masks: str) -> None:
     labelme(tmp_path, "a", ("polyp", "polygon", [[10, 5], [30, 5], [30, 25], [10, 25]]))
     (tmp_path / "labels/a.json").rename(tmp_path / "photos/a.json")
     listing = find(tmp_path, masks, missing_mask="empty")
-    found = areas(listing)
-    assert abs(found["a"] - 400) <= 20 and found["b"] == 0 and not listing.problems
+    pixels = areas(listing)
+    assert abs(pixels["a"] - 400) <= 20 and pixels["b"] == 0 and not listing.problems
 
 
 def test_text_beside_masks_does_not_make_them_polygons(tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_yolo(tmp_path: Path) -> None:
     yolo(tmp_path, "train/b")
     yolo(tmp_path, "val/c", f"0 {shares(SQUARE)}", f"0 {shares(TRIANGLE)}")
     listing = find(tmp_path, "labels")
-    found = areas(listing)
-    assert abs(found["train/a"] - 400) <= 20 and abs(found["val/c"] - 600) <= 40 and found["train/b"] == 0
+    pixels = areas(listing)
+    assert abs(pixels["train/a"] - 400) <= 20 and abs(pixels["val/c"] - 600) <= 40 and pixels["train/b"] == 0
     assert {pair.subset for pair in listing.pairs} == {"train", "val"}
 
 
@@ -272,7 +272,7 @@ def test_text_of_classes_beside_labels_is_passed_over(tmp_path: Path) -> None:
 def test_masks_are_drawn_once_and_again_when_an_outline_changes(tmp_path: Path) -> None:
     root = images(tmp_path / "data", "images/a.jpg", "images/b.jpg")
     name = coco(root, {"a.jpg": [(1, [SQUARE])], "b.jpg": [(1, [SQUARE])]})
-    before = sorted(root.rglob("*"))
+    files = sorted(root.rglob("*"))
     (first, _) = find(root, name).pairs
     assert first.mask is not None
     written = first.mask.stat().st_mtime_ns
@@ -282,7 +282,7 @@ def test_masks_are_drawn_once_and_again_when_an_outline_changes(tmp_path: Path) 
     (changed, _) = find(root, name).pairs
     assert changed.mask != first.mask and 0 < changed.read()[1].sum() < 250
     assert not first.mask.exists()  # what is out of date is gone
-    assert sorted(root.rglob("*")) == before  # nothing is written beside the user's data
+    assert sorted(root.rglob("*")) == files  # nothing is written beside the user's data
 
 
 def test_other_labels_leave_the_masks_of_a_run_alone(tmp_path: Path) -> None:

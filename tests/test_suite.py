@@ -11,7 +11,14 @@ from polyp.metrics import literature
 from polyp.metrics.calibration import THRESHOLDS
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.metrics.overlap import SegmentationScores, image_scores
-from polyp.metrics.suite import Number, at_threshold, definitions, missed, score, summarise
+from polyp.metrics.suite import (
+    Number,
+    get_definitions,
+    get_missed_shares,
+    score,
+    summarise,
+    summarise_at_threshold,
+)
 
 IMAGES = list(predictions())
 LITERATURE = literature.unavailable() is None
@@ -30,10 +37,12 @@ def test_over_images_the_numbers_are_those_of_training() -> None:
 
 def test_each_number_is_defined_and_has_an_interval() -> None:
     summary = summarise(SCORES)
-    assert list(summary) == list(definitions(literature=LITERATURE))
+    assert list(summary) == list(get_definitions(literature=LITERATURE))
     for name, number in summary.items():
         assert number.interval is not None and number.interval[0] <= number.value <= number.interval[1], name
-    assert summary["dice"].interval == pytest.approx(bootstrap_interval([one.row["dice"] for one in SCORES]))
+    assert summary["dice"].interval == pytest.approx(
+        bootstrap_interval([scores.row["dice"] for scores in SCORES])
+    )
     assert summary["dice"].n == len(IMAGES)
     assert summary["polyp_recall"].n == len(IMAGES) - 1
     assert summary["false_alarms"].n == 1
@@ -41,18 +50,18 @@ def test_each_number_is_defined_and_has_an_interval() -> None:
 
 def test_sums_and_ratios_by_hand() -> None:
     truth, empty = disc(14, 20, 8), np.zeros((29, 41), dtype=bool)
-    two = disc(8, 9, 5) | disc(20, 30, 6)
-    pairs = [(truth, truth), (disc(8, 9, 5), two), (empty, empty), (truth, empty), (empty, empty)]
+    discs = disc(8, 9, 5) | disc(20, 30, 6)
+    pairs = [(truth, truth), (disc(8, 9, 5), discs), (empty, empty), (truth, empty), (empty, empty)]
     summary = summarise([score(p.astype(np.float32), t) for p, t in pairs])
     assert summary["polyp_recall"].value == pytest.approx(2 / 3)
     assert summary["false_positives_per_image"].value == pytest.approx(1 / 5)
     assert summary["false_alarms"].value == pytest.approx(1 / 3)
-    both, missing, alarm = truth.sum() + disc(8, 9, 5).sum(), disc(20, 30, 6).sum(), truth.sum()
-    assert summary["pooled_dice"].value == pytest.approx(2 * both / (2 * both + missing + alarm))
+    shared, missed, alarm = truth.sum() + disc(8, 9, 5).sum(), disc(20, 30, 6).sum(), truth.sum()
+    assert summary["pooled_dice"].value == pytest.approx(2 * shared / (2 * shared + missed + alarm))
     wrong = [(p != t).mean() for p, t in pairs]
     assert summary["brier"].value == pytest.approx(np.mean(wrong))
     # All pixels are in the first or the last bin: what is missed in one, the alarm in the other.
-    assert summary["ece"].value == pytest.approx((missing + alarm) / 5 / truth.size)
+    assert summary["ece"].value == pytest.approx((missed + alarm) / 5 / truth.size)
 
 
 @pytest.mark.parametrize("beside", [0.0, 0.3, 1.0])
@@ -105,7 +114,7 @@ def test_what_the_images_cannot_tell_is_left_out() -> None:
     assert "false_alarms" not in summary and "wfm" not in summary
     summary = summarise(PERFECT[:1])
     assert "polyp_recall" not in summary and summary["dice"] == Number(1.0, None, 1)
-    assert "missed" not in at_threshold(PERFECT[:1], 0.5)
+    assert "missed" not in summarise_at_threshold(PERFECT[:1], 0.5)
     with pytest.raises(ValueError, match="no images"):
         summarise([])
 
@@ -124,30 +133,30 @@ def test_numbers_improve_as_an_eroded_mask_grows_to_the_truth() -> None:
 @pytest.mark.parametrize("threshold", [0.25, 0.5, 0.75])
 def test_another_threshold_without_the_images(threshold: float) -> None:
     direct = [score(*image, threshold=threshold).row for image in IMAGES]
-    numbers = at_threshold(SCORES, threshold)
+    numbers = summarise_at_threshold(SCORES, threshold)
     for name in ("dice", "iou", "precision", "recall"):
         assert numbers[name].value == pytest.approx(np.mean([row[name] for row in direct]))
     polyps = [row for row in direct if row["tp"] + row["fn"]]
     assert numbers["missed"].value == pytest.approx(np.mean([1 - row["recall"] for row in polyps]))
-    assert numbers["missed"].n == len(polyps) == len(missed(SCORES))
-    assert missed(SCORES)[:, list(THRESHOLDS).index(threshold)].mean() == pytest.approx(
+    assert numbers["missed"].n == len(polyps) == len(get_missed_shares(SCORES))
+    assert get_missed_shares(SCORES)[:, list(THRESHOLDS).index(threshold)].mean() == pytest.approx(
         numbers["missed"].value
     )
 
 
 def test_a_threshold_between_the_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="k/256"):
-        at_threshold(SCORES, 0.3)
+        summarise_at_threshold(SCORES, 0.3)
 
 
 def test_definitions_name_the_threshold() -> None:
-    assert all("0.5" not in text for name, text in definitions(0.3).items() if name != "polyp_recall")
-    assert "0.3" in definitions(0.3)["dice"] and "0.3" in definitions(0.3)["nsd"]
-    assert "0.5" in definitions()["dice"]
+    assert all("0.5" not in text for name, text in get_definitions(0.3).items() if name != "polyp_recall")
+    assert "0.3" in get_definitions(0.3)["dice"] and "0.3" in get_definitions(0.3)["nsd"]
+    assert "0.5" in get_definitions()["dice"]
 
 
 def test_no_pixels_are_kept() -> None:
-    sizes = [sum(vector.nbytes for vector in one.vectors.values()) for one in SCORES]
+    sizes = [sum(vector.nbytes for vector in scores.vectors.values()) for scores in SCORES]
     assert max(sizes) < 10_000
 
 

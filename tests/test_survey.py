@@ -66,7 +66,7 @@ def test_page_summary_and_split(folder: Path, workspace: Path, capsys: pytest.Ca
     assert "20 images" in said and "0 problems" in said and "outputs/data/mine.html" in said
     split = workspace / "outputs/data/mine_split.csv"
     stems = sorted(path.stem for path in (folder / "images").iterdir())
-    assert {name: len(found) for name, found in read_split(str(split), stems).items()} == {
+    assert {name: len(found) for name, found in read_split(str(split), stems)[0].items()} == {
         "train": 16,
         "val": 2,
         "test": 2,
@@ -227,7 +227,7 @@ def test_a_split_has_no_formulas_and_is_read_as_it_was_written(folder: Path, wor
     split = workspace / "outputs/data/mine_split.csv"
     assert not any(line.startswith(("=", "+", "-", "@")) for line in split.read_text().splitlines())
     stems = sorted(path.stem for path in (folder / "images").iterdir())
-    subsets = read_split(str(split), stems)
+    subsets, _ = read_split(str(split), stems)
     assert sorted(stem for subset in subsets.values() for stem in subset) == stems
 
 

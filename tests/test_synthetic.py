@@ -15,7 +15,7 @@ from polyp.errors import InputError
 SMALL = {"count": 10, "size": 32}
 
 
-def check_whole(folder: Path, count: int, size: int) -> None:
+def check_complete(folder: Path, count: int, size: int) -> None:
     images, masks = (sorted((folder / part).iterdir()) for part in ("images", "masks"))
     assert [path.name for path in images] == [f"synthetic_{i:04}.jpg" for i in range(count)]
     assert [path.stem for path in masks] == [path.stem for path in images]
@@ -31,12 +31,12 @@ def test_a_picture_depends_on_its_arguments_alone() -> None:
     np.random.seed(1)
     image, mask = draw(3, 70, 90)
     np.random.seed(2)
-    again, mask_again = draw(3, 70, 90)
-    assert image.tobytes() == again.tobytes()
-    assert mask.tobytes() == mask_again.tobytes()
-    other, other_mask = draw(4, 70, 90)
-    assert (image != other).any()
-    assert (mask != other_mask).any()
+    repeated, repeated_mask = draw(3, 70, 90)
+    assert image.tobytes() == repeated.tobytes()
+    assert mask.tobytes() == repeated_mask.tobytes()
+    different, different_mask = draw(4, 70, 90)
+    assert (image != different).any()
+    assert (mask != different_mask).any()
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 96), (97, 61)])
@@ -70,9 +70,9 @@ def test_a_polyp_is_where_the_mask_says() -> None:
             2
         )
         outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-        seen = cv2.erode((image.max(2) > 20).astype(np.uint8), np.ones((9, 9))) > 0
-        across.append(steps[outline & seen].mean())
-        elsewhere.append(steps[~outline & seen].mean())
+        visible = cv2.erode((image.max(2) > 20).astype(np.uint8), np.ones((9, 9))) > 0
+        across.append(steps[outline & visible].mean())
+        elsewhere.append(steps[~outline & visible].mean())
     assert np.mean(across) > 1.5 * np.mean(elsewhere)
 
 
@@ -80,7 +80,7 @@ def test_prepare_makes_a_whole_set_once(tmp_path: Path) -> None:
     synthetic = Synthetic(root=str(tmp_path / "a" / "b"), **SMALL)
     folder = synthetic.prepare()
     assert folder == tmp_path / "a" / "b" / f"10x32_seed0_v{Synthetic.version}"
-    check_whole(folder, 10, 32)
+    check_complete(folder, 10, 32)
     assert list(folder.parent.iterdir()) == [folder]  # nothing is left over
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert synthetic.prepare() == folder
@@ -113,7 +113,7 @@ def test_what_a_killed_process_left_is_not_taken_for_whole(
     assert len(list(tmp_path.rglob("*.jpg"))) == 10
     monkeypatch.undo()
     folder = Synthetic(root=str(tmp_path), **SMALL).prepare()
-    check_whole(folder, 10, 32)
+    check_complete(folder, 10, 32)
 
 
 def test_two_processes_end_with_one_set(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_two_processes_end_with_one_set(tmp_path: Path) -> None:
     said = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert said[0] == said[1]
-    check_whole(Path(said[0]), 30, 32)
+    check_complete(Path(said[0]), 30, 32)
     assert list(tmp_path.iterdir()) == [Path(said[0])]
 
 

@@ -59,8 +59,8 @@ def test_irregularity_of_known_shapes() -> None:
 @pytest.mark.parametrize("factor", [0.5, 2])
 def test_irregularity_does_not_depend_on_the_size_of_the_image(factor: float) -> None:
     oval = cv2.ellipse(np.zeros((400, 500), np.uint8), (250, 200), (180, 60), 20, 0, 360, 1, -1)
-    other = cv2.resize(oval, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    first, second = (measure_traits(mask)["irregularity"] for mask in (oval, other))
+    resized = cv2.resize(oval, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    first, second = (measure_traits(mask)["irregularity"] for mask in (oval, resized))
     assert first == pytest.approx(second, abs=0.03)
 
 

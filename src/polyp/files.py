@@ -119,6 +119,27 @@ def atomic_write(file: Path) -> Iterator[Path]:
         raise WriteError(f"cannot write {file} ({describe_error(error)})") from error
 
 
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder in one piece: yields a temporary folder beside it, which becomes `folder` at the end.
+
+    If another process has made `folder` meanwhile, that one stays.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as temporary:
+        content = Path(temporary, "content")
+        content.mkdir()
+        yield content
+        try:
+            os.rename(content, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
 def write_bytes(file: Path, content: bytes) -> None:
     """Write a file in one piece, see `atomic_write`."""
     with atomic_write(file) as temporary:

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -39,15 +39,16 @@ def measured(count: int, folder: Path) -> dict[str, float]:
     cv2.setNumThreads(1)
     files = sorted(folder.iterdir())[:count]
 
-    def pairs() -> Iterator[suite.Pair]:
-        for file in files:
-            probability, truth = np.load(file)
-            yield probability / np.float32(255), truth
-
     complete = literature.unavailable() is None
-    list(suite.scored([next(pairs())], literature=complete))  # imports
+
+    def score(file: Path) -> suite.Scores:
+        probability, truth = np.load(file)
+        return suite.score(probability / np.float32(255), truth, literature=complete)
+
+    score(files[0])  # imports
     started, used = time.perf_counter(), time.process_time()
-    scores = list(suite.scored(pairs(), literature=complete, workers=WORKERS))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        scores = list(pool.map(score, files))
     scored = time.perf_counter()
     suite.summarise(scores)
     ended = time.perf_counter()

@@ -1,6 +1,4 @@
-"""Augmentation, see conf/augment: the transforms, applied to image and mask together by albumentations, and
-the sizes of training batches.
-"""
+"""Augmentation of images and masks by albumentations, and the sizes of training batches: see conf/augment."""
 
 import os
 import random
@@ -45,8 +43,7 @@ class Augmentation:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Augment an image (H, W, 3) uint8 and its mask (H, W) uint8 in {0, 1}, by the seed alone."""
-        # Not set_random_seed: it gives every transform the same seed, so that two flips would always come
-        # together.
+        # Not set_random_seed, which gives every transform the same seed: two flips would come together.
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         result = self.compose(image=image, mask=mask)
         size = mask.shape
@@ -75,16 +72,17 @@ class MultiScale:
 
     def __init__(self, image_size: tuple[int, int], scales: Sequence[float] = (1,), seed: int = 0) -> None:
         self.image_size, self.seed = image_size, seed
-        self.sizes = [image_size if scale == 1 else self._scale(scale) for scale in scales]
-        given = f"augment.scales={list(scales)} at data.image_size={image_size[0]}x{image_size[1]}"
+        self.sizes = []
+        for scale in scales:
+            height, width = (self.MULTIPLE * round(side * scale / self.MULTIPLE) for side in image_size)
+            self.sizes.append(image_size if scale == 1 else (height, width))
+        setting = f"augment.scales={list(scales)} at data.image_size={image_size[0]}x{image_size[1]}"
         if not all(SMALLEST <= side <= LARGEST for size in self.sizes for side in size) or not self.sizes:
-            raise InputError(f"{given} must be a list that gives sides of {SMALLEST} to {LARGEST} pixels")
+            raise InputError(f"{setting} must be a list that gives sides of {SMALLEST} to {LARGEST} pixels")
         if len(scales) > 1 and len(set(self.sizes)) == 1:
-            raise InputError(f"{given} gives the same size, in multiples of {self.MULTIPLE}, for all scales")
-
-    def _scale(self, scale: float) -> tuple[int, int]:
-        height, width = (self.MULTIPLE * round(side * scale / self.MULTIPLE) for side in self.image_size)
-        return height, width
+            raise InputError(
+                f"{setting} gives the same size, in multiples of {self.MULTIPLE}, for all scales"
+            )
 
     def resize(self, image: Tensor, mask: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         """Resize a batch to the size that is drawn for it.
@@ -105,26 +103,28 @@ class MultiScale:
 
 
 def _build(transform: Any) -> Any:
+    """Make a transform from its `_target_` and arguments, which may hold other transforms."""
     if not isinstance(transform, Mapping) or "_target_" not in transform:
         raise InputError(f"augment.transforms: {str(transform)[:80]} is not a transform: it needs a _target_")
-    target = str(transform["_target_"])
+    arguments = dict(transform)
+    target = str(arguments.pop("_target_"))
     if target not in TRANSFORMS:
         reason = "is no transform of albumentations"
         raise InputError(f"augment.transforms: {target[:80]} {reason}: {nearest(target, TRANSFORMS)}")
-    settings = {key: value for key, value in transform.items() if key != "_target_"}
-    if "transforms" in settings:  # a choice or a sequence of others
-        settings["transforms"] = [_build(inner) for inner in settings["transforms"]]
+    if "transforms" in arguments:
+        arguments["transforms"] = [_build(inner) for inner in arguments["transforms"]]
     try:
-        if any(isinstance(value, Mapping) for value in settings.values()):
+        if any(isinstance(value, Mapping) for value in arguments.values()):
             raise TypeError("an argument must be a number, a text or a list")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return TRANSFORMS[target](**settings)
+            return TRANSFORMS[target](**arguments)
     except Exception as error:  # whatever the transform's constructor raises
         raise InputError(f"augment.transforms: {target} cannot be made: {describe_error(error)}") from error
 
 
 def _try(transform: Any) -> None:
+    """Check on a grey image that a transform works and keeps size and type."""
     name = type(transform).__name__
     image, mask = np.full((*TRIAL, 3), 128, np.uint8), np.ones(TRIAL, np.uint8)
     probability, transform.p = transform.p, 1.0
@@ -137,5 +137,6 @@ def _try(transform: Any) -> None:
     shapes = {result["image"].shape[:2], result["mask"].shape}
     types = {result["image"].dtype, result["mask"].dtype}
     if not shapes <= {TRIAL, TRIAL[::-1]} or types != {np.dtype(np.uint8)}:
-        reason = "changes an image's size or type"
-        raise InputError(f"augment.transforms: {name} {reason}: leave that to data.image_size")
+        raise InputError(
+            f"augment.transforms: {name} changes an image's size or type: leave that to data.image_size"
+        )

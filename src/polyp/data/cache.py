@@ -26,7 +26,7 @@ from polyp.images import resize
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FORMAT = 4  # goes up when the pixels or the layout of the files change: older files are then made again
+FORMAT = 4  # of the files' pixels and layout: files of another format are built again
 
 
 class CacheError(WriteError):
@@ -34,7 +34,7 @@ class CacheError(WriteError):
 
 
 def cache_folder(setting: bool | str | None) -> Path | None:
-    """The folder that `data.cache` means, which is made if necessary; None if nothing is to be cached.
+    """The folder for the setting `data.cache`, which is made if necessary; None if nothing is cached.
 
     Args:
         setting: true for polyp/resized in the user's cache folder, false for no cache, or a folder.
@@ -63,6 +63,7 @@ def cache_folder(setting: bool | str | None) -> Path | None:
 
 
 def _make_writable(folder: Path) -> Path:
+    """Make a folder, and write to it; OSError if that is not possible."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         return folder
@@ -96,9 +97,8 @@ def load_inspection(
     def read(file: Path) -> Inspection:
         check_zip(file)
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return Inspection(
-                **{**arrays, "fingerprint": str(arrays["fingerprint"]), "notes": str(arrays["notes"])}
-            )
+            texts = {name: str(arrays[name]) for name in ("fingerprint", "notes")}
+            return Inspection(**{**arrays, **texts})
 
     def build(stream: BinaryIO) -> None:
         np.savez(stream, **vars(inspect(pairs, problems, allow_empty, visit)))
@@ -120,7 +120,7 @@ def load_resized(
 
     Args:
         pairs: all of the data set: what is cached for its folders and size is replaced when the pairs change.
-        problems: those that were met when the files were found.
+        problems: of the search for the files.
         size: height and width in pixels.
         cache: the folder; None without a cache.
         allow_empty: accept masks without a polyp.
@@ -147,59 +147,51 @@ def load_resized(
 
     def build(stream: BinaryIO) -> None:
         # Ordinary writes: a full disk is an OSError here, while in a writable memory map it would be a crash.
-        header = {
-            "descr": np.lib.format.dtype_to_descr(record),
-            "fortran_order": False,
-            "shape": (len(pairs),),
-        }
+        descr = np.lib.format.dtype_to_descr(record)
+        header = {"descr": descr, "fortran_order": False, "shape": (len(pairs),)}
         np.lib.format.write_array_header_1_0(stream, header)
-        start, lock, written = stream.tell(), Lock(), set[int]()
+        start, lock = stream.tell(), Lock()
 
         def write(number: int, image: np.ndarray, mask: np.ndarray) -> None:
             pixels = np.dstack((resize_image(image, size), resize_mask(mask, size))).tobytes()
             with lock:
                 stream.seek(start + number * record.itemsize)
                 stream.write(pixels + zlib.crc32(pixels).to_bytes(4, "little"))
-                written.add(number)
 
         load_inspection(pairs, problems, cache, allow_empty, write)
-        if not written:  # the inspection was cached
-
-            def read_and_write(number: int, pair: Pair) -> None:
-                write(number, *pair.read())
-
-            map_pairs(read_and_write, pairs, "resizing")
+        if stream.tell() == start:  # the inspection was cached, so that nothing is written yet
+            map_pairs(lambda number, pair: write(number, *pair.read()), pairs, "resizing")
 
     return _load_or_build(cache / f"{_key(pairs, *size)}.npy", read, build)
 
 
 def _key(pairs: Sequence[Pair], *settings: object) -> str:
-    """`WHERE-STATE`: 12 hex digits for folders and settings, 12 for the state of the files and the format."""
-    images, masks = [pair.image for pair in pairs], [pair.mask for pair in pairs if pair.mask]
-    where = [_common_folder(paths) for paths in (images, masks)], settings
+    """`LOCATION-STATE`, 12 hex digits each: of folders and settings, and of the files and the format."""
+    folders = []
     state: list[Any] = [(pair.stem, pair.coding, pair.mask is None) for pair in pairs]
-    for path in (*images, *masks):
-        state.append((os.path.abspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns))
-    # The 1 keeps WHERE as it was in format 1: files of an older format are replaced, not left behind.
-    digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in ((1, where), (FORMAT, state))]
+    for paths in ([pair.image for pair in pairs], [pair.mask for pair in pairs if pair.mask]):
+        parents = {os.path.abspath(path.parent) for path in paths}
+        folders.append(os.path.commonpath(parents) if parents else "")
+        for path in paths:
+            status = path.stat()
+            state.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
+    # The 1 keeps LOCATION as it was in format 1: files of an older format are replaced, not left behind.
+    location = 1, (folders, settings)
+    digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in (location, (FORMAT, state))]
     return "-".join(digest[:12] for digest in digests)
-
-
-def _common_folder(paths: Sequence[Path]) -> str:
-    return os.path.commonpath({os.path.abspath(path.parent) for path in paths}) if paths else ""
 
 
 def _load_or_build(file: Path, read: Callable[[Path], T], build: Callable[[BinaryIO], None]) -> T:
     """Read a file, and build it first if it is absent or damaged: one process builds, others wait for it.
 
-    The file appears under its name only when it is complete; then those of the same WHERE and another STATE
-    are removed, and what a killed process has left.
+    The file appears under its name only when it is complete; then those of the same LOCATION and another
+    STATE are removed, and what a killed process has left.
     """
     with suppress(Exception):  # absent or damaged: it is read again below, under the lock
         return read(file)
-    where = file.name.split("-")[0]
+    location = file.name.split("-")[0]
     try:
-        with FileLock(file.with_name(f"{where}.lock")):
+        with FileLock(file.with_name(f"{location}.lock")):
             try:
                 return read(file)  # another process has built it meanwhile
             except FileNotFoundError:
@@ -208,12 +200,12 @@ def _load_or_build(file: Path, read: Callable[[Path], T], build: Callable[[Binar
                 log.warning("%s is damaged (%s): it is built again", file, describe_error(error))
             with atomic_write(file) as temporary, temporary.open("wb") as stream:
                 build(stream)
-            for stale in set(file.parent.glob(f"*{where}-*")) - {file}:
+            for stale in set(file.parent.glob(f"*{location}-*")) - {file}:
                 stale.unlink(missing_ok=True)
     except CacheError:  # of the inspection, while the pixels are built
         raise
     except (OSError, NotImplementedError, WriteError) as error:  # NotImplementedError: no locks there
         reason = error if isinstance(error, WriteError) else f"cannot write {file} ({describe_error(error)})"
-        way_out = "free some space, or data.cache=FOLDER elsewhere, or data.cache=false"
-        raise CacheError(f"{reason}: {way_out}") from error
+        advice = "free some space, or data.cache=FOLDER elsewhere, or data.cache=false"
+        raise CacheError(f"{reason}: {advice}") from error
     return read(file)

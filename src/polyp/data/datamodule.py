@@ -21,7 +21,7 @@ from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_
 from polyp.data.layouts import Listing, list_images
 from polyp.data.pairs import Inspection, Pair, find_suspicions
 from polyp.data.sources import DATASETS
-from polyp.data.split_files import SUBSETS, check_stems
+from polyp.data.split_files import SUBSETS, check_stems, find_files
 from polyp.data.splits import Splitter
 from polyp.errors import InputError, pick
 from polyp.images import square
@@ -94,7 +94,6 @@ class PolypDataModule(pl.LightningDataModule):
         self.split = split
         self.normal = normal
         self.image_size = square(image_size)
-        eval_workers = num_workers if eval_workers is None else eval_workers
         self.splitter = Splitter(split, _check_int("split_seed", split_seed, 0), group, folds, fold)
         self.finds_batch_size = batch_size == AUTO
         self.batch_size = 2 if batch_size == AUTO else _check_int("batch_size", batch_size, 1)
@@ -102,6 +101,7 @@ class PolypDataModule(pl.LightningDataModule):
         if eval_batch_size is not None:
             _check_int("eval_batch_size", eval_batch_size, 1)
         self._eval_batch_size = eval_batch_size
+        eval_workers = num_workers if eval_workers is None else eval_workers
         self.eval_workers = _check_workers("eval_workers", eval_workers)
         self.cache = cache
         self.allow_empty = allow_empty
@@ -109,11 +109,11 @@ class PolypDataModule(pl.LightningDataModule):
         self.multiscale = MultiScale(self.image_size, scales, seed)
         self.seed = seed
         self.recorded_split: dict[str, list[str]] = {}
-        """The subsets of a run that exists, which hold whatever `split` would give now."""
+        """The subsets of a run that exists; they replace those of `split`, which may have changed."""
         self.subsets: dict[str, list[str]] = {}
-        """The stems of train, val and test, and those of the test's normal frames as `normal` if there are
-        any.
-        """
+        """The stems of train, val and test, and those of the test's normal frames as `normal` if any."""
+        self.sources: list[str] = []
+        """The data sets or centres that the images are from, after `find`; empty where there is only one."""
         self.train_loader: TrainLoader | None = None
         self.progress: dict[str, int] | None = None
 
@@ -133,10 +133,9 @@ class PolypDataModule(pl.LightningDataModule):
             self.source.check()
         with collect(problems):
             if not self.recorded_split:
-                self.splitter.check()
-        with collect(problems):
-            if self.normal is not None and not Path(self.normal).expanduser().is_dir():
-                raise InputError(f"data.normal={self.normal} is not a folder")
+                find_files(self.split)
+        if self.normal is not None and not Path(self.normal).expanduser().is_dir():
+            problems.append(f"data.normal={self.normal} is not a folder")
         raise_together(problems)
 
     def prepare_data(self) -> None:
@@ -148,6 +147,7 @@ class PolypDataModule(pl.LightningDataModule):
         """All images, normal frames last."""
         normal = Path(self.normal).expanduser().absolute() if self.normal is not None else None
         listing = self.source.find(exclude=normal)
+        self._normal_start = len(listing.pairs)
         if normal is not None:
             frames = list_images(normal)
             if any(pair.stem.startswith(f"{NORMAL}/") for pair in listing.pairs):
@@ -170,7 +170,7 @@ class PolypDataModule(pl.LightningDataModule):
         return load_resized(listing.pairs, listing.problems, self.image_size, folder, self.allow_empty)
 
     def find(self) -> None:
-        """Check every file and split, once; what was understood of the files is logged."""
+        """Check every file and split the data, once; how the files are understood is logged."""
         if self.subsets:
             return
         self.pairs, folder = self._listing.pairs, cache_folder(self.cache)
@@ -180,57 +180,29 @@ class PolypDataModule(pl.LightningDataModule):
         )
         for note in (*self._listing.notes, *self.inspection.notes.splitlines()):
             log.info("%s", note)
-        if self.sources:
-            of_source = Counter(self.pairs[row].source for row in self._polyp_rows)
-            log.info("sources: %s", ", ".join(f"{count} {name}" for name, count in of_source.items()))
-        for suspicion in find_suspicions(self._inspect(self._polyp_rows)):
+        start = self._normal_start
+        pairs, inspection = self.pairs[:start], self.inspection.select(slice(start))
+        counts = Counter(pair.source for pair in pairs)
+        if len(counts) > 1:
+            self.sources = list(counts)
+            log.info("sources: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
+        for suspicion in find_suspicions(inspection):
             log.warning("%s", suspicion)
         if self.recorded_split:
             check_stems(self.split, self.recorded_split, list(self.rows))
             with suppress(InputError):  # the split's file may be gone: the record is enough
-                self.splitter.read([self.pairs[row] for row in self._polyp_rows], self._listing.lists)
-        self.subsets = self.recorded_split or self._divide()
-        counts = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
-        log.info("%s: %s images (split %s)", self.dataset, counts, self._split_name)
-
-    @property
-    def _polyp_rows(self) -> list[int]:
-        frames = set(self._normal_rows)
-        return [row for row in range(len(self.pairs)) if row not in frames]
-
-    @property
-    def _normal_rows(self) -> list[int]:
-        """Of frames without polyps, which come from `data.normal`."""
-        if self.normal is None:
-            return []
-        return [row for row, pair in enumerate(self.pairs) if pair.source == NORMAL]
-
-    def _inspect(self, rows: Sequence[int]) -> Inspection:
-        """The inspection of some rows."""
-        inspection = self.inspection
-        arrays = {name: value for name, value in vars(inspection).items() if isinstance(value, np.ndarray)}
-        return Inspection(**vars(inspection) | {name: value[rows] for name, value in arrays.items()})
-
-    def _divide(self) -> dict[str, list[str]]:
-        rows = self._polyp_rows
-        pairs = [self.pairs[row] for row in rows]
-        subsets = self.splitter.divide(pairs, self._inspect(rows), self._listing.lists)
-        if not (rows := self._normal_rows):
-            return subsets
-        frames = self.splitter.divide_normal([self.pairs[row] for row in rows], self._inspect(rows))
-        tested = {NORMAL: frames["test"]} if frames["test"] else {}
-        return {**subsets, "train": [*subsets["train"], *frames["train"]], **tested}
-
-    @property
-    def _split_name(self) -> str:
-        """What the split turned out to be."""
-        return self.splitter.used or self.split
-
-    @property
-    def sources(self) -> list[str]:
-        """The names of the data sets or centres that the images are from; empty where there is only one."""
-        names = list(dict.fromkeys(self.pairs[row].source for row in self._polyp_rows))
-        return names if len(names) > 1 else []
+                self.splitter.read(pairs, self._listing.lists)
+            self.subsets = self.recorded_split
+        else:
+            subsets = self.splitter.divide(pairs, inspection, self._listing.lists)
+            if frames := self.pairs[start:]:
+                normal = self.splitter.divide_normal(frames, self.inspection.select(slice(start, None)))
+                subsets["train"] += normal["train"]
+                if normal["test"]:
+                    subsets[NORMAL] = normal["test"]
+            self.subsets = subsets
+        sizes = ", ".join(f"{len(stems)} {name}" for name, stems in self.subsets.items())
+        log.info("%s: %s images (split %s)", self.dataset, sizes, self.splitter.used)
 
     def source_of(self, stem: str) -> str:
         """The source of an image, see `sources`."""
@@ -241,10 +213,10 @@ class PolypDataModule(pl.LightningDataModule):
         _ = self.pixels  # before `find`: the pass that resizes inspects as well
         self.find()
         _, processes = self._processes()
-        if (count := len(self.subsets["train"])) < self.batch_size * processes:
-            devices = f" on {processes} devices" if processes > 1 else ""
-            reason = f"is larger than the {count} training images"
-            raise InputError(f"data.batch_size={self.batch_size}{devices} {reason}: lower it")
+        count = len(self.subsets["train"])
+        if count < self.batch_size * processes:
+            setting = f"data.batch_size={self.batch_size}" + f" on {processes} devices" * (processes > 1)
+            raise InputError(f"{setting} is larger than the {count} training images: lower it")
 
     def get_pairs(self, subset: str) -> list[Pair]:
         """The files of train, val, test, or of the test's normal frames (`normal`), after `find`."""
@@ -267,11 +239,9 @@ class PolypDataModule(pl.LightningDataModule):
 
     def _loader_options(self, workers: int | Literal["auto"], persistent: bool = True) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        if workers == AUTO:
-            devices = self.trainer.num_devices if self.trainer is not None else 1
-            count = min(MAX_WORKERS, max(count_processors() // devices - 1, 0)) if on_gpu else 0
-        else:
-            count = workers
+        count = 0 if workers == AUTO else workers
+        if workers == AUTO and on_gpu and self.trainer is not None:
+            count = min(MAX_WORKERS, max(count_processors() // self.trainer.num_devices - 1, 0))
         return {
             "num_workers": count,
             "persistent_workers": persistent and count > 0,
@@ -298,11 +268,11 @@ class PolypDataModule(pl.LightningDataModule):
     # Lightning 2.6 stores a loader's state by itself, but restores it only in loaders that are made later;
     # this one was made when the schedule needed the number of steps.
     def state_dict(self) -> dict[str, Any]:
-        """How far the epoch is."""
+        """The state of the training loader."""
         return {"train_loader": self.train_loader.state_dict()} if self.train_loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Begin the next epoch there."""
+        """Keep the state for the training loader that is made next."""
         self.progress = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader:
@@ -325,29 +295,29 @@ class PolypDataModule(pl.LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def showcase(self, subset: str, count: int = 6) -> list[str]:
-        """Stems of the images to show: always the same, from the subset's smallest polyp to its largest."""
+        """The stems of images to show, the same each time, from the smallest polyp to the largest."""
         stems = sorted(self.subsets[subset], key=lambda stem: (self.inspection.shares[self.rows[stem]], stem))
-        places = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
-        return [stems[place] for place in places]
+        indices = np.unique(np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int))
+        return [stems[index] for index in indices]
 
     def describe(self) -> dict[str, Any]:
-        """What a run's metrics.json says of its data."""
-        names = [self.source_of(stem) for name in SUBSETS for stem in self.subsets[name]]
+        """The entries on the data in a run's metrics.json."""
+        names = [pair.source for name in SUBSETS for pair in self.get_pairs(name)]
         return {
             "dataset": self.dataset,
             "fingerprint": self.inspection.fingerprint,
-            "split": self._split_name,
+            "split": self.splitter.used,
             **({"split_seed": self.splitter.seed} if self.splitter.is_drawn else {}),
-            **({"folds": parts, "fold": self.splitter.fold} if (parts := self.splitter.parts) else {}),
+            **({"folds": self.splitter.parts, "fold": self.splitter.fold} if self.splitter.parts else {}),
             **({"sources": {name: names.count(name) for name in self.sources}} if self.sources else {}),
             "image_size": list(self.image_size),
             "images": {name: len(stems) for name, stems in self.subsets.items()},
         }
 
 
-def _check_int(key: str, value: Any, least: int) -> int:
-    if type(value) is not int or value < least:  # a bool is an int to isinstance
-        raise InputError(f"data.{key}={value} must be a whole number of at least {least}")
+def _check_int(key: str, value: Any, minimum: int) -> int:
+    if type(value) is not int or value < minimum:  # a bool is an int to isinstance
+        raise InputError(f"data.{key}={value} must be a whole number of at least {minimum}")
     return value
 
 
@@ -356,6 +326,6 @@ def _check_workers(key: str, value: Any) -> int | Literal["auto"]:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes; the main one saves and then ends its workers."""
+    """Let the main process end the workers after it has saved: signals reach all processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -16,7 +16,7 @@ from polyp.errors import InputError
 
 
 class Sample(TypedDict):
-    """An image and its mask, at the network's size or their own."""
+    """An image and its mask, at the network's size or that of their files."""
 
     image: Tensor  # (3, H, W) uint8 RGB in 0-255
     mask: Tensor  # (H, W) uint8 in {0, 1}
@@ -34,7 +34,7 @@ class Batch(TypedDict):
 
 
 class OriginalBatch(TypedDict):
-    """Samples of the test set, at their own sizes: a list for each key of `Sample`."""
+    """Samples of the test set, at the sizes of their files: a list for each key of `Sample`."""
 
     image: list[Tensor]
     mask: list[Tensor]
@@ -57,14 +57,12 @@ class PolypDataset(Dataset[Sample]):
     """Images and masks as samples, by index or, where they are augmented, by (epoch, index)."""
 
     pairs: Sequence[Pair]
-    image_size: tuple[int, int] | None = None
-    """Height and width to resize to; None leaves images and masks at their original size."""
-    pixels: Sequence[np.ndarray] | None = None
-    """(H, W, 4) uint8 of each pair, resized, from the cache; None decodes the files each time."""
-    sizes: np.ndarray | None = None
-    """(n, 2) heights and widths of the files; needed with `pixels`."""
-    augmentation: Augmentation | None = None
-    """Applied to resized samples; it depends on seed, epoch and index, not on the worker."""
+    image_size: tuple[int, int] | None = None  # height and width; None leaves those of the files
+    pixels: Sequence[np.ndarray] | None = (
+        None  # (H, W, 4) uint8 of each pair, resized; None decodes the files
+    )
+    sizes: np.ndarray | None = None  # (n, 2) heights and widths of the files; needed with `pixels`
+    augmentation: Augmentation | None = None  # by seed, epoch and index, whatever the worker is
     seed: int = 0
 
     def __len__(self) -> int:
@@ -86,6 +84,7 @@ class PolypDataset(Dataset[Sample]):
         }
 
     def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, Sequence[int]]:
+        """The image, the mask, and the size of the file."""
         if self.pixels is not None and self.sizes is not None:
             pixels = self.pixels[index].copy()
             return pixels[..., :3], pixels[..., 3], self.sizes[index].tolist()
@@ -100,10 +99,8 @@ class PolypDataset(Dataset[Sample]):
 class EpochSampler(SequentialSampler):
     """The (epoch, index) of every image once, in an order that depends on seed and epoch alone.
 
-    Several processes take its batches in turn: in each step they take together what one process would take in
-    as many steps. All have the same number of whole batches; the remainder is left out.
-
-    It is a SequentialSampler because Lightning replaces any other where `trainer.overfit_batches` is set.
+    Several processes take its batches in turn, the same number of whole batches each; the remainder is left
+    out. It is a SequentialSampler because Lightning replaces any other if `trainer.overfit_batches` is set.
     """
 
     count: int  # of all images
@@ -112,10 +109,8 @@ class EpochSampler(SequentialSampler):
     rank: int = 0  # of this process
     processes: int = 1
     epoch: int = 0
-    start: int = 0
-    """The batch that the next epoch starts with: the others were taken before the run was interrupted."""
-    frozen: bool = False
-    """Whether every epoch is the first one: the same images, augmented in the same way."""
+    start: int = 0  # the batch that the next epoch starts with, where the run was interrupted
+    frozen: bool = False  # whether every epoch repeats the order and the augmentation of the first
 
     @property
     def steps(self) -> int:
@@ -134,7 +129,8 @@ class EpochSampler(SequentialSampler):
         """The keys of this epoch."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         batches = order[: len(self) * self.processes].reshape(self.steps, self.processes, self.batch_size)
-        indices, self.start = batches[self.start :, self.rank].ravel(), 0
+        indices = batches[self.start :, self.rank].ravel()
+        self.start = 0
         return ((self.epoch, int(index)) for index in indices)
 
 
@@ -142,30 +138,32 @@ class TrainLoader(DataLoader[Sample]):
     """A loader that continues in the middle of an epoch: Lightning stores its state in the checkpoint."""
 
     sampler: EpochSampler
-    taken = 0  # batches of this epoch
+    batches_taken = 0  # of this epoch
     limit: int | float = 1.0
     """How much of an epoch is used, as Lightning's limit_train_batches: a number of batches or a share."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """The remaining batches of the epoch."""
-        self.taken = self.sampler.start
+        self.batches_taken = self.sampler.start
         for batch in super().__iter__():
-            self.taken += 1
+            self.batches_taken += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of the epoch each process has taken; 0 at its end."""
-        last = min(len(self), self.limit) if isinstance(self.limit, int) else int(len(self) * self.limit)
-        return {"taken": self.taken if self.taken < last else 0, "processes": self.sampler.processes}
+        count = min(len(self), self.limit) if isinstance(self.limit, int) else int(len(self) * self.limit)
+        taken = self.batches_taken if self.batches_taken < count else 0
+        return {"taken": taken, "processes": self.sampler.processes}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch after so many batches.
+        """Begin the next epoch after the batches that were taken.
 
         Raises:
             InputError: another number of processes shared the beginning of the epoch.
         """
         if state["taken"] and state["processes"] != self.sampler.processes:
-            reason = f"cannot finish the epoch that {state['processes']} began"
-            way_out = f"continue with trainer.devices={state['processes']}"
-            raise InputError(f"trainer.devices={self.sampler.processes} {reason}: {way_out}")
-        self.taken = self.sampler.start = state["taken"]
+            raise InputError(
+                f"trainer.devices={self.sampler.processes} cannot finish the epoch that {state['processes']} "
+                f"began: continue with trainer.devices={state['processes']}"
+            )
+        self.batches_taken = self.sampler.start = state["taken"]

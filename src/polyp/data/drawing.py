@@ -18,8 +18,7 @@ def draw(seed: int, height: int, width: int) -> tuple[Array, Array]:
 
     Args:
         seed: the number of the picture; the same arguments always give the same pixels.
-        height: of the picture in pixels, at least 32.
-        width: of the picture in pixels, at least 32.
+        height, width: of the picture in pixels, at least 32.
 
     Returns:
         The image, (height, width, 3) uint8 RGB, and the mask of the visible polyps, (height, width) uint8 in
@@ -38,7 +37,7 @@ def draw_dataset(folder: Path, count: int, size: int, seed: int) -> None:
     """Draw pictures of different sizes.
 
     Args:
-        folder: is created, with images/synthetic_0000.jpg, ... (RGB) and masks/synthetic_0000.png, ... (0 and
+        folder: gets images/synthetic_0000.jpg, ... (RGB) and masks/synthetic_0000.png, ... (0 and
             255).
         count: the number of pictures.
         size: heights are between `size` and 1.3 `size` pixels, widths between `size` and 1.5 `size`.
@@ -128,31 +127,32 @@ class _Scene:
             self.inside[-rows:, : round(self.shape[1] * rng.uniform(0.22, 0.33))] = 0
 
     def wall(self) -> None:
-        """The mucosa and its light: bright nearby, dark in the lumen, with folds that hide what is behind."""
+        """The mucosa and its light: bright nearby, dark in the lumen, with folds that hide a part of it."""
         rng = self.rng
         # The lumen is often beside the picture; the light comes from the lens, a little from one side.
         self.lumen, self.lamp = self.vector(rng.uniform(0, 1.5)), self.vector(rng.uniform(0.15, 0.6))
-        away = self.z - self.lumen
-        distance = np.abs(away) + 1e-3
-        direction = away / distance
-        near = distance * (1 + 0.08 * self.noise(2.5) + 0.012 * self.noise(9)) * self.outline(direction, 0.08)
+        offset = self.z - self.lumen
+        distance = np.abs(offset) + 1e-3
+        direction = offset / distance
+        depth = distance * (1 + 0.08 * self.noise(2.5) + 0.012 * self.noise(9))
+        depth = depth * self.outline(direction, 0.08)
         slope, power = rng.uniform(0.8, 1.4), rng.uniform(0.8, 1.6)
-        smooth = 0.12 + slope * near**power
+        smooth = 0.12 + slope * depth**power
         if rng.random() < 0.4:  # a wall close to the lens is too bright for the camera
             spot = self.z - self.vector(rng.uniform(0.8, 1.3))
             smooth += rng.uniform(0.5, 3) * np.exp((spot * spot.conj()).real * -rng.uniform(3, 10))
-        self.light = 0.10 + 0.5 * smooth * near**0.5
+        self.light = 0.10 + 0.5 * smooth * depth**0.5
         radius = rng.uniform(0.15, 0.4)
         common = self.outline(direction, 0.08)
         for _ in range(rng.integers(1, 5)):
-            gap = near / (radius * common * self.outline(direction, 0.09)) - 1  # below 0: behind this fold
+            gap = depth / (radius * common * self.outline(direction, 0.09)) - 1  # below 0: behind this fold
             height = np.clip(0.6 + 0.8 * (direction * self.vector()).real, 0, 1)  # a fold is not all around
-            before = _step(gap, rng.uniform(3, 6) / self.unit / radius)
+            in_front = _step(gap, rng.uniform(3, 6) / self.unit / radius)
             shade = 1 - 0.75 * height * np.exp(np.minimum(gap, 0) * 4)
             crest = rng.uniform(0.06, 0.14)
             rim = smooth * (1 + height * (0.65 * np.exp(-np.square(gap / crest - 1)) - 0.2))
             fold = height * rim + (1 - height) * self.light
-            self.light = self.light * shade * (1 - before) + fold * before
+            self.light = self.light * shade * (1 - in_front) + fold * in_front
             radius *= rng.uniform(1.4, 2.1)
         self.light *= self.shade(self.noise(3) * 0.07 + self.noise(9) * 0.012)
         self.gloss = self.light.copy()
@@ -202,21 +202,21 @@ class _Scene:
         level = size / edge  # 0 in the middle, 1 at the edge
         solid = _step(1 - level, 2.5 / self.unit / radius)
 
-        far = self.lumen - spot + self.lamp
+        axis = self.lumen - spot + self.lamp
         # 1 at the edge towards the lumen, -1 at the near one
-        side = (offset * (far / abs(far)).conjugate()).real / radius
+        side = (offset * (axis / abs(axis)).conjugate()).real / radius
         lobes = self.noise(1.6 / radius) * rng.uniform(0, 0.16)
         lobes += self.noise(5 / radius) * rng.uniform(0, 0.04)
         dome = radius * (rng.uniform(0.4, 1.0) * np.sqrt(np.clip(1 - level * level, 0.02, 1)) + lobes)
-        near = float(self.light[solid > 0.5].mean())
+        wall_light = float(self.light[solid > 0.5].mean())
         relief = 1 + (self.shade(dome) - 1) * np.clip(0.7 + 0.5 * side, 0.35, 1)  # flat at the near edge
         shade = 1 - 0.25 * np.clip(side, -1, 1) - 0.35 * level * level
-        own = max(near, 0.5) * rng.uniform(1.3, 2.1) * relief * shade
+        light = max(wall_light, 0.5) * rng.uniform(1.3, 2.1) * relief * shade
         shadow = rng.uniform(0.4, 0.8) * np.clip(0.4 + 0.6 * side, 0.25, 1)
         shadow = shadow * np.exp(np.minimum(1 - level, 0) * 5)
         wall = self.light * (1 - shadow)
-        self.light = wall + solid * (own - wall)
-        self.gloss += solid * (own + 0.2 - self.gloss)
+        self.light = wall + solid * (light - wall)
+        self.gloss += solid * (light + 0.2 - self.gloss)
 
         hue = self.tint * _rgb(1.03, rng.uniform(0.62, 0.84), rng.uniform(0.62, 0.95))
         grain = 1 + rng.uniform(0.04, 0.1) * self.noise(24) + rng.uniform(0.05, 0.14) * self.noise(60)
@@ -236,9 +236,9 @@ class _Scene:
         if rng.random() < 0.15:
             centre = self.vector(rng.uniform(0, 0.9))
             for _ in range(rng.integers(5, 25)):
-                away = np.abs(self.z - centre - complex(*rng.normal(0, 0.13, 2)))
+                distance = np.abs(self.z - centre - complex(*rng.normal(0, 0.13, 2)))
                 radius = rng.uniform(0.015, 0.05)
-                self.light *= 1 + 0.5 * np.exp(-(((away - radius) * (self.unit / 1.2)) ** 2))
+                self.light *= 1 + 0.5 * np.exp(-(((distance - radius) * (self.unit / 1.2)) ** 2))
 
     def photograph(self) -> Array:
         """The picture that the lens takes, uint8 RGB: exposure, highlights, blur, noise, frame and text."""

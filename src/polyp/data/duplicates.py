@@ -1,4 +1,4 @@
-"""Images that show the same: neighbouring frames of a video, or one frame saved twice.
+"""Near-duplicates: neighbouring frames of a video, or one frame saved twice.
 
 Three comparisons, each with a threshold chosen by eye on Kvasir-SEG: of its 499,500 pairs of images the 35
 that correlate most as frames, the 40 nearest by hash and the 56 nearest as fields of view.
@@ -12,7 +12,7 @@ that correlate most as frames, the 40 nearest by hash and the 56 nearest as fiel
   .934, is wrong.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -21,19 +21,20 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 SIDE = 32  # pixels of a thumbnail
-SAME_FRAME = 0.99
-SIMILAR_FRAME = 0.94, 6  # correlation, and bits of the hash that may differ
-SAME_FIELD = 0.94
+FRAME_CORRELATION = 0.99
+SIMILAR_CORRELATION = 0.94  # of frames whose hashes must agree
+HASH_BITS = 6  # that may differ between hashes that agree
+FIELD_CORRELATION = 0.94
 BLOCK = 1024  # rows of the N x N comparison in memory at a time
 
 
 @dataclass(frozen=True)
 class Link:
-    """Two images, by their numbers, that show the same, and by which comparison."""
+    """Two images, by their numbers, that show the same, and the comparisons that say so."""
 
     first: int
     second: int
-    why: str
+    reason: str
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -43,21 +44,33 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 def field_thumbnail(image: np.ndarray) -> np.ndarray:
     """(32, 32) uint8 grey of the field of view: of the rows and columns that are not mostly black."""
-    lit = cv2.resize(image, (128, 128), interpolation=cv2.INTER_AREA).max(axis=2) > 30
-    rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.25) for axis in (1, 0))
+    bright = cv2.resize(image, (128, 128), interpolation=cv2.INTER_AREA).max(axis=2) > 30
+    rows, columns = (np.flatnonzero(bright.mean(axis=axis) > 0.25) for axis in (1, 0))
     if min(len(rows), len(columns)) < 16:
         return thumbnail(image)
-    (height, width), (top, bottom), (left, right) = image.shape[:2], rows[[0, -1]], columns[[0, -1]]
-    view = image[
-        top * height // 128 : (bottom + 1) * height // 128, left * width // 128 : (right + 1) * width // 128
-    ]
+    height, width = image.shape[:2]
+    top, bottom = rows[0] * height // 128, (rows[-1] + 1) * height // 128
+    left, right = columns[0] * width // 128, (columns[-1] + 1) * width // 128
+    view = image[top:bottom, left:right]
     return thumbnail(view) if view.size else thumbnail(image)
 
 
-def group_images(count: int, links: Iterable[Link]) -> np.ndarray:
-    """(count,) int, the group of each image, numbered from 0 in their order; links of links count too."""
-    linked = np.array([(link.first, link.second) for link in links], np.int64).reshape(-1, 2)
-    graph = coo_matrix((np.ones(len(linked), bool), (linked[:, 0], linked[:, 1])), shape=(count, count))
+def group_images(count: int, links: Iterable[Link], labels: Sequence[str] = ()) -> np.ndarray:
+    """The groups of images that links, links of links or equal labels connect.
+
+    Args:
+        count: of the images.
+        links: see `find_links`.
+        labels: of all images, or empty.
+
+    Returns:
+        (count,) int64, the group of each image, numbered from 0 in their order.
+    """
+    first: dict[str, int] = {}
+    edges = [(link.first, link.second) for link in links]
+    edges += [(first.setdefault(label, row), row) for row, label in enumerate(labels)]
+    a, b = np.array(edges, np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
@@ -67,43 +80,42 @@ def find_links(thumbnails: np.ndarray, fields: np.ndarray, split: int | None = N
     Args:
         thumbnails: (N, 32, 32) uint8, see `thumbnail`.
         fields: (N, 32, 32) uint8, see `field_thumbnail`.
-        split: compare the first `split` images with the rest, and neither among themselves.
+        split: compare the first `split` images with those from `split` on only.
     """
-    why: dict[tuple[int, int], list[str]] = {}
+    reasons: dict[tuple[int, int], list[str]] = {}
     hashes = perceptual_hash(thumbnails)
-    for first, second, correlation in _pairs(_centred(thumbnails), SIMILAR_FRAME[0], split):
-        bits = int((hashes[first] != hashes[second]).sum())
-        if correlation > SAME_FRAME or bits <= SIMILAR_FRAME[1]:
-            why[first, second] = [f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"]
-    for first, second, correlation in _pairs(_centred(fields[:, _inner()]), SAME_FIELD, split):
-        why.setdefault((first, second), []).append(f"fields of view correlate {correlation:.3f}")
-    return [Link(*pair, "; ".join(texts)) for pair, texts in sorted(why.items())]
+    for a, b, correlation in _find_pairs(_normalise(thumbnails), SIMILAR_CORRELATION, split):
+        bits = int((hashes[a] != hashes[b]).sum())
+        if correlation > FRAME_CORRELATION or bits <= HASH_BITS:
+            reasons[a, b] = [f"frames correlate {correlation:.3f}, hashes differ by {bits} of 64 bits"]
+    for a, b, correlation in _find_pairs(_normalise(fields[:, _inner_pixels()]), FIELD_CORRELATION, split):
+        reasons.setdefault((a, b), []).append(f"fields of view correlate {correlation:.3f}")
+    return [Link(*pair, "; ".join(texts)) for pair, texts in sorted(reasons.items())]
 
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
     """(N, 64) bool of (N, 32, 32): lowest 8x8 frequencies above their median (Zauner, 2010)."""
-    low = np.array([cv2.dct(small.astype(np.float32))[:8, :8].ravel() for small in thumbnails]).reshape(
-        -1, 64
-    )
+    low = np.array([cv2.dct(small.astype(np.float32))[:8, :8] for small in thumbnails]).reshape(-1, 64)
     return low > np.median(low[:, 1:], axis=1, keepdims=True)  # the first is the mean brightness
 
 
-def _inner() -> np.ndarray:
+def _inner_pixels() -> np.ndarray:
     """Pixels of a field of view that neither its corners nor text and box on the left reach."""
     y, x = np.mgrid[:SIDE, :SIDE] / (SIDE - 1)
     disc: np.ndarray = (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.46**2
     return disc & (x > 0.12) & ~((x < 0.42) & (y > 0.58))
 
 
-def _centred(thumbnails: np.ndarray) -> np.ndarray:
+def _normalise(thumbnails: np.ndarray) -> np.ndarray:
+    """(N, pixels) of mean 0 and norm 1, whose products are the correlations."""
     rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(
-        np.linalg.norm(rows, axis=1, keepdims=True), 1e-6
-    )  # an even image is like no other
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(norms, 1e-6)  # an image of one grey correlates with none
 
 
-def _pairs(rows: np.ndarray, threshold: float, split: int | None = None) -> Iterator[tuple[int, int, float]]:
+def _find_pairs(rows: np.ndarray, threshold: float, split: int | None) -> Iterator[tuple[int, int, float]]:
+    """The pairs of rows whose correlation is above the threshold, with the correlation."""
     end = len(rows) if split is None else split
     for start in range(0, end, BLOCK):  # the whole N x N matrix would not fit for a long video
         offset = start if split is None else split

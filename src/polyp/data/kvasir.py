@@ -39,10 +39,13 @@ def verify(folder: Path) -> None:
     """
     manifest = _read_manifest()
     paths = [path for kind in ("images", "masks") for path in (folder / kind).glob("[!.]*.jpg")]
-    if difference := _difference({path.relative_to(folder).as_posix() for path in paths}, set(manifest)):
-        root = override_word("data.root", folder)
-        way_out = f"repair or delete it; if it is another data set, give data=folder {root}"
-        raise InputError(f"{folder} {difference}: {way_out}")
+    if difference := _describe_difference(
+        {path.relative_to(folder).as_posix() for path in paths}, set(manifest)
+    ):
+        raise InputError(
+            f"{folder} {difference}: repair or delete it; if it is another data set, give data=folder "
+            f"{override_word('data.root', folder)}"
+        )
     if changed := sum(_sha((folder / name).read_bytes()) != sha for name, sha in manifest.items()):
         log.warning("%s: %d of %d files differ from the owners' release", folder, changed, len(manifest))
 
@@ -54,7 +57,8 @@ def download(folder: Path) -> None:
         InputError: there is none; the message has the reason for each address.
         OSError: the folder cannot be written.
     """
-    temporary, failures = folder.with_name(".download"), []
+    temporary = folder.with_name(".download")
+    failures = []
     for address, sha256 in ADDRESSES.items():
         try:
             return unpack(download_file(address, temporary, sha256), folder)
@@ -64,8 +68,8 @@ def download(folder: Path) -> None:
             failures.append(f"what {address} sent {error}")
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    way_out = f"download {next(iter(ADDRESSES))} in a browser and give it as data.archive=PATH.zip"
-    raise InputError(f"{'; '.join(dict.fromkeys(failures))}: {way_out}")
+    advice = f"download {next(iter(ADDRESSES))} in a browser and give it as data.archive=PATH.zip"
+    raise InputError(f"{'; '.join(dict.fromkeys(failures))}: {advice}")
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -75,19 +79,20 @@ def unpack(archive: Path, folder: Path) -> None:
         ArchiveError: it is damaged, or not Kvasir-SEG's.
         OSError: the folder cannot be written.
     """
-    manifest, temporary = _read_manifest(), folder.with_name(".unpacking")
+    manifest = _read_manifest()
+    temporary = folder.with_name(".unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # a killed process may have left it
     try:
         for kind in ("images", "masks"):
             (temporary / kind).mkdir(parents=True)
-        published = fingerprint(archive) in ADDRESSES.values()  # whose files may differ from the manifest
+        is_published = fingerprint(archive) in ADDRESSES.values()  # its files may differ from the manifest
         with ZipFile(archive) as zipped:
             members = _find_members(zipped)
-            if difference := _difference(set(members), set(manifest)):
+            if difference := _describe_difference(set(members), set(manifest)):
                 raise ArchiveError(difference)
             for name, sha in manifest.items():
                 data = zipped.read(members[name])
-                if _sha(data) != sha and not published:
+                if _sha(data) != sha and not is_published:
                     raise ArchiveError(f"has a file other than the owners' ({name})")
                 (temporary / name).write_bytes(data)
         temporary.rename(folder)
@@ -113,18 +118,18 @@ def _sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def _difference(names: set[str], expected: set[str]) -> str:
+def _describe_difference(names: set[str], expected: set[str]) -> str:
     """The missing and the unknown names, as a clause; empty if there are none."""
-    missing, unknown = sorted(expected - names), sorted(names - expected)
-    clauses = [
-        missing and f"lacks {len(missing)} of Kvasir-SEG's {len(expected)} files ({_shorten(missing)})",
-        unknown and f"has {len(unknown)} files that are not Kvasir-SEG's ({_shorten(unknown)})",
-    ]
-    return " and ".join(clause for clause in clauses if clause)
+    clauses = []
+    if absent := expected - names:
+        clauses.append(f"lacks {len(absent)} of Kvasir-SEG's {len(expected)} files ({_list_first(absent)})")
+    if unknown := names - expected:
+        clauses.append(f"has {len(unknown)} files that are not Kvasir-SEG's ({_list_first(unknown)})")
+    return " and ".join(clauses)
 
 
-def _shorten(names: list[str]) -> str:
-    return ", ".join([*names[:5], *["..."] * (len(names) > 5)])
+def _list_first(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:5] + ["..."] * (len(names) > 5))
 
 
 def _find_members(zipped: ZipFile) -> dict[str, ZipInfo]:

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from polyp.data.masks import AUTO, MaskCoding
-from polyp.data.naming import Rule, choose_rule, common_start, parse_name, strip_affix
+from polyp.data.naming import NO_AFFIX, Affix, Rule, choose_rule, common_prefix, parse_name
 from polyp.data.pairs import Pair
 from polyp.errors import InputError, override_word, printable
 from polyp.files import walk_files
@@ -52,25 +52,19 @@ class Listing:
 
 @dataclass(frozen=True)
 class _File:
-    """An image file below the root.
-
-    Attributes:
-        path: of the file.
-        role: image, mask, or empty where no folder says it.
-        folder: its folder, without the one that says its role.
-        above: the part of `folder` that is above that one.
-        affix: what the name of that one has beside the role, such as C1 in images_C1.
-        name: without the ending.
-        subset: that a folder names.
-    """
+    """An image file below the root, whose role a folder may say, as images_C1 does."""
 
     path: Path
-    role: str
-    folder: PurePath
-    above: PurePath
-    affix: str
-    name: str
-    subset: str | None
+    relative: Path  # to the root
+    role: str  # image, mask, or empty where no folder says it
+    folder: PurePath  # of the file, without the one that says the role
+    base: PurePath  # the folders above the one that says the role
+    affix: str  # the rest of that folder's name, such as C1
+    subset: str | None  # that a folder names
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
 
 
 def list_pairs(
@@ -100,31 +94,33 @@ def list_pairs(
         InputError: there is no pair, or it is ambiguous which files belong together.
     """
     problems: list[str] = []
-    paths = _walk(root, problems, exclude)
-    files = _keep_affixes([_classify(root, path, images, masks) for path in paths])
+    files = _list_files(root, images, masks, problems, exclude)
+    if not files:
+        raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
     files = _assign_roles(root, files, images, masks, mask_name)
-    notes = _describe_folders(root, files, images, masks)
-    sides = {role: [file for file in files if file.role == role] for role in ("image", "mask")}
-    if not sides["image"] or not (sides["mask"] or missing_mask == "empty"):
-        kind = NoMasksError if paths and not sides["mask"] else InputError
-        raise kind(_describe_lack(root, paths, sides, images, masks))
-    names = {role: {(file.folder, file.name) for file in side} for role, side in sides.items()}
+    by_role = {role: [file for file in files if file.role == role] for role in ("image", "mask", "")}
+    notes = _describe_folders(by_role, images, masks)
+    del by_role[""]
+    absent = [role for role, members in by_role.items() if not members]
+    if "image" in absent or ("mask" in absent and missing_mask != "empty"):
+        error = NoMasksError if "mask" in absent else InputError
+        raise error(_describe_lack(root, files, absent, images, masks))
+    names = {role: {(file.folder, file.name) for file in members} for role, members in by_role.items()}
     rule = choose_rule(root, names, image_name, mask_name)
     notes += rule.describe()
-    for role, side in sides.items():
-        others = [file for file in side if not strip_affix(file.name, getattr(rule, role))]
-        if others and image_name is None and mask_name is None:
-            reason = f"is not named {rule.pattern(role)}, as others are: data.{role}_name="
-            problems += [f"{file.path.relative_to(root)}: {reason}" for file in others]
-        elif others:
-            notes.append(f"{len(others)} {role}s are left out: they are not named {rule.pattern(role)}")
-    pairs = _match(root, sides, rule, missing_mask, problems)
+    for role, affix in (("image", rule.image), ("mask", rule.mask)):
+        unmatched = [file for file in by_role[role] if not affix.strip(file.name)]
+        if unmatched and image_name is None and mask_name is None:
+            reason = f"is not named {affix.pattern}, as others are: data.{role}_name="
+            problems += [f"{file.relative}: {reason}" for file in unmatched]
+        elif unmatched:
+            notes.append(f"{len(unmatched)} {role}s are left out: they are not named {affix.pattern}")
+    pairs = _match(root, by_role, rule, missing_mask, problems)
     if not pairs:
-        image, mask = (sides[role][0].path.relative_to(root) if sides[role] else "none" for role in sides)
-        reason = f"an image is {printable(image)}, a mask is {printable(mask)}"
-        key = override_word("data.mask_name", "{stem}_mask")
+        image, mask = (members[0].relative if members else "none" for members in by_role.values())
         raise InputError(
-            f"{root} has no image and mask of the same name: {reason}. Say how: {key}, for example"
+            f"{root} has no image and mask of the same name: an image is {printable(image)}, a mask is "
+            f"{printable(mask)}. Say how: {override_word('data.mask_name', '{stem}_mask')}, for example"
         )
     return Listing([replace(pair, coding=coding) for pair in pairs], problems, notes)
 
@@ -132,96 +128,94 @@ def list_pairs(
 def list_images(root: Path, exclude: Path | None = None) -> Listing:
     """All images below a folder, as pairs without masks, such as frames that show no polyp.
 
-    Files in a folder of masks beside one of images are left out.
-
-    Args:
-        root: the folder.
-        exclude: a folder that is left out, with those in it.
+    Files in a folder of masks beside one of images are left out, and the folder `exclude`.
 
     Raises:
         InputError: there is none.
     """
     problems: list[str] = []
-    files = _keep_affixes([_classify(root, path, None, None) for path in _walk(root, problems, exclude)])
+    files = _list_files(root, None, None, problems, exclude)
     if not files:
         raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
     notes = []
     masks = [file for file in files if file.role == "mask"]
     if masks and any(file.role == "image" for file in files):
         files = [file for file in files if file.role != "mask"]
-        notes.append(f"{len(masks)} masks are left out, in {_name_folders(_list_folders(root, masks))}")
+        notes.append(f"{len(masks)} masks are left out, in {_name_folders(masks)}")
     sources = _name_sources(root, files)
     pairs = [
-        Pair(_join(*key), file.path, None, sources[file.above], file.subset)
-        for key, file in _unique(files, root, ("", ""), problems).items()
+        Pair(stem.as_posix(), file.path, None, sources[file.base], file.subset)
+        for stem, file in _index_by_stem(files, NO_AFFIX, problems).items()
     ]
-    return Listing(_shorten(pairs), problems, notes)
+    return Listing(_shorten_stems(pairs), problems, notes)
 
 
-def _walk(root: Path, problems: list[str], exclude: Path | None) -> list[Path]:
-    """The image files below a folder, sorted; broken links become problems."""
-    paths = []
-    for path in walk_files(root, SUFFIXES, problems, exclude):
+def _list_files(
+    root: Path, images: str | None, masks: str | None, problems: list[str], exclude: Path | None
+) -> list[_File]:
+    """The image files below a folder, sorted, with the roles that folders say."""
+    files = []
+    for path in sorted(walk_files(root, SUFFIXES, problems, exclude)):
         if path.is_file():
-            paths.append(path)
+            files.append(_classify(path, path.relative_to(root), images, masks))
         else:
             problems.append(f"{path.relative_to(root)}: a broken link, or not a file")
-    return sorted(paths)
+    return _keep_affixes(files)
 
 
-def _classify(root: Path, path: Path, images: str | None, masks: str | None) -> _File:
+def _classify(path: Path, relative: Path, images: str | None, masks: str | None) -> _File:
     """The role of a file by the names of its folders; the innermost decides."""
-    relative = path.relative_to(root)
-    parts = relative.parent.parts
+    parts = relative.parts[:-1]
+    words = {"image": IMAGE_FOLDER, "mask": MASK_FOLDER}
     for role, name in (("mask", masks), ("image", images)):
         if name is None:
             continue
-        wanted, pattern = PurePath(name).parts, "*"
+        del words[role]
+        folders, pattern = PurePath(name).parts, "*"
         if "*" in name or "?" in name:
-            wanted, pattern = wanted[:-1], wanted[-1]
+            folders, pattern = folders[:-1], folders[-1]
         if not fnmatch(path.name.lower(), pattern.lower()):
             continue
-        if not wanted and (name != "." or not parts):
-            return _make_file(path, role, parts, len(parts), "")
-        for start in range(len(parts) - len(wanted), -1, -1) if wanted else ():
-            if parts[start : start + len(wanted)] == wanted:
-                return _make_file(path, role, parts[:start] + parts[start + len(wanted) :], start, "")
-    words = {
-        "image": IMAGE_FOLDER if images is None else None,
-        "mask": MASK_FOLDER if masks is None else None,
-    }
-    for place in range(len(parts) - 1, -1, -1):
+        if not folders and (name != "." or not parts):
+            return _make_file(path, relative, role, parts, len(parts), "")
+        for start in range(len(parts) - len(folders), -1, -1) if folders else ():
+            end = start + len(folders)
+            if parts[start:end] == folders:
+                return _make_file(path, relative, role, parts[:start] + parts[end:], start, "")
+    for depth in reversed(range(len(parts))):
         for role, word in words.items():
             pattern = rf"(?:(.+)[ _-])?(?:{word})(?:[ _-](.+)|(Tr|Ts|Val))?"
-            if word and (match := re.fullmatch(pattern, parts[place], re.IGNORECASE)):
-                affix = next((text for text in match.groups() if text), "")
-                return _make_file(path, role, parts[:place] + parts[place + 1 :], place, affix)
-    return _make_file(path, "", parts, len(parts), "")
+            if match := re.fullmatch(pattern, parts[depth], re.IGNORECASE):
+                affix = match[1] or match[2] or match[3] or ""
+                return _make_file(path, relative, role, parts[:depth] + parts[depth + 1 :], depth, affix)
+    return _make_file(path, relative, "", parts, len(parts), "")
 
 
-def _make_file(path: Path, role: str, parts: tuple[str, ...], place: int, affix: str) -> _File:
-    """A file in the folders `parts`, whose role a folder at `place` says; `affix` is the rest of its name.
+def _make_file(
+    path: Path, relative: Path, role: str, parts: tuple[str, ...], depth: int, affix: str
+) -> _File:
+    """A file in the folders `parts`, without the folder at `depth` that says its role and has an affix.
 
     Of masks/masks/, as archives have it, the outer one is not counted either.
     """
     subset = next((name for part in (*parts, affix) if (name := _find_subset(part))), None)
     words = re.compile(f"{IMAGE_FOLDER}|{MASK_FOLDER}", re.IGNORECASE)
-    above = PurePath(*(part for part in parts[:place] if not (role and words.fullmatch(part))))
-    return _File(path, role, above.joinpath(*parts[place:]), above, affix, path.stem, subset)
+    base = PurePath(*(part for part in parts[:depth] if not (role and words.fullmatch(part))))
+    return _File(path, relative, role, base.joinpath(*parts[depth:]), base, affix, subset)
 
 
-def _keep_affixes(files: Sequence[_File]) -> list[_File]:
+def _keep_affixes(files: Iterable[_File]) -> list[_File]:
     """Files whose folders keep the affix where several lie side by side, such as images_C1 and images_C2."""
     affixes = defaultdict(set)
     for file in files:
-        affixes[file.above, file.role].add(file.affix)
-    finished = []
+        affixes[file.base, file.role].add(file.affix)
+    result = []
     for file in files:
-        if file.affix and len(affixes[file.above, file.role]) > 1:
-            above = file.above / file.affix
-            file = replace(file, above=above, folder=above / file.folder.relative_to(file.above))
-        finished.append(file)
-    return finished
+        if file.affix and len(affixes[file.base, file.role]) > 1:
+            base = file.base / file.affix
+            file = replace(file, base=base, folder=base / file.folder.relative_to(file.base))
+        result.append(file)
+    return result
 
 
 def _find_subset(part: str) -> str | None:
@@ -233,181 +227,168 @@ def _find_subset(part: str) -> str | None:
 
 
 def _assign_roles(
-    root: Path, files: Sequence[_File], images: str | None, masks: str | None, mask_name: str | None
+    root: Path, files: list[_File], images: str | None, masks: str | None, mask_name: str | None
 ) -> list[_File]:
     """Decide the role of files in folders that say none: images if only masks have a folder, else by name."""
     roles = {file.role for file in files}
     if roles == {"", "mask"} and images is None:
         return _find_images(files)
     if "mask" in roles or masks is not None:
-        return list(files)
-    names = {(file.folder, file.name) for file in files}
+        return files
+    mask_pattern = _compile_affix(MASK_AFFIX)
     if mask_name is not None:
-        before, after = parse_name("data.mask_name", mask_name)
-        pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}")
-    else:
-        pattern = re.compile(rf"(?:{MASK_AFFIX})[ _.-]?(.+)|(.+?)[ _.-]?(?:{MASK_AFFIX})", re.IGNORECASE)
-
-    image_pattern = re.compile(rf"(?:{IMAGE_AFFIX})[ _.-]?(.+)|(.+?)[ _.-]?(?:{IMAGE_AFFIX})", re.IGNORECASE)
-    stems = names | {
-        (folder, text)
-        for folder, name in names
-        if (match := image_pattern.fullmatch(name))
-        for text in match.groups()
-    }
+        affix = parse_name("data.mask_name", mask_name)
+        mask_pattern = re.compile(f"{re.escape(affix.prefix)}(.+){re.escape(affix.suffix)}")
+    image_pattern = _compile_affix(IMAGE_AFFIX)
+    counts = Counter((file.folder, file.name) for file in files)
+    stems = set(counts)
+    for folder, name in counts:
+        if match := image_pattern.fullmatch(name):
+            stems.add((folder, match[1] or match[2]))
 
     def is_mask(file: _File) -> bool:
-        match = pattern.fullmatch(file.name)
-        return match is not None and any((file.folder, text) in stems for text in match.groups() if text)
+        match = mask_pattern.fullmatch(file.name)
+        return match is not None and any((file.folder, stem) in stems for stem in match.groups())
 
     flags = [is_mask(file) for file in files]
-    if not any(flags):
-        doubles = [
-            key for key, count in Counter((file.folder, file.name) for file in files).items() if count > 1
+    if any(flags):
+        return [
+            replace(file, role="mask" if flag else "image") for file, flag in zip(files, flags, strict=True)
         ]
-        if doubles and len(doubles) >= len(names) / 2:
-            first, second = [file.path for file in files if (file.folder, file.name) == doubles[0]][:2]
-            keys = f"data.images='*{first.suffix}' data.masks='*{second.suffix}'"
-            raise InputError(
-                f"{root} has {first.name} and {second.name} in one folder: say which are masks, for example "
-                f"{keys}"
-            )
-        return list(files)
-    return [replace(file, role="mask" if flag else "image") for file, flag in zip(files, flags, strict=True)]
+    duplicates = [key for key, count in counts.items() if count > 1]
+    if duplicates and len(duplicates) >= len(counts) / 2:
+        a, b = [file.path for file in files if (file.folder, file.name) == duplicates[0]][:2]
+        raise InputError(
+            f"{root} has {a.name} and {b.name} in one folder: say which are masks, for example "
+            f"data.images='*{a.suffix}' data.masks='*{b.suffix}'"
+        )
+    return files
 
 
-def _find_images(files: Sequence[_File]) -> list[_File]:
-    """Files whose only known folders hold masks: the others are images.
+def _compile_affix(words: str) -> re.Pattern[str]:
+    """A pattern of names that begin or end with one of the words; one of its two groups is the stem."""
+    return re.compile(rf"(?:{words})[ _.-]?(.+)|(.+?)[ _.-]?(?:{words})", re.IGNORECASE)
+
+
+def _find_images(files: Iterable[_File]) -> list[_File]:
+    """Files of which only those of masks have a known folder: the others are images.
 
     They lie beside masks/, or in a folder beside it if there is only one.
     """
-    homes = {file.above for file in files if file.role}
-    places: dict[_File, tuple[PurePath, tuple[str, ...]]] = {}
-    for file in files:
-        above = next((part for part in (file.folder, *file.folder.parents) if part in homes), None)
-        if file.role or above is None:
-            continue
-        parts = file.folder.relative_to(above).parts
-        if not any(re.fullmatch(MASK_FOLDER, part, re.IGNORECASE) for part in parts):
-            places[file] = above, parts
+    bases = {file.base for file in files if file.role}
+    locations: dict[
+        _File, tuple[PurePath, tuple[str, ...]]
+    ] = {}  # the base of an image, and the folders in it
     folders = defaultdict(set)
-    for above, parts in places.values():
-        folders[above].add(parts[:1])
-    finished = []
     for file in files:
-        if file in places:
-            above, parts = places[file]
-            if parts and len(folders[above]) == 1:
-                file = replace(file, folder=above.joinpath(*parts[1:]), above=above)
+        base = next((folder for folder in (file.folder, *file.folder.parents) if folder in bases), None)
+        if file.role or base is None:
+            continue
+        parts = file.folder.relative_to(base).parts
+        if not any(re.fullmatch(MASK_FOLDER, part, re.IGNORECASE) for part in parts):
+            locations[file] = base, parts
+            folders[base].add(parts[:1])
+    result = []
+    for file in files:
+        if file in locations:
+            base, parts = locations[file]
             file = replace(file, role="image")
-        finished.append(file)
-    return finished
+            if parts and len(folders[base]) == 1:
+                file = replace(file, folder=base.joinpath(*parts[1:]), base=base)
+        result.append(file)
+    return result
 
 
-def _describe_folders(root: Path, files: Sequence[_File], images: str | None, masks: str | None) -> list[str]:
+def _describe_folders(by_role: dict[str, list[_File]], images: str | None, masks: str | None) -> list[str]:
     """Which folders hold images and masks, if they are not just images/ and masks/, and what is left out."""
     notes = []
-    folders = {
-        role: _list_folders(root, [file for file in files if file.role == role])
-        for role in ("image", "mask", "")
-    }
-    if folders["image"] != [images or "images"] or folders["mask"] != [masks or "masks"]:
+    folders = [_list_folders(by_role["image"]), _list_folders(by_role["mask"])]
+    if folders != [[images or "images"], [masks or "masks"]]:
         for role in ("image", "mask"):
-            if folders[role]:
-                notes.append(f"{role}s are in {_name_folders(folders[role])}")
-    if folders[""] and folders["image"]:
-        count = sum(not file.role for file in files)
-        notes.append(f"{count} other images are left out, in {_name_folders(folders[''])}")
+            if by_role[role]:
+                notes.append(f"{role}s are in {_name_folders(by_role[role])}")
+    if by_role[""] and by_role["image"]:
+        notes.append(f"{len(by_role[''])} other images are left out, in {_name_folders(by_role[''])}")
     return notes
 
 
-def _list_folders(root: Path, files: Iterable[_File]) -> list[str]:
-    return sorted({file.path.parent.relative_to(root).as_posix() for file in files})
+def _list_folders(files: Iterable[_File]) -> list[str]:
+    return sorted({file.relative.parent.as_posix() for file in files})
 
 
-def _name_folders(folders: Sequence[str]) -> str:
-    names = ["the folder itself" if folder == "." else f"{folder}/" for folder in folders]
-    more = f" and {len(names) - LISTED} more" * (len(names) > LISTED)
-    return ", ".join(names[:LISTED]) + more
+def _name_folders(files: Iterable[_File]) -> str:
+    names = ["the folder itself" if folder == "." else f"{folder}/" for folder in _list_folders(files)]
+    return ", ".join(names[:LISTED]) + f" and {len(names) - LISTED} more" * (len(names) > LISTED)
 
 
 def _describe_lack(
-    root: Path, paths: Sequence[Path], sides: dict[str, list[_File]], images: str | None, masks: str | None
+    root: Path, files: Iterable[_File], absent: Sequence[str], images: str | None, masks: str | None
 ) -> str:
-    """What is missing where there are no images or no masks, and how to say which they are."""
-    if not paths:
-        return f"{root} has no images ({', '.join(sorted(SUFFIXES))})"
-    lacking = [role for role in ("image", "mask") if not sides[role]]
-    named = {"image": images, "mask": masks}
-    for role in lacking:
-        if named[role]:
-            what = f"data.root={root} has no {role}s in '{named[role]}' (data.{role}s)"
-            break
-    else:
-        contents = " or ".join(f"{role}s" for role in lacking)
-        what = f"data.root={root} has no folder that is known to hold {contents}"
-    folders = sorted({path.parent.relative_to(root).as_posix() for path in paths})
+    """The message where there are no images or no masks, and how to say which they are."""
+    settings = {"image": images, "mask": masks}
+    reason = f"no folder that is known to hold {' or '.join(f'{role}s' for role in absent)}"
+    for role in reversed(absent):
+        if settings[role]:
+            reason = f"no {role}s in '{settings[role]}' (data.{role}s)"
     return (
-        f"{what}; it has {_name_folders(folders)}: name a folder, a pattern such as '*.jpg', or a JSON file "
-        "of polygons with data.images= and data.masks="
+        f"data.root={root} has {reason}; it has {_name_folders(files)}: name a folder, a pattern such as "
+        "'*.jpg', or a JSON file of polygons with data.images= and data.masks="
     )
 
 
 def _match(
-    root: Path, sides: dict[str, list[_File]], rule: Rule, missing_mask: str, problems: list[str]
+    root: Path, by_role: dict[str, list[_File]], rule: Rule, missing_mask: str, problems: list[str]
 ) -> list[Pair]:
     """The pairs by a rule, sorted by stem; what is alone or double becomes a problem."""
-    images, masks = (_unique(sides[role], root, getattr(rule, role), problems) for role in ("image", "mask"))
-    chosen = {key: image for key, image in images.items() if key in masks or missing_mask == "empty"}
-    sources = _name_sources(root, chosen.values())
+    images = _index_by_stem(by_role["image"], rule.image, problems)
+    masks = _index_by_stem(by_role["mask"], rule.mask, problems)
+    paired = {stem: file for stem, file in images.items() if stem in masks or missing_mask == "empty"}
+    sources = _name_sources(root, paired.values())
     pairs = []
-    for key, image in chosen.items():
-        mask = masks[key].path if key in masks else None
-        pairs.append(Pair(_join(*key), image.path, mask, sources[image.above], image.subset))
-    places = {}
-    for role, side in (("image", images), ("mask", masks)):
-        folders = _list_folders(root, side.values())
-        places[role] = f" in {folders[0]}/" if len(folders) == 1 and folders != ["."] else ""
-    complete = {pair.image.parent for pair in pairs}
-    without = defaultdict(list)
-    for key, image in images.items():
-        if key not in chosen:
-            without[image.path.parent].append(image.path)
-    for folder, paths in without.items():
-        if folder in complete or len(paths) == 1:
-            problems += [f"{path.relative_to(root)}: no mask{places['mask']}" for path in paths]
+    for stem, file in paired.items():
+        mask = masks[stem].path if stem in masks else None
+        pairs.append(Pair(stem.as_posix(), file.path, mask, sources[file.base], file.subset))
+
+    def describe_folder(files: Iterable[_File]) -> str:
+        folders = _list_folders(files)
+        return f" in {folders[0]}/" if len(folders) == 1 and folders != ["."] else ""
+
+    paired_folders = {file.relative.parent for file in paired.values()}
+    unpaired = defaultdict(list)
+    for stem, file in images.items():
+        if stem not in paired:
+            unpaired[file.relative.parent].append(file)
+    for folder, files in unpaired.items():
+        if folder in paired_folders or len(files) == 1:
+            reason = f"no mask{describe_folder(masks.values())}"
+            problems += [f"{file.relative}: {reason}" for file in files]
         else:
-            name = _name_folders([folder.relative_to(root).as_posix()])
-            reason = f"none of its {len(paths)} images has a mask (data.images= says which are meant)"
-            problems.append(f"{name}: {reason}")
-    for key in masks.keys() - images.keys():
-        problems.append(f"{masks[key].path.relative_to(root)}: no image{places['image']}")
-    return _shorten(pairs)
+            reason = f"none of its {len(files)} images has a mask (data.images= says which are meant)"
+            problems.append(f"{_name_folders(files)}: {reason}")
+    for stem in masks.keys() - images.keys():
+        problems.append(f"{masks[stem].relative}: no image{describe_folder(images.values())}")
+    return _shorten_stems(pairs)
 
 
-def _unique(
-    files: Iterable[_File], root: Path, affix: tuple[str, str], problems: list[str]
-) -> dict[tuple[PurePath, str], _File]:
-    """Files by folder and the common part of their names; those of another prefix or suffix are left out."""
-    unique: dict[tuple[PurePath, str], _File] = {}
+def _index_by_stem(files: Iterable[_File], affix: Affix, problems: list[str]) -> dict[PurePath, _File]:
+    """Files by folder and stem; those without the affix are left out, doubles become problems."""
+    index: dict[PurePath, _File] = {}
     for file in files:
-        if not (name := strip_affix(file.name, affix)):
+        if not (name := affix.strip(file.name)):
             continue
-        if (first := unique.setdefault((file.folder, name), file)) is not file:
-            both = (file.path.relative_to(root), first.path.relative_to(root))
-            problems.append("{}: has the same stem as {}".format(*both))
-    return unique
+        first = index.setdefault(file.folder / name, file)
+        if first is not file:
+            problems.append(f"{file.relative}: has the same stem as {first.relative}")
+    return index
 
 
-def _join(folder: PurePath, name: str) -> str:
-    return (folder / name).as_posix()
-
-
-def _shorten(pairs: Sequence[Pair]) -> list[Pair]:
+def _shorten_stems(pairs: Sequence[Pair]) -> list[Pair]:
     """Pairs sorted by stem, without the folders that all stems begin with."""
-    folders = [PurePath(pair.stem).parent.parts for pair in pairs]
-    common = common_start(folders)
-    shortened = [replace(pair, stem="/".join(PurePath(pair.stem).parts[len(common) :])) for pair in pairs]
+    stems = [PurePath(pair.stem).parts for pair in pairs]
+    depth = len(common_prefix([parts[:-1] for parts in stems]))
+    shortened = [
+        replace(pair, stem="/".join(parts[depth:])) for pair, parts in zip(pairs, stems, strict=True)
+    ]
     return sorted(shortened, key=lambda pair: pair.stem)
 
 
@@ -418,14 +399,14 @@ def _name_sources(root: Path, files: Iterable[_File]) -> dict[PurePath, str]:
     """
     names = {}
     for file in files:
-        names[file.above] = "/".join(part for part in file.above.parts if not _find_subset(part))
-    tests = [names[folder] for folder in {file.above for file in files if file.subset == "test"}]
+        names[file.base] = "/".join(part for part in file.base.parts if not _find_subset(part))
+    tests = [names[base] for base in {file.base for file in files if file.subset == "test"}]
     if len(set(tests)) < len(tests):
-        names = {folder: folder.as_posix() for folder in names}
+        names = {base: base.as_posix() for base in names}
     if len(set(names.values())) == 1:
         return dict.fromkeys(names, "")
-    common = len(common_start([name.split("/") if name else [] for name in names.values()]))
+    depth = len(common_prefix([name.split("/") if name else [] for name in names.values()]))
     return {
-        folder: "/".join(name.split("/")[common:]) or "/".join(folder.parts) or root.name
-        for folder, name in names.items()
+        base: "/".join(name.split("/")[depth:]) or "/".join(base.parts) or root.name
+        for base, name in names.items()
     }

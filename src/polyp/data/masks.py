@@ -1,7 +1,7 @@
-"""Masks: what their files hold, and which of it is polyp.
+"""Masks: reads their files, and decides which values or colours are polyp.
 
-A mask is two-valued, or data.polyp_values says which of its values or colours are polyp. What the files of a
-data set hold is summed up in one `Levels` each, and `describe_coding` accepts or refuses them together.
+A mask is two-valued, or data.polyp_values says which of its values or colours are polyp. Each file's values
+are counted in its `Levels`, and `describe_coding` accepts or refuses those of a data set together.
 """
 
 import operator
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.ImageColor import getrgb
 
 from polyp.errors import InputError, override_word, printable
 from polyp.images import IGNORED, fill_transparent, open_image
@@ -25,9 +26,10 @@ LOSSY = ("JPEG", "MPO", "WEBP")
 MANY = 32  # a file with more different values was compressed or resized before, whatever its format is
 STEP = 32  # values of such files are counted in bins of so many
 COLOURFUL = 48  # difference between the channels of a pixel from which it is a colour, not a grey
-NEAR = 128  # distance to a colour of data.polyp_values within which a pixel has that colour
-FEW = 3  # masks that a message names
-LEAST = 20, 0.01  # pixels, and share of what is not background, that make a value one of the mask's levels
+MAX_DISTANCE = 128  # distance to a colour of data.polyp_values within which a pixel has that colour
+NAMED = 3  # masks that a message names
+MIN_PIXELS = 20  # that make a value one of the mask's levels
+MIN_SHARE = 0.01  # of what is not background, likewise
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne, "==": operator.eq, ">": operator.gt, ">=": operator.ge, "<": operator.lt,
@@ -56,14 +58,14 @@ class MaskCoding:
         values = self.polyp_values
         if isinstance(values, int) or (isinstance(values, str) and values.startswith("#")):
             values = (values,)
-        if isinstance(values, Sequence) and not isinstance(values, str):
-            values = tuple(_check_value("data.polyp_values", value) for value in values)
-        elif isinstance(values, str):
+        if isinstance(values, str):
             if not _parse_comparison(values):
                 raise InputError(
                     f"data.polyp_values={values} is neither a list nor a comparison: give values such as [1] "
                     "or ['#ff0000'], or a comparison such as '!= 0' or '> 127'"
                 )
+        elif isinstance(values, Sequence):
+            values = tuple(_check_value("data.polyp_values", value) for value in values)
         elif values is not None:
             raise InputError(f"data.polyp_values={values} must be a list such as [1] or ['#ff0000']")
         if values == ():
@@ -71,13 +73,13 @@ class MaskCoding:
         object.__setattr__(self, "polyp_values", values)
         if self.ignore_value is not None:
             object.__setattr__(self, "ignore_value", _check_value("data.ignore_value", self.ignore_value))
-            if isinstance(values, tuple) and self.ignore_value in values:
+            if self.ignore_value in self.values:
                 raise InputError(f"data.ignore_value={self.ignore_value} is one of data.polyp_values as well")
 
     @property
-    def is_explicit(self) -> bool:
-        """Whether it says what is polyp."""
-        return self.polyp_values is not None
+    def values(self) -> tuple[Value, ...]:
+        """The polyp's values that are listed; empty for a comparison or None."""
+        return self.polyp_values if isinstance(self.polyp_values, tuple) else ()
 
 
 AUTO = MaskCoding()
@@ -85,34 +87,28 @@ AUTO = MaskCoding()
 
 @dataclass(frozen=True)
 class Levels:
-    """What one mask holds.
+    """The values or colours that fill areas of one mask, the background's 0 or #000000 among them."""
 
-    Attributes:
-        counts: pixels of each value or colour that fills an area, the background's 0 or #000000 among them.
-        pixels: of the mask.
-        label: what the values are: value, index or colour.
-    """
-
-    counts: dict[Value, int]
-    pixels: int
-    label: str
+    counts: dict[Value, int]  # the pixels of each
+    pixels: int  # of the mask
+    label: str  # value, index or colour
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """A decoded mask file: (H, W) values, and (H, W, 3) uint8 colours if it has any."""
+    """A decoded mask file."""
 
-    values: np.ndarray
-    colours: np.ndarray | None
-    is_lossy: bool
-    has_palette: bool = False
+    values: np.ndarray  # (H, W)
+    colours: np.ndarray | None  # (H, W, 3) uint8 RGB, if it has any
+    is_lossy: bool  # compression or resizing has changed values
+    has_palette: bool = False  # whose indices the values are
 
 
 def read_mask(path: Path, coding: MaskCoding = AUTO) -> np.ndarray:
     """Read a mask as (H, W) uint8: 1 polyp, 0 background, 255 (`polyp.images.IGNORED`) neither.
 
     Raises:
-        InputError: the file cannot be read, see `polyp.images.open_image`, or `coding` is of another kind.
+        InputError: the file cannot be read, or `coding` is of another kind.
     """
     return read_levels(path, coding)[0]
 
@@ -120,25 +116,24 @@ def read_mask(path: Path, coding: MaskCoding = AUTO) -> np.ndarray:
 def read_levels(path: Path, coding: MaskCoding = AUTO) -> tuple[np.ndarray, Levels]:
     """Read a mask as `read_mask` does, and what it holds."""
     pixels = _read_pixels(path)
-    values = coding.polyp_values if isinstance(coding.polyp_values, tuple) else ()
     if pixels.colours is not None and not pixels.has_palette:
-        for key, named in (("polyp_values", values), ("ignore_value", (coding.ignore_value,))):
-            if any(isinstance(value, int) for value in named):
+        for key, values in (("polyp_values", coding.values), ("ignore_value", (coding.ignore_value,))):
+            if any(isinstance(value, int) for value in values):
                 raise InputError(f"{path}: has colours: give data.{key} as colours, such as '#ff0000'")
     levels = _find_levels(pixels)
-    ignored = _matches(pixels, levels, coding.ignore_value)
     if isinstance(coding.polyp_values, str):
         compare, number = _parse_comparison(coding.polyp_values) or (operator.ne, 0)
         if compare in (operator.eq, operator.ne):
-            polyp = _matches(pixels, levels, number) == (compare is operator.eq)
+            polyp = _match_value(pixels, levels, number) == (compare is operator.eq)
         else:
             polyp = compare(pixels.values.astype(np.int64), number)
-    elif values:
-        polyp = np.any([_matches(pixels, levels, value) for value in values], axis=0)
+    elif coding.values:
+        polyp = np.any([_match_value(pixels, levels, value) for value in coding.values], axis=0)
     else:
         polyp = pixels.values > _find_threshold(pixels, levels, coding)
     mask = polyp.astype(np.uint8)
-    mask[ignored] = IGNORED
+    if coding.ignore_value is not None:
+        mask[_match_value(pixels, levels, coding.ignore_value)] = IGNORED
     return mask, levels
 
 
@@ -159,29 +154,30 @@ def describe_coding(levels: Sequence[Levels], coding: MaskCoding, name: str, fil
             colours, and no mask has any.
     """
     background = {0, "#000000"}
-    most: dict[Value, int] = {}
+    counts = Counter[Value]()  # the highest of any mask
     for mask in levels:
-        for value, count in mask.counts.items():
-            most[value] = max(count, most.get(value, 0))
-    foreground = most.keys() - background - {coding.ignore_value}
+        counts |= Counter(mask.counts)
+    foreground = counts.keys() - background - {coding.ignore_value}
     # A few pixels between black and white are a small polyp that was resized, and no other class.
-    foreground = {value for value in foreground if most[value] >= LEAST[0]} or foreground
+    foreground = {value for value in foreground if counts[value] >= MIN_PIXELS} or foreground
     shares = _list_shares(levels, files)
-    if coding.is_explicit:
-        values = coding.polyp_values if isinstance(coding.polyp_values, tuple) else ()
+    if coding.polyp_values is not None:
         has_colours = any(mask.label != "value" for mask in levels)
-        if foreground and not has_colours and any(isinstance(value, str) for value in values):
+        if foreground and not has_colours and any(isinstance(value, str) for value in coding.values):
             reason = f"the masks have no colours ({shares})"
             raise InputError(f"{name}: {reason}: give data.polyp_values as numbers, such as [255]")
-        return f"polyp is where a mask has {_describe_polyp(coding)}; the masks hold {shares}"
+        polyp = " or ".join(map(str, coding.values)) or coding.polyp_values
+        ignored = f", ignored where {coding.ignore_value}" if coding.ignore_value is not None else ""
+        return f"polyp is where a mask has {polyp}{ignored}; the masks hold {shares}"
     if foreground <= {255} or foreground <= {"#ffffff"}:
         return ""
     if len(foreground) == 1:
         return f"the masks hold {shares}: polyp is where they have {foreground.pop()}"
-    if not most.keys() & background:  # the value that fills most is the background then
-        foreground.discard(max(sum_levels(levels).items(), key=lambda item: item[1])[0])
-    kind = {"colour": "colours", "index": "palette colours", "value": "values"}
-    kinds = " and ".join(sorted({kind[mask.label] for mask in levels if len(mask.counts) > 1}))
+    if not counts.keys() & background:  # the value that fills most is the background then
+        totals = sum_levels(levels)
+        foreground.discard(max(totals, key=lambda value: totals[value]))
+    plural = {"colour": "colours", "index": "palette colours", "value": "values"}
+    kinds = " and ".join(sorted({plural[mask.label] for mask in levels if len(mask.counts) > 1}))
     raise InputError(
         f"{name}: the masks hold several {kinds}, so that it is not clear what is polyp: "
         f"{shares}. Add {_suggest(foreground)}"
@@ -192,38 +188,27 @@ def _suggest(foreground: set[Value]) -> str:
     """The keys that a user adds to explain values."""
     numbers = sorted(value for value in foreground if isinstance(value, int))
     colours = sorted(value for value in foreground if isinstance(value, str))
-
-    def override(*values: Value) -> str:
-        return override_word("data.polyp_values", [*values])
-
+    setting = override_word("data.polyp_values", [*numbers, *colours])
     if numbers and numbers[-1] == 255 and len(foreground) > 1:
-        others = override(*numbers[:-1], *colours)
-        return (
-            f"{override(*numbers, *colours)} if all are polyps, or {others} data.ignore_value=255 if 255 "
-            "marks pixels to leave out, or name only those that are polyps"
+        without_255 = override_word("data.polyp_values", [*numbers[:-1], *colours])
+        setting += (
+            f" if all are polyps, or {without_255} data.ignore_value=255 if 255 marks pixels to leave out,"
         )
-    return f"{override(*numbers, *colours)} or name only those that are polyps"
-
-
-def _describe_polyp(coding: MaskCoding) -> str:
-    values = coding.polyp_values
-    text = values if isinstance(values, str) else " or ".join(map(str, values or ()))
-    return f"{text}, ignored where {coding.ignore_value}" if coding.ignore_value is not None else text
+    return f"{setting} or name only those that are polyps"
 
 
 def _list_shares(levels: Sequence[Levels], files: Sequence[Path]) -> str:
-    """The values of all masks with their shares of the pixels, the most frequent 12.
-
-    The files are named where a value is in few of many.
-    """
+    """The 12 most frequent values with their shares of the pixels, and the files of one that few have."""
     ranked = sorted(sum_levels(levels).items(), key=lambda item: -item[1])[:12]
     ranked.sort(key=lambda item: (isinstance(item[0], str), item[0]))
     texts = []
     for value, share in ranked:
-        found = [file for mask, file in zip(levels, files, strict=True) if value in mask.counts]
+        names = [
+            printable(file.name) for mask, file in zip(levels, files, strict=True) if value in mask.counts
+        ]
         text = f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
-        if len(found) <= FEW and 4 * len(found) <= len(levels):
-            text += f", only in {', '.join(printable(file.name) for file in found)}"
+        if len(names) <= NAMED and 4 * len(names) <= len(levels):
+            text += f", only in {', '.join(names)}"
         texts.append(f"{value} ({text})")
     return ", ".join(texts)
 
@@ -245,65 +230,54 @@ def _parse_comparison(text: str) -> tuple[Callable[[Any, Any], Any], int] | None
 
 def _read_pixels(path: Path) -> _Pixels:
     with open_image(path) as image:
-        is_lossy = image.format in LOSSY
-        if image.mode == "P" and not image.has_transparency_data:
-            return _read_palette(image)
+        is_compressed = image.format in LOSSY
         image = fill_transparent(image)
-        if image.mode in ("1", "L") or image.mode.startswith("I"):
-            values = np.asarray(image.convert("L") if image.mode == "1" else image)
+        values, colours = np.asarray(image), None
+        if image.mode == "P":
+            colours = np.asarray(image.convert("RGB"))
+            if (colours != colours[..., :1]).any():
+                return _Pixels(values, colours, is_lossy=False, has_palette=True)
+            # Black, white and greys: a grey image that was saved smaller.
+            values, colours = np.ascontiguousarray(colours[..., 0]), None
+        elif image.mode == "1":
+            values = np.asarray(image.convert("L"))
+        elif image.mode.startswith("I"):
             if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
                 raise InputError(f"{path}: has pixels of 32 bits: save it with 8 or 16 bits")
             if values.max(initial=0) > 255 and len(_count(values)) > MANY:  # resized or compressed
                 values = (values // 257).astype(np.uint8)
-            return _Pixels(values, None, is_lossy)
-        colours = np.asarray(image.convert("RGB"))
-    spread = colours.max(axis=2) - colours.min(axis=2)
-    count, share = LEAST
-    if np.count_nonzero(spread > COLOURFUL) < max(count, share * np.count_nonzero(colours.max(axis=2) > 16)):
-        return _Pixels(np.asarray(Image.fromarray(colours).convert("L")), None, is_lossy)
-    return _Pixels(colours.max(axis=2), colours, is_lossy)
-
-
-def _read_palette(image: Image.Image) -> _Pixels:
-    indices, colours = np.asarray(image), np.asarray(image.convert("RGB"))
-    if (colours == colours[..., :1]).all():  # black, white and greys: a grey image that was saved smaller
-        return _Pixels(np.ascontiguousarray(colours[..., 0]), None, False)
-    return _Pixels(indices, colours, False, has_palette=True)
+        elif image.mode != "L":
+            colours = np.asarray(image.convert("RGB"))
+            values = colours.max(axis=2)
+            colourful = np.count_nonzero(values - colours.min(axis=2) > COLOURFUL)
+            if colourful < max(MIN_PIXELS, MIN_SHARE * np.count_nonzero(values > 16)):
+                values, colours = np.asarray(Image.fromarray(colours).convert("L")), None
+    return _Pixels(values, colours, is_compressed or len(_count(values)) > MANY)
 
 
 def _find_threshold(pixels: _Pixels, levels: Levels, coding: MaskCoding) -> float:
     """Half of a two-valued mask's higher value; without one, what compression adds to black is below it."""
     foreground = [value for value in levels.counts if value not in (0, "#000000", coding.ignore_value)]
     if not foreground:
-        return 127 if _is_lossy(pixels) else 0
-    return max(max(_to_rgb(value)) if isinstance(value, str) else value for value in foreground) / 2
+        return 127 if pixels.is_lossy else 0
+    return max(max(getrgb(value)) if isinstance(value, str) else value for value in foreground) / 2
 
 
-def _matches(pixels: _Pixels, levels: Levels, value: Value | None) -> np.ndarray:
+def _match_value(pixels: _Pixels, levels: Levels, value: Value) -> np.ndarray:
     """Where a mask has a value or a colour; after compression, where its level is near the value."""
-    if value is None:
-        return np.zeros(pixels.values.shape, bool)
     if isinstance(value, str):
         colours = pixels.colours if pixels.colours is not None else np.repeat(pixels.values[..., None], 3, 2)
-        difference = colours.astype(np.int32) - np.array(_to_rgb(value))
-        distance = np.square(difference).sum(axis=2)
-        from_black = np.square(colours.astype(np.int32)).sum(axis=2)
-        return (distance < NEAR**2) & ((distance < from_black) | (value == "#000000"))
-    if _is_lossy(pixels) and levels.label == "colour":
+        colours = colours.astype(np.int32)
+        distance = np.square(colours - np.array(getrgb(value))).sum(axis=2)
+        from_black = np.square(colours).sum(axis=2)
+        return (distance < MAX_DISTANCE**2) & ((distance < from_black) | (value == "#000000"))
+    if pixels.is_lossy and levels.label == "colour":
         return np.abs(pixels.values.astype(np.int32) - value) < 2 * STEP  # as black was counted
-    if _is_lossy(pixels):
-        known = np.array([level for level in levels.counts if isinstance(level, int)])
-        nearest = known[np.abs(np.arange(256)[:, None] - known).argmin(axis=1)]
+    if pixels.is_lossy:
+        numbers = np.array([level for level in levels.counts if isinstance(level, int)])
+        nearest = numbers[np.abs(np.arange(256)[:, None] - numbers).argmin(axis=1)]
         return ((np.abs(nearest - value) <= STEP) & ((nearest == 0) == (value == 0)))[pixels.values]
     return pixels.values == value
-
-
-def _to_rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def _is_lossy(pixels: _Pixels) -> bool:
-    return pixels.is_lossy or (not pixels.has_palette and len(_count(pixels.values)) > MANY)
 
 
 def _count(values: np.ndarray) -> dict[int, int]:
@@ -319,14 +293,13 @@ def _find_levels(pixels: _Pixels) -> Levels:
 
     That leaves out the edges that compression or interpolation has softened.
     """
-    is_lossy = _is_lossy(pixels)
     packed = pixels.values.astype(np.int64)
     if pixels.colours is not None and not pixels.has_palette:
         colours = pixels.colours.astype(np.int64)
-        if is_lossy:  # to 0, 64, 128, 192 or 255
+        if pixels.is_lossy:  # to 0, 64, 128, 192 or 255
             colours = np.minimum((colours + 32) // 64 * 64, 255)
         packed = colours @ np.array([1 << 16, 1 << 8, 1])
-    elif is_lossy:
+    elif pixels.is_lossy:
         packed = packed // STEP * STEP + STEP // 2
         packed[pixels.values < 64] = 0
         packed[pixels.values >= 192] = 255
@@ -339,18 +312,18 @@ def _find_levels(pixels: _Pixels) -> Levels:
         & (inner == packed[1:-1, :-2]) & (inner == packed[1:-1, 2:])
     )  # fmt: skip
     counts, areas = _count(packed), _count(packed[flat])
-    least = max(LEAST[0], LEAST[1] * np.count_nonzero(packed))
+    minimum = max(MIN_PIXELS, MIN_SHARE * np.count_nonzero(packed))
+    levels = [value for value in counts if value == 0 or areas.get(value, 0) >= minimum]
     highest = max(counts)  # a level even where it fills no area: of a thin border, or of a small polyp
-    is_alone = not any(value and area >= least for value, area in areas.items())
-    label = "index" if pixels.has_palette else "value" if pixels.colours is None else "colour"
-    levels: dict[Value, int] = {}
-    for value, count in counts.items():
-        if value == 0 or areas.get(value, 0) >= least or (value == highest and (is_alone or count >= least)):
-            levels[f"#{value:06x}" if label == "colour" else value] = count
-    if is_lossy and sum(levels.values()) < packed.size * 2 / 3:  # a photograph, or nothing that has areas
-        ranked = sorted(counts, key=lambda value: -counts[value])[:6]
-        levels = {f"#{value:06x}" if label == "colour" else value: counts[value] for value in ranked}
-    return Levels(levels, packed.size, label)
+    if highest not in levels and (counts[highest] >= minimum or not any(levels)):
+        levels.append(highest)
+    if pixels.is_lossy and sum(counts[value] for value in levels) < packed.size * 2 / 3:
+        # A photograph, or nothing that has areas.
+        levels = sorted(counts, key=lambda value: -counts[value])[:6]
+    if pixels.colours is not None and not pixels.has_palette:
+        return Levels({f"#{value:06x}": counts[value] for value in levels}, packed.size, "colour")
+    label = "index" if pixels.has_palette else "value"
+    return Levels({value: counts[value] for value in levels}, packed.size, label)
 
 
 def sum_levels(levels: Iterable[Levels]) -> dict[Value, float]:

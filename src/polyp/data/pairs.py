@@ -5,22 +5,22 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
 
 from polyp import terminal
-from polyp.data.duplicates import SIDE, field_thumbnail, thumbnail
+from polyp.data.duplicates import field_thumbnail, thumbnail
 from polyp.data.masks import AUTO, Levels, MaskCoding, describe_coding, read_levels, read_mask
-from polyp.errors import InputError, override_word, several
+from polyp.errors import override_word, several
 from polyp.images import IGNORED, SUFFIXES, read_image
+from polyp.settings import collect
 
 T = TypeVar("T")
 Visit = Callable[[int, np.ndarray, np.ndarray], None]
-"""Takes a number, image (H, W, 3) uint8 and mask (H, W) uint8 in {0, 1, 255}; called by several
-threads."""
+"""Takes a number, image (H, W, 3) uint8 and mask (H, W) uint8 in {0, 1, 255}; several threads call it."""
 
 
 @dataclass(frozen=True)
@@ -59,96 +59,90 @@ class StemIndex:
     """Finds the stem that a name in a split or in annotations means.
 
     A name is a stem with or without its ending and the folder images, or the last part of a stem if no other
-    stem ends alike.
-
-    Args:
-        stems: by the names that they have; of stems alone, each is its own name.
+    stem ends alike. In place of stems, a mapping from other names to the stems can be given.
     """
 
     def __init__(self, stems: Mapping[str, str] | Iterable[str]) -> None:
         self.stems = dict(stems) if isinstance(stems, Mapping) else {stem: stem for stem in stems}
         self._ends: dict[str, list[str]] = defaultdict(list)
         for name, stem in self.stems.items():
-            parts = name.split("/")
-            for start in range(1, len(parts)):
-                self._ends["/".join(parts[start:])].append(stem)
+            while "/" in name:
+                name = name.partition("/")[2]
+                self._ends[name].append(stem)
 
     def find(self, name: str) -> str | None:
         """The stem, or None if there is none or more than one."""
         path = PurePosixPath(*(part for part in PurePosixPath(name).parts if part != "images"))
-        name = str(path)
-        names = [name, *([str(path.with_suffix(""))] if path.suffix.lower() in SUFFIXES else [])]
-        for text in names:
-            if text in self.stems:
-                return self.stems[text]
-        for text in names:
-            if len(stems := self._ends.get(text, [])) == 1:
+        names = [str(path)]
+        if path.suffix.lower() in SUFFIXES:
+            names.append(str(path.with_suffix("")))
+        for name in names:
+            if name in self.stems:
+                return self.stems[name]
+        for name in names:
+            if len(stems := self._ends.get(name, [])) == 1:
                 return stems[0]
         return None
 
 
+ARRAYS = {
+    "sizes": np.int32, "shares": np.float32, "thumbnails": np.uint8, "fields": np.uint8,
+    "borders": np.float32, "masks": np.uint64,
+}  # fmt: skip
+"""The arrays of an `Inspection`."""
+
+
 @dataclass
 class Inspection:
-    """What `inspect` finds out about N pairs, in their order.
+    """What `inspect` measures of N pairs, in their order.
 
     Attributes:
         sizes: (N, 2) int32, heights and widths.
         shares: (N,) float32, the polyp's share of the pixels that count.
         thumbnails: (N, 32, 32) uint8, grey.
-        fingerprint: 16 hex digits, of all stems, file contents and what is polyp in them.
         fields: (N, 32, 32) uint8, thumbnails of the fields of view.
         borders: (N,) float32, the polyp's share of the image's outermost pixels.
         masks: (N,) uint64, equal for masks of equal content.
+        fingerprint: 16 hex digits, of all stems, file contents and what is polyp in them.
         notes: what the masks hold, a line for each data set whose masks are not of 0 and 255.
     """
 
     sizes: np.ndarray
     shares: np.ndarray
     thumbnails: np.ndarray
+    fields: np.ndarray
+    borders: np.ndarray
+    masks: np.ndarray
     fingerprint: str
-    fields: np.ndarray = field(default_factory=lambda: np.empty((0, SIDE, SIDE), np.uint8))
-    borders: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    masks: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     notes: str = ""
+
+    def select(self, rows: slice) -> "Inspection":
+        """The inspection with the arrays of some of the pairs only."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """What is found out about one pair, without its pixels.
+    """The result of `check_pair`, which keeps no pixels; with problems, only `levels` may be set."""
 
-    Attributes:
-        problems: a short text each; with any, only `levels` may be there.
-        levels: what the mask file holds; None without a file or if it cannot be read.
-        row: the pair's values of `Inspection`: size, share, thumbnail, field, border and mask.
-        content: what the fingerprint is made of.
-    """
-
-    problems: Sequence[str] = ()
-    levels: Levels | None = None
-    row: tuple[Any, ...] = ()
-    content: bytes = b""
+    problems: Sequence[str] = ()  # a short text each
+    levels: Levels | None = None  # of the mask; None without a file or if it cannot be read
+    values: Mapping[str, Any] = field(default_factory=dict)  # a row of each array of `Inspection`
+    content: bytes = b""  # for the fingerprint
 
 
 def check_pair(number: int, pair: Pair, allow_empty: bool, visit: Visit | None = None) -> Check:
     """Read a pair and look for everything that is wrong with it.
 
-    Args:
-        number: of the pair, for `visit`.
-        pair: its files.
-        allow_empty: accept a mask without a polyp.
-        visit: called if nothing is wrong.
+    A mask without a polyp is right if `allow_empty`. `visit` is called with `number` if nothing is wrong.
     """
     image = mask = levels = None
-    problems = []
-    try:
+    problems: list[str] = []
+    with collect(problems):
         image = read_image(pair.image)
-    except InputError as error:
-        problems.append(str(error))
-    try:
+    with collect(problems):
         if pair.mask is not None:
             mask, levels = read_levels(pair.mask, pair.coding)
-    except InputError as error:
-        problems.append(str(error))
     if image is None or problems:
         return Check(problems, levels)
     if mask is None:
@@ -161,20 +155,21 @@ def check_pair(number: int, pair: Pair, allow_empty: bool, visit: Visit | None =
         return Check([f"{pair.mask}: the mask is empty (data.allow_empty=true if that is meant)"], levels)
     if visit is not None:
         visit(number, image, mask)
-    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    mask_hash = int.from_bytes(hashlib.sha256(mask.tobytes()).digest()[:8], "little")
-    row = (
-        mask.shape,
-        polyp_share(mask),
-        thumbnail(image),
-        field_thumbnail(image),
-        polyp_share(border),
-        mask_hash,
-    )
-    files = [path for path in (pair.image, pair.mask) if path is not None]
-    digest = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)
-    coding = b"" if pair.coding == AUTO else repr(pair.coding).encode()
-    return Check((), levels, row, os.fsencode(pair.stem) + b"\0" + digest + coding)
+    values = {
+        "sizes": mask.shape,
+        "shares": polyp_share(mask),
+        "thumbnails": thumbnail(image),
+        "fields": field_thumbnail(image),
+        "borders": polyp_share(np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])),
+        "masks": int.from_bytes(hashlib.sha256(mask.tobytes()).digest()[:8], "little"),
+    }
+    content = os.fsencode(pair.stem) + b"\0"
+    for path in (pair.image, pair.mask):
+        if path is not None:
+            content += hashlib.sha256(path.read_bytes()).digest()
+    if pair.coding != AUTO:
+        content += repr(pair.coding).encode()
+    return Check((), levels, values, content)
 
 
 def map_pairs(function: Callable[[int, Pair], T], pairs: Sequence[Pair], label: str) -> list[T]:
@@ -196,7 +191,7 @@ def inspect(
 
     Args:
         pairs: at least one.
-        problems: those that were met when the files were found.
+        problems: of the search for the files.
         allow_empty: accept masks without a polyp.
         visit: called with each pair that has no problem, which saves decoding it again.
 
@@ -228,17 +223,9 @@ def list_problems(pairs: Sequence[Pair], checks: Sequence[Check], problems: Sequ
 
 def combine_checks(checks: Sequence[Check], notes: Sequence[str] = ()) -> Inspection:
     """The inspection of pairs without problems, at least one."""
-    sizes, shares, thumbnails, fields, borders, masks = zip(*(check.row for check in checks), strict=True)
-    return Inspection(
-        np.array(sizes, np.int32),
-        np.array(shares, np.float32),
-        np.stack(thumbnails),
-        hashlib.sha256(b"".join(check.content for check in checks)).hexdigest()[:16],
-        np.stack(fields),
-        np.array(borders, np.float32),
-        np.array(masks, np.uint64),
-        "\n".join(notes),
-    )
+    arrays = {name: np.array([check.values[name] for check in checks], ARRAYS[name]) for name in ARRAYS}
+    fingerprint = hashlib.sha256(b"".join(check.content for check in checks)).hexdigest()[:16]
+    return Inspection(**arrays, fingerprint=fingerprint, notes="\n".join(notes))
 
 
 def describe_codings(pairs: Sequence[Pair], checks: Sequence[Check]) -> list[str]:
@@ -269,9 +256,9 @@ def find_suspicions(inspection: Inspection) -> list[str]:
         return [f"all {len(shares)} masks are the same"]
     share, border = float(np.median(shares)), float(np.median(inspection.borders))
     if share > 0.5 or border > 0.9:
-        way_out = override_word("data.polyp_values", "== 0")
         return [
             f"the masks look inverted or full: in the median mask {share:.0%} of the pixels and {border:.0%} "
-            f"of those at the border are polyp. If black is polyp, add {way_out}"
+            f"of those at the border are polyp. If black is polyp, add "
+            f"{override_word('data.polyp_values', '== 0')}"
         ]
     return []

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,34 +21,29 @@ from platformdirs import user_cache_path
 from polyp.data.layouts import Listing, list_images
 from polyp.data.pairs import StemIndex
 from polyp.errors import InputError, describe_error, override_word, printable, require
+from polyp.files import atomic_folder
 from polyp.images import SUFFIXES, open_image
 
 FORMATS = {".json": "LabelMe", ".txt": "YOLO"}
 """The formats with a file for each image, by its ending; a single .json file is COCO's."""
 
-Shape = tuple[str, Any]
-"""A label, and an outline: the flat list x1, y1, x2, y2, ... in pixels, or COCO's run lengths."""
-
 
 @dataclass
 class Annotation:
-    """What is known of one image.
+    """The outlines of one image.
 
-    Attributes:
-        size: height and width in pixels; None: those of the image.
-        shapes: outlines with labels.
+    An outline is a flat list x1, y1, x2, y2, ... in pixels, or COCO's run lengths.
     """
 
-    size: tuple[int, int] | None
-    shapes: list[Shape] = field(default_factory=list)
+    size: tuple[int, int] | None  # height and width in pixels; None: those of the image's file
+    shapes: list[tuple[str, Any]] = field(default_factory=list)  # labels and outlines
 
 
 def find_annotations(root: Path, masks: str | None) -> Path | None:
-    """The file or folder of polygons that `data.masks` names; None if it names masks.
+    """The file or folder of polygons that `data.masks`, a path below the root, names; None if it names masks.
 
-    Args:
-        root: the data set's folder.
-        masks: a path below it.
+    Raises:
+        InputError: it names a JSON file that is not there.
     """
     if masks is None or "*" in masks:
         return None
@@ -61,10 +55,10 @@ def find_annotations(root: Path, masks: str | None) -> Path | None:
     if not path.is_dir():
         return None
     files = [file for file in path.rglob("*") if file.name[0] != "."]
-    described = {file.with_suffix("") for file in files if file.suffix.lower() in FORMATS}
-    pictures = [file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES]
-    # Polygons have the names of the pictures beside them, if any; other text may lie beside masks.
-    return path if described and (not pictures or described & set(pictures)) else None
+    annotated = {file.with_suffix("") for file in files if file.suffix.lower() in FORMATS}
+    images = {file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES}
+    # Polygons have the names of the images beside them, if any; other text may lie beside masks.
+    return path if annotated and (not images or annotated & images) else None
 
 
 def draw_masks(
@@ -93,44 +87,42 @@ def draw_masks(
     listing = list_images(root / images if images else root, exclude)
     # Annotations name files from the root on, while stems leave out folders that all images share.
     index = StemIndex({_strip(pair.image.relative_to(root)): pair.stem for pair in listing.pairs})
-    kind, found = _read_annotations(annotations, index, listing)
-    if not found:
+    kind, by_stem = _read_annotations(annotations, index, listing.problems)
+    if not by_stem:
         raise InputError(f"none of the images in {root} is in {annotations}")
-    chosen = _choose_labels(root, found, labels)
-    folder = _draw_all(annotations, found, chosen, {pair.stem: pair.image for pair in listing.pairs})
+    polyps = _choose_labels(root, by_stem, labels)
+    folder = _draw_all(annotations, by_stem, polyps, {pair.stem: pair.image for pair in listing.pairs})
     pairs = []
     for pair in listing.pairs:
-        if pair.stem in found:
+        if pair.stem in by_stem:
             pairs.append(replace(pair, mask=folder / f"{pair.stem}.png"))
         elif missing_mask == "empty":
             pairs.append(pair)
         else:
-            name = pair.image.relative_to(root)
-            listing.problems.append(
-                f"{name}: not in {annotations.name} (data.missing_mask=empty if it has no polyp)"
-            )
-    count = sum(len(annotation.shapes) for annotation in found.values())
-    notes = [f"masks are drawn from {count} outlines in {annotations.name} ({kind})"]
-    return Listing(pairs, listing.problems, [*listing.notes, *notes])
+            reason = f"not in {annotations.name} (data.missing_mask=empty if it has no polyp)"
+            listing.problems.append(f"{pair.image.relative_to(root)}: {reason}")
+    count = sum(len(annotation.shapes) for annotation in by_stem.values())
+    note = f"masks are drawn from {count} outlines in {annotations.name} ({kind})"
+    return Listing(pairs, listing.problems, [*listing.notes, note])
 
 
-def _read_annotations(path: Path, index: StemIndex, listing: Listing) -> tuple[str, dict[str, Annotation]]:
+def _read_annotations(path: Path, index: StemIndex, problems: list[str]) -> tuple[str, dict[str, Annotation]]:
     """The format's name, and the annotations by stem; what is of no image becomes a problem."""
     if path.is_file():
-        return "COCO", _read_coco(path, index, listing)
+        return "COCO", _read_coco(path, index, problems)
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in FORMATS and f.name[0] != ".")
-    kinds = Counter(FORMATS[file.suffix.lower()] for file in files)
-    kind = kinds.most_common(1)[0][0]
-    found = {}
-    for file in files:
-        if FORMATS[file.suffix.lower()] != kind:
+    kinds = [FORMATS[file.suffix.lower()] for file in files]
+    [(main_kind, _)] = Counter(kinds).most_common(1)
+    by_stem = {}
+    for file, kind in zip(files, kinds, strict=True):
+        if kind != main_kind:
             continue
-        stem = index.find(file.relative_to(path).with_suffix("").as_posix())
-        if stem is None:
-            listing.problems.append(f"{file.relative_to(path)}: no image")
+        name = file.relative_to(path)
+        if (stem := index.find(name.with_suffix("").as_posix())) is None:
+            problems.append(f"{name}: no image")
         else:
-            found[stem] = _read_labelme(file) if kind == "LabelMe" else _read_yolo(file)
-    return kind, found
+            by_stem[stem] = _read_labelme(file) if kind == "LabelMe" else _read_yolo(file)
+    return main_kind, by_stem
 
 
 def _strip(path: Path) -> str:
@@ -149,18 +141,18 @@ def _report_damage(path: Path, kind: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read as {kind} ({describe_error(error)} is wrong)") from error
 
 
-def _read_coco(path: Path, index: StemIndex, listing: Listing) -> dict[str, Annotation]:
-    found, stem_of = {}, {}
+def _read_coco(path: Path, index: StemIndex, problems: list[str]) -> dict[str, Annotation]:
+    by_stem, stem_of = {}, {}
     with _report_damage(path, "COCO's JSON of polygons"):
         content = json.loads(path.read_bytes())
         labels = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         for image in content["images"]:
             name = Path(str(image["file_name"])).with_suffix("").as_posix()
             if (stem := index.find(name)) is None:
-                listing.problems.append(f"{path.name}: there is no image {printable(image['file_name'])}")
+                problems.append(f"{path.name}: there is no image {printable(image['file_name'])}")
                 continue
             stem_of[image["id"]] = stem
-            found[stem] = Annotation((int(image["height"]), int(image["width"])))
+            by_stem[stem] = Annotation((int(image["height"]), int(image["width"])))
         for shape in content["annotations"]:
             if shape["image_id"] not in stem_of:
                 continue
@@ -169,8 +161,8 @@ def _read_coco(path: Path, index: StemIndex, listing: Listing) -> dict[str, Anno
             outlines = outline if isinstance(outline, list) else [outline]
             if not outlines:
                 raise InputError(f"{path}: annotation {shape.get('id')} has a box only and no polygon")
-            found[stem_of[shape["image_id"]]].shapes += [(label, part) for part in outlines]
-    return found
+            by_stem[stem_of[shape["image_id"]]].shapes += [(label, part) for part in outlines]
+    return by_stem
 
 
 def _read_labelme(path: Path) -> Annotation:
@@ -212,21 +204,21 @@ def _read_yolo(path: Path) -> Annotation:
     return annotation
 
 
-def _choose_labels(root: Path, found: dict[str, Annotation], labels: Sequence[Any] | None) -> set[str]:
+def _choose_labels(root: Path, by_stem: dict[str, Annotation], labels: Sequence[Any] | None) -> set[str]:
     """The labels that are polyps.
 
     Raises:
         InputError: there are several and none is named, or a named one does not occur.
     """
-    counts = Counter(label for annotation in found.values() for label, _ in annotation.shapes)
+    counts = Counter(label for annotation in by_stem.values() for label, _ in annotation.shapes)
     listed = ", ".join(f"{printable(label)} ({count})" for label, count in counts.most_common(12))
     if labels is not None:
-        chosen = {str(label) for label in labels}
-        if missing := sorted(chosen - counts.keys()):
+        polyps = {str(label) for label in labels}
+        if absent := sorted(polyps - counts.keys()):
             raise InputError(
-                f"data.polyp_labels={missing[0]} does not occur in {root}; its labels are {listed}"
+                f"data.polyp_labels={absent[0]} does not occur in {root}; its labels are {listed}"
             )
-        return chosen
+        return polyps
     if len(counts) > 1:
         raise InputError(
             f"{root}: the outlines have several labels, so that it is not clear what is polyp: {listed}. Add "
@@ -236,51 +228,38 @@ def _choose_labels(root: Path, found: dict[str, Annotation], labels: Sequence[An
 
 
 def _draw_all(
-    annotations: Path, found: dict[str, Annotation], labels: set[str], images: dict[str, Path]
+    annotations: Path, by_stem: dict[str, Annotation], labels: set[str], images: dict[str, Path]
 ) -> Path:
-    """The folder with a mask for each image of `found`, which is made if it is not there yet."""
+    """The folder with a mask for each stem of the annotations, which is made if it is not there yet."""
 
     def describe_size(stem: str) -> Any:
         """The size, or the state of the image's file: an image is opened only where its mask is drawn."""
         status = images[stem].stat()
-        return found[stem].size or (status.st_size, status.st_mtime_ns)
+        return by_stem[stem].size or (status.st_size, status.st_mtime_ns)
 
-    place = json.dumps([os.fspath(annotations), sorted(labels)])
-    content = json.dumps(sorted((stem, describe_size(stem), a.shapes) for stem, a in found.items()))
-    where, state = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (place, content))
+    source = json.dumps([os.fspath(annotations), sorted(labels)])
+    content = json.dumps(sorted((stem, describe_size(stem), a.shapes) for stem, a in by_stem.items()))
+    location, state = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (source, content))
     home = user_cache_path("polyp") / "masks"
-    folder = home / f"{where}-{state}"
+    folder = home / f"{location}-{state}"
     if folder.is_dir():
         return folder
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home) as temporary:
-            for stem, annotation in found.items():
-                size = annotation.size or _read_size(images[stem])
+        with atomic_folder(folder) as temporary:
+            for stem, annotation in by_stem.items():
+                size = annotation.size
+                if size is None:
+                    with open_image(images[stem]) as image:
+                        size = image.height, image.width
                 mask = _draw(annotation, size, labels, f"{annotations}: {stem}")
-                file = Path(temporary, "masks", f"{stem}.png")
+                file = temporary / f"{stem}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(cv2.imencode(".png", mask * 255)[1].tobytes())
-            try:
-                os.rename(Path(temporary, "masks"), folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was faster, with equal masks
-                    raise
-        for former in set(home.glob(f"{where}-*")) - {folder}:
-            shutil.rmtree(former, ignore_errors=True)
+        for outdated in set(home.glob(f"{location}-*")) - {folder}:
+            shutil.rmtree(outdated, ignore_errors=True)
     except OSError as error:
         raise InputError(f"cannot write {folder} ({describe_error(error)}): free some space") from error
     return folder
-
-
-def _read_size(image: Path) -> tuple[int, int]:
-    """Height and width of an image as a viewer shows it.
-
-    Raises:
-        InputError: the image cannot be read.
-    """
-    with open_image(image) as opened:
-        return opened.height, opened.width
 
 
 def _draw(annotation: Annotation, size: tuple[int, int], labels: set[str], name: str) -> np.ndarray:
@@ -300,12 +279,8 @@ def _draw(annotation: Annotation, size: tuple[int, int], labels: set[str], name:
                 code = coco.frPyObjects(outline, height, width) if is_list else outline
             else:
                 corners = np.asarray(outline, np.float64)
-                if (
-                    corners.ndim != 1
-                    or len(corners) < 6
-                    or len(corners) % 2
-                    or not np.isfinite(corners).all()
-                ):
+                is_pairs = corners.ndim == 1 and len(corners) >= 6 and len(corners) % 2 == 0
+                if not (is_pairs and np.isfinite(corners).all()):
                     raise ValueError("it has fewer than three corners, or others than numbers")
                 if annotation.size is None:  # YOLO's shares
                     corners = corners * np.tile([width, height], len(corners) // 2)

@@ -1,7 +1,6 @@
 """The data sets. A new one is a subclass of `Source` in DATASETS and a file of its fields in conf/data."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,12 +15,9 @@ from polyp.data.layouts import Listing, list_pairs
 from polyp.data.masks import MaskCoding, Value
 from polyp.data.polygons import draw_masks, find_annotations
 from polyp.errors import InputError, describe_error, nearest, override_word
+from polyp.files import atomic_folder
 
-LEAST = {
-    "count": 10,
-    "size": 32,
-    "drawing_seed": 0,
-}  # fewer images cannot be split, smaller ones show nothing
+MINIMA = {"count": 10, "size": 32, "drawing_seed": 0}  # fewer cannot be split, smaller ones show nothing
 
 
 @dataclass(frozen=True)
@@ -62,10 +58,7 @@ class Source:
         raise NotImplementedError
 
     def find(self, exclude: Path | None = None) -> Listing:
-        """Find the images and masks, after `prepare`.
-
-        Args:
-            exclude: a folder that is left out: it holds other images.
+        """Find the images and masks, after `prepare`, outside the folder `exclude`.
 
         Raises:
             InputError: as `prepare`, or the images and masks cannot be told apart.
@@ -95,11 +88,7 @@ class Folder(Source):
     ignore_value: Value | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: one cannot be.
-        """
+        """Refuse impossible values."""
         _ = self.coding
         if self.missing_mask not in ("error", "empty"):
             raise InputError(f"data.missing_mask={self.missing_mask} is unknown: choose error or empty")
@@ -120,14 +109,16 @@ class Folder(Source):
         if isinstance(root, str) and root:
             return {"": self}
         if isinstance(root, Sequence) and root and all(isinstance(folder, str) for folder in root):
-            names = [Path(os.path.abspath(Path(folder).expanduser())).name for folder in root]
-            if double := next((name for name in names if names.count(name) > 1), None):
+            names = [_name_folder(folder) for folder in root]
+            if duplicate := next((name for name in names if names.count(name) > 1), None):
                 raise InputError(
-                    f"data.root: two folders are named {double}: give names, {{a: FOLDER, b: FOLDER}}"
+                    f"data.root: two folders are named {duplicate}: give names, {{a: FOLDER, b: FOLDER}}"
                 )
             return {name: replace(self, root=folder) for name, folder in zip(names, root, strict=True)}
         if isinstance(root, Mapping) and root:
-            return {str(name): self._part(str(name), options) for name, options in root.items()}
+            if "" in root:
+                raise InputError(f"data.root: the folder {root['']} needs a name, {{NAME: FOLDER}}")
+            return {str(name): self._make_part(str(name), options) for name, options in root.items()}
         if not root:
             raise InputError(
                 "data.root=FOLDER is needed: the folder of the images and masks, or a list of folders"
@@ -137,7 +128,8 @@ class Folder(Source):
             f"is a number needs quotes, such as {override_word('data.root', '2024')}"
         )
 
-    def _part(self, name: str, options: Any) -> "Folder":
+    def _make_part(self, name: str, options: Any) -> "Folder":
+        """The folder that a mapping of roots has by this name."""
         if isinstance(options, str):
             return replace(self, root=options)
         keys = [field.name for field in fields(self)]
@@ -162,29 +154,32 @@ class Folder(Source):
     def find(self, exclude: Path | None = None) -> Listing:
         """The images and masks of all folders; of several, stems and sources begin with the folder's name."""
         self.check()
+        if isinstance(self.root, str):
+            return self._find_part(exclude)
         listing = Listing([])
         for name, part in self.parts.items():
-            root = Path(part.root).expanduser().absolute()
-            found = part._find_part(root, exclude)
-            for pair in found.pairs:
-                source = "/".join(text for text in (name, pair.source) if text)
-                listing.pairs.append(
-                    replace(pair, stem=f"{name}/{pair.stem}" if name else pair.stem, source=source)
-                )
-            listing.problems += found.problems
-            if not name and (root / "train.txt").is_file() and (root / "test.txt").is_file():
-                listing.lists = root
-            listing.notes += [f"{name}: {note}" if name else note for note in found.notes]
+            part_listing = part._find_part(exclude)
+            for pair in part_listing.pairs:
+                source = f"{name}/{pair.source}" if pair.source else name
+                listing.pairs.append(replace(pair, stem=f"{name}/{pair.stem}", source=source))
+            listing.problems += part_listing.problems
+            listing.notes += [f"{name}: {note}" for note in part_listing.notes]
         listing.pairs.sort(key=lambda pair: pair.stem)
         return listing
 
-    def _find_part(self, root: Path, exclude: Path | None) -> Listing:
+    def _find_part(self, exclude: Path | None) -> Listing:
+        """The images and masks of a single folder."""
+        root = Path(self.root).expanduser().absolute()
         if annotations := find_annotations(root, self.masks):
-            return draw_masks(root, annotations, self.images, self.polyp_labels, self.missing_mask, exclude)
-        return list_pairs(
-            root, self.images, self.masks, self.image_name, self.mask_name, self.missing_mask, self.coding,
-            exclude,
-        )  # fmt: skip
+            listing = draw_masks(
+                root, annotations, self.images, self.polyp_labels, self.missing_mask, exclude
+            )
+        else:
+            names = self.images, self.masks, self.image_name, self.mask_name
+            listing = list_pairs(root, *names, self.missing_mask, self.coding, exclude)
+        if (root / "train.txt").is_file() and (root / "test.txt").is_file():
+            listing.lists = root
+        return listing
 
 
 @dataclass(frozen=True)
@@ -208,6 +203,7 @@ class KvasirSeg(Source):
 
     @property
     def _home(self) -> Path:
+        """The folder that holds it, or that it is unpacked into."""
         return Path(self.root).expanduser() if self.root else user_cache_path("polyp") / "kvasir-seg"
 
     def _find(self) -> Path | None:
@@ -222,20 +218,21 @@ class KvasirSeg(Source):
         """Check that there is nothing else in the folder, or that the archive can be read."""
         if self.available():
             return
-        setting, way_out = f"data.root={self.root}", "give a folder"
-        names = []
+        setting, advice = f"data.root={self.root}", "give a folder"
+        if self.archive:
+            setting = f"data.archive={self.archive}"
+            advice = "give the path of the zip file; a folder goes to data.root="
+        is_used = False
         try:
             if self.archive:
-                setting = f"data.archive={self.archive}"
-                way_out = "give the path of the zip file; a folder goes to data.root="
                 Path(self.archive).expanduser().open("rb").close()
             elif self.root and self._home.exists():
-                names = [path.name for path in self._home.iterdir() if not path.name.startswith(".")]
+                is_used = any(path.name[0] != "." for path in self._home.iterdir())
         except OSError as error:
-            raise InputError(f"{setting} cannot be read ({describe_error(error)}): {way_out}") from error
-        if names:
-            way_out = "give the folder that has them, an empty one to download into, or data.archive=PATH.zip"
-            raise InputError(f"{setting} has no images/ and masks/: {way_out}")
+            raise InputError(f"{setting} cannot be read ({describe_error(error)}): {advice}") from error
+        if is_used:
+            advice = "give the folder that has them, an empty one to download into, or data.archive=PATH.zip"
+            raise InputError(f"{setting} has no images/ and masks/: {advice}")
 
     def prepare(self) -> Path:
         """Find, unpack or download the data set, and compare it with the owners' files."""
@@ -244,28 +241,32 @@ class KvasirSeg(Source):
             folder = self._find() or self._make()
             kvasir.verify(folder)
         except OSError as error:
-            reason = f"cannot use the folder {self._home} ({describe_error(error)})"
-            way_out = "a folder that can be written, with 100 MiB free, is needed as data.root="
-            raise InputError(f"{reason}: {way_out}, or a zip file as data.archive=") from error
+            raise InputError(
+                f"cannot use the folder {self._home} ({describe_error(error)}): a folder that can be "
+                "written, with 100 MiB free, is needed as data.root=, or a zip file as data.archive="
+            ) from error
         return folder
 
     def _make(self) -> Path:
+        """Unpack or download it, unless another process does."""
         folder = self._home / "Kvasir-SEG"
         self._home.mkdir(parents=True, exist_ok=True)
         with FileLock(self._home / ".lock"):
             if existing := self._find():  # made by another process meanwhile
                 return existing
             if folder.exists():
-                way_out = "delete it, or give another folder as data.root="
-                raise InputError(f"{folder} lacks images/ or masks/: {way_out}")
+                raise InputError(
+                    f"{folder} lacks images/ or masks/: delete it, or give another folder as data.root="
+                )
             if not self.archive:
                 kvasir.download(folder)
                 return folder
             try:
                 kvasir.unpack(Path(self.archive).expanduser(), folder)
             except kvasir.ArchiveError as error:
-                way_out = f"delete it and download {kvasir.OWNERS} again"
-                raise InputError(f"data.archive={self.archive} {error}: {way_out}") from error
+                raise InputError(
+                    f"data.archive={self.archive} {error}: delete it and download {kvasir.OWNERS} again"
+                ) from error
         return folder
 
 
@@ -290,15 +291,11 @@ class Synthetic(Source):
     """A part of the folder's name: raise it when the drawing changes, so that old pictures are not used."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: one is too small.
-        """
-        for key, least in LEAST.items():
+        """Refuse values that are too small."""
+        for key, minimum in MINIMA.items():
             value = getattr(self, key)
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"data.{key}={value}: give a whole number, at least {least}")
+            if not isinstance(value, int) or value < minimum:
+                raise InputError(f"data.{key}={value}: give a whole number, at least {minimum}")
 
     def prepare(self) -> Path:
         """Draw images/synthetic_0000.jpg, ... (RGB) and masks/synthetic_0000.png, ... (0 and 255)."""
@@ -306,22 +303,17 @@ class Synthetic(Source):
         folder = root / f"{self.count}x{self.size}_seed{self.drawing_seed}_v{self.version}"
         try:
             if not folder.exists():
-                root.mkdir(parents=True, exist_ok=True)
-                # Drawn in another folder and then renamed: what has the name is complete.
-                with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as temporary:
-                    draw_dataset(Path(temporary, "set"), self.count, self.size, self.drawing_seed)
-                    try:
-                        os.rename(Path(temporary, "set"), folder)
-                    except OSError:
-                        if not folder.exists():  # else another process was faster, with equal pictures
-                            raise
+                with atomic_folder(folder) as temporary:
+                    draw_dataset(temporary, self.count, self.size, self.drawing_seed)
             counts = [len(list((folder / name).iterdir())) for name in ("images", "masks")]
         except OSError as error:
-            way_out = "data.root=FOLDER puts the set elsewhere"
-            raise InputError(f"cannot use {root} ({error}); {way_out}") from error
+            raise InputError(
+                f"cannot use {root} ({error}); data.root=FOLDER puts the set elsewhere"
+            ) from error
         if counts != [self.count, self.count]:
-            way_out = "delete it to have it drawn again, or give data.root=FOLDER"
-            raise InputError(f"{folder} has lost files; {way_out}")
+            raise InputError(
+                f"{folder} has lost files; delete it to have it drawn again, or give data.root=FOLDER"
+            )
         return folder
 
 
@@ -329,7 +321,11 @@ DATASETS: dict[str, type[Source]] = {"kvasir_seg": KvasirSeg, "folder": Folder, 
 """By the value of `data.dataset`."""
 
 NAMED = [name for name, source in DATASETS.items() if source is not Folder]
-"""What a command takes by name; any other text is a folder."""
+"""Those that a command takes by name; any other text is a folder."""
+
+
+def _name_folder(folder: str) -> str:
+    return Path(os.path.abspath(Path(folder).expanduser())).name
 
 
 def find_source(
@@ -345,19 +341,18 @@ def find_source(
     Raises:
         InputError: an option does not fit the data set.
     """
-    known = {key: value for key, value in (("root", root), ("archive", archive)) if value}
     options = {key: value for key, value in options.items() if value is not None}
     names = ", ".join(data)
-    if len(data) == 1 and data[0] in NAMED:
-        kind = DATASETS[data[0]]
-        for key in (known | options).keys() - {field.name for field in fields(kind)}:
+    if names in NAMED:
+        options |= {key: value for key, value in (("root", root), ("archive", archive)) if value}
+        kind = DATASETS[names]
+        for key in options.keys() - {field.name for field in fields(kind)}:
             raise InputError(f"--{key.replace('_', '-')} is not for {names}, which has none")
-        return names, kind(**known | options)
-    if known:
+        return names, kind(**options)
+    if root or archive:
         raise InputError(f"--root and --archive are for {' and '.join(NAMED)}, and {names} is a folder")
     for folder in data:
         if not Path(folder).expanduser().is_dir():
             raise InputError(f"{folder} is not a folder; give a folder or one of {', '.join(NAMED)}")
-    paths = [Path(os.path.abspath(Path(folder).expanduser())) for folder in data]
-    name = "+".join(path.name for path in paths)
+    name = "+".join(map(_name_folder, data))
     return name, Folder(root=data[0] if len(data) == 1 else list(data), **options)

@@ -26,12 +26,9 @@ DRAWN = (AUTO, RANDOM, FOLDERS, LEAVE_ONE_OUT)
 
 
 def find_files(split: str, stems: Sequence[str] = ()) -> list[Path]:
-    """The files of a split; what is drawn has none.
+    """The files of a split, given by its name or path; what is drawn has none.
 
-    Args:
-        split: its name or path.
-        stems: of the data set: a shipped split has a file for each of several data sets, and those of which
-            no image is there are left out.
+    A shipped split has a file for each of several data sets: those without any of the stems are left out.
 
     Raises:
         InputError: the split is unknown.
@@ -39,7 +36,8 @@ def find_files(split: str, stems: Sequence[str] = ()) -> list[Path]:
     if split in DRAWN:
         return []
     if split in SHIPPED:
-        index, shipped = StemIndex(stems), sorted(Path(__file__).with_name("splits").glob(f"*_{split}.csv"))
+        index = StemIndex(stems)
+        shipped = sorted(Path(__file__).with_name("splits").glob(f"*_{split}.csv"))
         files = [file for file in shipped if any(index.find(row["stem"]) for _, row in _read_rows(file))]
         return files or shipped
     path = Path(split).expanduser()
@@ -56,11 +54,7 @@ def find_files(split: str, stems: Sequence[str] = ()) -> list[Path]:
 
 
 def check_stems(split: str, subsets: Mapping[str, Sequence[str]], stems: Sequence[str]) -> None:
-    """Check that the images of a split are in the data.
-
-    Raises:
-        InputError: some are not.
-    """
+    """Raise an InputError if images of a split are not in the data."""
     used = [stem for members in subsets.values() for stem in members]
     if absent := sorted(set(used) - set(stems)):
         raise _describe_absence(split, absent, len(used))
@@ -69,45 +63,38 @@ def check_stems(split: str, subsets: Mapping[str, Sequence[str]], stems: Sequenc
 
 
 def _describe_absence(split: str, absent: Sequence[str], count: int) -> InputError:
-    some = f"{len(absent)} of its {count} images are not in the data ({', '.join(map(printable, absent[:5]))}"
-    some += ", ...)" if len(absent) > 5 else ")"
+    names = [printable(name) for name in absent[:5]] + ["..."] * (len(absent) > 5)
     advice = " is a split of Kvasir-SEG: for other data give data.split=random;" if split in SHIPPED else ":"
-    return InputError(f"data.split={split}{advice} {some}")
+    return InputError(
+        f"data.split={split}{advice} {len(absent)} of its {count} images are not in the data "
+        f"({', '.join(names)})"
+    )
 
 
-def read_split(split: str, stems: Sequence[str]) -> dict[str, list[str]]:
-    """The subsets of a split that has a file; `val` may be empty.
+def read_split(
+    split: str, stems: Sequence[str], needs_subset: bool = True
+) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+    """The subsets of a split that has a file, and the file's other columns by stem.
 
     Args:
         split: official, pranet, the path of a CSV with the columns stem and subset, which may have others, or
             of a folder with train.txt, test.txt and perhaps val.txt.
         stems: of the data set; the file's may have endings, and may leave out folders that make no
             difference.
+        needs_subset: whether a CSV must have the column subset; without, it gives groups only.
+
+    Returns:
+        The subsets, of which `val` may be empty, are empty themselves if the file gives groups only.
 
     Raises:
         InputError: the split is unknown or malformed, or it names images that are not there.
     """
-    return read_files(find_files(split, stems), split, stems)[0]
-
-
-def read_files(
-    files: Sequence[Path], split: str, stems: Sequence[str], needs_subset: bool = True
-) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-    """The subsets of a split, empty if it has none, and its other columns by stem.
-
-    Args:
-        files: of the split, see `find_files`.
-        split: its name or path, for messages.
-        stems: as for `read_split`.
-        needs_subset: whether a CSV must have the column subset; without, it gives groups only.
-
-    Raises:
-        InputError: as `read_split`.
-    """
+    files = find_files(split, stems)
     index = StemIndex(stems)
     subsets: dict[str, list[str]] = {name: [] for name in SUBSETS}
     columns: dict[str, dict[str, str]] = {}
-    absent, line_of = [], dict[str, str]()
+    absent = []
+    places: dict[str, str] = {}
     for file in files:
         for number, row in _read_rows(file, needs_subset):
             name, subset = row.pop("stem"), row.pop("subset", None)
@@ -117,9 +104,9 @@ def read_files(
             if (stem := index.find(name)) is None:
                 absent.append(name)
                 continue
-            if stem in line_of:
-                raise InputError(f"{file}, line {number}: {name} was given in {line_of[stem]} already")
-            line_of[stem] = f"line {number}" if len(files) == 1 else f"{file.name}, line {number}"
+            if stem in places:
+                raise InputError(f"{file}, line {number}: {name} was given in {places[stem]} already")
+            places[stem] = f"line {number}" if len(files) == 1 else f"{file.name}, line {number}"
             columns[stem] = row
             if subset is not None:
                 subsets[subset].append(stem)
@@ -128,8 +115,10 @@ def read_files(
     if not any(subsets.values()):
         return {}, columns
     if empty := [name for name in ("train", "test") if not subsets[name]]:
-        reason = "train and test are needed, and validation is drawn from train if it is not given"
-        raise InputError(f"{files[0]}: no image is given for {' and '.join(empty)}; {reason}")
+        raise InputError(
+            f"{files[0]}: no image is given for {' and '.join(empty)}; train and test are needed, and "
+            "validation is drawn from train if it is not given"
+        )
     check_stems(split, subsets, stems)
     return subsets, columns
 
@@ -140,23 +129,21 @@ def _read_rows(file: Path, needs_subset: bool = True) -> list[tuple[int, dict[st
         text = file.read_text("utf-8-sig")  # spreadsheets begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
-    lines = [
-        (number, line)
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip() and not line.startswith("#")
-    ]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in lines if not line.startswith("#")]
     if file.suffix == ".txt":
         return [(number, {"stem": line.strip(), "subset": file.stem}) for number, line in lines]
-    rows = [(n, [unescape_formula(cell.strip()) for cell in next(csv.reader([line]))]) for n, line in lines]
-    header = rows[0][1] if rows else []
-    needed = ["stem", "subset"] if needs_subset else ["stem"]
-    if not set(needed) <= set(header) or len(set(header)) < len(header):
-        line = rows[0][0] if rows else 1
-        raise InputError(f"{file}, line {line}: the first line must name the columns {' and '.join(needed)}")
-    for number, row in rows[1:]:
+    rows = []
+    for number, line in lines:
+        rows.append((number, [unescape_formula(cell.strip()) for cell in next(csv.reader([line]))]))
+    first, header = rows.pop(0) if rows else (1, [])
+    columns = ["stem", "subset"] if needs_subset else ["stem"]
+    if not set(columns) <= set(header) or len(set(header)) < len(header):
+        raise InputError(
+            f"{file}, line {first}: the first line must name the columns {' and '.join(columns)}"
+        )
+    for number, row in rows:
         if len(row) != len(header):
-            raise InputError(
-                f"{file}, line {number}: has {len(row)} columns instead of the {len(header)} of "
-                f"{','.join(header)}"
-            )
-    return [(number, dict(zip(header, row, strict=True))) for number, row in rows[1:]]
+            reason = f"has {len(row)} columns instead of the {len(header)} of {','.join(header)}"
+            raise InputError(f"{file}, line {number}: {reason}")
+    return [(number, dict(zip(header, row, strict=True))) for number, row in rows]

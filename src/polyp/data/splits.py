@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from polyp.data.duplicates import Link, find_links, group_images
+from polyp.data.duplicates import find_links, group_images
 from polyp.data.pairs import Inspection, Pair
 from polyp.data.split_files import (
     AUTO,
@@ -17,8 +17,6 @@ from polyp.data.split_files import (
     LEAVE_ONE_OUT,
     RANDOM,
     SUBSETS,
-    find_files,
-    read_files,
     read_split,
 )
 from polyp.errors import InputError, nearest
@@ -43,7 +41,7 @@ class Splitter:
         folds: K for a cross-validation, whose test sets are K parts of all images; `split` is then of no
             account.
         fold: which of the parts is the test set, from 0; with leave-one-group-out which of the groups.
-        used: what `split` turned out to be, after `read` or `divide`.
+        used: the name or path of the split in use, after `read` or `divide`: for `auto`, the one it is.
         parts: of a cross-validation: `folds`, or the number of groups that are left out one by one; else 0.
 
     Raises:
@@ -59,7 +57,7 @@ class Splitter:
     parts: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Refuse impossible values."""
         if self.folds is not None and (type(self.folds) is not int or self.folds < 2):
             raise InputError(f"data.folds={self.folds} must be a whole number of at least 2, or null")
         if type(self.fold) is not int or self.fold < 0:
@@ -70,14 +68,6 @@ class Splitter:
             raise InputError(f"data.fold={self.fold} needs data.folds=NUMBER or data.split={LEAVE_ONE_OUT}")
         if self.split == LEAVE_ONE_OUT and self.group is None:
             raise InputError(f"data.split={LEAVE_ONE_OUT} needs data.group=folder, source or FILE.csv:COLUMN")
-
-    def check(self) -> None:
-        """Check that the split's file is there.
-
-        Raises:
-            InputError: it is not.
-        """
-        find_files(self.split)
 
     @property
     def is_drawn(self) -> bool:
@@ -100,59 +90,65 @@ class Splitter:
         """
         stems = [pair.stem for pair in pairs]
         subsets, labels = self.read(pairs, lists)
-        groups = np.arange(0)
-        if self.folds is not None or not (subsets and subsets["val"]):  # else nothing is drawn
-            links = find_links(inspection.thumbnails, inspection.fields)
-            groups = group_images(len(stems), [*links, *_link_equal(labels)])
+        if subsets and self.folds is None:
+            if labels:
+                _warn_of_straddling(subsets, dict(zip(stems, labels, strict=True)), self.group)
+            if subsets["val"]:
+                return subsets
+        links = find_links(inspection.thumbnails, inspection.fields)
+        groups = group_images(len(stems), links, labels)
+        test = None
         if self.folds is not None:
-            subsets = _keep_for_test(stems, self._take_fold(stems, groups, inspection.shares, self.folds))
+            if groups.max() + 1 < self.folds:
+                reason = (
+                    f"needs as many groups of images that stay together, and there are {groups.max() + 1}"
+                )
+                raise InputError(f"data.folds={self.folds} {reason}")
+            test = {stems[row] for row in self._draw_fold(groups, inspection.shares, self.folds)}
         elif self.split == LEAVE_ONE_OUT:
-            subsets = _keep_for_test(stems, self._leave_out(stems, labels))
+            test = self._leave_out(stems, labels)
+        if test is not None:
+            subsets = {
+                "train": [stem for stem in stems if stem not in test],
+                "val": [],
+                "test": [stem for stem in stems if stem in test],
+            }
         elif not subsets:
-            if not (subsets := draw_split(stems, groups, inspection.shares, self.seed)):
+            subsets = draw_split(stems, groups, inspection.shares, self.seed)
+            if not subsets:
                 raise InputError(
                     f"data.split=random cannot divide {len(stems)} images in {groups.max() + 1} groups that "
                     "stay together (near-duplicates, data.group) into 80/10/10: add images, or give "
                     "data.split=FILE.csv"
                 )
-        else:
-            _warn_of_straddling(subsets, stems, labels, self.group)
-        trained = set(subsets["train"])
-        drawn_from = [pair for pair in pairs if self.is_drawn or pair.stem in trained]
-        if not subsets["val"]:
-            subsets = self._draw_val(subsets, stems, groups, inspection.shares)
-        if groups.size and self.group is None:
-            folders = {pair.stem.rpartition("/")[0] for pair in drawn_from}
-            if len(folders) > len({pair.source for pair in drawn_from}):
+        if self.group is None:
+            train = set(subsets["train"])
+            members = [pair for pair in pairs if self.is_drawn or pair.stem in train]  # of what is drawn from
+            folders = {pair.stem.rpartition("/")[0] for pair in members}
+            if len(folders) > len({pair.source for pair in members}):
                 log.info("the images are in %d folders: data.group=folder keeps each, such as a sequence, in "
                          "one subset", len(folders))  # fmt: skip
-        return subsets
+        return subsets if subsets["val"] else self._draw_val(subsets, stems, groups, inspection.shares)
 
     def divide_normal(self, pairs: Sequence[Pair], inspection: Inspection) -> dict[str, list[str]]:
         """The stems of normal frames for train and test: a fold, or a fifth, is for the test.
 
-        Args:
-            pairs: frames without polyps; those of one folder stay together if there are several folders.
-            inspection: of the same images in the same order.
-
-        Frames of one sequence, which are near-duplicates of one another, all go to train.
+        Near-duplicates stay together, and frames of one folder if there are enough folders; frames of a
+        single sequence all go to train.
         """
         folds = self.folds or NORMAL_FOLDS
-        folders = [str(pair.image.parent) for pair in pairs]
         links = find_links(inspection.thumbnails, inspection.fields)
-        groups = group_images(
-            len(pairs), [*links, *_link_equal(folders if len(set(folders)) >= folds else [])]
-        )
+        folders = [str(pair.image.parent) for pair in pairs]
+        groups = group_images(len(pairs), links, folders if len(set(folders)) >= folds else ())
+        test: set[int] = set()
         if groups.max() + 1 < folds:
-            log.warning(
-                "data.normal: the %d frames make %d groups of near-duplicates or folders, too few to test on "
-                "some: all are trained on", len(pairs), groups.max() + 1,
-            )  # fmt: skip
-            return {"train": [pair.stem for pair in pairs], "test": []}
-        test = set(self._draw_folds(groups, inspection.shares, folds)[self.fold % folds].tolist())
+            log.warning("data.normal: the %d frames make %d groups of near-duplicates or folders, too few to "
+                        "test on some: all are trained on", len(pairs), groups.max() + 1)  # fmt: skip
+        else:
+            test = self._draw_fold(groups, inspection.shares, folds)
         return {
             "train": [pair.stem for row, pair in enumerate(pairs) if row not in test],
-            "test": [pairs[row].stem for row in sorted(test)],
+            "test": [pair.stem for row, pair in enumerate(pairs) if row in test],
         }
 
     def read(
@@ -160,14 +156,27 @@ class Splitter:
     ) -> tuple[dict[str, list[str]], list[str]]:
         """The subsets that files or folders give, if any, and the group of each image, if there are groups.
 
-        Args:
-            pairs, lists: as for `divide`.
-
-        Raises:
-            InputError: as `divide`, for the split's file.
+        Arguments and errors are those of `divide`.
         """
-        subsets, columns = self._read_subsets(pairs, lists)
-        labels = self._label(pairs, columns)
+        stems = [pair.stem for pair in pairs]
+        subsets: dict[str, list[str]] = {}
+        columns: dict[str, dict[str, str]] = {}
+        self.used = self.split
+        if self.split == AUTO and lists is not None:
+            self.used = str(lists)
+            log.info("data.split=auto: the subsets are those of the lists in %s", lists)
+            subsets, _ = read_split(str(lists), stems)
+        elif self.split in (AUTO, FOLDERS):
+            subsets = _read_folders(pairs)
+            if self.split == FOLDERS and not subsets:
+                raise InputError(
+                    "data.split=folders needs folders named train and test (and val): give data.split=random"
+                )
+            self.used = FOLDERS
+        elif self.split not in DRAWN:
+            needs_subset = self.group is None and self.folds is None
+            subsets, columns = read_split(self.split, stems, needs_subset)
+        labels = self._list_labels(pairs, columns)
         self.parts = self.folds or (len(set(labels)) if self.split == LEAVE_ONE_OUT else 0)
         if self.folds is not None:
             self.used = f"{self.folds} folds"
@@ -175,31 +184,7 @@ class Splitter:
             self.used = RANDOM
         return subsets, labels
 
-    def _read_subsets(
-        self, pairs: Sequence[Pair], lists: Path | None
-    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-        """The subsets that files or folders give, if any, and the split's other columns by stem."""
-        self.used = self.split
-        if self.split == AUTO and lists is not None:
-            self.used = str(lists)
-            log.info("data.split=auto: the subsets are those of the lists in %s", lists)
-            return read_split(str(lists), [pair.stem for pair in pairs]), {}
-        if self.split in (AUTO, FOLDERS):
-            subsets = _read_folders(pairs)
-            if self.split == FOLDERS and not subsets:
-                raise InputError(
-                    "data.split=folders needs folders named train and test (and val): give data.split=random"
-                )
-            self.used = FOLDERS
-            return subsets, {}
-        if self.split in DRAWN:
-            return {}, {}
-        stems = [pair.stem for pair in pairs]
-        has_groups = self.group is not None or self.folds is not None
-        subsets, columns = read_files(find_files(self.split, stems), self.split, stems, not has_groups)
-        return subsets, columns
-
-    def _label(self, pairs: Sequence[Pair], columns: Mapping[str, Mapping[str, str]]) -> list[str]:
+    def _list_labels(self, pairs: Sequence[Pair], columns: Mapping[str, Mapping[str, str]]) -> list[str]:
         """The group of each image by `group`; empty without."""
         if self.group is None:
             return []
@@ -213,44 +198,33 @@ class Splitter:
             path = Path(file).expanduser()
             if not path.is_file():
                 raise InputError(f"data.group={self.group}: {path} is not a file")
-            columns = read_files([path], str(path), stems, needs_subset=False)[1]
-        missing = [stem for stem in stems if column not in columns.get(stem, {})]
-        if missing:
-            known = sorted({name for row in columns.values() for name in row} | {"folder", "source"})
-            reason = (
-                f"{len(missing)} images have no {column}" if columns else "the split is no CSV with columns"
-            )
-            raise InputError(
-                f"data.group={self.group}: {reason}: {nearest(column, known)}, or FILE.csv:COLUMN"
-            )
+            columns = read_split(str(path), stems, needs_subset=False)[1]
+        count = sum(column not in columns.get(stem, {}) for stem in stems)
+        if count:
+            reason = f"{count} images have no {column}" if columns else "the split is no CSV with columns"
+            choices = {name for row in columns.values() for name in row} | {"folder", "source"}
+            advice = f"{nearest(column, choices)}, or FILE.csv:COLUMN"
+            raise InputError(f"data.group={self.group}: {reason}: {advice}")
         return [columns[stem][column] for stem in stems]
 
-    def _take_fold(
-        self, stems: Sequence[str], groups: np.ndarray, shares: np.ndarray, folds: int
-    ) -> set[str]:
-        """The stems of fold `fold` of all images."""
-        if (count := groups.max() + 1) < folds:
-            reason = f"needs as many groups of images that stay together, and there are {count}"
-            raise InputError(f"data.folds={folds} {reason}")
-        return {stems[row] for row in self._draw_folds(groups, shares, folds)[self.fold]}
-
-    def _draw_folds(self, groups: np.ndarray, shares: np.ndarray, folds: int) -> list[np.ndarray]:
-        """The rows of each fold: groups stay together, and each fold has small and large polyps alike."""
+    def _draw_fold(self, groups: np.ndarray, shares: np.ndarray, folds: int) -> set[int]:
+        """The rows of fold `fold`: groups stay together, and each fold has small and large polyps alike."""
         from sklearn.model_selection import StratifiedGroupKFold
 
         bins = max(1, min(10, len(shares) // folds))
         strata = np.argsort(np.argsort(shares, kind="stable"), kind="stable") * bins // len(shares)
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=self.seed)
-        return [test for _, test in splitter.split(np.zeros(len(shares)), strata, groups)]
+        tests = [test for _, test in splitter.split(np.zeros(len(shares)), strata, groups)]
+        return set(tests[self.fold % folds].tolist())
 
     def _leave_out(self, stems: Sequence[str], labels: Sequence[str]) -> set[str]:
         """The stems of group `fold`."""
         names = sorted(set(labels))
         if len(names) < 2 or self.fold >= len(names):
-            known = ", ".join(f"{number}: {name}" for number, name in enumerate(names[:12]))
+            listed = ", ".join(f"{number}: {name}" for number, name in enumerate(names[:12]))
             raise InputError(
                 f"data.fold={self.fold} is no group of data.group={self.group}, which has {len(names)} "
-                f"({known})"
+                f"({listed})"
             )
         log.info("data.split=%s: the test set is %s, fold %d of %d", self.split, names[self.fold], self.fold,
                  len(names))  # fmt: skip
@@ -260,8 +234,8 @@ class Splitter:
         self, subsets: dict[str, list[str]], stems: Sequence[str], groups: np.ndarray, shares: np.ndarray
     ) -> dict[str, list[str]]:
         """Take a tenth of train for validation."""
-        row = {stem: number for number, stem in enumerate(stems)}
-        rows = [row[stem] for stem in subsets["train"]]
+        row_of = {stem: row for row, stem in enumerate(stems)}
+        rows = [row_of[stem] for stem in subsets["train"]]
         drawn = draw_split(subsets["train"], groups[rows], shares[rows], self.seed, parts=("val",))
         if not drawn:
             raise InputError(
@@ -269,39 +243,19 @@ class Splitter:
                 "cannot be divided: add images, or name the subset val in the split"
             )
         log.info("validation: %d images of train, drawn by data.split_seed=%d", len(drawn["val"]), self.seed)
-        return {**drawn, "test": subsets["test"]}
-
-
-def _keep_for_test(stems: Sequence[str], test: set[str]) -> dict[str, list[str]]:
-    """Subsets of a test set and the others, without validation."""
-    return {
-        "train": [stem for stem in stems if stem not in test],
-        "val": [],
-        "test": [stem for stem in stems if stem in test],
-    }
-
-
-def _link_equal(labels: Sequence[str]) -> list[Link]:
-    """Links between images of equal labels."""
-    last: dict[str, int] = {}
-    links = []
-    for row, label in enumerate(labels):
-        if label in last:
-            links.append(Link(last[label], row, "group"))
-        last[label] = row
-    return links
+        return drawn | {"test": subsets["test"]}
 
 
 def _warn_of_straddling(
-    subsets: Mapping[str, Sequence[str]], stems: Sequence[str], labels: Sequence[str], group: str | None
+    subsets: Mapping[str, Sequence[str]], label_of: Mapping[str, str], group: str | None
 ) -> None:
     """Warn of groups that a published split divides."""
-    label_of = dict(zip(stems, labels, strict=True)) if labels else {}
     subsets_of = defaultdict(set)
-    for name, members in subsets.items():
-        for stem in members:
-            subsets_of[label_of.get(stem)].add(name)
-    if label_of and (divided := [label for label, names in subsets_of.items() if len(names) > 1]):
+    for name, stems in subsets.items():
+        for stem in stems:
+            subsets_of[label_of[stem]].add(name)
+    divided = [label for label, names in subsets_of.items() if len(names) > 1]
+    if divided:
         log.warning(
             "data.group=%s: %d of %d groups are in several subsets of the split, such as %s",
             group, len(divided), len(subsets_of), divided[0],
@@ -318,7 +272,8 @@ def _read_folders(pairs: Sequence[Pair]) -> dict[str, list[str]]:
             "data.split: the folders name train and val but no test: give data.split=random, or rename val "
             "to test, and validation is drawn from train"
         )
-    if unused := sum(pair.subset is None for pair in pairs):
+    unused = sum(pair.subset is None for pair in pairs)
+    if unused:
         log.info("data.split=folders leaves out %d images in folders of no subset", unused)
     return subsets
 
@@ -346,55 +301,49 @@ def draw_split(
         The stems of train and of each part, in the order of SUBSETS; empty where the images or groups are too
         few to leave none of them empty.
     """
-    groups = np.unique(groups, return_inverse=True)[1]
     if len(stems) < BLOCK:
         return {}
-    ranked = np.argsort(np.bincount(groups, weights=shares) / np.bincount(groups), kind="stable")
+    groups = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(groups)
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
+    ranked = np.argsort(np.bincount(groups, weights=shares) / sizes, kind="stable")
     # From each ten groups of neighbouring size one is drawn for test and one for val, in this order.
     blocks = [
         np.random.default_rng([seed, start]).permutation(ranked[start : start + BLOCK])
         for start in range(0, len(ranked), BLOCK)
     ]
     order = [block[place] for place in range(BLOCK) for block in blocks if place < len(block)]
-    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
-    room = {"train": len(stems), **dict.fromkeys(parts, round(len(stems) / BLOCK))}
+    room = {"train": len(stems)} | {name: round(len(stems) / BLOCK) for name in parts}
     subsets: dict[str, list[int]] = {name: [] for name in SUBSETS if name in ("train", *parts)}
     for group in order:
-        size = len(members[group])
-        subset = next((name for name in parts if size <= room[name]), "train")
-        room[subset] -= size
+        subset = next((name for name in parts if sizes[group] <= room[name]), "train")
+        room[subset] -= sizes[group]
         subsets[subset].append(group)
     for name in parts:
         if not subsets[name] and len(subsets["train"]) > 1:
-            smallest = min(subsets["train"], key=lambda group: len(members[group]))
+            smallest = min(subsets["train"], key=lambda group: sizes[group])
             subsets["train"].remove(smallest)
             subsets[name].append(smallest)
     if not all(subsets.values()):
         return {}
     return {
-        name: [stems[row] for row in sorted(np.concatenate([members[group] for group in chosen]).tolist())]
-        for name, chosen in subsets.items()
+        name: [stems[row] for row in np.sort(np.concatenate([members[group] for group in drawn]))]
+        for name, drawn in subsets.items()
     }
 
 
 def repair_split(subsets: dict[str, list[str]], groups: Mapping[str, int]) -> dict[str, list[str]]:
-    """A split without groups that straddle, and with the same test set, so that numbers stay comparable.
+    """Change the train and val of a split so that no group is in two subsets; test stays as it is.
 
     Images of train and val that show the same as one of test are left out; a group in both train and val goes
-    to train.
-
-    Args:
-        subsets: the stems of train, val and test.
-        groups: the group of each stem.
+    to train. `groups` has the group of each stem.
     """
     test_groups = {groups[stem] for stem in subsets["test"]}
-    train, val = (
-        [stem for stem in subsets[name] if groups[stem] not in test_groups] for name in ("train", "val")
-    )
+    train = [stem for stem in subsets["train"] if groups[stem] not in test_groups]
+    val = [stem for stem in subsets["val"] if groups[stem] not in test_groups]
     train_groups = {groups[stem] for stem in train}
-    moved = [stem for stem in val if groups[stem] in train_groups]
     return {
-        "train": sorted([*train, *moved]),
-        "val": [stem for stem in val if stem not in moved],
+        "train": sorted([*train, *(stem for stem in val if groups[stem] in train_groups)]),
+        "val": [stem for stem in val if groups[stem] not in train_groups],
         "test": list(subsets["test"]),
     }

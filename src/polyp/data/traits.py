@@ -1,4 +1,4 @@
-"""What the mask of an image shows, in a few numbers, and the strata that images fall into by them."""
+"""Traits of an image's polyps, measured on its mask, and strata of images by these traits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,28 +13,27 @@ from polyp.images import components
 
 
 def measure_traits(mask: np.ndarray) -> dict[str, float]:
-    """What a mask (H, W) in {0, 1, 255} shows.
+    """Measure the polyps of a mask (H, W) in {0, 1, 255}.
 
     Returns:
         polyp_share: of the pixels that count (see `polyp.images.IGNORED`), 0-1.
-        polyps: how many there are, see `polyp.images.components`.
+        polyps: their number, see `polyp.images.components`.
         irregularity: 1 - 4 pi area / perimeter² of the largest polyp (the isoperimetric quotient; outline
             simplified by 1 % of its size): 0 for a disc, about .21 for a square, near 1 for a fringed shape.
             NaN without a polyp.
     """
     count, labels = components(mask == 1)
-    largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1 if count else None
-    return {
-        "polyp_share": polyp_share(mask),
-        "polyps": float(count),
-        "irregularity": math.nan if largest is None else _irregularity(largest),
-    }
+    irregularity = math.nan
+    if count:
+        largest = np.bincount(labels.ravel())[1:].argmax() + 1
+        irregularity = _measure_irregularity(labels == largest)
+    return {"polyp_share": polyp_share(mask), "polyps": float(count), "irregularity": irregularity}
 
 
-def _irregularity(polyp: np.ndarray) -> float:
+def _measure_irregularity(polyp: np.ndarray) -> float:
     outlines, _ = cv2.findContours(polyp.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=len)
-    # An outline of pixels is a staircase, which is too long: straight lines near enough take its place.
+    # An outline of pixels is a staircase, which is too long: straight lines replace it.
     outline = cv2.approxPolyDP(outline, max(0.5, 0.01 * math.sqrt(polyp.sum())), closed=True)
     perimeter = cv2.arcLength(outline, closed=True)
     if not perimeter:  # one pixel
@@ -44,21 +43,15 @@ def _irregularity(polyp: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Bins of one trait, with limits that are the same for every data set.
+    """Bins of one trait, with limits that are the same for every data set."""
 
-    Attributes:
-        trait: its name in `measure_traits`.
-        bins: the least value of each bin, in ascending order.
-        meanings: the values of each bin, in words.
-    """
-
-    trait: str
-    bins: Mapping[str, float]
-    meanings: Mapping[str, str]
+    trait: str  # a key of `measure_traits`
+    bins: Mapping[str, float]  # the lowest value of each bin, in ascending order
+    meanings: Mapping[str, str]  # the values of each bin, in words
 
     def bin(self, value: float) -> str:
         """The name of the bin of a value."""
-        return [name for name, least in self.bins.items() if value >= least][-1]
+        return [name for name, minimum in self.bins.items() if value >= minimum][-1]
 
 
 STRATA: dict[str, Stratum] = {
@@ -79,7 +72,7 @@ STRATA: dict[str, Stratum] = {
 """Of Kvasir-SEG's 1000 images 20 % are small, 53 % medium, 27 % large; 5 % show several; 52 % round, 34 %
 oval, 14 % irregular. On its 120 test images Dice (mean of three networks) falls with irregularity: Spearman's
 rho -0.32, p 0.0004, 0.915 for round and 0.762 for irregular polyps. Sharpness, highlights and boxes over the
-picture had |rho| < 0.15 and p > 0.1: they make no strata."""
+picture had |rho| < 0.15 and p > 0.1, and are no strata."""
 
 
 def group_by_stratum(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
@@ -92,7 +85,8 @@ def group_by_stratum(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, l
     for name, stratum in STRATA.items():
         bins: dict[str, list[Mapping[str, Any]]] = {part: [] for part in stratum.bins}
         for row in rows:
-            if not math.isnan(value := row.get(stratum.trait, math.nan)):
+            value = row.get(stratum.trait, math.nan)
+            if not math.isnan(value):
                 bins[stratum.bin(value)].append(row)
         groups[name] = {part: members for part, members in bins.items() if members}
     return groups

@@ -29,8 +29,7 @@ def boundary_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, floa
     float32, so that the numbers equal those of MONAI.
 
     Args:
-        prediction: (H, W) bool.
-        truth: (H, W) bool.
+        prediction, truth: (H, W) bool.
 
     Returns:
         nsd (0 to 1) and hd95 (pixels), as in DEFINITIONS but before the mean over images.
@@ -39,9 +38,8 @@ def boundary_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, floa
     if not (prediction.any() and truth.any()):
         equal = prediction.any() == truth.any()
         return {"nsd": float(equal), "hd95": 0.0 if equal else diagonal}
-    boundaries = [np.argwhere(mask & ~binary_erosion(mask)) for mask in (prediction, truth)]
-    pairs = (boundaries, boundaries[::-1])
-    distances = [KDTree(other).query(points)[0].astype(np.float32) for points, other in pairs]
+    a, b = (np.argwhere(mask & ~binary_erosion(mask)) for mask in (prediction, truth))
+    distances = [KDTree(b).query(a)[0].astype(np.float32), KDTree(a).query(b)[0].astype(np.float32)]
     within = np.concatenate(distances) <= np.float32(TOLERANCE * diagonal)
     return {
         "nsd": int(within.sum()) / len(within),

@@ -72,22 +72,13 @@ def missed_shares(counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RiskControl:
-    """A threshold that limits the missed share of a polyp's pixels.
+    """A threshold that limits the missed share of a polyp's pixels."""
 
-    Attributes:
-        threshold: a pixel is polyp if its probability >= threshold.
-        share: the limit of the missed share in the mean over images.
-        confidence: the probability that the limit holds, over draws of the images the threshold was chosen
-            on.
-        missed: the mean missed share of these images.
-        images: their number.
-    """
-
-    threshold: float
-    share: float
-    confidence: float
-    missed: float
-    images: int
+    threshold: float  # a pixel is polyp if its probability >= threshold
+    share: float  # the limit of the missed share in the mean over images
+    confidence: float  # the probability that the limit holds, over draws of the images it is chosen on
+    missed: float  # the mean missed share of these images
+    images: int  # their number
 
 
 def risk_threshold(missed: np.ndarray, share: float, confidence: float) -> RiskControl | None:
@@ -120,7 +111,7 @@ def risk_threshold(missed: np.ndarray, share: float, confidence: float) -> RiskC
             raise ValueError(f"{name} must be between 0 and 1, got {value}")
     shuffled = np.random.default_rng(0).permutation(missed)
     passed = _log_gains(shuffled, share, confidence) > np.log(1 / (1 - confidence))
-    best = (len(passed) if passed.all() else int(passed.argmin())) - 1
+    best = int(np.cumprod(passed).sum()) - 1  # the last of those before the first that fails
     if best < 1:
         return None
     return RiskControl(float(THRESHOLDS[best]), share, confidence, float(missed[:, best].mean()), len(missed))
@@ -134,7 +125,7 @@ def _log_gains(losses: np.ndarray, share: float, confidence: float) -> np.ndarra
     count = np.arange(1, len(losses) + 1)[:, None]
     mean = (0.5 + losses.cumsum(0)) / (1 + count)
     variance = (0.25 + ((losses - mean) ** 2).cumsum(0)) / (1 + count)
-    before = np.vstack([np.full(losses.shape[1], 0.25), variance[:-1]])  # a bet knows the images before it
-    bets = np.minimum(1, np.sqrt(2 * np.log(1 / (1 - confidence)) / (len(losses) * before)))
+    variance = np.vstack([np.full(losses.shape[1], 0.25), variance[:-1]])  # a bet knows the images before it
+    bets = np.minimum(1, np.sqrt(2 * np.log(1 / (1 - confidence)) / (len(losses) * variance)))
     gains: np.ndarray = np.log1p(-bets * (losses - share)).cumsum(0).max(0)
     return gains

@@ -28,7 +28,7 @@ class SignFlip:
         value: the mean.
         interval: of the mean, with the confidence 1 - level for all comparisons together; it excludes 0
             exactly if `p` is below the level. None if there are too few images to reach the level, see
-            `least_images`.
+            `min_images`.
         p: two-sided p-value, corrected for the number of comparisons.
     """
 
@@ -37,7 +37,7 @@ class SignFlip:
     p: float
 
 
-def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0) -> list[SignFlip]:
+def sign_flip_tests(differences: np.ndarray, level: float = 0.05) -> list[SignFlip]:
     """Paired permutation tests that the mean of differences is 0 (Good, Permutation Tests, 2000, chapter 3).
 
     If two models are equal, the sign of each image's difference is random. Flipping the signs of a subset of
@@ -49,7 +49,6 @@ def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0)
     Args:
         differences: (N images, K comparisons), finite.
         level: the probability of an error in any of the K comparisons.
-        seed: of the choice of subsets, if not all are used; all comparisons use the same.
 
     Returns:
         K tests.
@@ -58,34 +57,34 @@ def sign_flip_tests(differences: np.ndarray, level: float = 0.05, seed: int = 0)
     images, comparisons = data.shape
     draws = max(SUBSETS, SUBSETS_PER_COMPARISON * comparisons)
     total = min(draws, 2**images)  # with the empty subset
-    # The p-value for each number of means beyond 0; `beyond` is the number outside the interval, at each end.
+    # The p-value for each number of means beyond 0; `tail` of them are outside the interval, at each end.
     p_values = np.minimum(1, 2 * comparisons * np.arange(1, total + 1) / total)
-    beyond = int((p_values < level).sum())
+    tail = int((p_values < level).sum())
     rounding = 1e-12 * np.abs(data).max(axis=0)
     counts = np.zeros((2, comparisons), np.int64)
     ends = np.empty((2, 0, comparisons))
-    for subsets in _subsets(images, total, seed):
+    for subsets in _list_subsets(images, total):
         means = subsets @ data / subsets.sum(axis=1, keepdims=True)
         means[np.abs(means) <= rounding] = 0
-        both = np.stack([means, -means])
-        counts += (both <= 0).sum(axis=1)
-        ends = np.concatenate([ends, both], axis=1)
-        if ends.shape[1] > beyond:
-            ends = np.partition(ends, beyond, axis=1)[:, :beyond]
+        signed = np.stack([means, -means])
+        counts += (signed <= 0).sum(axis=1)
+        ends = np.concatenate([ends, signed], axis=1)
+        if ends.shape[1] > tail:
+            ends = np.partition(ends, tail, axis=1)[:, :tail]
     return [
         SignFlip(
-            float(data[:, place].mean()),
-            (float(ends[0, :, place].max()), float(-ends[1, :, place].max())) if beyond else None,
-            float(p_values[counts[:, place].min()]),
+            float(data[:, k].mean()),
+            (float(ends[0, :, k].max()), float(-ends[1, :, k].max())) if tail else None,
+            float(p_values[counts[:, k].min()]),
         )
-        for place in range(comparisons)
+        for k in range(comparisons)
     ]
 
 
-def _subsets(images: int, total: int, seed: int) -> Iterator[np.ndarray]:
-    """`total` - 1 subsets, none empty, as rows (R, images) of 0 and 1; random ones if there are more."""
+def _list_subsets(images: int, total: int) -> Iterator[np.ndarray]:
+    """`total` - 1 subsets, none empty, as rows (R, images) of 0 and 1; if there are more, random ones."""
     rows = max(1, BLOCK // images)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     for start in range(1, total, rows):
         numbers = np.arange(start, min(start + rows, total))
         if total == 2**images:
@@ -96,7 +95,7 @@ def _subsets(images: int, total: int, seed: int) -> Iterator[np.ndarray]:
             yield np.where(subsets.any(axis=1, keepdims=True), subsets, 1)  # the empty one is counted apart
 
 
-def least_images(comparisons: int, level: float = 0.05) -> int:
+def min_images(comparisons: int, level: float = 0.05) -> int:
     """The smallest number of images with which `sign_flip_tests` can reach the level."""
     return next(images for images in count(1) if 2 * comparisons / 2**images < level)
 
@@ -110,32 +109,32 @@ def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     Returns:
         The standard deviation and its degrees of freedom; None if no configuration has two seeds.
     """
-    several = [np.asarray(group, dtype=np.float64) for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in several)
-    if not freedom:
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
         return None
-    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in several)
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(float(((np.asarray(group) - np.mean(group)) ** 2).sum()) for group in groups)
     return (squares / freedom) ** 0.5, freedom
 
 
-def seed_margin(noise: tuple[float, int], seeds: int, other_seeds: int, confidence: float = 0.95) -> float:
+def seed_margin(noise: tuple[float, int], seeds_a: int, seeds_b: int, confidence: float = 0.95) -> float:
     """The largest difference of means over seeds that is due to chance: Student's t x its standard error.
 
     Args:
         noise: of `seed_noise`.
-        seeds, other_seeds: how many of each configuration.
+        seeds_a, seeds_b: how many of each configuration.
         confidence: the probability that a difference due to chance is within the margin.
     """
-    deviation, freedom = noise
-    return float(
-        stats.t.ppf((1 + confidence) / 2, freedom) * deviation * (1 / seeds + 1 / other_seeds) ** 0.5
-    )
+    return float(stats.t.ppf((1 + confidence) / 2, noise[1]) * _standard_error(noise, seeds_a, seeds_b))
 
 
-def seed_p(difference: float, noise: tuple[float, int], seeds: int, other_seeds: int) -> float:
+def seed_p(difference: float, noise: tuple[float, int], seeds_a: int, seeds_b: int) -> float:
     """Two-sided p-value of a difference between means over seeds, by Student's t with the pooled noise."""
-    deviation, freedom = noise
-    error = deviation * (1 / seeds + 1 / other_seeds) ** 0.5
+    error = _standard_error(noise, seeds_a, seeds_b)
     if error == 0:
         return float(difference == 0)
-    return float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return float(2 * stats.t.sf(abs(difference) / error, noise[1]))
+
+
+def _standard_error(noise: tuple[float, int], seeds_a: int, seeds_b: int) -> float:
+    return float(noise[0] * (1 / seeds_a + 1 / seeds_b) ** 0.5)

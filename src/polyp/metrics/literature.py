@@ -41,7 +41,7 @@ def unavailable() -> str | None:
 
 
 def literature_scores(
-    probability: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None
+    probability: np.ndarray, truth: np.ndarray, counted: np.ndarray
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Score one image.
 
@@ -49,7 +49,7 @@ def literature_scores(
         probability: (H, W) float in [0, 1], rounded to 256 steps, as which the field saves predictions.
         truth: (H, W) bool.
         counted: (H, W) bool, at least one pixel; the others, where truth is False, are left out of dice, iou,
-            em and the stretching, and are background for wfm and sm. None: all.
+            em and the stretching, and are background for wfm and sm.
 
     Returns:
         Numbers: wfm, sm, and the means over thresholds dice_mean, iou_mean and em_mean. Vectors, for the
@@ -59,12 +59,11 @@ def literature_scores(
     import py_sod_metrics as sod
 
     class Smeasure(sod.Smeasure):
-        """0 instead of NaN for a quarter without pixels: the centre is in the last row or column."""
+        """Returns 0 instead of NaN for an empty quarter, where the centre is in the last row or column."""
 
         def ssim(self, pred: np.ndarray, gt: np.ndarray) -> float:
             return super().ssim(pred, gt) if pred.size else 0.0
 
-    counted = np.ones_like(truth) if counted is None else counted
     steps = np.rint(probability[counted] * 255).astype(np.uint8)
     pixels, polyp = sod.utils.prepare_data(steps[None], truth[counted][None] * np.uint8(255))
     stretched = np.zeros(truth.shape)

@@ -5,7 +5,6 @@ truth is `polyp.images.IGNORED` are left out of every number.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,10 +42,10 @@ def _to_float(values: Tensor) -> Tensor:
 
 def ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
     """dice, iou, precision and recall of pixel counts: int64 of any one shape; float64 of that shape."""
-    both_empty = _to_float(tp + fp + fn == 0)
+    is_empty = _to_float(tp + fp + fn == 0)
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
-        return torch.where(whole > 0, _to_float(part) / _to_float(whole.clamp_min(1)), both_empty)
+        return torch.where(whole > 0, _to_float(part) / _to_float(whole.clamp_min(1)), is_empty)
 
     return {
         "dice": ratio(2 * tp, 2 * tp + fp + fn),
@@ -56,8 +55,8 @@ def ratios(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _check(probability: Tensor, truth: Tensor, values: bool) -> tuple[Tensor, Tensor]:
-    """Both as (B, H, W); ValueError for wrong shapes, types or (if `values`) values."""
+def _check(probability: Tensor, truth: Tensor, check_values: bool) -> tuple[Tensor, Tensor]:
+    """Check the arguments of `image_scores`, and reshape probability and truth to (B, H, W)."""
     shape = tuple(probability.shape)
     if shape != tuple(truth.shape):
         raise ValueError(f"probability {shape} and truth {tuple(truth.shape)} must have the same shape")
@@ -67,16 +66,14 @@ def _check(probability: Tensor, truth: Tensor, values: bool) -> tuple[Tensor, Te
         raise ValueError(f"no pixels in {shape}")
     if not probability.is_floating_point():
         raise ValueError(f"probability must be floating-point, got {probability.dtype}")
-    if values:
+    if check_values:
         low, high = probability.aminmax()
         if not (low >= 0 and high <= 1):  # also when either is NaN
-            limits = f"{low:.3g} to {high:.3g}"
-            raise ValueError(f"probabilities must be in [0, 1], got {limits}: are these logits?")
+            message = f"probabilities must be in [0, 1], got {low:.3g} to {high:.3g}: are these logits?"
+            raise ValueError(message)
         if not ((truth == 0) | (truth == 1) | (truth == IGNORED)).all():
-            limits = f"{truth.min():.3g} to {truth.max():.3g}"
-            raise ValueError(
-                f"truth must be 0 or 1 (or {IGNORED}: ignored), got {limits}: is this a grey image?"
-            )
+            message = f"got {truth.min():.3g} to {truth.max():.3g}: is this a grey image?"
+            raise ValueError(f"truth must be 0 or 1 (or {IGNORED}: ignored), {message}")
     height, width = shape[-2:]
     return probability.reshape(-1, height, width), truth.reshape(-1, height, width)
 
@@ -132,9 +129,8 @@ class SegmentationScores(Metric):
     full_state_update = False
     is_differentiable = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        """Start with no images; `kwargs` go to torchmetrics."""
-        super().__init__(**kwargs)
+    def __init__(self) -> None:
+        super().__init__()
         for name in COUNTS + MEANS:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 

@@ -1,7 +1,7 @@
-"""Every number about predictions: `score` images one by one, `summarise` them, `definitions` of both.
+"""All metrics together: `score` an image, `summarise` the scores of images, `get_definitions` of the numbers.
 
-A score keeps no pixels, but numbers and a few small arrays (14 kB an image), from which everything else
-follows, by any choice of images and at any of 256 thresholds.
+The scores of an image are numbers and a few small arrays (14 kB), from which `summarise` and
+`summarise_at_threshold` compute the metrics of any choice of images, at any of 256 thresholds.
 
 Pixels whose truth is `polyp.images.IGNORED` are left out of whatever counts pixels. Where shapes matter (nsd,
 hd95, the polyps that are found, wfm and sm) they are background in prediction and truth alike.
@@ -15,17 +15,17 @@ import torch
 
 from polyp.images import IGNORED
 from polyp.metrics import boundary, calibration, detection, overlap
+from polyp.metrics import literature as literature_suite
 from polyp.metrics.intervals import bootstrap_intervals
-from polyp.metrics.literature import CURVES, literature_scores
-from polyp.metrics.literature import DEFINITIONS as OF_LITERATURE
 
-MEANS = (*overlap.MEANS, "nsd", "hd95", "brier", "wfm", "sm", *(f"{name}_mean" for name in CURVES))
+CURVE_MEANS = tuple(f"{name}_mean" for name in literature_suite.CURVES)
+MEANS = (*overlap.MEANS, "nsd", "hd95", "brier", "wfm", "sm", *CURVE_MEANS)
 """Numbers of a row that are summarised by their mean; the last five are of the literature's suite."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What is known about the prediction of one image."""
+    """The scores of the prediction of one image."""
 
     row: dict[str, float]
     """One image's line of a table. Keys: tp, fp, fn; dice, iou, precision, recall, mae; nsd, hd95; brier;
@@ -41,10 +41,8 @@ class Number:
     """A number over images."""
 
     value: float
-    interval: tuple[float, float] | None
-    """95 % bootstrap over the images; None for a single image."""
-    n: int
-    """How many images it is about."""
+    interval: tuple[float, float] | None  # 95 % bootstrap over the images; None for a single image
+    n: int  # images
 
 
 def score(
@@ -72,21 +70,22 @@ def score(
     pixels, polyp_pixels = (probability, polyp) if counted.all() else (probability[counted], polyp[counted])
     row = {name: overlaps[name].item() for name in overlap.COUNTS + overlap.MEANS}
     row |= boundary.boundary_scores(prediction, polyp)
-    row |= {"brier": float(np.square(pixels - polyp_pixels).mean(dtype=np.float64))}
+    row["brier"] = float(np.square(pixels - polyp_pixels).mean(dtype=np.float64))
     row |= detection.detection_scores(prediction, polyp)
-    histograms = calibration.histograms(pixels, polyp_pixels)
-    vectors = dict(zip(("levels", "reliability"), histograms, strict=True))
+    levels, reliability = calibration.histograms(pixels, polyp_pixels)
+    vectors = {"levels": levels, "reliability": reliability}
     if literature:
-        numbers, curves = literature_scores(probability, polyp, counted)
-        row, vectors = row | numbers, vectors | curves
+        numbers, curves = literature_suite.literature_scores(probability, polyp, counted)
+        row |= numbers
+        vectors |= curves
     return Scores(row, vectors)
 
 
 def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
-    """The numbers of `definitions` over images, each with its interval.
+    """The numbers of `get_definitions` over images, each with its interval.
 
-    What these images cannot tell is left out: polyp_recall where there are no polyps, false_alarms where
-    there are no normal frames, the literature's suite where `score` left it out.
+    Numbers without a value are left out: polyp_recall where there are no polyps, false_alarms where there are
+    no normal frames, the literature's suite where `score` left it out.
 
     Raises:
         ValueError: no images.
@@ -113,13 +112,13 @@ def summarise(scores: Sequence[Scores]) -> dict[str, Number]:
 
     counts = {"polyp_recall": int((polyps > 0).sum()), "false_alarms": int(normal.sum())}
     numbers = _with_intervals(columns, from_means, counts)
-    return {name: numbers[name] for name in definitions(literature=True) if name in numbers}
+    return {name: numbers[name] for name in get_definitions(literature=True) if name in numbers}
 
 
-def at_threshold(scores: Sequence[Scores], threshold: float) -> dict[str, Number]:
+def summarise_at_threshold(scores: Sequence[Scores], threshold: float) -> dict[str, Number]:
     """dice, iou, precision, recall and missed at another threshold, without the network or the images.
 
-    missed is `calibration.MISSED`, left out if no image has a polyp; the others are as in `definitions`.
+    missed is `calibration.MISSED`, left out if no image has a polyp; the others are as in `get_definitions`.
 
     Raises:
         ValueError: no images, or a threshold that is not one of `calibration.THRESHOLDS`.
@@ -129,36 +128,29 @@ def at_threshold(scores: Sequence[Scores], threshold: float) -> dict[str, Number
     levels = _stack(scores, "vectors")["levels"]
     total, (fp, tp) = levels.sum(-1), levels[..., int(threshold * 256) :].sum(-1).T
     fn = total[:, 1] - tp
-    ratios = {
-        name: value.numpy() for name, value in overlap.ratios(*map(torch.as_tensor, (tp, fp, fn))).items()
-    }
+    ratios = overlap.ratios(torch.as_tensor(tp), torch.as_tensor(fp), torch.as_tensor(fn))
+    columns = {name: values.numpy() for name, values in ratios.items()}
     polyp = total[:, 1] > 0
-    return _with_intervals(
-        {**ratios, "missed": _ratio(fn, total[:, 1], 0.0), "polyp": polyp},
-        lambda mean: {
-            **{name: mean[name] for name in ratios},
-            "missed": _ratio(mean["missed"], mean["polyp"]),
-        },
-        {"missed": int(polyp.sum())},
-    )
+
+    def from_means(mean: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: mean[name] for name in ratios} | {"missed": _ratio(mean["missed"], mean["polyp"])}
+
+    columns |= {"missed": _ratio(fn, total[:, 1], 0.0), "polyp": polyp}
+    return _with_intervals(columns, from_means, {"missed": int(polyp.sum())})
 
 
-def missed(scores: Sequence[Scores]) -> np.ndarray:
-    """(N, 256), what `calibration.risk_threshold` takes, of the N of the images that have a polyp."""
-    levels = [image.vectors["levels"] for image in scores if image.vectors["levels"][1].any()]
-    return (
-        calibration.missed_shares(np.stack(levels)) if levels else np.empty((0, len(calibration.THRESHOLDS)))
-    )
+def get_missed_shares(scores: Sequence[Scores]) -> np.ndarray:
+    """(N, 256) for `calibration.risk_threshold`: the missed shares of the N images that have a polyp."""
+    levels = np.array([image.vectors["levels"] for image in scores]).reshape(-1, 2, 256)
+    return calibration.missed_shares(levels[levels[:, 1].any(axis=1)])
 
 
-def definitions(threshold: float = 0.5, literature: bool = False) -> dict[str, str]:
+def get_definitions(threshold: float = 0.5, literature: bool = False) -> dict[str, str]:
     """What each number of `summarise` is, in the same order, for predictions at `threshold`."""
     texts = {name: text.replace("0.5", f"{threshold:g}") for name, text in overlap.DEFINITIONS.items()}
-    binary = boundary.DEFINITIONS | detection.DEFINITIONS
-    texts |= {
-        name: f"{text} Threshold {threshold:g}." for name, text in binary.items()
-    } | calibration.DEFINITIONS
-    return texts | (OF_LITERATURE if literature else {})
+    for name, text in (boundary.DEFINITIONS | detection.DEFINITIONS).items():
+        texts[name] = f"{text} Threshold {threshold:g}."
+    return texts | calibration.DEFINITIONS | (literature_suite.DEFINITIONS if literature else {})
 
 
 def _stack(scores: Sequence[Scores], field: str) -> dict[str, np.ndarray]:
@@ -169,9 +161,9 @@ def _stack(scores: Sequence[Scores], field: str) -> dict[str, np.ndarray]:
     return {name: np.array([value[name] for value in values], np.float64) for name in values[0]}
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
-    """part / whole, `otherwise` where whole is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(part), otherwise), where=whole > 0)
+def _ratio(part: np.ndarray, whole: np.ndarray, default: float = np.nan) -> np.ndarray:
+    """part / whole, `default` where whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(part), default), where=whole > 0)
 
 
 def _with_intervals(
@@ -184,7 +176,7 @@ def _with_intervals(
     Args:
         columns: one value or array per image.
         from_means: from means (R, …) to numbers (R,).
-        counts: how many images a number is about, where that is not all.
+        counts: how many images a number is about, where those are not all.
     """
     ends = np.cumsum([column[0].size for column in columns.values()])[:-1]
     flat = np.concatenate([column.reshape(len(column), -1) for column in columns.values()], axis=1)

@@ -121,7 +121,7 @@ def _summarise_test(tester: pl.Trainer) -> tuple[dict[str, Any], dict[str, str]]
     if counts := [row["false_positives"] for row in record.normal]:
         frames = [{"false_alarms": count > 0, "false_positives_per_image": count} for count in counts]
         test["normal"] = summarise_rows(frames, list(frames[0]))
-        definitions = definitions | {name: suite.definitions()[name] for name in frames[0]}
+        definitions = definitions | {name: suite.get_definitions()[name] for name in frames[0]}
     return test, definitions
 
 

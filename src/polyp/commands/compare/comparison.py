@@ -13,7 +13,7 @@ import numpy as np
 from polyp.commands.compare.read_runs import RunRecord
 from polyp.commands.compare.recipes import Recipe, group_runs
 from polyp.errors import InputError, shell_word, train_command
-from polyp.metrics.difference import least_images, seed_margin, seed_noise, seed_p, sign_flip_tests
+from polyp.metrics.difference import min_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 from polyp.report.tables import count, format_difference
 
 LEVEL = 0.05
@@ -184,7 +184,7 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
 def _too_few_images(images: int, comparisons: int) -> str:
     return (
         f"{count(images, 'test image')} cannot show a difference at the {100 * LEVEL:g} % level with "
-        f"{count(comparisons, 'comparison')}: {least_images(comparisons, LEVEL)} or more are needed."
+        f"{count(comparisons, 'comparison')}: {min_images(comparisons, LEVEL)} or more are needed."
     )
 
 
@@ -280,7 +280,7 @@ def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> l
             "numbers are not comparable with the others'."
         )
     images, comparisons = len(comparable[0].stems), len(comparable) - 1
-    if comparisons and images < least_images(comparisons, LEVEL):
+    if comparisons and images < min_images(comparisons, LEVEL):
         warnings.append(_too_few_images(images, comparisons))
     if biased := [r for r in recipes if any(run.monitor.startswith("test/") for run in r.runs)]:
         warnings.append(

@@ -25,7 +25,7 @@ from polyp.data.pairs import (
     map_pairs,
 )
 from polyp.data.sources import NAMED, find_source
-from polyp.data.split_files import AUTO, SUBSETS
+from polyp.data.split_files import AUTO, SUBSETS, find_files
 from polyp.data.splits import Splitter, draw_split, repair_split
 from polyp.data.traits import measure_traits
 from polyp.errors import InputError, describe_error
@@ -103,7 +103,7 @@ def run(options: Options) -> None:
 def _look(name: str, listing: Listing, default_split: str | None, options: Options, page: Path) -> Survey:
     pairs, traits = listing.pairs, dict[int, dict[str, float]]()
     splitter = Splitter(options.split or default_split or AUTO, options.seed, options.group)
-    splitter.check()
+    find_files(splitter.split)
     published, _ = splitter.read(pairs, listing.lists)  # before long work
 
     def check(number: int, pair: Pair) -> Check:
@@ -124,14 +124,14 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
         count = f"none of its {len(pairs)} pairs can be used"
         raise InputError(f"{common_folder(pairs)}: {count}, the first: {problems[0]}")
     inspection = combine_checks([checks[row] for row in rows])
-    images = [Image(pairs[row], tuple(checks[row].row[0]), traits[row]) for row in rows]
+    images = [Image(pairs[row], tuple(checks[row].values["sizes"]), traits[row]) for row in rows]
     links = find_links(inspection.thumbnails, inspection.fields)
     numbers = group_images(len(images), links)
     members: dict[int, tuple[list[Image], list[str]]] = defaultdict(lambda: ([], []))
     for image, number in zip(images, numbers.tolist(), strict=True):
         members[number][0].append(image)
     for link in links:
-        members[numbers[link.first]][1].append(link.why)
+        members[numbers[link.first]][1].append(link.reason)
     groups = [members[number] for number in sorted(members) if len(members[number][0]) > 1]
     stems = [image.pair.stem for image in images]
     if published:

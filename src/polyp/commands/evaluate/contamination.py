@@ -120,6 +120,6 @@ class TrainingData:
                 like, subset = fitted[link.second - count]
                 stem = test_set.pairs[link.first].stem
                 images.append(
-                    {"stem": stem, "model": str(home), "subset": subset, "like": like, "why": link.why}
+                    {"stem": stem, "model": str(home), "subset": subset, "like": like, "why": link.reason}
                 )
         return sorted(images, key=lambda image: (image["stem"], image["model"]))

@@ -16,7 +16,14 @@ from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl, risk_threshold
 from polyp.metrics.intervals import summarise_rows, summarise_sources
 from polyp.metrics.overlap import FAILURE
-from polyp.metrics.suite import Scores, at_threshold, definitions, missed, score, summarise
+from polyp.metrics.suite import (
+    Scores,
+    get_definitions,
+    get_missed_shares,
+    score,
+    summarise,
+    summarise_at_threshold,
+)
 
 NORMAL = ("false_alarms", "false_positives_per_image", "mae", "brier", "ece")
 """The numbers that say something where there is no polyp."""
@@ -92,9 +99,9 @@ def summarise_images(
         numbers = summarise(scores)
     if normal:  # Dice and its like say nothing of images without a polyp
         numbers = {name: number for name, number in numbers.items() if name in NORMAL}
-    texts = definitions(threshold, literature.unavailable() is None)
+    texts = get_definitions(threshold, literature.unavailable() is None)
     reliability = np.mean([image.vectors["reliability"] for image in scores], axis=0).tolist()
-    here = at_threshold(scores, control.threshold) if control else {}
+    here = summarise_at_threshold(scores, control.threshold) if control else {}
     return {
         "numbers": {name: vars(number) for name, number in numbers.items()},
         "definitions": {name: texts[name] for name in numbers},
@@ -122,5 +129,5 @@ def _summarise_strata(images: Sequence[Image]) -> dict[str, dict[str, dict[str, 
 
 def control_risk(images: Sequence[Image], share: float, confidence: float) -> RiskControl | None:
     """The threshold that validation images allow; None if they allow none, see `risk_threshold`."""
-    shares = missed([image.scores for image in images])
+    shares = get_missed_shares([image.scores for image in images])
     return risk_threshold(shares, share, confidence) if len(shares) else None
