@@ -406,6 +406,7 @@ def test_a_data_set_among_several_has_keys_of_its_own(tmp_path: Path) -> None:
         (3, "must be a folder, a list of folders, or a mapping"),
         ({"a": {"root": ["x"]}}, "must be a folder, or a mapping with root: FOLDER"),
         ([3], "must be a folder, a list of folders, or a mapping"),
+        ({"": "x"}, "needs a name"),
         (["gone"], "data.root=gone is not a folder"),
         (["a/x", "b/x"], "two folders are named x"),
         ({"a": {"images": "x"}}, "data.root.a"),
