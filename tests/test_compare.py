@@ -512,6 +512,16 @@ def test_costs_that_differ_have_charts_with_one_axis_of_dice(tmp_path: Path) -> 
     assert (parameters.get_xscale(), minutes.get_xscale()) == ("linear", "log")
 
 
+def test_curves_are_drawn_where_only_unfinished_runs_have_them(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b", "begun")):
+        write_run(tmp_path / name, IMAGES, changed=[f"optim.decoder_lr={number}"])
+    (tmp_path / "begun/metrics.json").unlink()
+    with SummaryWriter(str(tmp_path / "begun")) as writer:
+        writer.add_scalar("val/dice", 0.5, 0)
+    curves = charts.plot_curves(compare(find_runs([tmp_path])))
+    assert [chart.name for chart in curves] == ["loss", "dice"]
+
+
 def test_tiles_accept_formula_signs_in_names(tmp_path: Path) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     charts.draw_tiles([(picture, "a$x_{$")], "é$x_{$0: polyp").savefig(tmp_path / "odd.png")  # no formula

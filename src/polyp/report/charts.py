@@ -107,6 +107,8 @@ def label_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """
     from scipy.optimize import isotonic_regression
 
+    if not labels:
+        return
     low, high = axes.get_ylim()
     labels = sorted(labels)
     offsets = LABEL_HEIGHT * np.arange(len(labels))
