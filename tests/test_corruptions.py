@@ -114,7 +114,7 @@ def test_all_corruptions_of_a_run(run: Path) -> None:
     table = read_table(run / "evaluations" / "test_corruptions")
     assert len(table) == 5 * len(CORRUPTIONS)
     assert {row["corruption"] for row in table} == set(CORRUPTIONS)
-    page = (run / "evaluations" / "test_corruptions" / "evaluate.html").read_text()
+    page = (run / "evaluations" / "test_corruptions" / "report.html").read_text()
     assert "corruptions.pdf" in page
 
 

@@ -22,7 +22,9 @@ def print_comparison(comparison: Comparison, table: Table, all_columns: bool) ->
     """
     shown = table if all_columns else _build_short_table(comparison, table)
     shown.print(
-        bold=lambda row: row["rank"] == comparison.reference.number, fit=not all_columns, rest="--all-columns"
+        bold=lambda row: row["rank"] == comparison.reference.number,
+        fit=not all_columns,
+        option="--all-columns",
     )
     console = terminal.console()
     if (by_source := build_source_table(comparison, table)).rows:

@@ -1,7 +1,7 @@
-"""How much worse a model is on corrupted test images, by kind and severity, after ImageNet-C.
+"""The loss of Dice on corrupted test images, by kind and severity, as in ImageNet-C.
 
 Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations",
-ICLR 2019. The kinds are those that endoscopes cause; the severities of blur, noise and JPEG are ImageNet-C's.
+ICLR 2019. Endoscopes cause these corruptions; the severities of blur, noise and JPEG are ImageNet-C's.
 """
 
 import zlib
@@ -24,11 +24,11 @@ from polyp.report.tables import Column, Table
 
 CORRUPTIONS_FILE = "corruptions.csv"
 SEVERITIES = 5
-SHOWN = 3  # severity of the pictures
+PICTURE_SEVERITY = 3
 HEIGHT = 320  # pixels of a picture
 
 Corrupt = Callable[[np.ndarray, np.ndarray, Any, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-"""An image (H, W, 3) uint8, its mask, the strength and what draws random numbers: both, corrupted."""
+"""Corrupts an image (H, W, 3) uint8 and its mask (H, W), given the strength and a random generator."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Corruption:
     """A kind of corruption.
 
     Attributes:
-        meaning: what is done, and in which unit the strengths are.
-        strengths: of the five severities.
+        meaning: what is changed, and the unit of the strengths.
+        strengths: for the five severities.
         apply: corrupts an image and its mask.
     """
 
@@ -46,13 +46,13 @@ class Corruption:
     apply: Corrupt
 
 
-def _transform(make: Callable[[Any, np.random.Generator, int], A.BasicTransform]) -> Corrupt:
-    """A corruption by a transform of albumentations: of the strength, and the image's shorter side."""
+def _transform(build: Callable[[Any, np.random.Generator, int], A.BasicTransform]) -> Corrupt:
+    """A corruption by a transform of albumentations, which depends on the strength and the shorter side."""
 
     def apply(
         image: np.ndarray, mask: np.ndarray, strength: Any, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        transform = make(strength, random, min(image.shape[:2]))
+        transform = build(strength, random, min(image.shape[:2]))
         transform.set_random_seed(int(random.integers(2**32)))
         result = transform(image=image, mask=mask)
         return result["image"], result["mask"]
@@ -120,12 +120,12 @@ CORRUPTIONS = {
         _transform(_shrink),
     ),
 }
-"""By name. Only `view` changes the mask too."""
+"""The corruptions by name. Only `view` changes the mask as well."""
 
 
 @dataclass(frozen=True)
 class CorruptedSet(TestSet):
-    """A test set whose images are corrupted when they are read, depending on their stems alone.
+    """A test set whose images are corrupted when they are read; the random numbers depend on the stem alone.
 
     Attributes:
         corruption: a name in `CORRUPTIONS`.
@@ -139,13 +139,13 @@ class CorruptedSet(TestSet):
         """A corrupted image (H, W, 3) uint8 RGB and its mask (H, W) uint8."""
         image, mask = super().read(pair)
         corruption = CORRUPTIONS[self.corruption]
-        # The same for all severities: a severer one has the same highlights, and more of them.
+        # The seed is the same for all severities, so that a higher one only adds highlights.
         random = np.random.default_rng(zlib.crc32(f"{self.corruption} {pair.stem}".encode()))
         return corruption.apply(image, mask, corruption.strengths[self.severity - 1], random)
 
 
 def corrupt_set(test_set: TestSet, corruption: str, severity: int) -> CorruptedSet:
-    """A test set with all its images corrupted."""
+    """The test set with corrupted images."""
     name = f"{test_set.name}, {corruption} {severity} of {SEVERITIES}"
     return CorruptedSet(**vars(test_set) | {"name": name}, corruption=corruption, severity=severity)
 
@@ -156,44 +156,42 @@ def score_corruptions(
     names: Sequence[str],
     score: Callable[[TestSet], Sequence[Image]],
 ) -> list[dict[str, Any]]:
-    """The Dice that each corruption costs.
+    """The loss of Dice by each corruption.
 
     Args:
         test_set: the images.
-        images: the same, scored as they are.
-        names: of `CORRUPTIONS`; none for all of them.
-        score: scores a set.
+        images: their scores without corruption.
+        names: of `CORRUPTIONS`; empty for all of them.
+        score: scores a test set.
 
     Returns:
-        A row for each corruption and severity: the mean Dice, and the mean loss against the images as they
-        are.
+        A row for each corruption and severity: the mean Dice, and its loss relative to `images`.
     """
-    before = np.mean([image.dice for image in images])
+    clean_dice = np.mean([image.dice for image in images])
     rows = []
     for name in dict.fromkeys(names or CORRUPTIONS):
         for severity, strength in enumerate(CORRUPTIONS[name].strengths, 1):
             dice = float(np.mean([image.dice for image in score(corrupt_set(test_set, name, severity))]))
-            setting = {"corruption": name, "severity": severity, "strength": strength}
-            rows.append({**setting, "n": len(images), "dice": dice, "loss": float(before - dice)})
+            row = {"corruption": name, "severity": severity, "strength": strength, "n": len(images)}
+            rows.append({**row, "dice": dice, "loss": float(clean_dice - dice)})
     return rows
 
 
 def print_corruptions(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the loss of Dice by corruption and severity."""
     print("\nLoss of Dice by corruption and severity")
-    _table(rows).print()
+    _build_table(rows).print()
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The mean loss of Dice: a row for each corruption, a column for each severity, and their mean."""
-    severities = range(1, SEVERITIES + 1)
-    losses = {name: [row["loss"] for row in rows if row["corruption"] == name] for name in CORRUPTIONS}
-    lines = [
-        {"corruption": name, **dict(zip(map(str, severities), values, strict=True)), "mean": np.mean(values)}
-        for name, values in losses.items()
-        if values
-    ]
-    columns = [Column(name, format=".3f") for name in (*map(str, severities), "mean")]
+def _build_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The loss of Dice: a row for each corruption, a column for each severity, and their mean."""
+    severities = [str(severity) for severity in range(1, SEVERITIES + 1)]
+    lines = []
+    for name in CORRUPTIONS:
+        if losses := [row["loss"] for row in rows if row["corruption"] == name]:
+            cells = dict(zip(severities, losses, strict=True))
+            lines.append({"corruption": name, **cells, "mean": np.mean(losses)})
+    columns = [Column(name, format=".3f") for name in (*severities, "mean")]
     return Table(lines, [Column("corruption"), *columns])
 
 
@@ -204,33 +202,33 @@ def add_corruptions(
     predictors: Mapping[str, Predictor],
     threshold: float,
 ) -> None:
-    """Add a section with the table and a picture of each corruption, all of the same image."""
+    """Add a section with the table, a chart, and a picture of each corruption, all of the same image."""
     pair = test_set.pairs[0]
     page.section(
         "Corruptions",
         "How much Dice falls when the images are corrupted, by severity. The pictures show severity "
-        f"{SHOWN}: the image with the outlines of both; truth; prediction.",
+        f"{PICTURE_SEVERITY}: the image with the outlines of both; truth; prediction.",
     )
-    page.table(_table(rows))
-    page.charts([_plot(rows)])
+    page.table(_build_table(rows))
+    page.charts([_plot_dice(rows)])
     gallery = []
-    for name in dict.fromkeys(row["corruption"] for row in rows):
-        pixels, mask = corrupt_set(test_set, name, SHOWN).read(pair)
-        panel = pictures.panel(pixels, mask, predictors[pair.stem].predict(pixels), threshold, HEIGHT)
-        corruption = CORRUPTIONS[name]
-        caption = f"{name}: {corruption.meaning}: {corruption.strengths[SHOWN - 1]:g}"
-        gallery.append((panel, caption))
+    for row in rows:
+        if row["severity"] == PICTURE_SEVERITY:
+            name = row["corruption"]
+            pixels, mask = corrupt_set(test_set, name, PICTURE_SEVERITY).read(pair)
+            panel = pictures.panel(pixels, mask, predictors[pair.stem].predict(pixels), threshold, HEIGHT)
+            gallery.append((panel, f"{name}: {CORRUPTIONS[name].meaning}: {row['strength']:g}"))
     page.gallery(gallery, pictures.LEGEND, "wide")
 
 
 @styled
-def _plot(rows: Sequence[Mapping[str, Any]]) -> Chart:
-    """Dice by severity, a line for each corruption; severity 0 are the images as they are."""
+def _plot_dice(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """Dice by severity, a line for each corruption; severity 0 is without corruption."""
     figure, axes = make_axes("severity", "Dice", (5.0, 3.2))
     ends = []
     for place, name in enumerate(dict.fromkeys(row["corruption"] for row in rows)):
-        own = [row for row in rows if row["corruption"] == name]
-        dice = [own[0]["dice"] + own[0]["loss"], *(row["dice"] for row in own)]
+        group = [row for row in rows if row["corruption"] == name]
+        dice = [group[0]["dice"] + group[0]["loss"], *(row["dice"] for row in group)]
         colour, style = SERIES[place % len(SERIES)], "--" if place >= len(SERIES) else "-"
         axes.plot(range(SEVERITIES + 1), dice, f"o{style}", color=colour, ms=3)
         ends.append((dice[-1], name, colour))

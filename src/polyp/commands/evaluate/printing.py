@@ -1,4 +1,4 @@
-"""What an evaluation says in the terminal: a few numbers with their meanings, and where the dice is low."""
+"""The output of an evaluation in the terminal."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from polyp import terminal
 from polyp.commands.evaluate.report import (
     REPORT,
     SUMMARY,
+    build_number_table,
     build_source_table,
     describe_notes,
-    format_interval,
+    describe_result,
     format_number,
 )
 from polyp.commands.evaluate.scoring import Image
 from polyp.errors import shell_word
-from polyp.metrics.overlap import FAILURE
 from polyp.report.tables import Column, Table
 from polyp.runs.folder import RunFolder
 
@@ -31,13 +31,10 @@ PAPER_NAMES = {
     "em_max": "em_max: max E-measure",
     "mae": "mae: mean absolute error of the probabilities",
 }
-"""What the abbreviations stand for."""
-
-WORST = 3  # images that are named
 
 
 def print_metrics(metrics: Mapping[str, Any], images: Sequence[Image]) -> None:
-    """Print the numbers of `SUMMARY`, and the kinds of images and the images with the lowest Dice.
+    """Print the numbers of `SUMMARY`, the result in words and the notes.
 
     Args:
         metrics: the content of metrics.json.
@@ -47,76 +44,45 @@ def print_metrics(metrics: Mapping[str, Any], images: Sequence[Image]) -> None:
     title = f"[bold]{escape(metrics['images'])}[/], {len(images)} images at original resolution"
     pixels = "" if metrics["normal"] else "; TP, FP, FN: correct, wrong and missed pixels"
     console.print(f"\n{title}, threshold {metrics['threshold']:g}{pixels}")
-    numbers = {name: metrics["numbers"][name] for name in SUMMARY if name in metrics["numbers"]}
-    columns = [
-        Column("name", ""),
-        Column("value", format=lambda row: format_number(row["value"])),
-        Column("interval", "95 % interval", lambda row: format_interval(row["interval"])),
-        Column("meaning"),
-    ]
-    rows = [{"name": name, **number, "meaning": SUMMARY[name][1]} for name, number in numbers.items()]
-    Table(rows, columns).print(bold=lambda row: row["name"] == "dice")
+    meanings = {name: meaning for name, (_, meaning) in SUMMARY.items()}
+    table = build_number_table(metrics, "", "meaning", meanings)
+    table.print(bold=lambda row: row["number"] == "dice")
     if metrics["sources"]:
         print()
         build_source_table(metrics).print()
-    if not metrics["normal"]:
-        console.print(escape(_describe_failures(metrics, images)))
+    console.print(escape(describe_result(metrics, images)))
     for note in describe_notes(metrics):
         console.print(f"[bold yellow]note[/] {escape(note)}")
 
 
-def _describe_failures(metrics: Mapping[str, Any], images: Sequence[Image]) -> str:
-    """In words: how often the Dice is low, for which bin of each stratum, and on which images."""
-    ranked = sorted(images, key=lambda image: image.dice)
-    failed = sum(image.dice < FAILURE for image in images)
-    lowest = [
-        f"{name} {part} {group['dice']:.3f} (n = {group['n']})"
-        for name, parts in metrics["strata"].items()
-        for part, group in [min(parts.items(), key=lambda item: item[1]["dice"])]
-        if len(parts) > 1
-    ]
-    worst = [f"{image.pair.stem} {image.dice:.3f}" for image in ranked[:WORST]]
-    return "\n".join(
-        [
-            f"Dice is below {FAILURE} on {failed} of {len(images)} images, lowest on {', '.join(worst)}",
-            *[f"Lowest mean Dice by kind of polyp: {', '.join(lowest)}"] * bool(lowest),
-        ]
-    )
-
-
 def print_sets(evaluations: Sequence[Mapping[str, Any]]) -> None:
-    """Print several sets in one table, as papers have it: those numbers of which all sets have one."""
-    values = [
-        {name: format_number(number["value"]) for name, number in metrics["numbers"].items()}
-        for metrics in evaluations
-    ]
-    columns = ["", "images", *(name for name in PAPER if all(name in row for row in values))]
-    rows = [
-        {"": metrics["images"], "images": metrics["n"]} | row
-        for metrics, row in zip(evaluations, values, strict=True)
-    ]
+    """Print a table of several test sets, with the numbers of `PAPER` that all of them have."""
+    names = [name for name in PAPER if all(name in metrics["numbers"] for metrics in evaluations)]
+    rows = []
+    for metrics in evaluations:
+        numbers = {name: format_number(metrics["numbers"][name]["value"]) for name in names}
+        rows.append({"": metrics["images"], "images": metrics["n"], **numbers})
     print()
-    Table(rows, [Column(name) for name in columns]).print()
-    if names := [text for name, text in PAPER_NAMES.items() if name in columns]:
-        terminal.console().print("; ".join(names))
+    Table(rows, [Column(name) for name in ("", "images", *names)]).print()
+    if meanings := [meaning for name, meaning in PAPER_NAMES.items() if name in names]:
+        terminal.console().print("; ".join(meanings))
 
 
 def print_places(folder: Path, count: int, models: Sequence[str]) -> None:
-    """Print where an evaluation is, and what to do next.
+    """Print where the files of an evaluation are, and the command that predicts with its models.
 
     Args:
         folder: the evaluation's.
-        count: how many numbers metrics.json has.
-        models: the command's; several were averaged.
+        count: the number of numbers in metrics.json.
+        models: the models of the command line; several were averaged.
     """
-    where = Path(os.path.relpath(folder))
+    relative = RunFolder(os.path.relpath(folder))
     first, *others = map(shell_word, models)
-    averaged = "".join(f" --with {other}" for other in others)
     terminal.print_places(
         {
-            "page": f"{where / REPORT}",
-            "numbers": f"{where / RunFolder(folder).metrics_file.name}    {count} with their definitions",
-            "images": f"{where / RunFolder(folder).rows_file.name}",
-            "use it": f"polyp predict {first} FOLDER_OR_VIDEO{averaged}",
+            "page": f"{relative.path / REPORT}",
+            "numbers": f"{relative.metrics_file}    {count} with their definitions",
+            "images": f"{relative.rows_file}",
+            "use it": " --with ".join([f"polyp predict {first} FOLDER_OR_VIDEO", *others]),
         }
     )
