@@ -464,7 +464,7 @@ def test_headline_counts_the_others(tmp_path: Path, number: int, better: int) ->
         noise = NOISE - NOISE.mean() if other < better else NOISE - 0.2
         write_run(tmp_path / f"{other}", IMAGES + noise, val=0.5 - other / 10, changed=[f"optim.lr={other}"])
     comparison = compare(find_runs([tmp_path]))
-    assert len(comparison.alike) == min(better, number)
+    assert len(comparison.ties) == min(better, number)
     subject, negation = {
         (1, 0): ("The other configuration is", ""),
         (1, 1): ("The other configuration is", "not "),
