@@ -37,11 +37,8 @@ TEXT, FAINT, LINE, BACK = (PALETTE[name][0] for name in ("text", "faint", "line"
 SERIES = *(PALETTE[name][0] for name in ("blue", "orange", "green", "pink", "ochre")), TEXT
 """The colours of curves and points. Figures are drawn in light colours."""
 
-SIZE = (3.5, 2.6)
-"""The size of a chart in inches, for a column of a two-column paper."""
-
-LABEL_HEIGHT = 0.065
-"""The height of a label at the right of the axes, as a share of theirs."""
+SIZE = (3.5, 2.6)  # of a chart in inches, for a column of a two-column paper
+LABEL_HEIGHT = 0.065  # of a label at the right of the axes, as a share of their height
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -65,22 +62,15 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
 }
 
-styled = rc_context(STYLE)
-"""Decorator of functions that build or write figures."""
+styled = rc_context(STYLE)  # decorates functions that build or write figures
 
 
 class Chart(NamedTuple):
-    """A chart of a page.
+    """A chart of a page."""
 
-    Attributes:
-        name: the name of its PDF file.
-        figure: built by a `styled` function.
-        caption: also read by screen readers.
-    """
-
-    name: str
-    figure: Figure
-    caption: str
+    name: str  # of the PDF file
+    figure: Figure  # built by a `styled` function
+    caption: str  # also for screen readers
 
 
 def make_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
@@ -108,11 +98,9 @@ def label_rows(axes: Axes, names: Sequence[str], values: Sequence[str] = (), col
 
 
 def label_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Write labels at the right of the axes, moved apart if they would overlap.
+    """Write labels (height in data units, text, colour) at the right of the axes, whose limits must be final.
 
-    Args:
-        axes: their limits must be final.
-        labels: the height in data units, the text and the colour of each.
+    Labels that would overlap are moved apart.
     """
     from scipy.optimize import isotonic_regression
 

@@ -20,19 +20,12 @@ from polyp.report.tables import Table
 
 
 class Number(NamedTuple):
-    """A number in large type.
-
-    Attributes:
-        name: the label.
-        value: the number as text.
-        detail: a line below it, such as its interval.
-        meaning: its definition, shown on hover.
-    """
+    """A number in large type."""
 
     name: str
     value: str
-    detail: str = ""
-    meaning: str = ""
+    detail: str = ""  # a line below the value, such as its interval
+    meaning: str = ""  # the definition, shown on hover
 
 
 class Page:
@@ -85,12 +78,9 @@ class Page:
         legend: Mapping[str, Colour] | None = None,
         width: Literal["small", "", "wide"] = "",
     ) -> None:
-        """Add pictures with captions, as many in a row as fit into the window.
+        """Add pictures (H, W, 3) uint8 RGB with captions, as many in a row as fit into the window.
 
-        Args:
-            pictures: (H, W, 3) uint8 RGB, each with its caption.
-            legend: the meaning of the outlines' colours.
-            width: of each picture.
+        The legend explains the colours of outlines.
         """
         if pictures:
             figures = [(_encode_jpeg(picture), caption) for picture, caption in pictures]

@@ -10,8 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from polyp import files
 from polyp.images import IGNORED
 
-Colour = tuple[int, int, int]
-"""Red, green and blue, 0-255."""
+Colour = tuple[int, int, int]  # red, green and blue, 0-255
 
 TRUTH: Colour = (86, 180, 233)
 PREDICTION: Colour = (255, 200, 0)
@@ -122,12 +121,9 @@ def sheet(
 
 
 def add_text(picture: np.ndarray, texts: Mapping[str, Colour], size: int = 14) -> np.ndarray:
-    """The picture (H, W, 3) with a line of text above it, cut off at the picture's width.
+    """The picture (H, W, 3) RGB with words in their colours above it, in a font of `size` pixels.
 
-    Args:
-        picture: RGB.
-        texts: words and their colours, from left to right.
-        size: of the font in pixels.
+    What is longer than the picture is cut off.
     """
     return np.vstack([_write(texts, size, picture.shape[1]), picture])
 

@@ -13,39 +13,24 @@ from typing import Any, Literal
 from polyp import terminal
 from polyp.report.markdown import Markdown, escape_markdown
 
-LONG_TEXT = 40
-"""Characters from which on a cell is broken into lines."""
-
-LONG_SETTING = 24
-"""If a cell of an optional column is longer, the terminal shows numbers, explained below the table."""
-
-NUMBER = re.compile(r"[\s+\-\N{MINUS SIGN}<(]*[\d.]")
-"""The beginning of a cell that holds a number."""
+LONG_TEXT = 40  # characters; longer cells are broken into lines on a page
+LONG_SETTING = 24  # characters; the terminal shows numbers for longer settings, explained below the table
+NUMBER = re.compile(r"[\s+\-\N{MINUS SIGN}<(]*[\d.]")  # the beginning of a cell that holds a number
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table, as people see it.
+    """A column of a table, as people see it."""
 
-    Attributes:
-        name: the key of its values in the rows.
-        label: its heading; by default the name.
-        format: a format specification such as ".3f", for which None and missing values stay blank, or a
-            function that formats the whole row.
-        align: "left" or "right"; by default numbers are right-aligned and text left-aligned.
-        hint: what the column is, shown on a page on hover.
-        optional: hidden if the terminal is too narrow, the last optional column first.
-    """
-
-    name: str
-    label: str | None = None
-    format: str | Callable[[Mapping[str, Any]], str] = ""
-    align: Literal["left", "right"] | None = None
-    hint: str = ""
-    optional: bool = False
+    name: str  # the key of its values in the rows
+    label: str | None = None  # the heading; by default the name
+    format: str | Callable[[Mapping[str, Any]], str] = ""  # such as ".3f", or a function of the whole row
+    align: Literal["left", "right"] | None = None  # by default, "right" for numbers
+    hint: str = ""  # shown on a page on hover
+    optional: bool = False  # hidden if the terminal is too narrow, the last optional column first
 
     def format_cell(self, row: Mapping[str, Any]) -> str:
-        """The row's cell as people see it; `Markdown` stays `Markdown`."""
+        """The row's cell as people see it, blank for None and missing values; `Markdown` stays `Markdown`."""
         if callable(self.format):
             return self.format(row)
         value = row.get(self.name)
@@ -55,11 +40,9 @@ class Column:
 
 
 class Table:
-    """Rows of values: all of them for programs (CSV, pandas), and columns of them for people.
+    """Rows of values: all of them for programs (CSV, pandas), and columns for people.
 
-    Args:
-        rows: values by column name; None and missing values stay blank.
-        columns: what people see, in this order; by default every key of the first row.
+    The columns are those that people see, in this order; by default every key of the first row.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column] = ()) -> None:
@@ -138,12 +121,9 @@ def count(number: int, noun: str) -> str:
 
 
 def format_mean(row: Mapping[str, Any], name: str, short: bool = False) -> str:
-    """A mean with its standard deviation and interval, if the row has them: `0.850 ± 0.010 (0.830 to 0.870)`.
+    """A mean with NAME_sd, NAME_low and NAME_high, if the row has them: `0.850 ± 0.010 (0.830 to 0.870)`.
 
-    Args:
-        row: has the mean as NAME, and optionally NAME_sd, NAME_low and NAME_high.
-        name: the mean's key.
-        short: `0.850 (.830–.870)`, for a narrow column.
+    `short` is for a narrow column: `0.850 (.830–.870)`.
     """
     value, deviation, low, high = (row.get(f"{name}{end}") for end in ("", "_sd", "_low", "_high"))
     text = "" if value is None else f"{value:.3f}"
@@ -190,12 +170,7 @@ def unescape_formula(cell: str) -> str:
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """The text of a CSV file, with `escape_formula` applied to every cell.
-
-    Args:
-        rows: a value for each column; None and missing values stay empty.
-        columns: the column names, in order.
-    """
+    """The text of a CSV file, each cell by `escape_formula`; None and missing values are empty."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(escape_formula, columns))

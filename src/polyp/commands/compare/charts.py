@@ -119,11 +119,9 @@ def _plot_curve(comparison: Comparison, name: str, label: str) -> Chart:
 
 @styled
 def plot_images(comparison: Comparison, anchors: Mapping[str, str]) -> list[Chart]:
-    """Dice of each test image by the best recipe and by the next one, for up to MAX_PAIRS recipes.
+    """Dice of each test image by the best recipe and by another, for up to MAX_PAIRS others.
 
-    Args:
-        comparison: the recipes.
-        anchors: the letter of each image with pictures on the page, by its stem; points link to it.
+    The points of images in `anchors` (stem: letter) link to their pictures on the page.
     """
     best, *others = comparison.comparable
     charts = []

@@ -249,25 +249,16 @@ def _measure_differences(
 
 
 def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> list[str]:
-    warnings = [
-        *_list_mismatches(recipes, "Other split", lambda run: run.split),
-        *_list_mismatches(
-            recipes,
-            "Other data (fingerprint of all images and masks)",
-            lambda run: run.metrics["data"]["fingerprint"],
-        ),
-    ]
+    fingerprint = "Other data (fingerprint of all images and masks)"
+    warnings = _list_mismatches(recipes, "Other split", lambda run: run.split)
+    warnings += _list_mismatches(recipes, fingerprint, lambda run: run.metrics["data"]["fingerprint"])
     if warnings:
         warnings.append(
             "Other validation images: the order of the runs and the choice of the best go by Dice of "
             "different validation images, and part of a difference between them is that of the images. "
             f"Give all runs the same {_list_split_keys(recipes)}."
         )
-    warnings += _list_mismatches(
-        recipes,
-        "Other definition of the scores",
-        lambda run: " ".join(run.metrics["definitions"].get(name, "unknown") for name in ("dice", "test")),
-    )
+    warnings += _list_mismatches(recipes, "Other definition of the scores", _join_definitions)
     if incomplete := [recipe for recipe in recipes if recipe.missing_folds]:
         folds = [f"{', '.join(map(str, r.missing_folds))} of #{r.number}" for r in incomplete[:6]]
         warnings.append(
@@ -288,6 +279,10 @@ def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> l
             f"{_list_numbers(biased)}. Their test numbers are too high by an unknown amount."
         )
     return warnings
+
+
+def _join_definitions(run: RunRecord) -> str:
+    return " ".join(run.metrics["definitions"].get(name, "unknown") for name in ("dice", "test"))
 
 
 def _list_notes(
@@ -326,11 +321,9 @@ def _list_mismatches(recipes: Sequence[Recipe], title: str, get: Callable[[RunRe
             groups[text].append(recipe)
     if len(groups) < 2:
         return []
-    values = [
-        f"{text if len(text) < 60 else f'{text[:59]}…'}: {_list_numbers(group)}"
-        for text, group in groups.items()
-    ]
-    return [f"{title}: {'; '.join(values)}."]
+    short = {text: text if len(text) < 60 else f"{text[:59]}…" for text in groups}
+    values = "; ".join(f"{short[text]}: {_list_numbers(group)}" for text, group in groups.items())
+    return [f"{title}: {values}."]
 
 
 def _list_numbers(recipes: Sequence[Recipe]) -> str:

@@ -133,10 +133,7 @@ def write_page(
     """Write the page, and its pictures of test images also as files beside it.
 
     Args:
-        comparison: the comparison.
-        table: see `build_table`.
-        evaluations: see `polyp.commands.compare.evaluations.build_evaluation_tables`.
-        file: the page.
+        table, evaluations: of `build_table` and `build_evaluation_tables`.
         root: where the data are if they have moved.
         pictures: whether to draw charts and predictions.
     """

@@ -12,13 +12,7 @@ from polyp.report.tables import Column, Table, format_mean
 
 
 def print_comparison(comparison: Comparison, table: Table, all_columns: bool) -> None:
-    """Print the table, the result, warnings and notes.
-
-    Args:
-        comparison: the comparison.
-        table: see `polyp.commands.compare.page.build_table`.
-        all_columns: print all columns, even if the terminal is narrower.
-    """
+    """Print the table of `build_table`, the result, warnings and notes; `all_columns` ignores the width."""
     best = comparison.reference.number
     short = table if all_columns else _build_short_table(comparison, table)
     short.print(bold=lambda row: row["rank"] == best, fit=not all_columns, option="--all-columns")

@@ -27,27 +27,19 @@ NOT_COMPARED = (
 model.image_size, and the data's fingerprint stands for its files.
 """
 
+# The keys of config.yaml since the first version, with their types.
 CONFIG_KEYS = {"seed": int, "monitor": str, "data": {"dataset": str}, "model": {"arch": str, "encoder": str}}
-"""The keys of config.yaml since the first version, with their types."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """The files of a run; a run without folds is fold 0 of 1.
-
-    Attributes:
-        folder: the run's folder.
-        config: its configuration, as nested plain containers.
-        metrics: the content of metrics.json; empty if the run is not finished.
-        scores: see `RunFolder.read_scores`; None if the run is not finished.
-        damage: why the run is left out, in one line; empty if it is not damaged.
-    """
+    """The files of a run; a run without folds is fold 0 of 1."""
 
     folder: Path
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    scores: "DataFrame" = None
-    damage: str = ""
+    config: dict[str, Any]  # nested plain containers
+    metrics: dict[str, Any]  # empty if the run is not finished
+    scores: "DataFrame" = None  # see `RunFolder.read_scores`; None if the run is not finished
+    damage: str = ""  # why the run is left out, in one line
 
     @property
     def name(self) -> str:

@@ -112,14 +112,7 @@ def build_page(survey: "Survey", split_file: Path | None) -> Page:
 
 
 def build_values_page(name: str, message: str, pairs: Sequence[Pair], checks: Sequence[Check]) -> Page:
-    """A page for masks with ambiguous values: the values, and a picture of each.
-
-    Args:
-        name: of the data set.
-        message: the problem and the options that solve it.
-        pairs: all pairs of the data set.
-        checks: the checks of the pairs.
-    """
+    """A page for masks with ambiguous values: what to do (`message`), the values, and a picture of each."""
     page = Page(f"{TITLE}{name}", "It is not clear what is polyp in the masks.")
     page.text(message, "warning")
     shares = sum_levels([check.levels for check in checks if check.levels is not None])

@@ -50,28 +50,16 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """The result of an inspection.
+    """The result of an inspection."""
 
-    Attributes:
-        name: of the data set.
-        images: the images without a problem.
-        problems: a line for each problem.
-        groups: near-duplicates, at least two images in each group.
-        split_name: of the split in use; None without one.
-        split: the subsets in use, without images that have a problem; empty without a split.
-        suggestion: the suggested subsets; empty if there are too few images.
-        notes: how the files and masks were understood.
-        suspicions: what is unusual.
-    """
-
-    name: str
-    images: list[Image]
+    name: str  # of the data set
+    images: list[Image]  # without a problem
     problems: list[str]
-    groups: list[Group]
-    split_name: str | None
-    split: dict[str, list[str]]
-    suggestion: dict[str, list[str]]
-    notes: list[str]
+    groups: list[Group]  # of near-duplicates, at least two images each
+    split_name: str | None  # of the split in use
+    split: dict[str, list[str]]  # the stems of each subset in use, without images that have a problem
+    suggestion: dict[str, list[str]]  # the suggested subsets; empty if there are too few images
+    notes: list[str]  # how the files and masks were understood
     suspicions: list[str]
 
     @cached_property

@@ -13,8 +13,7 @@ from polyp.errors import InputError
 from polyp.runs.data import load_run_data
 from polyp.runs.model import Source
 
-FITTED = ("train", "val")
-"""The subsets that determine a model: its weights, and which of its checkpoints is kept."""
+FITTED = ("train", "val")  # the subsets that determine the weights of a model and its best checkpoint
 
 
 class TrainingData:

@@ -32,9 +32,7 @@ from polyp.runs.model import Source, find_sources
 log = logging.getLogger(__name__)
 
 EVALUATIONS = "evaluations"
-
-PACKAGES = ("torch", "segmentation-models-pytorch")
-"""Packages whose versions metrics.json records besides polyp's."""
+PACKAGES = ("torch", "segmentation-models-pytorch")  # whose versions metrics.json records
 
 
 def run(options: Options) -> list[dict[str, Any]]:

@@ -22,9 +22,8 @@ from polyp.errors import shell_word
 from polyp.report.tables import Column, Table
 from polyp.runs.folder import RunFolder
 
+# The numbers of the table with a row for each data set, and the meanings of their abbreviations.
 PAPER = ("dice", "iou", "dice_mean", "iou_mean", "wfm", "sm", "em_max", "mae", "false_alarms")
-"""The numbers of a table that has a row for each data set."""
-
 PAPER_NAMES = {
     "wfm": "wfm: weighted F-measure",
     "sm": "sm: S-measure",
@@ -34,12 +33,7 @@ PAPER_NAMES = {
 
 
 def print_metrics(metrics: Mapping[str, Any], images: Sequence[Image]) -> None:
-    """Print the numbers of `SUMMARY`, the result in words and the notes.
-
-    Args:
-        metrics: the content of metrics.json.
-        images: the scored images.
-    """
+    """Print the numbers of `SUMMARY`, the result in words and the notes."""
     console = terminal.console()
     title = f"[bold]{escape(metrics['images'])}[/], {len(images)} images at original resolution"
     pixels = "" if metrics["normal"] else "; TP, FP, FN: correct, wrong and missed pixels"
@@ -69,13 +63,7 @@ def print_sets(evaluations: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_places(folder: Path, count: int, models: Sequence[str]) -> None:
-    """Print where the files of an evaluation are, and the command that predicts with its models.
-
-    Args:
-        folder: the evaluation's.
-        count: the number of numbers in metrics.json.
-        models: the models of the command line; several were averaged.
-    """
+    """Print where the files of an evaluation with `count` numbers are, and how to predict with its models."""
     relative = RunFolder(os.path.relpath(folder))
     first, *others = map(shell_word, models)
     terminal.print_places(

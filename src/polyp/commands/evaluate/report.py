@@ -47,17 +47,10 @@ def write_report(
     predictors: Mapping[str, Predictor],
     file: Path,
 ) -> None:
-    """Write the page.
-
-    Args:
-        metrics: the content of metrics.json.
-        images: the scored images.
-        test_set: reads the images again for the pictures.
-        predictors: predict the images again for the pictures, by stem.
-        file: the page.
+    """Write the page. The pictures are read again by the test set and predicted by the predictors, by stem.
 
     Raises:
-        InputError: the page cannot be written.
+        WriteError: the page cannot be written.
     """
     folder = next(iter(predictors.values())).sources[0].output_folder
     page = Page(f"{folder.absolute().name} on {metrics['images']}", describe_result(metrics, images))
@@ -69,13 +62,7 @@ def write_report(
     if not metrics["normal"]:
         strata = _build_strata_table(metrics)
         page.section("Where it is good and bad")
-        page.charts(
-            [
-                _plot_strata(strata.rows, metrics["numbers"]["dice"]["value"]),
-                _plot_dice(images),
-                _plot_reliability(metrics["reliability"]),
-            ]
-        )
+        page.charts([_plot_strata(strata.rows, metrics), _plot_dice(images), _plot_reliability(metrics)])
         page.table(strata)
     if metrics["sources"]:
         page.section("Sources")
@@ -85,9 +72,8 @@ def write_report(
         add_corruptions(page, metrics["corruptions"], test_set, predictors, metrics["threshold"])
     if metrics["risk_control"]:
         page.section("A threshold that misses less", describe_control(metrics["risk_control"]))
-    page.section(
-        "All numbers", "Intervals are 95 %, by bootstrap over the images; they do not cover other seeds."
-    )
+    intro = "Intervals are 95 %, by bootstrap over the images; they do not cover other seeds."
+    page.section("All numbers", intro)
     page.table(build_number_table(metrics, "number", "definition", metrics["definitions"]))
     page.write(file)
 
@@ -250,9 +236,9 @@ def _build_strata_table(metrics: Mapping[str, Any]) -> Table:
 
 
 @styled
-def _plot_strata(rows: Sequence[Mapping[str, Any]], mean: float) -> Chart:
+def _plot_strata(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> Chart:
     figure, axes = make_axes("Dice", "", (SIZE[0], 0.6 + 0.24 * len(rows)))
-    axes.axvline(mean, color=FAINT, lw=1)
+    axes.axvline(metrics["numbers"]["dice"]["value"], color=FAINT, lw=1)
     for place, row in enumerate(rows):
         axes.plot(row["dice"], place, "o", color=SERIES[0], ms=5)
         if row["dice_interval"]:
@@ -274,14 +260,14 @@ def _plot_dice(images: Sequence[Image]) -> Chart:
 
 
 @styled
-def _plot_reliability(reliability: Mapping[str, Any]) -> Chart:
+def _plot_reliability(metrics: Mapping[str, Any]) -> Chart:
+    reliability = metrics["reliability"]
     pixels, probability, polyp = (np.array(reliability[name]) for name in ("pixels", "probability", "polyp"))
-    filled = pixels > 0
+    is_filled = pixels > 0
+    x, y = probability[is_filled] / pixels[is_filled], polyp[is_filled] / pixels[is_filled]
     figure, axes = make_axes("predicted probability", "share of polyp")
     axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
-    axes.plot(
-        probability[filled] / pixels[filled], polyp[filled] / pixels[filled], "o-", color=SERIES[0], ms=4
-    )
+    axes.plot(x, y, "o-", color=SERIES[0], ms=4)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     caption = "The share of polyp among the pixels of each probability; below the line it is overconfident."
     return Chart("reliability", figure, caption)
@@ -323,11 +309,8 @@ def _add_cases(
     failures = [row for row in ranked if row["dice"] < FAILURE]
     if metrics["normal"] or not failures:
         return
-    total = count(len(ranked), "image")
-    page.section(
-        "Failures by stratum",
-        f"Dice is below {FAILURE} on {len(failures)} of {total}. The worst come first.",
-    )
+    share = f"{len(failures)} of {count(len(ranked), 'image')}"
+    page.section("Failures by stratum", f"Dice is below {FAILURE} on {share}. The worst come first.")
     for name, groups in group_by_stratum(failures).items():
         for part, group in groups.items():
             size = count(metrics["strata"][name][part]["n"], "image")

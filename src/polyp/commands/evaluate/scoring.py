@@ -18,8 +18,8 @@ from polyp.metrics.intervals import summarise_rows, summarise_sources
 from polyp.metrics.overlap import FAILURE
 from polyp.metrics.suite import Scores, at_threshold, definitions, missed, score, summarise
 
+# The numbers that are meaningful for images without polyps.
 NORMAL = ("false_alarms", "false_positives_per_image", "mae", "brier", "ece")
-"""The numbers that are meaningful for images without polyps."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,9 @@ class Image:
 
 
 def score_images(predictor: Predictor, test_set: TestSet, threshold: float) -> list[Image]:
-    """Score the images of a set.
+    """Score the images of a set: a pixel is predicted to be polyp if its probability is at least `threshold`.
 
     While a batch is predicted, the next one is read and the previous one scored: three are in memory.
-
-    Args:
-        predictor: the model or models.
-        test_set: the images.
-        threshold: a pixel is predicted to be polyp if its probability is at least this.
 
     Raises:
         InputError: a model returns something other than probabilities, such as NaN.
@@ -87,8 +82,7 @@ def summarise_images(
     """Numbers with definitions and intervals, sources, strata and calibration of images, for metrics.json.
 
     Args:
-        images: at least one.
-        threshold: the threshold of the scores.
+        images: at least one, scored at `threshold`.
         normal: none of the images has a polyp.
         control: a threshold that was chosen on validation images; its numbers are added unless `normal`.
     """

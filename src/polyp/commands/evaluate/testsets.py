@@ -22,24 +22,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TestSet:
-    """Images to score on.
+    """Images to score on."""
 
-    Attributes:
-        name: the default name of the evaluation's folder.
-        pairs: images and masks; normal frames have no masks.
-        normal: no image has a polyp.
-        fingerprint: of the data set; None for normal frames.
-        thumbnails, fields: (N, 32, 32) uint8, see `polyp.data.duplicates`; None for images of a run.
-        models: the numbers of the models that score an image, by its stem; empty if all models score all.
-    """
-
-    name: str
-    pairs: Sequence[Pair]
-    normal: bool = False
-    fingerprint: str | None = None
-    thumbnails: np.ndarray | None = None
-    fields: np.ndarray | None = None
+    name: str  # the default name of the evaluation's folder
+    pairs: Sequence[Pair]  # normal frames have no masks
+    normal: bool = False  # no image has a polyp
+    fingerprint: str | None = None  # of the data set; None for normal frames
+    thumbnails: np.ndarray | None = None  # (N, 32, 32) uint8, see `polyp.data.duplicates`; None for a run's
+    fields: np.ndarray | None = None  # like thumbnails
     models: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The numbers of the models that score an image, by its stem; empty if all models score all images."""
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8: 1 polyp, 0 background, 255 ignored."""
