@@ -93,8 +93,8 @@ def label_rows(axes: Axes, names: Sequence[str], values: Sequence[str] = (), col
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    for place, value in enumerate(values):
-        axes.annotate(value, (1.02, place), xycoords=("axes fraction", "data"), va="center", color=colour)
+    for index, value in enumerate(values):
+        axes.annotate(value, (1.02, index), xycoords=("axes fraction", "data"), va="center", color=colour)
 
 
 def label_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
@@ -110,9 +110,10 @@ def label_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     labels = sorted(labels)
     offsets = LABEL_HEIGHT * np.arange(len(labels))
     heights = (np.array([height for height, *_ in labels]) - low) / (high - low)
-    places = isotonic_regression(heights - offsets).x + offsets
-    for place, (_, text, colour) in zip(places - max(0, places[-1] - 1), labels, strict=True):
-        axes.annotate(text, (1.02, place), xycoords="axes fraction", va="center", color=colour)
+    heights = isotonic_regression(heights - offsets).x + offsets
+    heights -= max(0, heights[-1] - 1)
+    for height, (_, text, colour) in zip(heights, labels, strict=True):
+        axes.annotate(text, (1.02, height), xycoords="axes fraction", va="center", color=colour)
 
 
 @styled

@@ -2,13 +2,9 @@
 
 import html
 import re
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polyp.errors import printable
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 
 class Markdown(str):
@@ -32,14 +28,9 @@ def format_code(value: Any) -> Markdown:
 
 def render_markdown(template: str, **values: Any) -> str:
     """Fill in a Markdown template of report/templates; values are escaped unless they are `Markdown`."""
-    return _environment().get_template(template).render(values)
-
-
-@cache
-def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("polyp.report"),
         undefined=StrictUndefined,
         finalize=escape_markdown,
@@ -47,6 +38,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    return environment.get_template(template).render(values)
 
 
 def _one_line(value: Any) -> str:

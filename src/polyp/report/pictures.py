@@ -42,17 +42,17 @@ def overlay(
         opacity: of the tint, 0-1; 0 draws the outline alone.
         labels: left and top of a polyp's box, and the text above it.
     """
-    inside = (mask != 0).astype(np.uint8)
-    values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)  # for each of 256
+    polyp = (mask != 0).astype(np.uint8)
+    values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)
     tinted = cv2.LUT(image, np.rint(values).astype(np.uint8)[None])
-    drawn = contour(cv2.copyTo(tinted, inside, image.copy()), inside, PREDICTION)
+    picture = contour(cv2.copyTo(tinted, polyp, image.copy()), polyp, PREDICTION)
     size = max(10, min(mask.shape) // 18)
     for left, top, text in labels:
         label = _write({text: PREDICTION}, size)
-        left, top = max(0, min(left, drawn.shape[1] - label.shape[1])), max(0, top - label.shape[0])
-        place = drawn[top : top + label.shape[0], left : left + label.shape[1]]
-        place[:] = label[: place.shape[0], : place.shape[1]]
-    return drawn
+        left, top = max(0, min(left, picture.shape[1] - label.shape[1])), max(0, top - label.shape[0])
+        region = picture[top : top + label.shape[0], left : left + label.shape[1]]
+        region[:] = label[: region.shape[0], : region.shape[1]]
+    return picture
 
 
 def panel(
@@ -105,10 +105,10 @@ def sheet(
         columns: of the grid.
     """
     pictures = []
-    for place, panel in enumerate(panels):
+    for index, panel in enumerate(panels):
         size = round(panel.shape[1] * height / panel.shape[0]), height
         picture = cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
-        pictures.append(add_text(picture, {captions[place]: TEXT}) if captions else picture)
+        pictures.append(add_text(picture, {captions[index]: TEXT}) if captions else picture)
     width = max(picture.shape[1] for picture in pictures)
     cells = []
     for picture in pictures:

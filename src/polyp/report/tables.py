@@ -52,8 +52,8 @@ class Table:
         self.hints = [column.hint for column in columns]
         self.cells = [[column.format_cell(row) for column in columns] for row in rows]
         self.styles = [
-            _style(column.align, [cells[place] for cells in self.cells])
-            for place, column in enumerate(columns)
+            _style(column.align, [cells[index] for cells in self.cells])
+            for index, column in enumerate(columns)
         ]
         """The HTML class of each column: "" for numbers, "text" or "text long" for text."""
 
@@ -84,34 +84,32 @@ class Table:
         from rich.markup import escape
         from rich.table import Table as Grid
 
-        columns = [
-            [label, *(cells[place] for cells in self.cells)] for place, label in enumerate(self.labels)
-        ]
-        optional = [place for place, column in enumerate(self.columns) if fit and column.optional]
+        columns = [list(column) for column in zip(self.labels, *self.cells, strict=True)]
+        optional = [index for index, column in enumerate(self.columns) if fit and column.optional]
         legends: dict[int, list[str]] = {}
-        for place in optional:
-            label, *cells = columns[place]
+        for index in optional:
+            label, *cells = columns[index]
             if max(map(len, cells), default=0) > LONG_SETTING:
                 marks = {cell: f"[{number}]" for number, cell in enumerate(dict.fromkeys(cells), 1)}
-                columns[place] = [label, *(marks[cell] for cell in cells)]
-                legends[place] = [f"{label} {mark}: {cell}" for cell, mark in marks.items()]
+                columns[index] = [label, *(marks[cell] for cell in cells)]
+                legends[index] = [f"{label} {mark}: {cell}" for cell, mark in marks.items()]
         console, visible = terminal.console(), list(range(len(columns)))
         widths = [max(map(len, column)) + 2 for column in columns]
         while (
-            optional and console.is_terminal and sum(widths[place] for place in visible) - 2 > console.width
+            optional and console.is_terminal and sum(widths[index] for index in visible) - 2 > console.width
         ):
             visible.remove(optional.pop())
 
         grid = Grid(box=None, pad_edge=False)
-        for place in visible:
-            grid.add_column(escape(columns[place][0]), justify="left" if self.styles[place] else "right")
+        for index in visible:
+            grid.add_column(escape(columns[index][0]), justify="left" if self.styles[index] else "right")
         for number, row in enumerate(self.rows, 1):
-            grid.add_row(*(escape(columns[place][number]) for place in visible), style="bold" * bold(row))
+            grid.add_row(*(escape(columns[index][number]) for index in visible), style="bold" * bold(row))
         Console(width=sum(widths)).print(grid)  # the full width, even if the terminal is narrower
-        for place in visible:
-            for line in legends.get(place, ()):
+        for index in visible:
+            for line in legends.get(index, ()):
                 console.print(line, markup=False)
-        if hidden := [column[0] for place, column in enumerate(columns) if place not in visible]:
+        if hidden := [column[0] for index, column in enumerate(columns) if index not in visible]:
             console.print(f"Not shown{f' ({option})' * bool(option)}: {'; '.join(hidden)}", markup=False)
 
 

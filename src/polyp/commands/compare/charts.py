@@ -62,11 +62,11 @@ def plot_differences(comparison: Comparison) -> list[Chart]:
         return []
     figure, axes = make_axes("difference in test Dice", "", (SIZE[0], 0.6 + 0.2 * len(recipes)))
     axes.axvline(0, color=FAINT, lw=1)
-    for place, (recipe, interval) in enumerate(zip(recipes, intervals, strict=True)):
+    for index, (recipe, interval) in enumerate(zip(recipes, intervals, strict=True)):
         value, is_tie = comparison.differences[recipe.number].value, recipe.number in comparison.ties
         colour = FAINT if is_tie else SERIES[0] if value > 0 else SERIES[1]
-        axes.plot(interval, [place, place], color=colour)
-        axes.plot(value, place, "o", color=colour, mfc="none" if is_tie else colour, ms=5)
+        axes.plot(interval, [index, index], color=colour)
+        axes.plot(value, index, "o", color=colour, mfc="none" if is_tie else colour, ms=5)
     is_short = all(len(recipe.title) <= MAX_TITLE for recipe in recipes)
     label_rows(axes, [recipe.title if is_short else f"#{recipe.number}" for recipe in recipes])
     limit = 1.1 * max(MIN_SPAN, np.abs(intervals).max())
@@ -123,9 +123,8 @@ def plot_images(comparison: Comparison, anchors: Mapping[str, str]) -> list[Char
 
     The points of images in `anchors` (stem: letter) link to their pictures on the page.
     """
-    best, *others = comparison.comparable
-    charts = []
-    for recipe in others[:MAX_PAIRS]:
+    best, charts = comparison.reference, []
+    for recipe in comparison.comparable[1 : 1 + MAX_PAIRS]:
         figure, axes = make_axes(f"Dice of #{best.number}", f"Dice of #{recipe.number}", (3, 3))
         axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
         axes.plot(best.dice, recipe.dice, "o", color=SERIES[0], ms=3, alpha=0.5, mew=0)
@@ -170,9 +169,9 @@ def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mappi
     for value, recipe in points:
         deviation, colour = recipe.deviations.get("val/dice"), colours[recipe.number]
         axes.errorbar(value, recipe.val, deviation, fmt="o", ms=5, color=colour, capsize=2)
-    front = [points[place] for place in find_pareto_front([(value, recipe.val) for value, recipe in points])]
-    for place, (value, recipe) in enumerate(points if len(points) <= len(SERIES) else front):
-        offset = (4, -11) if place % 2 else (4, 5)  # labels of neighbours would often overlap
+    front = [points[index] for index in find_pareto_front([(value, recipe.val) for value, recipe in points])]
+    for index, (value, recipe) in enumerate(points if len(points) <= len(SERIES) else front):
+        offset = (4, -11) if index % 2 else (4, 5)  # labels of neighbours would often overlap
         style: dict[str, Any] = {"textcoords": "offset points", "color": colours[recipe.number]}
         axes.annotate(f"#{recipe.number}", (value, recipe.val), offset, **style)
     x, y = zip(*sorted((value, recipe.val) for value, recipe in front), strict=True)
@@ -198,8 +197,8 @@ def _share_limits(charts: Sequence[Axes], name: Literal["x", "y"]) -> None:
 def find_pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """The indices of the points (cost, gain) for which no different point costs no more and gains no less."""
     return [
-        place
-        for place, (cost, gain) in enumerate(points)
+        index
+        for index, (cost, gain) in enumerate(points)
         if not any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
     ]
 
@@ -229,12 +228,11 @@ def plot_effects(comparison: Comparison) -> list[Chart]:
 
 def _is_balanced(comparison: Comparison, keys: Sequence[str]) -> bool:
     """Whether the other settings of the recipes are the same for each value of the keys."""
-    groups: dict[str, list[list[str]]] = defaultdict(list)
+    groups: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for recipe in comparison.recipes:
-        settings = [str(recipe.values.get(key)) for key in comparison.keys if key not in keys]
+        settings = tuple(str(recipe.values.get(key)) for key in comparison.keys if key not in keys)
         groups[str(recipe.values.get(keys[0]))].append(settings)
-    first, *others = (sorted(group) for group in groups.values())
-    return all(group == first for group in others)
+    return len({tuple(sorted(group)) for group in groups.values()}) == 1
 
 
 def _plot_effect(recipes: Sequence[Recipe], key: str, title: str) -> tuple[Figure, bool]:
@@ -245,14 +243,14 @@ def _plot_effect(recipes: Sequence[Recipe], key: str, title: str) -> tuple[Figur
     is_axis = len(groups) > MAX_ROWS and all(_sort_key(value)[0] == 0 for value in groups)
     height = SIZE[1] if is_axis else 0.75 + 0.3 * len(groups)
     figure, axes = make_axes("validation Dice", clip(title, MAX_LABEL) if is_axis else "", (SIZE[0], height))
-    for place, (value, group) in enumerate(groups.items()):
+    for index, (value, group) in enumerate(groups.items()):
         points = [run.val for recipe in group for run in recipe.runs]
-        heights = [value if is_axis else place] * len(points)
+        heights = [value if is_axis else index] * len(points)
         axes.plot(points, heights, "o", color=SERIES[0], ms=4, alpha=0.7, mew=0)
     if not is_axis:
         means = [np.mean([recipe.val for recipe in group]) for group in groups.values()]
-        for place, mean in enumerate(means):
-            axes.plot([mean, mean], [place - 0.3, place + 0.3], color=SERIES[1], lw=2)
+        for index, mean in enumerate(means):
+            axes.plot([mean, mean], [index - 0.3, index + 0.3], color=SERIES[1], lw=2)
         names = [clip(group[0].texts.get(key, "none"), MAX_LABEL) for group in groups.values()]
         label_rows(axes, names, [f"{mean:.3f}" for mean in means], SERIES[1])
         axes.set_title(clip(title, 2 * MAX_LABEL), fontsize=8, loc="left", color=TEXT)
@@ -274,8 +272,8 @@ def draw_tiles(tiles: Sequence[tuple[np.ndarray, str]], title: str) -> Figure:
     rows = -(-len(tiles) // 5)
     figure = Figure(figsize=(10, 2.3 * rows + 0.4), facecolor="white")
     figure.suptitle(title, fontsize=10)
-    for place, (picture, caption) in enumerate(tiles, 1):
-        axes = figure.add_subplot(rows, 5, place)
+    for index, (picture, caption) in enumerate(tiles, 1):
+        axes = figure.add_subplot(rows, 5, index)
         axes.imshow(picture)
         axes.axis("off")
         axes.set_title("\n".join(textwrap.wrap(caption, 26)), fontsize=8)

@@ -21,49 +21,31 @@ LEVEL = 0.05  # probability of a wrong verdict in any of the comparisons
 
 @dataclass(frozen=True)
 class Difference:
-    """How the test Dice of a recipe differs from the reference's, on the same images.
+    """The difference in test Dice of a recipe to the reference, on the same images.
 
-    Attributes:
-        value: the recipe's mean minus the reference's.
-        interval: 95 % interval for all comparisons together (Bonferroni); excludes 0 exactly if images_p is
-            below LEVEL. None if there are too few test images for any difference to reach LEVEL.
-        images_p: p-value of chance in the choice of images, corrected alike.
-        margin: the difference that other seeds may make, corrected alike; None if all have a single seed.
-        p: images_p or the corrected p-value of chance in the choice of seeds, whichever is larger.
+    All but the value are corrected for the number of comparisons (Bonferroni).
     """
 
-    value: float
-    interval: tuple[float, float] | None
-    images_p: float
-    margin: float | None
-    p: float
+    value: float  # the recipe's mean minus the reference's
+    interval: tuple[float, float] | None  # 95 %; None if the test images are too few to reach LEVEL
+    images_p: float  # of chance in the choice of images; below LEVEL exactly if the interval excludes 0
+    margin: float | None  # the difference that other seeds may make; None if all have a single seed
+    p: float  # images_p or the p-value of chance in the choice of seeds, whichever is larger
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of comparing runs.
+    """The result of comparing runs."""
 
-    Attributes:
-        recipes: the best by validation first.
-        unfinished: runs without numbers.
-        damaged: runs that are left out, see their `damage`.
-        key_groups: the keys that differ between recipes; keys that always change together are one group.
-        comparable: the recipes that share a test set, the reference first.
-        differences: from the reference to each of the comparable recipes, by the recipe's number.
-        noise: the pooled standard deviation of test Dice between seeds and its degrees of freedom, if known.
-        warnings: why runs are not comparable.
-        notes: other conditions that differ, and the seed noise.
-    """
-
-    recipes: list[Recipe]
+    recipes: list[Recipe]  # the best by validation first
     unfinished: list[RunRecord]
-    damaged: list[RunRecord]
-    key_groups: list[list[str]]
-    comparable: list[Recipe]
-    differences: dict[int, Difference]
-    noise: tuple[float, int] | None
-    warnings: list[str]
-    notes: list[str]
+    damaged: list[RunRecord]  # left out, see their `damage`
+    key_groups: list[list[str]]  # the keys that differ; those that always change together are one group
+    comparable: list[Recipe]  # the recipes that share a test set, the reference first
+    differences: dict[int, Difference]  # to the reference, by the number of the recipe
+    noise: tuple[float, int] | None  # standard deviation of test Dice between seeds, degrees of freedom
+    warnings: list[str]  # why runs are not comparable
+    notes: list[str]  # other conditions that differ, and the seed noise
 
     @property
     def reference(self) -> Recipe:
@@ -233,17 +215,17 @@ def _list_split_keys(recipes: Sequence[Recipe]) -> str:
 def _measure_differences(
     comparable: Sequence[Recipe], noise: tuple[float, int] | None
 ) -> dict[int, Difference]:
-    reference, *others = comparable
-    if not others:
+    reference, *rivals = comparable
+    if not rivals:
         return {}
-    tests = sign_flip_tests(np.stack([recipe.dice - reference.dice for recipe in others], axis=1), LEVEL)
+    tests = sign_flip_tests(np.stack([recipe.dice - reference.dice for recipe in rivals], axis=1), LEVEL)
     differences = {}
-    for recipe, test in zip(others, tests, strict=True):
+    for recipe, test in zip(rivals, tests, strict=True):
         margin, p = None, test.p
         if noise is not None:
             seeds = len(recipe.seeds), len(reference.seeds)
-            margin = seed_margin(noise, *seeds, 1 - LEVEL / len(others))
-            p = max(p, min(1.0, len(others) * seed_p(test.value, noise, *seeds)))
+            margin = seed_margin(noise, *seeds, 1 - LEVEL / len(rivals))
+            p = max(p, min(1.0, len(rivals) * seed_p(test.value, noise, *seeds)))
         differences[recipe.number] = Difference(test.value, test.interval, test.p, margin, p)
     return differences
 

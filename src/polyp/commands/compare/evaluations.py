@@ -106,12 +106,12 @@ def _build_table(evaluations: Sequence[Evaluation]) -> Table:
     dice = np.stack([evaluation.scores["dice"].reindex(stems) for evaluation in evaluations], axis=1)
     tests = sign_flip_tests(dice[:, 1:] - dice[:, :1], LEVEL) if len(evaluations) > 1 else []
     rows: list[dict[str, Any]] = []
-    for place, evaluation in enumerate(evaluations):
-        low, high = compute_interval(dice[:, place]) or (None, None)
-        row = {"run": evaluation.run, "prediction": evaluation.prediction, "dice": dice[:, place].mean()}
+    for index, evaluation in enumerate(evaluations):
+        low, high = compute_interval(dice[:, index]) or (None, None)
+        row = {"run": evaluation.run, "prediction": evaluation.prediction, "dice": dice[:, index].mean()}
         row |= {"dice_low": low, "dice_high": high, "remark": evaluation.remark}
-        if place:
-            test = tests[place - 1]
+        if index:
+            test = tests[index - 1]
             row |= {"difference": test.value, "p": test.p}
             if test.interval:
                 row |= dict(zip(("difference_low", "difference_high"), test.interval, strict=True))

@@ -34,22 +34,22 @@ def choose_recipes(comparison: Comparison) -> list[Recipe]:
     if len(recipes) <= MAX_RECIPES:
         return recipes
     spread = np.linspace(half, len(recipes) - 1, MAX_RECIPES - half).round().astype(int)
-    return [recipes[place] for place in (*range(half), *spread)]
+    return [recipes[index] for index in (*range(half), *spread)]
 
 
 def choose_images(comparison: Comparison) -> dict[str, str]:
     """The reason for each chosen stem: failures of the best, disagreement between runs, then variety."""
     best, stems = comparison.reference, comparison.reference.stems
     reasons = {}
-    for place in np.argsort(best.dice, kind="stable")[:FAILED]:
-        if best.dice[place] < FAILURE:
-            reasons[stems[place]] = f"a failure of #{best.number}"
+    for index in np.argsort(best.dice, kind="stable")[:FAILED]:
+        if best.dice[index] < FAILURE:
+            reasons[stems[index]] = f"a failure of #{best.number}"
     dice = np.array([recipe.dice for recipe in comparison.comparable])
     low, high = dice.min(axis=0), dice.max(axis=0)
     order = np.argsort(low - high, kind="stable")
-    for place in [place for place in order if stems[place] not in reasons][:DISPUTED]:
-        if low[place] < high[place]:
-            reasons[stems[place]] = f"the runs disagree, Dice from {low[place]:.2f} to {high[place]:.2f}"
+    for index in [index for index in order if stems[index] not in reasons][:DISPUTED]:
+        if low[index] < high[index]:
+            reasons[stems[index]] = f"the runs disagree, Dice from {low[index]:.2f} to {high[index]:.2f}"
     for stem in _choose_varied(best):
         share = best.rows["polyp_share"][stem] if "polyp_share" in best.rows else None
         reasons.setdefault(stem, "chosen for variety" if share is None else f"polyp {share:.1%} of the image")
@@ -62,11 +62,11 @@ def _choose_varied(recipe: Recipe) -> list[str]:
     ranks = traits.dropna(axis="columns").rank(method="first", pct=True)
     if ranks.empty:
         return recipe.stems[:VARIED]
-    chosen = [(ranks - 0.5).abs().sum(axis="columns").idxmin()]
-    while len(chosen) < min(VARIED, len(ranks)):
-        distances = [((ranks - ranks.loc[stem]) ** 2).sum(axis="columns") for stem in chosen]
-        chosen.append(ranks.index[np.argmax(np.min(distances, axis=0))])
-    return sorted(chosen, key=lambda stem: traits.loc[stem, ranks.columns[0]])
+    stems = [(ranks - 0.5).abs().sum(axis="columns").idxmin()]
+    while len(stems) < min(VARIED, len(ranks)):
+        distances = [((ranks - ranks.loc[stem]) ** 2).sum(axis="columns") for stem in stems]
+        stems.append(ranks.index[np.argmax(np.min(distances, axis=0))])
+    return sorted(stems, key=lambda stem: traits.loc[stem, ranks.columns[0]])
 
 
 def draw_examples(

@@ -183,15 +183,15 @@ def write_page(
 def _list_numbers(comparison: Comparison) -> "list[Number]":
     from polyp.report.html import Number  # imports matplotlib
 
-    best, others = comparison.reference, len(comparison.differences)
+    best, rivals = comparison.reference, len(comparison.differences)
     interval = "95 %: {:.3f} to {:.3f}".format(*best.interval) if best.interval else ""
     numbers = [
         Number(f"test Dice of #{best.number}", f"{best.dice.mean():.3f}", interval, HINTS["test/dice"]),
         Number(f"validation Dice of #{best.number}", f"{best.val:.3f}", "ranks the runs", HINTS["val/dice"]),
         Number("configurations", str(len(comparison.recipes)), count(len(comparison.runs), "finished run")),
     ]
-    if others:
-        share, noun = f"{len(comparison.ties)} of {others}", f"other configuration{'s' * (others != 1)}"
+    if rivals:
+        share, noun = f"{len(comparison.ties)} of {rivals}", f"other configuration{'s' * (rivals != 1)}"
         numbers.append(Number("not distinguishable", share, noun, HINTS["verdict"]))
     numbers.append(Number("test images", str(len(best.stems)), f"split {best.first.split}"))
     noise, detail = "unknown", "one seed each"

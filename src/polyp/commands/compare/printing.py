@@ -48,5 +48,5 @@ def _build_short_table(comparison: Comparison, table: Table) -> Table:
         Column("verdict", format=lambda row: comparison.short_verdict(recipes[row["rank"] - 1])),
     ]
     names = {column.name for column in columns}
-    others = [replace(column, optional=True) for column in table.columns if column.name not in names]
-    return Table(table.rows, [*columns, *others])
+    columns += [replace(column, optional=True) for column in table.columns if column.name not in names]
+    return Table(table.rows, columns)

@@ -104,11 +104,11 @@ class RunRecord:
         """The stems of the test images, and the number of polyp pixels of each."""
         return frozenset((self.scores["tp"] + self.scores["fn"]).items())
 
-    def shares_division(self, other: "RunRecord") -> bool:
+    def shares_division(self, run: "RunRecord") -> bool:
         """Whether both test sets may come from the same division of the images into folds."""
-        if self.fold == other.fold:
-            return self.test_set == other.test_set
-        return self.test_set.isdisjoint(other.test_set)
+        if self.fold == run.fold:
+            return self.test_set == run.test_set
+        return self.test_set.isdisjoint(run.test_set)
 
     @property
     def monitor(self) -> str:

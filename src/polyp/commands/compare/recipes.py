@@ -25,20 +25,13 @@ class Recipe:
     """The runs of one configuration on the same test images; they differ in seeds and folds only.
 
     All seeds have the same folds, so that the test images of a seed are those of all folds.
-
-    Attributes:
-        runs: at least one, sorted by seed and fold.
-        number: the rank by validation, from 1 on.
-        values: the settings that differ between recipes; without keys that the configuration does not have.
-        texts: a short text for each key that differs.
-        label: the texts in a few words.
     """
 
-    runs: tuple[RunRecord, ...]
-    number: int = 0
-    values: Mapping[str, Any] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    label: str = ""
+    runs: tuple[RunRecord, ...]  # at least one, sorted by seed and fold
+    number: int = 0  # the rank by validation, from 1 on
+    values: Mapping[str, Any] = field(default_factory=dict)  # the recipe's settings that differ, by key
+    texts: Mapping[str, str] = field(default_factory=dict)  # a short text for each key that differs
+    label: str = ""  # the settings that differ, in a few words
 
     @property
     def title(self) -> str:
@@ -202,11 +195,11 @@ def group_runs(finished: Sequence[RunRecord]) -> tuple[list[Recipe], list[list[s
     keys = [key for group in key_groups for key in group]
     label_keys = [group[0] for group in key_groups if group[0] != "data.fingerprint"]
     texts = {key: shorten_values([recipe.first.settings.get(key) for recipe in recipes]) for key in keys}
-    for place, recipe in enumerate(recipes):
+    for index, recipe in enumerate(recipes):
         values = {key: recipe.first.settings[key] for key in keys if key in recipe.first.settings}
-        short = {key: texts[key][place] for key in keys}
+        short = {key: texts[key][index] for key in keys}
         label = _build_label(recipe.first.settings, {key: short[key] for key in label_keys})
-        recipes[place] = replace(recipe, number=place + 1, values=values, texts=short, label=label)
+        recipes[index] = replace(recipe, number=index + 1, values=values, texts=short, label=label)
     return recipes, key_groups
 
 

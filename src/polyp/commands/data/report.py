@@ -97,8 +97,8 @@ def build_page(survey: "Survey", split_file: Path | None) -> Page:
     _add_sizes(page, survey.images)
     page.section("Contact sheet", "From the smallest polyp to the largest.")
     ranked = sorted(survey.images, key=lambda image: image.traits["polyp_share"])
-    places = np.unique(np.linspace(0, len(ranked) - 1, min(PICTURES, len(ranked))).round().astype(int))
-    page.gallery([_draw(ranked[n], f"{ranked[n].traits['polyp_share']:.1%}") for n in places], LEGEND)
+    indices = np.unique(np.linspace(0, len(ranked) - 1, min(PICTURES, len(ranked))).round().astype(int))
+    page.gallery([_draw(ranked[n], f"{ranked[n].traits['polyp_share']:.1%}") for n in indices], LEGEND)
     _add_groups(page, survey)
     page.section("Split")
     if survey.split:
@@ -237,13 +237,13 @@ def _plot_shares(images: Sequence["Image"]) -> Chart:
     axes.set(xlim=(0, None))
     axes.margins(y=0.3)  # room for the labels
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    for name, least in STRATA["size"].bins.items():
+    for name, share in STRATA["size"].bins.items():
         if name == "none":
             continue
-        axes.axvline(100 * least, color=FAINT, lw=1, ls=":")
-        if 100 * least < axes.get_xlim()[1]:
-            place = (100 * least, 1), (2, 0), ("data", "axes fraction"), "offset points"
-            axes.annotate(name, *place, rotation=90, va="top", color=FAINT)
+        axes.axvline(100 * share, color=FAINT, lw=1, ls=":")
+        if 100 * share < axes.get_xlim()[1]:
+            position = (100 * share, 1), (2, 0), ("data", "axes fraction"), "offset points"
+            axes.annotate(name, *position, rotation=90, va="top", color=FAINT)
     median, mean = np.median(shares), shares.mean()
     caption = f"The polyps' share of each image: median {median:.1f} %, mean {mean:.1f} %."
     return Chart("polyp_shares", figure, caption)
@@ -267,8 +267,8 @@ def _add_groups(page: Page, survey: "Survey") -> None:
     page.table(rows)
     for number, (images, reasons) in enumerate(groups[:GROUPS], 1):
         page.heading(f"Group {number}")
-        more = f"; and {len(reasons) - 1} more links" if len(reasons) > 1 else ""
-        page.text(f"{reasons[0]}{more}", "faint")
+        suffix = f"; and {len(reasons) - 1} more links" if len(reasons) > 1 else ""
+        page.text(f"{reasons[0]}{suffix}", "faint")
         page.gallery(
             [_draw(image, survey.subsets.get(image.pair.stem, "")) for image in images[:MEMBERS]], LEGEND
         )

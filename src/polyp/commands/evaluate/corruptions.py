@@ -191,10 +191,10 @@ def _plot_dice(rows: Sequence[Mapping[str, Any]]) -> Chart:
     """Dice by severity, a line for each corruption; severity 0 is without corruption."""
     figure, axes = make_axes("severity", "Dice", (5.0, 3.2))
     ends = []
-    for place, name in enumerate(dict.fromkeys(row["corruption"] for row in rows)):
+    for index, name in enumerate(dict.fromkeys(row["corruption"] for row in rows)):
         group = [row for row in rows if row["corruption"] == name]
         dice = [group[0]["dice"] + group[0]["loss"], *(row["dice"] for row in group)]
-        colour, style = SERIES[place % len(SERIES)], "--" if place >= len(SERIES) else "-"
+        colour, style = SERIES[index % len(SERIES)], "--" if index >= len(SERIES) else "-"
         axes.plot(range(SEVERITIES + 1), dice, f"o{style}", color=colour, ms=3)
         ends.append((dice[-1], name, colour))
     axes.set(xlim=(0, SEVERITIES), ylim=(None, 1))

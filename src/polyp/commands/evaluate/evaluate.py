@@ -16,7 +16,7 @@ from polyp.commands.evaluate.corruptions import CORRUPTIONS_FILE, print_corrupti
 from polyp.commands.evaluate.options import Options
 from polyp.commands.evaluate.printing import print_metrics, print_places, print_sets
 from polyp.commands.evaluate.report import REPORT, write_report
-from polyp.commands.evaluate.scoring import Image, control_risk, score_images, summarise_images
+from polyp.commands.evaluate.scoring import Image, score_images, summarise_images
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
 from polyp.commands.options import name_options
 from polyp.data.datamodule import NORMAL
@@ -24,7 +24,8 @@ from polyp.data.layouts import NoMasksError
 from polyp.errors import InputError
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
-from polyp.metrics.calibration import RiskControl
+from polyp.metrics.calibration import RiskControl, risk_threshold
+from polyp.metrics.suite import missed
 from polyp.report.tables import Table
 from polyp.runs.folder import RunFolder, replace_folder
 from polyp.runs.model import Source, find_sources
@@ -144,22 +145,21 @@ def _check_models(
     Raises:
         InputError: a model was trained on the test images of the first one, and they are not folds.
     """
-    first, *others = training.sources
+    first = training.sources[0]
     if training.has_folds:
         warnings.append(f"each image is scored by the runs that have it among their {subset} images alone")
-        others = []
     if subset != "test":
         warnings.append(f"these are the run's {subset} images, which training has seen")
-    for other in others:
-        if training.get_data(other) is None:
-            warnings.append(f"it is not known what {other.file} was trained on: perhaps on these images")
-        elif subset == "test" and any(training.may_include(other, images, FITTED) for images in test_sets):
+    for source in training.sources[1:] if not training.has_folds else ():
+        if training.get_data(source) is None:
+            warnings.append(f"it is not known what {source.file} was trained on: perhaps on these images")
+        elif subset == "test" and any(training.may_include(source, images, FITTED) for images in test_sets):
             raise InputError(
-                f"{other.home} was trained on some of the {len(test_sets[0].pairs)} test images of "
+                f"{source.home} was trained on some of the {len(test_sets[0].pairs)} test images of "
                 f"{first.home}: average only runs of one split"
             )
     for model, origin in training.origins if subset == "test" else ():
-        scored = [subset_of(training.datasets[model.home], subset)] if training.has_folds else test_sets
+        sets = [subset_of(training.datasets[model.home], subset)] if training.has_folds else test_sets
         if training.get_data(origin) is None:
             warning = f"it is not known what {origin.file} was trained on: perhaps on these images"
         else:
@@ -168,7 +168,7 @@ def _check_models(
                 "images: the numbers are too good"
             )
         is_new = warning not in warnings
-        if is_new and any(training.may_include(origin, images, FITTED) for images in scored):
+        if is_new and any(training.may_include(origin, images, FITTED) for images in sets):
             warnings.append(warning)
     fingerprint = training.datasets[first.home].inspection.fingerprint
     if first.data_fingerprint not in (None, fingerprint):
@@ -212,22 +212,23 @@ def _control_risk(
     predictor: Predictor, training: TrainingData, options: Options, warnings: list[str]
 ) -> RiskControl | None:
     """The threshold from the first run's validation images; None, with a warning, if there is none."""
-    first, *others = training.sources
+    first = training.sources[0]
     data = training.get_data(first)
     if data is None:
         reason = training.reasons[first.home if first.config else first.file]
         warnings.append(f"no threshold is chosen on the validation images of {first.file}: {reason}")
         return None
     validation = subset_of(data, "val")
-    for other in others:
-        if training.may_include(other, validation, ["train"]):
+    for source in training.sources[1:]:
+        if training.may_include(source, validation, ["train"]):
             warnings.append(
-                f"no threshold is chosen on the validation images of {first.home}: {other.home} may have "
+                f"no threshold is chosen on the validation images of {first.home}: {source.home} may have "
                 "been trained on some of them"
             )
             return None
     images = score_images(predictor, validation, options.threshold)
-    control = control_risk(images, options.missed, options.confidence)
+    shares = missed([image.scores for image in images])
+    control = risk_threshold(shares, options.missed, options.confidence) if len(shares) else None
     if control is None:
         warnings.append(
             f"no threshold keeps the missed share of a polyp under {options.missed:g} with confidence "

@@ -65,12 +65,12 @@ def print_sets(evaluations: Sequence[Mapping[str, Any]]) -> None:
 def print_places(folder: Path, count: int, models: Sequence[str]) -> None:
     """Print where the files of an evaluation with `count` numbers are, and how to predict with its models."""
     relative = RunFolder(os.path.relpath(folder))
-    first, *others = map(shell_word, models)
+    names = [shell_word(model) for model in models]
     terminal.print_places(
         {
             "page": f"{relative.path / REPORT}",
             "numbers": f"{relative.metrics_file}    {count} with their definitions",
             "images": f"{relative.rows_file}",
-            "use it": " --with ".join([f"polyp predict {first} FOLDER_OR_VIDEO", *others]),
+            "use it": " --with ".join([f"polyp predict {names[0]} FOLDER_OR_VIDEO", *names[1:]]),
         }
     )

@@ -239,10 +239,10 @@ def _build_strata_table(metrics: Mapping[str, Any]) -> Table:
 def _plot_strata(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> Chart:
     figure, axes = make_axes("Dice", "", (SIZE[0], 0.6 + 0.24 * len(rows)))
     axes.axvline(metrics["numbers"]["dice"]["value"], color=FAINT, lw=1)
-    for place, row in enumerate(rows):
-        axes.plot(row["dice"], place, "o", color=SERIES[0], ms=5)
+    for index, row in enumerate(rows):
+        axes.plot(row["dice"], index, "o", color=SERIES[0], ms=5)
         if row["dice_interval"]:
-            axes.plot(row["dice_interval"], [place, place], color=SERIES[0])
+            axes.plot(row["dice_interval"], [index, index], color=SERIES[0])
     names = [f"{row['stratum']} ({row['n']})" for row in rows]
     label_rows(axes, names, [f"{row['dice']:.2f}" for row in rows], SERIES[0])
     caption = "Mean Dice by kind of image (how many), with 95 % intervals. Line: all images."

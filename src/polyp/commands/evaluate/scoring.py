@@ -13,10 +13,10 @@ from polyp.data.pairs import Pair
 from polyp.data.traits import group_by_stratum, measure_traits
 from polyp.inference.predictor import BATCH, Predictor
 from polyp.metrics import literature
-from polyp.metrics.calibration import RiskControl, risk_threshold
+from polyp.metrics.calibration import RiskControl
 from polyp.metrics.intervals import summarise_rows, summarise_sources
 from polyp.metrics.overlap import FAILURE
-from polyp.metrics.suite import Scores, at_threshold, definitions, missed, score, summarise
+from polyp.metrics.suite import Scores, at_threshold, definitions, score, summarise
 
 # The numbers that are meaningful for images without polyps.
 NORMAL = ("false_alarms", "false_positives_per_image", "mae", "brier", "ece")
@@ -95,8 +95,8 @@ def summarise_images(
     reliability = np.mean([image.vectors["reliability"] for image in scores], axis=0).tolist()
     risk_control = None
     if control and not normal:
-        here = at_threshold(scores, control.threshold)
-        risk_control = {**vars(control), "here": {name: vars(number) for name, number in here.items()}}
+        results = at_threshold(scores, control.threshold)
+        risk_control = {**vars(control), "here": {name: vars(result) for name, result in results.items()}}
     return {
         "numbers": {name: vars(number) for name, number in numbers.items()},
         "definitions": {name: texts[name] for name in numbers},
@@ -116,9 +116,3 @@ def _summarise_strata(images: Sequence[Image]) -> dict[str, dict[str, dict[str, 
             summary = {**summarise_rows(rows, ["dice"]), "failures": failures}
             strata.setdefault(name, {})[part] = summary
     return strata
-
-
-def control_risk(images: Sequence[Image], share: float, confidence: float) -> RiskControl | None:
-    """The threshold from validation images, see `risk_threshold`; None if no threshold keeps to the share."""
-    shares = missed([image.scores for image in images])
-    return risk_threshold(shares, share, confidence) if len(shares) else None
