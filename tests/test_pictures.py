@@ -146,6 +146,6 @@ def test_saved_picture_is_lossless(tmp_path: Path) -> None:
 def test_save_names_the_file_that_cannot_be_written(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         pictures.save(tmp_path / where, grey())
-    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)

@@ -84,7 +84,8 @@ class Table:
         from rich.markup import escape
         from rich.table import Table as Grid
 
-        columns = [list(column) for column in zip(self.labels, *self.cells, strict=True)]
+        console, hidden = terminal.console(), list[str]()
+        columns = dict(enumerate(map(list, zip(self.labels, *self.cells, strict=True))))
         optional = [index for index, column in enumerate(self.columns) if fit and column.optional]
         legends: dict[int, list[str]] = {}
         for index in optional:
@@ -93,23 +94,23 @@ class Table:
                 marks = {cell: f"[{number}]" for number, cell in enumerate(dict.fromkeys(cells), 1)}
                 columns[index] = [label, *(marks[cell] for cell in cells)]
                 legends[index] = [f"{label} {mark}: {cell}" for cell, mark in marks.items()]
-        console, visible = terminal.console(), list(range(len(columns)))
-        widths = [max(map(len, column)) + 2 for column in columns]
-        while (
-            optional and console.is_terminal and sum(widths[index] for index in visible) - 2 > console.width
-        ):
-            visible.remove(optional.pop())
 
+        def measure() -> int:
+            return sum(max(map(len, column)) + 2 for column in columns.values())
+
+        while optional and console.is_terminal and measure() - 2 > console.width:
+            label, *_ = columns.pop(optional.pop())
+            hidden.insert(0, label)
         grid = Grid(box=None, pad_edge=False)
-        for index in visible:
-            grid.add_column(escape(columns[index][0]), justify="left" if self.styles[index] else "right")
+        for index, (label, *_) in columns.items():
+            grid.add_column(escape(label), justify="left" if self.styles[index] else "right")
         for number, row in enumerate(self.rows, 1):
-            grid.add_row(*(escape(columns[index][number]) for index in visible), style="bold" * bold(row))
-        Console(width=sum(widths)).print(grid)  # the full width, even if the terminal is narrower
-        for index in visible:
+            grid.add_row(*(escape(column[number]) for column in columns.values()), style="bold" * bold(row))
+        Console(width=measure()).print(grid)  # the full width, even if the terminal is narrower
+        for index in columns:
             for line in legends.get(index, ()):
                 console.print(line, markup=False)
-        if hidden := [column[0] for index, column in enumerate(columns) if index not in visible]:
+        if hidden:
             console.print(f"Not shown{f' ({option})' * bool(option)}: {'; '.join(hidden)}", markup=False)
 
 

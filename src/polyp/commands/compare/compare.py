@@ -18,9 +18,10 @@ from polyp.commands.compare.read_runs import find_runs
 from polyp.errors import InputError, shell_word
 from polyp.report.tables import Table
 
-PAGE, TABLE, EVALUATIONS, CARD = "compare.html", "table.csv", "evaluations.csv", "MODEL_CARD.md"
+PAGE_FILE, TABLE_FILE = "compare.html", "table.csv"
+EVALUATIONS_FILE, CARD_FILE = "evaluations.csv", "MODEL_CARD.md"
 
-PICTURES = ("loss.png", "dice*.png", "effect_*.png", "image_*.png")
+PICTURE_PATTERNS = ("loss.png", "dice*.png", "effect_*.png", "image_*.png")
 """The files of a comparison in pictures/, where other files may be too; before 0.8 charts were among them."""
 
 
@@ -55,12 +56,12 @@ def run(options: Options) -> Path:
     places = {}
     if comparison:
         _write_comparison(comparison, out, folders, options)
-        names = {"page": PAGE, "table": TABLE, "evaluations": EVALUATIONS}
+        names = {"page": PAGE_FILE, "table": TABLE_FILE, "evaluations": EVALUATIONS_FILE}
         places = {name: os.path.relpath(out / file) for name, file in names.items() if (out / file).exists()}
     from polyp.commands.compare.card import write_card  # imports torch
 
-    write_card(out / CARD, subject, comparison)
-    places["model card"] = os.path.relpath(out / CARD)
+    write_card(out / CARD_FILE, subject, comparison)
+    places["model card"] = os.path.relpath(out / CARD_FILE)
     places["use it"] = f"polyp predict {shell_word(os.path.relpath(subject.folder))} FOLDER_OR_VIDEO"
     terminal.print_places(places)
     return out
@@ -74,17 +75,17 @@ def _write_comparison(comparison: Comparison, out: Path, folders: Sequence[Path]
     print_comparison(comparison, table, options.all_columns)
     for text in problems:
         terminal.console().print(f"[bold yellow]left out[/] {escape(text)}")
-    files.write_text(out / TABLE, table.to_csv())
-    has_page, started = (out / PAGE).exists(), time.time()
+    files.write_text(out / TABLE_FILE, table.to_csv())
+    has_page, started = (out / PAGE_FILE).exists(), time.time()
     with terminal.status("drawing the page"):
-        write_page(comparison, table, tables, out / PAGE, options.root, options.pictures)
+        write_page(comparison, table, tables, out / PAGE_FILE, options.root, options.pictures)
     if rows := [{"images": name, **row} for name, table in tables.items() for row in table.rows]:
-        files.write_text(out / EVALUATIONS, Table(rows).to_csv())
+        files.write_text(out / EVALUATIONS_FILE, Table(rows).to_csv())
     if not has_page:
         return  # other files in the folder are not of an earlier comparison
     if not rows:
-        (out / EVALUATIONS).unlink(missing_ok=True)
-    for pattern in PICTURES:
+        (out / EVALUATIONS_FILE).unlink(missing_ok=True)
+    for pattern in PICTURE_PATTERNS:
         for picture in (out / PICTURES_FOLDER).glob(pattern):
             if picture.stat().st_mtime < started:
                 picture.unlink()

@@ -16,7 +16,7 @@ from polyp.report.pictures import PREDICTION, TRUTH, contour
 from polyp.runs.data import load_run_data
 
 MAX_RECIPES = 8  # predictions side by side
-FAILED, DISPUTED, VARIED = 4, 4, 4  # images that the best run fails on, runs disagree on, that differ much
+FAILURES, DISAGREEMENTS, VARIETY = 4, 4, 4  # how many images are chosen for each reason
 SIDE = 480  # the longer side of a picture in pixels
 
 
@@ -41,29 +41,29 @@ def choose_images(comparison: Comparison) -> dict[str, str]:
     """The reason for each chosen stem: failures of the best, disagreement between runs, then variety."""
     best, stems = comparison.reference, comparison.reference.stems
     reasons = {}
-    for index in np.argsort(best.dice, kind="stable")[:FAILED]:
+    for index in np.argsort(best.dice, kind="stable")[:FAILURES]:
         if best.dice[index] < FAILURE:
             reasons[stems[index]] = f"a failure of #{best.number}"
     dice = np.array([recipe.dice for recipe in comparison.comparable])
     low, high = dice.min(axis=0), dice.max(axis=0)
     order = np.argsort(low - high, kind="stable")
-    for index in [index for index in order if stems[index] not in reasons][:DISPUTED]:
+    for index in [index for index in order if stems[index] not in reasons][:DISAGREEMENTS]:
         if low[index] < high[index]:
             reasons[stems[index]] = f"the runs disagree, Dice from {low[index]:.2f} to {high[index]:.2f}"
-    for stem in _choose_varied(best):
+    for stem in _choose_variety(best):
         share = best.rows["polyp_share"][stem] if "polyp_share" in best.rows else None
         reasons.setdefault(stem, "chosen for variety" if share is None else f"polyp {share:.1%} of the image")
     return reasons
 
 
-def _choose_varied(recipe: Recipe) -> list[str]:
+def _choose_variety(recipe: Recipe) -> list[str]:
     """Stems with very different polyps, chosen by farthest point sampling from the median one."""
     traits = recipe.rows.reindex(columns=["polyp_share", "irregularity", "polyps"])
     ranks = traits.dropna(axis="columns").rank(method="first", pct=True)
     if ranks.empty:
-        return recipe.stems[:VARIED]
+        return recipe.stems[:VARIETY]
     stems = [(ranks - 0.5).abs().sum(axis="columns").idxmin()]
-    while len(stems) < min(VARIED, len(ranks)):
+    while len(stems) < min(VARIETY, len(ranks)):
         distances = [((ranks - ranks.loc[stem]) ** 2).sum(axis="columns") for stem in stems]
         stems.append(ranks.index[np.argmax(np.min(distances, axis=0))])
     return sorted(stems, key=lambda stem: traits.loc[stem, ranks.columns[0]])

@@ -17,7 +17,7 @@ PICTURES_FOLDER = "pictures"
 BY_SOURCE = "Test Dice by source (95 %)"
 RANK = Column("rank", "", lambda row: f"#{row['rank']}", "right")
 
-EVALUATIONS = (
+EVALUATIONS_INTRO = (
     "What polyp evaluate has found, by test set. Differences in Dice are to the first row, on the same "
     "images; the 95 % intervals hold for all rows of a table together, for other images, not for other seeds."
 )
@@ -155,7 +155,7 @@ def write_page(
     for text in comparison.notes:
         page.text(text)
     if evaluations:
-        page.section("Evaluations", EVALUATIONS)
+        page.section("Evaluations", EVALUATIONS_INTRO)
     for heading, evaluation in evaluations.items():
         page.heading(heading)
         page.table(evaluation)

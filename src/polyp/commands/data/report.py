@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 TITLE = "Data: "
 LEGEND = {"polyp": TRUTH}
 HEIGHT = 360  # pixels of a picture on the page
-PICTURES = 24  # on the contact sheet
-GROUPS = 40  # groups of near-duplicates with pictures; all are in the table
-MEMBERS = 8  # pictures of a group
-LINES = 10  # problems and groups that the terminal lists
+MAX_PICTURES = 24  # on the contact sheet
+MAX_GROUPS = 40  # groups of near-duplicates with pictures; all are in the table
+MAX_MEMBERS = 8  # pictures of a group
+MAX_LINES = 10  # problems and groups that the terminal lists
 
 
 def print_summary(survey: "Survey", page: Path, split_file: Path | None) -> None:
@@ -68,10 +68,10 @@ def print_summary(survey: "Survey", page: Path, split_file: Path | None) -> None
 def _print_list(title: str, lines: Sequence[str]) -> None:
     console = terminal.console()
     console.print(escape(title), style="yellow" if lines else "green")
-    for line in lines[:LINES]:
+    for line in lines[:MAX_LINES]:
         console.print(f"  {escape(line)}")
-    if len(lines) > LINES:
-        console.print(f"  ... and {len(lines) - LINES} more: see the page")
+    if len(lines) > MAX_LINES:
+        console.print(f"  ... and {len(lines) - MAX_LINES} more: see the page")
 
 
 def build_page(survey: "Survey", split_file: Path | None) -> Page:
@@ -97,7 +97,7 @@ def build_page(survey: "Survey", split_file: Path | None) -> Page:
     _add_sizes(page, survey.images)
     page.section("Contact sheet", "From the smallest polyp to the largest.")
     ranked = sorted(survey.images, key=lambda image: image.traits["polyp_share"])
-    indices = np.unique(np.linspace(0, len(ranked) - 1, min(PICTURES, len(ranked))).round().astype(int))
+    indices = np.unique(np.linspace(0, len(ranked) - 1, min(MAX_PICTURES, len(ranked))).round().astype(int))
     page.gallery([_draw(ranked[n], f"{ranked[n].traits['polyp_share']:.1%}") for n in indices], LEGEND)
     _add_groups(page, survey)
     page.section("Split")
@@ -265,12 +265,12 @@ def _add_groups(page: Page, survey: "Survey") -> None:
         members = _name_members(survey, group.images)
         rows.append({"group": str(number), "divided": "yes" * (group in divided), "images": members})
     page.table(rows)
-    for number, (images, reasons) in enumerate(groups[:GROUPS], 1):
+    for number, (images, reasons) in enumerate(groups[:MAX_GROUPS], 1):
         page.heading(f"Group {number}")
         suffix = f"; and {len(reasons) - 1} more links" if len(reasons) > 1 else ""
         page.text(f"{reasons[0]}{suffix}", "faint")
         page.gallery(
-            [_draw(image, survey.subsets.get(image.pair.stem, "")) for image in images[:MEMBERS]], LEGEND
+            [_draw(image, survey.subsets.get(image.pair.stem, "")) for image in images[:MAX_MEMBERS]], LEGEND
         )
 
 

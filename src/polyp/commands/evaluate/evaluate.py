@@ -15,7 +15,7 @@ from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.corruptions import CORRUPTIONS_FILE, print_corruptions, score_corruptions
 from polyp.commands.evaluate.options import Options
 from polyp.commands.evaluate.printing import print_metrics, print_places, print_sets
-from polyp.commands.evaluate.report import REPORT, write_report
+from polyp.commands.evaluate.report import REPORT_FILE, write_report
 from polyp.commands.evaluate.scoring import Image, score_images, summarise_images
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
 from polyp.commands.options import name_options
@@ -32,7 +32,7 @@ from polyp.runs.model import Source, find_sources
 
 log = logging.getLogger(__name__)
 
-EVALUATIONS = "evaluations"
+EVALUATIONS_FOLDER = "evaluations"
 PACKAGES = ("torch", "segmentation-models-pytorch")  # whose versions metrics.json records
 
 
@@ -109,7 +109,7 @@ def run(options: Options) -> list[dict[str, Any]]:
                 files.write_text(temporary / CORRUPTIONS_FILE, Table(metrics["corruptions"]).to_csv())
             RunFolder(temporary).write_rows([image.row for image in images])
             with terminal.status("drawing the page"):
-                write_report(metrics, images, test_set, predictors, temporary / REPORT)
+                write_report(metrics, images, test_set, predictors, temporary / REPORT_FILE)
             RunFolder(temporary).write_metrics(metrics)
         print_metrics(metrics, images)
         if "corruptions" in metrics:
@@ -202,7 +202,7 @@ def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: in
         name = options.folder_name(test_set.name)
         if source.file != RunFolder(source.home).best_checkpoint:
             name = f"{source.file.stem}_{name}"
-    folder = source.output_folder / EVALUATIONS / name
+    folder = source.output_folder / EVALUATIONS_FOLDER / name
     if RunFolder(folder).metrics_file.exists() and not options.overwrite:
         raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --name")
     return folder

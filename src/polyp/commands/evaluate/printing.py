@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from polyp import terminal
 from polyp.commands.evaluate.report import (
-    REPORT,
+    REPORT_FILE,
     SUMMARY,
     build_number_table,
     build_source_table,
@@ -68,7 +68,7 @@ def print_places(folder: Path, count: int, models: Sequence[str]) -> None:
     names = [shell_word(model) for model in models]
     terminal.print_places(
         {
-            "page": f"{relative.path / REPORT}",
+            "page": f"{relative.path / REPORT_FILE}",
             "numbers": f"{relative.metrics_file}    {count} with their definitions",
             "images": f"{relative.rows_file}",
             "use it": " --with ".join([f"polyp predict {names[0]} FOLDER_OR_VIDEO", *names[1:]]),

@@ -19,10 +19,10 @@ from polyp.report.charts import FAINT, SERIES, SIZE, Chart, label_rows, make_axe
 from polyp.report.html import Number, Page
 from polyp.report.tables import Column, Table, count
 
-REPORT = "report.html"
+REPORT_FILE = "report.html"
 WORST = 3  # images with the lowest Dice that the result names
 CASES = 6  # pictures of the worst, of the median and of the best images
-FAILURES = 4  # pictures of failures in one stratum
+MAX_FAILURES = 4  # pictures of failures in one stratum
 MAX_STEMS = 5  # training images that a note names
 HEIGHT = 320  # pixels of a picture
 
@@ -314,4 +314,4 @@ def _add_cases(
     for name, groups in group_by_stratum(failures).items():
         for part, group in groups.items():
             size = count(metrics["strata"][name][part]["n"], "image")
-            add_gallery(f"{name}: {part}, {len(group)} of {size}", group[:FAILURES])
+            add_gallery(f"{name}: {part}, {len(group)} of {size}", group[:MAX_FAILURES])
