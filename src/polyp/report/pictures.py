@@ -93,16 +93,14 @@ def sheet(
     captions: Sequence[str] = (),
     legend: Mapping[str, Colour] | None = None,
     height: int = PANEL_HEIGHT,
-    columns: int = 2,
 ) -> np.ndarray:
-    """Panels of any size in a grid, each scaled to the same height and centred in its cell.
+    """Panels of any size in two columns, each scaled to the same height and centred in its cell.
 
     Args:
         panels: the pictures, RGB.
         captions: a line of text above each panel; () for none.
         legend: words and their colours, in a line above the grid.
         height: of each panel in pixels, without its caption.
-        columns: of the grid.
     """
     pictures = []
     for index, panel in enumerate(panels):
@@ -115,8 +113,8 @@ def sheet(
         left = GAP + (width - picture.shape[1]) // 2
         right = 2 * GAP + width - left - picture.shape[1]
         cells.append(cv2.copyMakeBorder(picture, GAP, GAP, left, right, cv2.BORDER_CONSTANT, value=WHITE))
-    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    grid = np.vstack([np.hstack(cells[row : row + columns]) for row in range(0, len(cells), columns)])
+    cells += [np.full_like(cells[0], 255)] * (len(cells) % 2)
+    grid = np.vstack([np.hstack(cells[row : row + 2]) for row in range(0, len(cells), 2)])
     return add_text(grid, legend) if legend else grid
 
 

@@ -12,9 +12,8 @@ from polyp import files, terminal
 from polyp.commands.compare.comparison import Comparison, compare
 from polyp.commands.compare.evaluations import build_evaluation_tables, find_evaluations
 from polyp.commands.compare.options import Options
-from polyp.commands.compare.page import PICTURES_FOLDER, build_table, write_page
-from polyp.commands.compare.printing import print_comparison
 from polyp.commands.compare.read_runs import find_runs
+from polyp.commands.compare.report import PICTURES_FOLDER, build_table, print_comparison, write_page
 from polyp.errors import InputError, shell_word
 from polyp.report.tables import Table
 

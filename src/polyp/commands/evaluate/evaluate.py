@@ -14,8 +14,7 @@ from polyp import __version__, files, terminal
 from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.corruptions import CORRUPTIONS_FILE, print_corruptions, score_corruptions
 from polyp.commands.evaluate.options import Options
-from polyp.commands.evaluate.printing import print_metrics, print_places, print_sets
-from polyp.commands.evaluate.report import REPORT_FILE, write_report
+from polyp.commands.evaluate.report import REPORT_FILE, print_metrics, print_places, print_sets, write_report
 from polyp.commands.evaluate.scoring import Image, score_images, summarise_images
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
 from polyp.commands.options import name_options
@@ -45,7 +44,6 @@ def run(options: Options) -> list[dict[str, Any]]:
     Raises:
         InputError: the input cannot work; raised before the network is used if that can be known.
     """
-    options.check()
     sources = find_sources(options.models)
     if options.data is None and sources[0].config is None:
         raise InputError(
@@ -114,7 +112,7 @@ def run(options: Options) -> list[dict[str, Any]]:
         print_metrics(metrics, images)
         if "corruptions" in metrics:
             print_corruptions(metrics["corruptions"])
-        print_places(folder, len(metrics["numbers"]), options.models)
+        print_places(folder, metrics, options.models)
         evaluations.append(metrics)
     if len(evaluations) > 1:
         print_sets(evaluations)

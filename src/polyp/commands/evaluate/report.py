@@ -1,5 +1,6 @@
-"""The page of an evaluation, and the texts and tables that it shares with the terminal."""
+"""The result of an evaluation in the terminal, and the page with charts and pictures."""
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -7,17 +8,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
+from rich.markup import escape
 
+from polyp import terminal
 from polyp.commands.evaluate.corruptions import add_corruptions
 from polyp.commands.evaluate.scoring import Image
 from polyp.commands.evaluate.testsets import TestSet
 from polyp.data.traits import STRATA, group_by_stratum
+from polyp.errors import shell_word
 from polyp.inference.predictor import Predictor
 from polyp.metrics.overlap import FAILURE
 from polyp.report import pictures
 from polyp.report.charts import FAINT, SERIES, SIZE, Chart, label_rows, make_axes, styled
 from polyp.report.html import Number, Page
 from polyp.report.tables import Column, Table, count
+from polyp.runs.folder import RunFolder
 
 REPORT_FILE = "report.html"
 WORST = 3  # images with the lowest Dice that the result names
@@ -39,43 +44,14 @@ SUMMARY = {
 terminal. metrics.json and the page have the exact definitions.
 """
 
-
-def write_report(
-    metrics: Mapping[str, Any],
-    images: Sequence[Image],
-    test_set: TestSet,
-    predictors: Mapping[str, Predictor],
-    file: Path,
-) -> None:
-    """Write the page. The pictures are read again by the test set and predicted by the predictors, by stem.
-
-    Raises:
-        WriteError: the page cannot be written.
-    """
-    folder = next(iter(predictors.values())).sources[0].output_folder
-    page = Page(f"{folder.absolute().name} on {metrics['images']}", describe_result(metrics, images))
-    page.numbers(_list_numbers(metrics, images))
-    models = f"{', '.join(metrics['models'])}, threshold {metrics['threshold']:g}"
-    page.text(f"{models}. For research, not for diagnosis.", "faint")
-    for note in describe_notes(metrics):
-        page.text(note, "warning")
-    if not metrics["normal"]:
-        strata = _build_strata_table(metrics)
-        page.section("Where it is good and bad")
-        page.charts([_plot_strata(strata.rows, metrics), _plot_dice(images), _plot_reliability(metrics)])
-        page.table(strata)
-    if metrics["sources"]:
-        page.section("Sources")
-        page.table(build_source_table(metrics))
-    _add_cases(page, metrics, images, test_set, predictors)
-    if "corruptions" in metrics:
-        add_corruptions(page, metrics["corruptions"], test_set, predictors, metrics["threshold"])
-    if metrics["risk_control"]:
-        page.section("A threshold that misses less", describe_control(metrics["risk_control"]))
-    intro = "Intervals are 95 %, by bootstrap over the images; they do not cover other seeds."
-    page.section("All numbers", intro)
-    page.table(build_number_table(metrics, "number", "definition", metrics["definitions"]))
-    page.write(file)
+# The numbers of the table with a row for each data set, and the meanings of their abbreviations.
+PAPER = ("dice", "iou", "dice_mean", "iou_mean", "wfm", "sm", "em_max", "mae", "false_alarms")
+PAPER_NAMES = {
+    "wfm": "wfm: weighted F-measure",
+    "sm": "sm: S-measure",
+    "em_max": "em_max: max E-measure",
+    "mae": "mae: mean absolute error of the probabilities",
+}
 
 
 # ---- Texts and tables of the page and of the terminal.
@@ -200,7 +176,92 @@ def format_interval(interval: Sequence[float] | None) -> str:
     return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
-# ---- The page alone.
+# ---- The terminal.
+
+
+def print_metrics(metrics: Mapping[str, Any], images: Sequence[Image]) -> None:
+    """Print the numbers of `SUMMARY`, the result in words and the notes."""
+    console = terminal.console()
+    title = f"[bold]{escape(metrics['images'])}[/], {len(images)} images at original resolution"
+    pixels = "" if metrics["normal"] else "; TP, FP, FN: correct, wrong and missed pixels"
+    console.print(f"\n{title}, threshold {metrics['threshold']:g}{pixels}")
+    meanings = {name: meaning for name, (_, meaning) in SUMMARY.items()}
+    table = build_number_table(metrics, "", "meaning", meanings)
+    table.print(bold=lambda row: row["number"] == "dice")
+    if metrics["sources"]:
+        print()
+        build_source_table(metrics).print()
+    console.print(escape(describe_result(metrics, images)))
+    for note in describe_notes(metrics):
+        console.print(f"[bold yellow]note[/] {escape(note)}")
+
+
+def print_sets(evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table of several test sets, with the numbers of `PAPER` that all of them have."""
+    names = [name for name in PAPER if all(name in metrics["numbers"] for metrics in evaluations)]
+    rows = []
+    for metrics in evaluations:
+        numbers = {name: format_number(metrics["numbers"][name]["value"]) for name in names}
+        rows.append({"": metrics["images"], "images": metrics["n"], **numbers})
+    print()
+    Table(rows, [Column(name) for name in ("", "images", *names)]).print()
+    if meanings := [meaning for name, meaning in PAPER_NAMES.items() if name in names]:
+        terminal.console().print("; ".join(meanings))
+
+
+def print_places(folder: Path, metrics: Mapping[str, Any], models: Sequence[str]) -> None:
+    """Print where the files of an evaluation are, and the command that predicts with its models."""
+    relative = RunFolder(os.path.relpath(folder))
+    names = [shell_word(model) for model in models]
+    terminal.print_places(
+        {
+            "page": f"{relative.path / REPORT_FILE}",
+            "numbers": f"{relative.metrics_file}    {len(metrics['numbers'])} with their definitions",
+            "images": f"{relative.rows_file}",
+            "use it": " --with ".join([f"polyp predict {names[0]} FOLDER_OR_VIDEO", *names[1:]]),
+        }
+    )
+
+
+# ---- The page.
+
+
+def write_report(
+    metrics: Mapping[str, Any],
+    images: Sequence[Image],
+    test_set: TestSet,
+    predictors: Mapping[str, Predictor],
+    file: Path,
+) -> None:
+    """Write the page. The pictures are read again by the test set and predicted by the predictors, by stem.
+
+    Raises:
+        WriteError: the page cannot be written.
+    """
+    folder = next(iter(predictors.values())).sources[0].output_folder
+    page = Page(f"{folder.absolute().name} on {metrics['images']}", describe_result(metrics, images))
+    page.numbers(_list_numbers(metrics, images))
+    models = f"{', '.join(metrics['models'])}, threshold {metrics['threshold']:g}"
+    page.text(f"{models}. For research, not for diagnosis.", "faint")
+    for note in describe_notes(metrics):
+        page.text(note, "warning")
+    if not metrics["normal"]:
+        strata = _build_strata_table(metrics)
+        page.section("Where it is good and bad")
+        page.charts([_plot_strata(strata.rows, metrics), _plot_dice(images), _plot_reliability(metrics)])
+        page.table(strata)
+    if metrics["sources"]:
+        page.section("Sources")
+        page.table(build_source_table(metrics))
+    _add_cases(page, metrics, images, test_set, predictors)
+    if "corruptions" in metrics:
+        add_corruptions(page, metrics["corruptions"], test_set, predictors, metrics["threshold"])
+    if metrics["risk_control"]:
+        page.section("A threshold that misses less", describe_control(metrics["risk_control"]))
+    intro = "Intervals are 95 %, by bootstrap over the images; they do not cover other seeds."
+    page.section("All numbers", intro)
+    page.table(build_number_table(metrics, "number", "definition", metrics["definitions"]))
+    page.write(file)
 
 
 def _list_numbers(metrics: Mapping[str, Any], images: Sequence[Image]) -> list[Number]:
