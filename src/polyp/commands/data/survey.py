@@ -130,7 +130,7 @@ def _inspect(name: str, listing: Listing, default_split: str | None, options: Op
     images = [Image(pairs[row], tuple(checks[row].row[0]), traits[row]) for row in rows]
     links = find_links(inspection.thumbnails, inspection.fields)
     numbers = group_images(len(images), links)
-    groups = [Group([], []) for _ in range(max(numbers) + 1)]
+    groups = [Group([], []) for _ in range(numbers.max() + 1)]
     for image, number in zip(images, numbers, strict=True):
         groups[number].images.append(image)
     for link in links:
