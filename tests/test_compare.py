@@ -33,12 +33,12 @@ def table(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as caught:
+def error_message(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as error:
         cli.main(["compare", *map(str, arguments)])
-    said = str(caught.value)
-    assert said.startswith("polyp: ") and "\n" not in said
-    return said
+    output = str(error.value)
+    assert output.startswith("polyp: ") and "\n" not in output
+    return output
 
 
 def test_compare_separates_a_difference_from_chance(
@@ -62,9 +62,9 @@ def test_compare_separates_a_difference_from_chance(
     assert same["verdict"].startswith("not distinguishable from the best: ")
     assert same["verdict"].endswith("with 25% of the parameters")
     assert float(best["images_per_second"]) == 4 and float(best["gmacs"]) > 0
-    said = capsys.readouterr().out
-    assert "Seed noise is unknown" in said and "seed=0,1,2" in said
-    assert "begun" in said and "epoch 2 of 2" in said
+    output = capsys.readouterr().out
+    assert "Seed noise is unknown" in output and "seed=0,1,2" in output
+    assert "begun" in output and "epoch 2 of 2" in output
     page = (out / "compare.html").read_text()
     assert all(row["verdict"] in page for row in (best, worse, same)) and "Bonferroni" in page
 
@@ -217,7 +217,7 @@ def test_compare_warns_of_runs_that_are_not_comparable(
         for epoch in range(2):
             writer.add_scalar("val/dice", 0.1, epoch)
     comparison = compare(find_runs([tmp_path]))
-    assert any(said.startswith(warning) for said in [*comparison.warnings, *comparison.notes])
+    assert any(output.startswith(warning) for output in [*comparison.warnings, *comparison.notes])
 
 
 def test_seeds_with_other_random_splits_are_other_configurations(tmp_path: Path) -> None:
@@ -244,7 +244,9 @@ def test_seeds_with_other_random_splits_are_other_configurations(tmp_path: Path)
 
 def test_other_test_images_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "a", IMAGES[:50], val=0.95)
-    assert "no two of the 2 runs" in refused(capsys, tmp_path, write_run(tmp_path / "b", IMAGES, val=0.9))
+    assert "no two of the 2 runs" in error_message(
+        capsys, tmp_path, write_run(tmp_path / "b", IMAGES, val=0.9)
+    )
     write_run(tmp_path / "c", IMAGES, val=0.8, changed=["optim.decoder_lr=1"])
     comparison = compare(find_runs([tmp_path]))
     assert comparison.reference.first.folder.name == "b"
@@ -252,7 +254,7 @@ def test_other_test_images_are_not_compared(tmp_path: Path, capsys: pytest.Captu
         "other test images: not compared",
         "not distinguishable from the best: +0.000 (+0.000 to +0.000)",
     ]
-    assert any(said.startswith("Other test images: #1.") for said in comparison.warnings)
+    assert any(output.startswith("Other test images: #1.") for output in comparison.warnings)
 
 
 def test_single_test_image_has_no_intervals(tmp_path: Path) -> None:
@@ -286,14 +288,14 @@ def test_verdict_agrees_with_interval_and_names_too_few_images(tmp_path: Path, i
 
 
 def test_compare_refuses_fewer_than_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no finished run found" in refused(capsys, tmp_path)
+    assert "no finished run found" in error_message(capsys, tmp_path)
     run = write_run(tmp_path / "a", IMAGES)
-    said = refused(capsys, tmp_path)
-    assert "only finished run" in said and "polyp compare --card" in said
+    output = error_message(capsys, tmp_path)
+    assert "only finished run" in output and "polyp compare --card" in output
     write_run(tmp_path / "b", IMAGES)
     (tmp_path / "b/metrics.json").unlink()
-    assert "1 unfinished" in refused(capsys, tmp_path)
-    assert "is not a folder" in refused(capsys, tmp_path / "nowhere")
+    assert "1 unfinished" in error_message(capsys, tmp_path)
+    assert "is not a folder" in error_message(capsys, tmp_path / "nowhere")
     cli.main(["compare", "--card", str(run), "--out", str(tmp_path / "out")])
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["MODEL_CARD.md"]
 
@@ -304,40 +306,40 @@ def test_compare_refuses_a_damaged_metrics_file(
 ) -> None:
     run = write_run(tmp_path / "a", IMAGES)
     (run / "metrics.json").write_text(content)
-    assert f"{run / 'metrics.json'} is damaged" in refused(capsys, run)
+    assert f"{run / 'metrics.json'} is damaged" in error_message(capsys, run)
 
 
-def spoil(file: Path, how: str) -> None:
+def damage_file(file: Path, damage: str) -> None:
     content = file.read_bytes()
-    file.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "NUL": bytes(len(content))}[how])
+    file.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "NUL": bytes(len(content))}[damage])
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "NUL"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "NUL"])
 def test_compare_leaves_out_damaged_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     for number, name in enumerate(("a", "b", "metrics.json", "config.yaml", "per_image.csv")):
         run = write_run(
             tmp_path / "runs" / name, IMAGES, val=0.9 - number / 10, changed=[f"optim.decoder_lr={number}"]
         )
         if (run / name).is_file():
-            spoil(run / name, how)
+            damage_file(run / name, damage)
     with SummaryWriter(str(tmp_path / "runs/a")) as writer:
         writer.add_scalar("val/dice", 0.5, 0)
     (events,) = (tmp_path / "runs/a").glob("events*")
-    spoil(events, how)
+    damage_file(events, damage)
     gone = write_run(
         tmp_path / "runs/gone", IMAGES, best={"monitor": "val/iou"}
     )  # and its curves, so that it has no rank
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     assert [row["runs"].rpartition("/")[2] for row in table(tmp_path / "out")] == ["a", "b"]
-    said, page = capsys.readouterr().out, (tmp_path / "out/compare.html").read_text()
-    left_out = [line for line in said.splitlines() if line.startswith("left out")]
+    output, page = capsys.readouterr().out, (tmp_path / "out/compare.html").read_text()
+    left_out = [line for line in output.splitlines() if line.startswith("left out")]
     assert len(left_out) == 4
     for name in ("metrics.json", "config.yaml", "per_image.csv"):
         file = tmp_path / "runs" / name / name
         assert any(f"{file} is damaged" in line for line in left_out) and f"{file} is damaged" in page
-        assert f"{file} is damaged" in refused(capsys, tmp_path / "runs", file.parent)
+        assert f"{file} is damaged" in error_message(capsys, tmp_path / "runs", file.parent)
     assert any("gone" in line for line in left_out) and gone.name in page
 
 
@@ -360,7 +362,7 @@ def test_compare_refuses_impossible_values(
     text = (run / file).read_text()
     (run / file).write_text(text.replace(before, after, 1))
     assert (run / file).read_text() != text
-    assert f"{run / file} is damaged" in refused(capsys, run)
+    assert f"{run / file} is damaged" in error_message(capsys, run)
 
 
 def test_compare_refuses_missing_or_damaged_scores(
@@ -376,15 +378,15 @@ def test_compare_refuses_missing_or_damaged_scores(
         ["a"],
     ):
         file.write_text("\n".join(damaged))
-        assert f"{file} is damaged" in refused(capsys, file.parent)
+        assert f"{file} is damaged" in error_message(capsys, file.parent)
     file.write_text("\n".join([*rows[:-1], re.sub(r"0\.\d+", "nan", rows[-1])]))
-    assert f"{file} is damaged" in refused(capsys, file.parent)
+    assert f"{file} is damaged" in error_message(capsys, file.parent)
     file.unlink()
-    assert f"{tmp_path / 'b'} has no per_image.csv" in refused(capsys, file.parent)
+    assert f"{tmp_path / 'b'} has no per_image.csv" in error_message(capsys, file.parent)
     (tmp_path / "b/config.yaml").write_text("a: [")
-    assert "config.yaml is damaged" in refused(capsys, file.parent)
+    assert "config.yaml is damaged" in error_message(capsys, file.parent)
     (tmp_path / "b/config.yaml").write_text("data: {}\nmodel: {}\n")
-    assert "config.yaml is damaged" in refused(capsys, file.parent)
+    assert "config.yaml is damaged" in error_message(capsys, file.parent)
 
 
 def test_compare_refuses_an_unreadable_folder(
@@ -394,20 +396,20 @@ def test_compare_refuses_an_unreadable_folder(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("os.scandir", denied)
-    assert f"{tmp_path} cannot be read (Permission denied)" in refused(capsys, tmp_path)
+    assert f"{tmp_path} cannot be read (Permission denied)" in error_message(capsys, tmp_path)
 
 
 def test_compare_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
         write_run(tmp_path / "runs" / name, IMAGES, changed=[f"model.loss={name}"])
-    given = ["compare", str(tmp_path / "runs"), "--no-pictures", "--out", str(tmp_path / "out")]
+    arguments = ["compare", str(tmp_path / "runs"), "--no-pictures", "--out", str(tmp_path / "out")]
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("precious")
-    assert "--overwrite" in refused(capsys, *given[1:])
-    cli.main([*given, "--overwrite"])
-    cli.main([*given, "--overwrite"])
+    assert "--overwrite" in error_message(capsys, *arguments[1:])
+    cli.main([*arguments, "--overwrite"])
+    cli.main([*arguments, "--overwrite"])
     assert (tmp_path / "out/mine").read_text() == "precious"
-    assert refused(capsys, *given[1:], "--overwrite", "--card", tmp_path / "runs").endswith(
+    assert error_message(capsys, *arguments[1:], "--overwrite", "--card", tmp_path / "runs").endswith(
         "give the folder of one"
     )
 
@@ -418,9 +420,9 @@ def test_overwrite_keeps_pictures_of_others(tmp_path: Path) -> None:
     run = tmp_path / "runs/a"
     (run / "pictures").mkdir()
     (run / "pictures/0_a.png").write_text("precious")
-    given = ["compare", "--card", str(run), "--out", str(run), "--overwrite"]
+    arguments = ["compare", "--card", str(run), "--out", str(run), "--overwrite"]
     for folders in ([], [], [str(tmp_path / "runs")], [str(tmp_path / "runs")]):
-        cli.main([*given, *folders, "--no-pictures"])
+        cli.main([*arguments, *folders, "--no-pictures"])
         assert (run / "pictures/0_a.png").read_text() == "precious"
 
 
@@ -464,7 +466,7 @@ def test_headline_counts_the_others(tmp_path: Path, number: int, better: int) ->
         noise = NOISE - NOISE.mean() if other < better else NOISE - 0.2
         write_run(tmp_path / f"{other}", IMAGES + noise, val=0.5 - other / 10, changed=[f"optim.lr={other}"])
     comparison = compare(find_runs([tmp_path]))
-    assert len(comparison.alike) == min(better, number)
+    assert len(comparison.ties) == min(better, number)
     subject, negation = {
         (1, 0): ("The other configuration is", ""),
         (1, 1): ("The other configuration is", "not "),
@@ -505,11 +507,21 @@ def test_costs_that_differ_have_charts_with_one_axis_of_dice(tmp_path: Path) -> 
         cost = {"parameters": 2_000_000 - number, "seconds": seconds}
         changed = [f"optim.decoder_lr={number}"]
         write_run(tmp_path / str(number), IMAGES, val=0.9 - number / 10, changed=changed, **cost)
-    charted = charts.plot_costs(compare(find_runs([tmp_path])))
-    assert [chart.name for chart in charted] == ["dice_against_parameters", "dice_against_minutes"]
-    parameters, minutes = (chart.figure.axes[0] for chart in charted)
+    cost_charts = charts.plot_costs(compare(find_runs([tmp_path])))
+    assert [chart.name for chart in cost_charts] == ["dice_against_parameters", "dice_against_minutes"]
+    parameters, minutes = (chart.figure.axes[0] for chart in cost_charts)
     assert parameters.get_ylim() == minutes.get_ylim()
     assert (parameters.get_xscale(), minutes.get_xscale()) == ("linear", "log")
+
+
+def test_curves_are_drawn_where_only_unfinished_runs_have_them(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b", "begun")):
+        write_run(tmp_path / name, IMAGES, changed=[f"optim.decoder_lr={number}"])
+    (tmp_path / "begun/metrics.json").unlink()
+    with SummaryWriter(str(tmp_path / "begun")) as writer:
+        writer.add_scalar("val/dice", 0.5, 0)
+    curves = charts.plot_curves(compare(find_runs([tmp_path])))
+    assert [chart.name for chart in curves] == ["loss", "dice"]
 
 
 def test_tiles_accept_formula_signs_in_names(tmp_path: Path) -> None:
@@ -543,12 +555,12 @@ def test_folds_are_pooled_over_all_images(tmp_path: Path, capsys: pytest.Capture
     assert other["model.encoder"] == "resnet18" and "data.fold" not in other
     text = "5 folds, n = 62 out-of-fold"
     spread = f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
-    for said in (
+    for output in (
         capsys.readouterr().out,
         (tmp_path / "out/compare.html").read_text(),
         (tmp_path / "out/MODEL_CARD.md").read_text(),
     ):
-        assert text in said and spread in said
+        assert text in output and spread in output
     assert "Seed noise is unknown" in (tmp_path / "out/compare.html").read_text()
 
 
@@ -618,7 +630,7 @@ def test_sources_have_their_own_numbers(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_compare_of_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in ("FAILED", "DISPUTED", "VARIED"):
+    for number in ("FAILURES", "DISAGREEMENTS", "VARIETY"):
         monkeypatch.setattr(examples, number, 1)
     outputs = train("-m", *SMALL, "optim.decoder_lr=1e-3,1e-4", "+trainer.limit_train_batches=2")
     out = tmp_path / "out"
@@ -629,8 +641,8 @@ def test_compare_of_a_real_sweep(train: Train, tmp_path: Path, monkeypatch: pyte
         source.startswith(("data:image/", "data:application/pdf"))
         for source in re.findall(r'(?:src|href)="([^"#][^"]*)', page)
     )
-    drawn = {file.name for file in (out / "pictures").iterdir()}
-    assert all(name.startswith("image_") for name in drawn) and len(drawn) == page.count("<h3 id=") > 1
+    pictures = {file.name for file in (out / "pictures").iterdir()}
+    assert all(name.startswith("image_") for name in pictures) and len(pictures) == page.count("<h3 id=") > 1
     for chart in ("loss", "dice", "effect_decoder_lr", "images_1_2"):
         assert f'download="{chart}.pdf"' in page
     first = table(out)[0]
@@ -660,10 +672,10 @@ def test_stored_configuration_is_not_resolved(
     )
     assert "hunter2" not in written + capsys.readouterr().out
     assert "${oc.env:SECRET}" in written
-    refused = pytest.raises(SystemExit)
-    with refused as caught:
+    expected_error = pytest.raises(SystemExit)
+    with expected_error as error:
         cli.main(["evaluate", str(tmp_path / "runs/a")])
-    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
@@ -674,8 +686,8 @@ def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
         RunFolder(run).write_rows(rows)
         with (run / "per_image.csv").open(newline="") as file:
             assert not any(row["stem"].startswith(("=", "+", "-", "@")) for row in csv.DictReader(file))
-    found = find_runs([tmp_path / "runs"])
-    assert all(sorted(run.scores.index) == sorted(stems) for run in found)
+    runs = find_runs([tmp_path / "runs"])
+    assert all(sorted(run.scores.index) == sorted(stems) for run in runs)
     cli.main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-pictures"])
     assert sorted(row["model.loss"] for row in table(tmp_path / "out")) == ["'+x", "'=cmd()"]
 

@@ -22,7 +22,7 @@ from polyp.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         run = tmp_path_factory.mktemp("trained") / "run"
@@ -31,12 +31,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(trained, tmp_path / "run")
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained_run, tmp_path / "run")
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> testsets.TestSet:
+def generated_set(tmp_path: Path) -> testsets.TestSet:
     source = Synthetic(root=str(tmp_path / "drawn"), count=10, size=128)
     return testsets.TestSet("drawn", source.find().pairs)
 
@@ -51,8 +51,8 @@ def test_losses_are_those_of_images_corrupted_by_hand(run: Path, capsys: pytest.
     plain, corrupted = run / "evaluations" / "test", run / "evaluations" / "test_corruptions"
     assert (corrupted / "per_image.csv").read_bytes() == (plain / "per_image.csv").read_bytes()
     metrics: dict[str, Any] = json.loads((corrupted / "metrics.json").read_text())
-    before: dict[str, Any] = json.loads((plain / "metrics.json").read_text())
-    assert all(metrics[name] == value for name, value in before.items() if name != "seconds")
+    plain_metrics: dict[str, Any] = json.loads((plain / "metrics.json").read_text())
+    assert all(metrics[name] == value for name, value in plain_metrics.items() if name != "seconds")
 
     table = read_table(corrupted)
     assert [(row["corruption"], int(row["severity"])) for row in table] == [
@@ -64,27 +64,27 @@ def test_losses_are_those_of_images_corrupted_by_hand(run: Path, capsys: pytest.
     source = Synthetic(count=20, size=48)
     pairs = {pair.stem: pair for pair in source.find(source.prepare()).pairs}
     for image, mask in (pairs[stem].read() for stem in data):
-        found = predictor.predict((image * np.float32(0.5)).astype(np.uint8)) >= 0.5
-        dice.append(2 * (found & (mask == 1)).sum() / (found.sum() + mask.sum()))
+        prediction = predictor.predict((image * np.float32(0.5)).astype(np.uint8)) >= 0.5
+        dice.append(2 * (prediction & (mask == 1)).sum() / (prediction.sum() + mask.sum()))
     assert float(table[1]["dice"]) == pytest.approx(np.mean(dice), abs=2e-3)
     loss = RunFolder(run).read_metrics()["test"]["dice"] - float(table[1]["dice"])
     assert float(table[1]["loss"]) == pytest.approx(loss, abs=1e-6)
 
-    said = capsys.readouterr().out
-    assert "Loss of Dice" in said and f"{loss:.3f}" in said
+    output = capsys.readouterr().out
+    assert "Loss of Dice" in output and f"{loss:.3f}" in output
     page = (corrupted / "report.html").read_text()
     assert all(CORRUPTIONS[name].meaning in page for name in ("dark", "view"))
     assert CORRUPTIONS["blur"].meaning not in page
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_corruptions_grow_and_depend_on_the_image_alone(name: str, drawn: testsets.TestSet) -> None:
-    pair = drawn.pairs[1]
-    image, mask = drawn.read(pair)
+def test_corruptions_grow_and_depend_on_the_image_alone(name: str, generated_set: testsets.TestSet) -> None:
+    pair = generated_set.pairs[1]
+    image, mask = generated_set.read(pair)
     distances = []
     for severity in range(1, 6):
-        corrupted, truth = corrupt_set(drawn, name, severity).read(pair)
-        again, _ = corrupt_set(drawn, name, severity).read(pair)
+        corrupted, truth = corrupt_set(generated_set, name, severity).read(pair)
+        again, _ = corrupt_set(generated_set, name, severity).read(pair)
         assert np.array_equal(corrupted, again)
         assert corrupted.shape == image.shape and corrupted.dtype == np.uint8
         assert np.array_equal(truth, mask) or name == "view"
@@ -92,15 +92,15 @@ def test_corruptions_grow_and_depend_on_the_image_alone(name: str, drawn: testse
     assert distances == sorted(distances) and distances[0] > 0
 
 
-def test_a_smaller_view_shrinks_the_mask_with_the_image(drawn: testsets.TestSet) -> None:
-    mask = drawn.pairs[1].mask
+def test_a_smaller_view_shrinks_the_mask_with_the_image(generated_set: testsets.TestSet) -> None:
+    mask = generated_set.pairs[1].mask
     assert mask is not None
     pair = Pair("itself", mask, mask)
     areas = []
     for severity in range(1, 6):
-        image, truth = corrupt_set(drawn, "view", severity).read(pair)
+        image, truth = corrupt_set(generated_set, "view", severity).read(pair)
         assert np.mean((image[..., 0] > 127) == (truth == 1)) > 0.98
-        areas.append(truth.sum() / drawn.read(pair)[1].sum())
+        areas.append(truth.sum() / generated_set.read(pair)[1].sum())
     assert areas == pytest.approx([0.81, 0.64, 0.49, 0.36, 0.25], abs=0.02)
 
 
@@ -114,7 +114,7 @@ def test_all_corruptions_of_a_run(run: Path) -> None:
     table = read_table(run / "evaluations" / "test_corruptions")
     assert len(table) == 5 * len(CORRUPTIONS)
     assert {row["corruption"] for row in table} == set(CORRUPTIONS)
-    page = (run / "evaluations" / "test_corruptions" / "evaluate.html").read_text()
+    page = (run / "evaluations" / "test_corruptions" / "report.html").read_text()
     assert "corruptions.pdf" in page
 
 

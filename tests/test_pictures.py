@@ -110,7 +110,7 @@ def test_sheet_has_every_panel_of_any_size(count: int) -> None:
     sizes = [(90, 130), (200, 100), (333, 500), (64, 64), (31, 257), (500, 40)][:count]
     shades = [40 * (n + 1) for n in range(count)]  # to know them again; white is what is between
     panels = [np.full((*size, 3), shade, np.uint8) for size, shade in zip(sizes, shades, strict=True)]
-    sheet = pictures.sheet(panels, height=60, columns=2)
+    sheet = pictures.sheet(panels, height=60)
     assert sheet.dtype == np.uint8 and sheet.shape[0] == -(-count // 2) * (60 + 2 * GAP)
     for number, (shade, (height, width)) in enumerate(zip(shades, sizes, strict=True)):
         rows, columns = np.nonzero((sheet == shade).all(-1))
@@ -146,6 +146,6 @@ def test_saved_picture_is_lossless(tmp_path: Path) -> None:
 def test_save_names_the_file_that_cannot_be_written(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         pictures.save(tmp_path / where, grey())
-    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)

@@ -31,10 +31,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as caught:
+def error_message(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as error:
         main(["data", *arguments])
-    text = str(caught.value)
+    text = str(error.value)
     assert text.startswith("polyp: ") and "\n" not in text
     return text
 
@@ -62,11 +62,11 @@ def test_page_summary_and_split(folder: Path, workspace: Path, capsys: pytest.Ca
         r'https?://|src="(?!data:)|<script|<link|url\((?!#)', page
     )  # opens without asking any other host
     assert "synthetic_0000" in page and "data:image/jpeg" in page
-    said = capsys.readouterr().out
-    assert "20 images" in said and "0 problems" in said and "outputs/data/mine.html" in said
+    output = capsys.readouterr().out
+    assert "20 images" in output and "0 problems" in output and "outputs/data/mine.html" in output
     split = workspace / "outputs/data/mine_split.csv"
     stems = sorted(path.stem for path in (folder / "images").iterdir())
-    assert {name: len(found) for name, found in read_split(str(split), stems)[0].items()} == {
+    assert {name: len(members) for name, members in read_split(str(split), stems)[0].items()} == {
         "train": 16,
         "val": 2,
         "test": 2,
@@ -115,10 +115,10 @@ def test_a_split_is_never_overwritten_and_a_page_of_ours_is(folder: Path, worksp
     main(["data", str(folder)])
     main(["data", str(folder)])
     split = workspace / "outputs/data/mine_split.csv"
-    before = split.read_bytes()
+    content = split.read_bytes()
     assert len(list(split.parent.iterdir())) == 2  # the same again
     main(["data", str(folder), "--seed", "1"])
-    assert split.read_bytes() == before != (workspace / "outputs/data/mine_split_2.csv").read_bytes()
+    assert split.read_bytes() == content != (workspace / "outputs/data/mine_split_2.csv").read_bytes()
 
 
 def test_a_training_takes_the_suggested_split(folder: Path, workspace: Path, train) -> None:
@@ -146,7 +146,7 @@ def test_the_suggested_split_is_the_random_one_of_training(folder: Path, workspa
 
 
 def test_a_known_data_set_has_its_own_options(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--archive is not for synthetic" in refused(capsys, "synthetic", "--archive", "x.zip")
+    assert "--archive is not for synthetic" in error_message(capsys, "synthetic", "--archive", "x.zip")
 
 
 def test_one_image_has_no_split(folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +162,7 @@ def test_one_image_has_no_split(folder: Path, workspace: Path, capsys: pytest.Ca
 def test_other_names_of_folders(folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "images").rename(folder / "Colonoscopies")
     (folder / "masks").rename(folder / "Drawn by hand")
-    text = refused(capsys, str(folder))
+    text = error_message(capsys, str(folder))
     assert "Colonoscopies/, Drawn by hand/" in text and "--images" in text and "data." not in text
     main(["data", str(folder), "--images", "Colonoscopies", "--masks", "Drawn by hand"])
     assert (workspace / "outputs/data/mine.html").is_file()
@@ -182,7 +182,7 @@ def test_bad_input_is_one_line(folder: Path, workspace: Path, capsys: pytest.Cap
         (mine, "--out", "file/page.html"): ("cannot write",),
         (mine, "--out", "."): ("cannot write",),
     }.items():
-        text = refused(capsys, *arguments)
+        text = error_message(capsys, *arguments)
         assert all(part in text for part in parts), text
     assert (workspace / "mine.html").read_text() == "a page of somebody else"
 
@@ -190,7 +190,7 @@ def test_bad_input_is_one_line(folder: Path, workspace: Path, capsys: pytest.Cap
 def test_nothing_usable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (folder / "images").iterdir():
         path.write_bytes(b"")
-    assert "none of its 20 pairs can be used" in refused(capsys, str(folder))
+    assert "none of its 20 pairs can be used" in error_message(capsys, str(folder))
 
 
 @pytest.mark.real_data
@@ -205,17 +205,17 @@ def test_frames_that_kvasir_seg_has_twice(
     }
     with ZipFile(data_folder / "kvasir-seg.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg") and "/images/" in name]
-        wanted = {*twice, *twice.values(), *(Path(name).stem for name in names[:20])}
-        archive.extractall(workspace, [name for name in archive.namelist() if Path(name).stem in wanted])
+        stems = {*twice, *twice.values(), *(Path(name).stem for name in names[:20])}
+        archive.extractall(workspace, [name for name in archive.namelist() if Path(name).stem in stems])
     (workspace / "split.csv").write_text(
         "stem,subset\n"
         + "".join(f"{a},train\n{b},test\n" for a, b in twice.items())
         + f"{Path(names[0]).stem},val\n"
     )
     main(["data", str(workspace / "Kvasir-SEG"), "--split", str(workspace / "split.csv")])
-    said = capsys.readouterr().out
-    assert "3 groups of near-duplicates with 6 images; 3 of them are divided" in said
-    assert all(f"{first} (train), {second} (test)" in said for first, second in twice.items())
+    output = capsys.readouterr().out
+    assert "3 groups of near-duplicates with 6 images; 3 of them are divided" in output
+    assert all(f"{first} (train), {second} (test)" in output for first, second in twice.items())
 
 
 def test_a_split_has_no_formulas_and_is_read_as_it_was_written(folder: Path, workspace: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_split_has_no_formulas_and_is_read_as_it_was_written(folder: Path, wor
 # Everything that training understands
 
 
-def surveyed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def run_survey(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     main(["data", *arguments, "--out", "page.html"])
     return capsys.readouterr().out
 
@@ -252,8 +252,8 @@ def test_a_layout_is_shown(
     workspace: Path, capsys: pytest.CaptureFixture[str], image: str, mask: str, note: str
 ) -> None:
     lay_out(workspace / "mine", *numbered(image, mask, range(12)))
-    said = surveyed(capsys, "mine")
-    assert "12 images" in said and note in said and note[1:] in (workspace / "page.html").read_text()
+    output = run_survey(capsys, "mine")
+    assert "12 images" in output and note in output and note[1:] in (workspace / "page.html").read_text()
 
 
 def test_sources_are_counted(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,12 +264,14 @@ def test_sources_are_counted(workspace: Path, capsys: pytest.CaptureFixture[str]
             range(count),
         )
         lay_out(workspace / "gen", *names)
-    said = surveyed(capsys, "gen")
-    assert "4 data_C1, 6 data_C2" in said and "4 data_C1, 6 data_C2" in (workspace / "page.html").read_text()
+    output = run_survey(capsys, "gen")
+    assert (
+        "4 data_C1, 6 data_C2" in output and "4 data_C1, 6 data_C2" in (workspace / "page.html").read_text()
+    )
     lay_out(workspace / "other", *numbered("images/{}.jpg", "masks/{}.png", range(5)))
-    said = surveyed(capsys, "gen", "other")
-    assert "15 images" in said and "4 gen/data_C1, 6 gen/data_C2, 5 other" in said
-    assert "groups of near-duplicates" in said  # which the first four of each are
+    output = run_survey(capsys, "gen", "other")
+    assert "15 images" in output and "4 gen/data_C1, 6 gen/data_C2, 5 other" in output
+    assert "groups of near-duplicates" in output  # which the first four of each are
 
 
 def test_folders_of_subsets_are_the_split(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,7 +279,7 @@ def test_folders_of_subsets_are_the_split(workspace: Path, capsys: pytest.Captur
         for number in numbers:
             write(workspace / f"mine/{subset}/images/{number}.jpg", picture(number))
             write(workspace / f"mine/{subset}/masks/{number}.png", polyp(number) * 255)
-    assert "folders: 14 train, 0 val, 6 test" in surveyed(capsys, "mine")
+    assert "folders: 14 train, 0 val, 6 test" in run_survey(capsys, "mine")
 
 
 def paste(text: str) -> list[str]:
@@ -313,29 +315,29 @@ def test_what_the_message_says_to_add_can_be_pasted(
         write(workspace / f"mine/images/{number}.jpg", picture(number))
         write(workspace / f"mine/masks/{number}.png", mask, palette)
     if coding == "inverted":
-        text = surveyed(capsys, "mine").replace("\n", " ")
+        text = run_survey(capsys, "mine").replace("\n", " ")
         assert "look inverted" in text
     else:
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(SystemExit) as error:
             main(["data", "mine", "--out", "page.html"])
-        text = str(caught.value)
+        text = str(error.value)
         assert "it is not clear what is polyp" in text and "page.html" in text and "data." not in text
         page = (workspace / "page.html").read_text()
         assert page.count("data:image/jpeg") >= 2 and "share of the pixels" in page  # a picture of each value
-    said = surveyed(capsys, "mine", *paste(text))
-    assert "12 images" in said and "inverted" not in said and "polyp is where" in said
+    output = run_survey(capsys, "mine", *paste(text))
+    assert "12 images" in output and "inverted" not in output and "polyp is where" in output
 
 
 def test_names_that_the_message_says_to_add_can_be_pasted(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lay_out(workspace / "mine", *numbered("{}.jpg", "{}.png", range(12)))
-    text = refused(capsys, "mine")
-    assert "12 images" in surveyed(capsys, "mine", *paste(text))
+    text = error_message(capsys, "mine")
+    assert "12 images" in run_survey(capsys, "mine", *paste(text))
     lay_out(workspace / "other", *numbered("images/{}.jpg", "masks/{}_a.png", range(12)))
     lay_out(workspace / "other", *numbered("images/{}.jpg", "masks/{}_mask.png", range(12)))
-    assert "it is not clear which masks" in refused(capsys, "other")
-    assert "12 images" in surveyed(capsys, "other", "--mask-name", "{stem}_mask")
+    assert "it is not clear which masks" in error_message(capsys, "other")
+    assert "12 images" in run_survey(capsys, "other", "--mask-name", "{stem}_mask")
 
 
 def test_an_odd_mask_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,11 +353,11 @@ def test_polygons(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         line = "0 0.2 0.2 0.6 0.2 0.6 0.5\n" + "1 0.7 0.7 0.9 0.7 0.9 0.9\n" * (number == 3)
         (workspace / "mine/labels").mkdir(exist_ok=True)
         (workspace / f"mine/labels/{number}.txt").write_text(line)
-    text = refused(capsys, "mine", "--masks", "labels")
+    text = error_message(capsys, "mine", "--masks", "labels")
     assert "several labels" in text and "data." not in text
-    said = surveyed(capsys, "mine", "--masks", "labels", *paste(text))
-    assert "12 images" in said and "13 outlines in labels (YOLO)" in said
-    assert "12 one" in surveyed(capsys, "mine", "--masks", "labels", "--polyp-labels", "0")
+    output = run_survey(capsys, "mine", "--masks", "labels", *paste(text))
+    assert "12 images" in output and "13 outlines in labels (YOLO)" in output
+    assert "12 one" in run_survey(capsys, "mine", "--masks", "labels", "--polyp-labels", "0")
 
 
 def test_groups_are_in_one_subset_of_the_suggestion(
@@ -365,7 +367,7 @@ def test_groups_are_in_one_subset_of_the_suggestion(
         n for case in range(20) for n in numbered(f"Frame/c{case}/{{}}.jpg", f"GT/c{case}/{{}}.png", [1, 2])
     ]
     lay_out(workspace / "mine", *names)
-    surveyed(capsys, "mine", "--group", "folder")
+    run_survey(capsys, "mine", "--group", "folder")
     subsets = subsets_in(workspace / "page_split.csv")
     assert len(subsets) == 40
     assert all(subsets[f"c{case}/1"] == subsets[f"c{case}/2"] for case in range(20))
@@ -373,5 +375,5 @@ def test_groups_are_in_one_subset_of_the_suggestion(
 
 def test_images_without_masks_can_be_empty(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "masks/synthetic_0004.png").unlink()
-    said = surveyed(capsys, str(folder), "--missing-mask", "empty")
-    assert "20 images" in said and "0 problems" in said and "1 none" in said
+    output = run_survey(capsys, str(folder), "--missing-mask", "empty")
+    assert "20 images" in output and "0 problems" in output and "1 none" in output

@@ -44,10 +44,11 @@ def make(root: Path, count: int, size: int) -> None:
 
 def measure(root: str) -> None:
     """In a process of its own: look at a folder."""
-    from polyp.commands.data.survey import survey
+    from polyp.commands.data.options import Options
+    from polyp.commands.data.survey import run
 
     start = time.perf_counter()
-    survey(data=(root,), out=f"{root}/page.html")
+    run(Options(data=(root,), out=f"{root}/page.html"))
     print(json.dumps([time.perf_counter() - start, peak_memory()]))
 
 

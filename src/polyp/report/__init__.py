@@ -1,4 +1,4 @@
-"""Reports: tables (terminal, CSV, HTML, Markdown), HTML pages, Markdown documents, pictures of masks.
+"""Tables (terminal, CSV, HTML, Markdown), charts, HTML pages, Markdown documents and pictures of masks.
 
 May import images, files and errors.
 """

@@ -1,7 +1,7 @@
-"""HTML pages: files that hold everything they show, so that they open offline and can be sent to somebody.
+"""HTML pages: single files that contain all they show, so that they open offline and can be sent by mail.
 
-Tables, pictures and charts are added in the order in which they are read. A page follows the light or dark
-colours of the screen, charts included; a click enlarges a picture, and each chart can be saved as PDF.
+Pages and their charts follow the light or dark colours of the screen. A click enlarges a picture, and each
+chart can be saved as PDF.
 """
 
 import base64
@@ -20,44 +20,37 @@ from polyp.report.tables import Table
 
 
 class Number(NamedTuple):
-    """A number that is shown large.
-
-    Attributes:
-        name: what it is.
-        value: as people see it.
-        detail: a line below it, such as its interval.
-        meaning: its definition, shown on hover.
-    """
+    """A number in large type."""
 
     name: str
     value: str
-    detail: str = ""
-    meaning: str = ""
+    detail: str = ""  # a line below the value, such as its interval
+    meaning: str = ""  # the definition, shown on hover
 
 
 class Page:
-    """One HTML file in the making; its look is templates/page.html and page.css.
+    """An HTML page, built from top to bottom; templates/page.html and page.css define its look.
 
     Args:
         title: the heading.
-        lead: the answer, in a sentence or two below it.
+        lead: the result in a sentence or two, below the heading.
     """
 
     def __init__(self, title: str, lead: str = "") -> None:
         self.title = title
         self.lead = lead
         self.parts: list[tuple[str, Any]] = []
-        """Of the page's content, each with its kind, by which the template sets it."""
+        """The content in order: the kind of each part, such as "table", and its data for the template."""
         self.sections: list[str] = []
 
     def section(self, heading: str, intro: str = "") -> None:
-        """Begin a section, which the line of links at the top leads to."""
+        """Begin a section, with a link to it at the top of the page."""
         self.sections.append(heading)
         self.parts.append(("section", {"number": len(self.sections), "heading": heading}))
         self.text(intro)
 
     def heading(self, text: str, anchor: str = "") -> None:
-        """Add a smaller heading inside a section, which links to #anchor lead to."""
+        """Add a smaller heading within a section; #ANCHOR links to it."""
         self.parts.append(("heading", {"text": text, "anchor": anchor}))
 
     def text(self, text: str, style: Literal["", "faint", "warning"] = "") -> None:
@@ -66,19 +59,15 @@ class Page:
             self.parts.append(("text", {"text": text, "style": style}))
 
     def numbers(self, numbers: Sequence[Number]) -> None:
-        """Add numbers, shown large side by side."""
+        """Add numbers in large type, side by side."""
         self.parts.append(("numbers", numbers))
 
     def include(self, template: str) -> None:
-        """Add a file of report/templates, which holds text that no value changes."""
+        """Add a file of report/templates that has no variables."""
         self.parts.append(("include", template))
 
     def table(self, table: Table | Sequence[Mapping[str, Any]]) -> None:
-        """Add a table; nothing if it has no rows.
-
-        Args:
-            table: a `Table`, or rows whose values are shown as they are, under the keys of the first row.
-        """
+        """Add a `Table`, or rows as a table of the first row's keys; nothing if there are no rows."""
         table = table if isinstance(table, Table) else Table(table)
         if table.rows:
             self.parts.append(("table", table))
@@ -89,19 +78,16 @@ class Page:
         legend: Mapping[str, Colour] | None = None,
         width: Literal["small", "", "wide"] = "",
     ) -> None:
-        """Add pictures with captions side by side, as many as fit into the window's width.
+        """Add pictures (H, W, 3) uint8 RGB with captions, as many in a row as fit into the window.
 
-        Args:
-            pictures: (H, W, 3) uint8 RGB, each with its caption.
-            legend: what the colours of outlines on them mean.
-            width: of a picture.
+        The legend explains the colours of outlines.
         """
         if pictures:
             figures = [(_encode_jpeg(picture), caption) for picture, caption in pictures]
             self.parts.append(("gallery", {"figures": figures, "legend": legend, "width": width}))
 
     def charts(self, charts: Sequence[Chart]) -> None:
-        """Add charts side by side where the window is wide enough, none if there are none."""
+        """Add charts, side by side if the window is wide enough."""
         parts = [
             {
                 "name": chart.name,

@@ -2,49 +2,35 @@
 
 import html
 import re
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polyp.errors import printable
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
 
 class Markdown(str):
-    """Text that is Markdown already and is not escaped again."""
+    """Text that is already Markdown and must not be escaped."""
 
 
 def escape_markdown(value: Any) -> Markdown:
-    """A value as one line of text: nothing in it is HTML, a link, markup or the end of a table's cell."""
+    """A value as one line of text, without HTML, links, markup or the end of a table cell."""
     if isinstance(value, Markdown):
         return value
     line = re.sub(r"[\\`*\[\]|~@]|\b_|_\b|:(?=//)|(?<=www)\.", r"\\\g<0>", _one_line(value))
-    # Entities, since not every reader of Markdown knows \\< for <.
+    # Not every Markdown reader understands \\<, so < becomes an entity.
     return Markdown(html.escape(line, quote=False))
 
 
 def format_code(value: Any) -> Markdown:
-    """A value set as code, or escaped where a character of it would end the code or the cell."""
+    """A value as `code`, or escaped if one of its characters would end the code or the cell."""
     line = _one_line(value)
     return escape_markdown(line) if re.search(r"[`<>&|\\]", line) else Markdown(f"`{line}`")
 
 
 def render_markdown(template: str, **values: Any) -> str:
-    """The text of a Markdown template with its values, each escaped unless it is `Markdown`.
-
-    Args:
-        template: a file of report/templates.
-        values: of its variables.
-    """
-    return _environment().get_template(template).render(values)
-
-
-@cache
-def _environment() -> "Environment":
+    """Fill in a Markdown template of report/templates; values are escaped unless they are `Markdown`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("polyp.report"),
         undefined=StrictUndefined,
         finalize=escape_markdown,
@@ -52,6 +38,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    return environment.get_template(template).render(values)
 
 
 def _one_line(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Pictures for people: image | truth | prediction."""
+"""Pictures of images with outlines: image | truth | prediction."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -13,20 +13,19 @@ from polyp.images import IGNORED
 
 load_font = cache(ImageFont.load_default)  # which takes half a millisecond
 
-Colour = tuple[int, int, int]
-"""Red, green and blue, 0-255."""
+Colour = tuple[int, int, int]  # red, green and blue, 0-255
 
 TRUTH: Colour = (86, 180, 233)
 PREDICTION: Colour = (255, 200, 0)
-"""Sky blue and yellow, which colour-blind people can tell apart (after Okabe and Ito, 2008)."""
+"""Sky blue and yellow, which colour-blind people can distinguish (after Okabe and Ito, 2008)."""
 
 LEGEND = {"truth": TRUTH, "prediction": PREDICTION}
-TEXT, STRIP = (255, 255, 255), (38, 42, 48)
+TEXT, STRIP, WHITE = (255, 255, 255), (38, 42, 48), (255, 255, 255)
 GAP, PANEL_HEIGHT = 4, 160
 
 
 def contour(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
-    """The image (H, W, 3) uint8 with the outline of a mask (H, W), polyp where not 0, drawn on it."""
+    """The image (H, W, 3) uint8 with the outline of a mask (H, W), polyp where not 0; changes the image."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(min(mask.shape) / 120))
     return cv2.drawContours(np.ascontiguousarray(image), outlines, -1, colour, thickness)
@@ -38,25 +37,25 @@ def overlay(
     opacity: float = 0.25,
     labels: Sequence[tuple[int, int, str]] = (),
 ) -> np.ndarray:
-    """The image (H, W, 3) uint8 with a predicted mask (H, W) laid over it, tinted inside and outlined.
+    """The image with a predicted mask, tinted inside and outlined.
 
     Args:
-        image: RGB.
-        mask: polyp where it is not 0.
-        opacity: of the tint, 0-1; 0 leaves the outline alone.
-        labels: left and top of the box around a polyp, and what is written above it.
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W), polyp where not 0.
+        opacity: of the tint, 0-1; 0 draws the outline alone.
+        labels: left and top of a polyp's box, and the text above it.
     """
-    inside = (mask != 0).astype(np.uint8)
-    values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)  # for each of 256
+    polyp = (mask != 0).astype(np.uint8)
+    values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)
     tinted = cv2.LUT(image, np.rint(values).astype(np.uint8)[None])
-    drawn = contour(cv2.copyTo(tinted, inside, image.copy()), inside, PREDICTION)
+    picture = contour(cv2.copyTo(tinted, polyp, image.copy()), polyp, PREDICTION)
     size = max(10, min(mask.shape) // 18)
     for left, top, text in labels:
         label = _write({text: PREDICTION}, size)
-        left, top = max(0, min(left, drawn.shape[1] - label.shape[1])), max(0, top - label.shape[0])
-        place = drawn[top : top + label.shape[0], left : left + label.shape[1]]
-        place[:] = label[: place.shape[0], : place.shape[1]]
-    return drawn
+        left, top = max(0, min(left, picture.shape[1] - label.shape[1])), max(0, top - label.shape[0])
+        region = picture[top : top + label.shape[0], left : left + label.shape[1]]
+        region[:] = label[: region.shape[0], : region.shape[1]]
+    return picture
 
 
 def panel(
@@ -69,11 +68,11 @@ def panel(
         truth: (H, W) in {0, 1, 255}; 255 is ignored.
         probability: (H, W) in 0-1.
         threshold: a pixel is predicted to be polyp from here on.
-        height: to scale all three to, in pixels; lines are as thick whatever the image's size.
+        height: in pixels, to which all three are scaled; lines are equally thick for all sizes of images.
 
     Returns:
         (H, 3 W + gaps, 3) uint8 RGB: the image with the outlines of truth (blue) and prediction (yellow),
-        and both masks, that of the truth grey where pixels are ignored.
+        the mask of the truth, grey where pixels are ignored, and the predicted mask.
     """
     if height is not None:
         size = round(image.shape[1] * height / image.shape[0]), height
@@ -82,11 +81,14 @@ def panel(
         probability = cv2.resize(probability, size, interpolation=cv2.INTER_LINEAR)
     predicted, polyp = probability >= threshold, truth == 1
     outlined = contour(contour(image.copy(), polyp, TRUTH), predicted, PREDICTION)
-    masks = [(mask * np.uint8(255))[..., None].repeat(3, 2) for mask in (polyp, predicted)]
-    masks[0][truth == IGNORED] = 128
+    true_mask, predicted_mask = (
+        (mask * np.uint8(255))[..., None].repeat(3, 2) for mask in (polyp, predicted)
+    )
+    true_mask[truth == IGNORED] = 128
     gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
-    contours = contour(masks[0], polyp, TRUTH), contour(masks[1], predicted, PREDICTION)
-    return np.hstack([outlined, gap, contours[0], gap, contours[1]])
+    true_mask = contour(true_mask, polyp, TRUTH)
+    predicted_mask = contour(predicted_mask, predicted, PREDICTION)
+    return np.hstack([outlined, gap, true_mask, gap, predicted_mask])
 
 
 def sheet(
@@ -94,48 +96,41 @@ def sheet(
     captions: Sequence[str] = (),
     legend: Mapping[str, Colour] | None = None,
     height: int = PANEL_HEIGHT,
-    columns: int = 2,
 ) -> np.ndarray:
-    """Panels of any size in a grid, each scaled to the same height and centred in its cell.
+    """Panels of any size in two columns, each scaled to the same height and centred in its cell.
 
     Args:
         panels: the pictures, RGB.
         captions: a line of text above each panel; () for none.
-        legend: words and their colours, written above all of them.
+        legend: words and their colours, in a line above the grid.
         height: of each panel in pixels, without its caption.
-        columns: of the grid.
     """
-    sizes = [(round(panel.shape[1] * height / panel.shape[0]), height) for panel in panels]
-    scaled = [cv2.resize(*pair, interpolation=cv2.INTER_AREA) for pair in zip(panels, sizes, strict=True)]
-    if captions:
-        pairs = zip(scaled, captions, strict=True)
-        scaled = [add_text(panel, {caption: TEXT}) for panel, caption in pairs]
-        height = scaled[0].shape[0]
-    width = max(p.shape[1] for p in scaled) + 2 * GAP
+    pictures = []
+    for index, panel in enumerate(panels):
+        size = round(panel.shape[1] * height / panel.shape[0]), height
+        picture = cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
+        pictures.append(add_text(picture, {captions[index]: TEXT}) if captions else picture)
+    width = max(picture.shape[1] for picture in pictures)
     cells = []
-    for picture in scaled:
-        cell = np.full((height + 2 * GAP, width, 3), 255, np.uint8)
-        left = (width - picture.shape[1]) // 2
-        cell[GAP : GAP + height, left : left + picture.shape[1]] = picture
-        cells.append(cell)
-    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    grid = np.vstack([np.hstack(cells[row : row + columns]) for row in range(0, len(cells), columns)])
+    for picture in pictures:
+        left = GAP + (width - picture.shape[1]) // 2
+        right = 2 * GAP + width - left - picture.shape[1]
+        cells.append(cv2.copyMakeBorder(picture, GAP, GAP, left, right, cv2.BORDER_CONSTANT, value=WHITE))
+    cells += [np.full_like(cells[0], 255)] * (len(cells) % 2)
+    grid = np.vstack([np.hstack(cells[row : row + 2]) for row in range(0, len(cells), 2)])
     return add_text(grid, legend) if legend else grid
 
 
 def add_text(picture: np.ndarray, texts: Mapping[str, Colour], size: int = 14) -> np.ndarray:
-    """The picture (H, W, 3) with a line of text above it; what is longer than the picture is cut off.
+    """The picture (H, W, 3) RGB with words in their colours above it, in a font of `size` pixels.
 
-    Args:
-        picture: RGB.
-        texts: words and their colours, written one after the other.
-        size: of the font in pixels.
+    What is longer than the picture is cut off.
     """
     return np.vstack([_write(texts, size, picture.shape[1]), picture])
 
 
 def _write(texts: Mapping[str, Colour], size: int, width: int | None = None) -> np.ndarray:
-    """A strip (1.5 size, width, 3) uint8 with words in their colours; by default as wide as they are."""
+    """A strip (1.5 size, width, 3) uint8 with words in their colours; by default as wide as the words."""
     font, left = load_font(size), size / 2
     if width is None:
         width = round(sum(font.getlength(text) + size for text in texts))

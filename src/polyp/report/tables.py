@@ -13,36 +13,24 @@ from typing import Any, Literal
 from polyp import terminal
 from polyp.report.markdown import Markdown, escape_markdown
 
-LONG_TEXT = 40
-"""Characters from which on a cell is broken into lines."""
-
-LONG_SETTING = 24
-"""Characters from which on the cells of an optional column are letters in the terminal, explained below."""
+LONG_TEXT = 40  # characters; longer cells are broken into lines on a page
+LONG_SETTING = 24  # characters; the terminal shows numbers for longer settings, explained below the table
+NUMBER = re.compile(r"[\s+\-\N{MINUS SIGN}<(]*[\d.]")  # the beginning of a cell that holds a number
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table, as people see it.
+    """A column of a table, as people see it."""
 
-    Attributes:
-        name: the key of its values in the rows.
-        label: its heading; by default the name.
-        format: how a value is written: a format specification such as ".3f", or a function of the whole row.
-            None and what is missing stay blank under a specification.
-        align: "left" or "right"; by default numbers stand right and text left.
-        hint: what the column is, shown on a page on hover.
-        optional: left out where the terminal is too narrow, the last such column first.
-    """
-
-    name: str
-    label: str | None = None
-    format: str | Callable[[Mapping[str, Any]], str] = ""
-    align: Literal["left", "right"] | None = None
-    hint: str = ""
-    optional: bool = False
+    name: str  # the key of its values in the rows
+    label: str | None = None  # the heading; by default the name
+    format: str | Callable[[Mapping[str, Any]], str] = ""  # such as ".3f", or a function of the whole row
+    align: Literal["left", "right"] | None = None  # by default, "right" for numbers
+    hint: str = ""  # shown on a page on hover
+    optional: bool = False  # hidden if the terminal is too narrow, the last optional column first
 
     def format_cell(self, row: Mapping[str, Any]) -> str:
-        """The row's cell as people see it; `Markdown` stays so."""
+        """The row's cell as people see it, blank for None and missing values; `Markdown` stays `Markdown`."""
         if callable(self.format):
             return self.format(row)
         value = row.get(self.name)
@@ -52,11 +40,9 @@ class Column:
 
 
 class Table:
-    """Rows of values: all of them for programs (CSV, pandas), and columns of them for people.
+    """Rows of values: all of them for programs (CSV, pandas), and columns for people.
 
-    Args:
-        rows: a value for each column by the column's name; None and what is missing stay blank.
-        columns: what people see, in this order; by default every key of the first row.
+    The columns are those that people see, in this order; by default every key of the first row.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column] = ()) -> None:
@@ -66,10 +52,10 @@ class Table:
         self.hints = [column.hint for column in columns]
         self.cells = [[column.format_cell(row) for column in columns] for row in rows]
         self.styles = [
-            _style(column.align, [cells[place] for cells in self.cells])
-            for place, column in enumerate(columns)
+            _style(column.align, [cells[index] for cells in self.cells])
+            for index, column in enumerate(columns)
         ]
-        """Of each column, as a class in HTML: "" for numbers, "text" or "text long" for text."""
+        """The HTML class of each column: "" for numbers, "text" or "text long" for text."""
 
     def to_csv(self) -> str:
         """The text of a CSV file with every value of the rows, unrounded."""
@@ -82,46 +68,50 @@ class Table:
         return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
     def print(
-        self, bold: Callable[[Mapping[str, Any]], bool] = lambda row: False, fit: bool = True, rest: str = ""
+        self,
+        bold: Callable[[Mapping[str, Any]], bool] = lambda row: False,
+        fit: bool = True,
+        option: str = "",
     ) -> None:
-        """Print the table to the terminal, with those of its optional columns for which there is room.
+        """Print the table to the terminal, with as many optional columns as fit.
 
         Args:
-            bold: whether a row is set in bold.
+            bold: whether a row is bold.
             fit: False prints all columns.
-            rest: where the columns are that are left out.
+            option: the command line option that shows hidden columns.
         """
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table as Grid
 
-        columns = [
-            [label, *(cells[place] for cells in self.cells)] for place, label in enumerate(self.labels)
-        ]
-        optional = [place for place, column in enumerate(self.columns) if fit and column.optional]
+        console, hidden = terminal.console(), list[str]()
+        columns = dict(enumerate(map(list, zip(self.labels, *self.cells, strict=True))))
+        optional = [index for index, column in enumerate(self.columns) if fit and column.optional]
         legends: dict[int, list[str]] = {}
-        for place in optional:
-            label, *cells = columns[place]
+        for index in optional:
+            label, *cells = columns[index]
             if max(map(len, cells), default=0) > LONG_SETTING:
                 marks = {cell: f"[{number}]" for number, cell in enumerate(dict.fromkeys(cells), 1)}
-                columns[place] = [label, *(marks[cell] for cell in cells)]
-                legends[place] = [f"{label} {mark}: {cell}" for cell, mark in marks.items()]
-        console, shown = terminal.console(), list(range(len(columns)))
-        widths = [max(map(len, column)) + 2 for column in columns]
-        while optional and console.is_terminal and sum(widths[place] for place in shown) - 2 > console.width:
-            shown.remove(optional.pop())
+                columns[index] = [label, *(marks[cell] for cell in cells)]
+                legends[index] = [f"{label} {mark}: {cell}" for cell, mark in marks.items()]
 
+        def measure() -> int:
+            return sum(max(map(len, column)) + 2 for column in columns.values())
+
+        while optional and console.is_terminal and measure() - 2 > console.width:
+            label, *_ = columns.pop(optional.pop())
+            hidden.insert(0, label)
         grid = Grid(box=None, pad_edge=False)
-        for place in shown:
-            grid.add_column(escape(columns[place][0]), justify="left" if self.styles[place] else "right")
+        for index, (label, *_) in columns.items():
+            grid.add_column(escape(label), justify="left" if self.styles[index] else "right")
         for number, row in enumerate(self.rows, 1):
-            grid.add_row(*(escape(columns[place][number]) for place in shown), style="bold" * bold(row))
-        Console(width=sum(widths)).print(grid)  # not squeezed, whatever the terminal's width
-        for place in shown:
-            for line in legends.get(place, ()):
+            grid.add_row(*(escape(column[number]) for column in columns.values()), style="bold" * bold(row))
+        Console(width=measure()).print(grid)  # the full width, even if the terminal is narrower
+        for index in columns:
+            for line in legends.get(index, ()):
                 console.print(line, markup=False)
-        if hidden := [column[0] for place, column in enumerate(columns) if place not in shown]:
-            console.print(f"Not shown{f' ({rest})' * bool(rest)}: {'; '.join(hidden)}", markup=False)
+        if hidden:
+            console.print(f"Not shown{f' ({option})' * bool(option)}: {'; '.join(hidden)}", markup=False)
 
 
 def count(number: int, noun: str) -> str:
@@ -130,12 +120,9 @@ def count(number: int, noun: str) -> str:
 
 
 def format_mean(row: Mapping[str, Any], name: str, short: bool = False) -> str:
-    """A mean with what the row has of its standard deviation and interval: `0.850 ± 0.010 (0.830 to 0.870)`.
+    """A mean with NAME_sd, NAME_low and NAME_high, if the row has them: `0.850 ± 0.010 (0.830 to 0.870)`.
 
-    Args:
-        row: the keys `name`, and if known NAME_sd, NAME_low and NAME_high.
-        name: the mean's key.
-        short: `0.850 (.830–.870)`, for a narrow column.
+    `short` is for a narrow column: `0.850 (.830–.870)`.
     """
     value, deviation, low, high = (row.get(f"{name}{end}") for end in ("", "_sd", "_low", "_high"))
     text = "" if value is None else f"{value:.3f}"
@@ -158,21 +145,17 @@ def format_p(row: Mapping[str, Any]) -> str:
 
 
 def _style(align: str | None, cells: Sequence[str]) -> str:
-    if align == "right" or (align is None and any(map(_is_number, cells))):
+    has_numbers = any(len(cell) < LONG_TEXT and NUMBER.match(cell) for cell in cells)
+    if align == "right" or (align is None and has_numbers):
         return ""
     return "text long" if max(map(len, cells), default=0) > LONG_TEXT else "text"
-
-
-def _is_number(cell: str) -> bool:
-    text = cell.strip().lstrip("+-\N{MINUS SIGN}<( ")
-    return len(text) < LONG_TEXT and (text[:1].isdigit() or text[:1] == ".")
 
 
 def escape_formula(value: Any) -> Any:
     """A value as a cell of a CSV file.
 
-    Text that begins like a formula (= + - @) or with a control character gets a quote (') before it. Bytes of
-    a file's name that are not UTF-8 are written as backslash escapes. Numbers stay as they are.
+    Text that begins like a formula (= + - @) or with a control character gets a quote (') before it. Bytes in
+    file names that are not UTF-8 become backslash escapes. Numbers stay as they are.
     """
     if not isinstance(value, str):
         return value
@@ -181,17 +164,12 @@ def escape_formula(value: Any) -> Any:
 
 
 def unescape_formula(cell: str) -> str:
-    """The text of which `escape_formula` made this cell."""
+    """The text that `escape_formula` was given."""
     return cell[1:] if re.match(r"'+[=+\-@\t\r\n]", cell) else cell
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """The text of a CSV file, with `escape_formula` applied to every cell.
-
-    Args:
-        rows: a value for each column; None and what is missing stay empty.
-        columns: in their order.
-    """
+    """The text of a CSV file, each cell by `escape_formula`; None and missing values are empty."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(escape_formula, columns))

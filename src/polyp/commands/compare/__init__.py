@@ -1,1 +1,1 @@
-"""`polyp compare`: which run is best, whether the difference is real, and what it costs."""
+"""`polyp compare`: which run is best, whether the difference is more than chance, and what it costs."""

@@ -1,12 +1,12 @@
 """Charts of a comparison: differences, curves, images of two recipes, effects of settings, costs.
 
-Charts of one kind have the same axes. Few recipes have a colour each; of many the best alone has one.
+Charts of one kind have the same limits. Up to six recipes have a colour each; of more, only the best has one.
 """
 
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ from polyp.report.charts import (
     TEXT,
     Chart,
     label_right,
+    label_rows,
     make_axes,
     styled,
     use_log,
@@ -31,31 +32,22 @@ from polyp.report.charts import (
 from polyp.report.pictures import LEGEND
 from polyp.report.tables import count
 
-MIN_SPAN = 0.03
-"""Of Dice, that an axis shows at least, so that small differences look small."""
-
-MAX_TICKS = 6
-"""Values of a number that have a line each; more have an axis."""
-
-MAX_LABEL = 24
-"""Characters of a value at an axis; the name of an axis may be twice as long."""
-
-MAX_TITLE = 26
-"""Characters of a recipe's name at an axis; its number stands for a longer one."""
-
-MAX_OTHERS = 3
-"""Recipes whose images are plotted against the best one's."""
+MIN_SPAN = 0.03  # least range of Dice of an axis, so that small differences look small
+MAX_ROWS = 6  # a numeric setting with more values has an axis instead of a row for each value
+MAX_LABEL = 24  # characters of a value at an axis; the name of an axis may be twice as long
+MAX_TITLE = 26  # characters of a recipe's title at an axis; if one is longer, only numbers are shown
+MAX_PAIRS = 3  # recipes whose images are plotted against the best one's
 
 COSTS: dict[str, tuple[str, Callable[[Recipe], float | None]]] = {
     "parameters": ("parameters, millions", lambda recipe: recipe.parameters / 1e6),
     "gmacs": ("GMACs per image", lambda recipe: recipe.first.gmacs),
     "minutes": ("minutes of training", lambda recipe: recipe.means["minutes"]),
 }
-"""What a recipe costs, by a key for files: the name with its unit, and the number."""
+"""The costs of a recipe by a key for file names: the axis label and the value."""
 
 
 def _colours(recipes: Sequence[Recipe]) -> dict[int, str]:
-    """A colour by recipe's number."""
+    """The colour of each recipe by its number."""
     if len(recipes) <= len(SERIES):
         return {recipe.number: colour for recipe, colour in zip(recipes, SERIES, strict=False)}
     return {recipe.number: SERIES[0] if recipe.number == 1 else FAINT for recipe in recipes}
@@ -63,27 +55,22 @@ def _colours(recipes: Sequence[Recipe]) -> dict[int, str]:
 
 @styled
 def plot_differences(comparison: Comparison) -> list[Chart]:
-    """The difference in test Dice of each recipe to the best, where the images are enough to judge it."""
-    rows = [
-        (recipe, difference.value, difference.interval)
-        for recipe in comparison.comparable[1:]
-        if (difference := comparison.differences[recipe.number]).interval
-    ]
-    if not rows:
+    """The difference in test Dice of each recipe to the best; no chart if there are too few images."""
+    recipes = comparison.comparable[1:]
+    intervals = [d.interval for d in comparison.differences.values() if d.interval]
+    if not intervals:
         return []
-    figure, axes = make_axes("difference in test Dice", "", (SIZE[0], 0.6 + 0.2 * len(rows)))
+    figure, axes = make_axes("difference in test Dice", "", (SIZE[0], 0.6 + 0.2 * len(recipes)))
     axes.axvline(0, color=FAINT, lw=1)
-    for place, (recipe, value, (low, high)) in enumerate(rows):
-        alike = recipe.number in comparison.alike
-        colour = FAINT if alike else SERIES[0] if value > 0 else SERIES[1]
-        axes.plot([low, high], [place, place], color=colour)
-        axes.plot(value, place, "o", color=colour, mfc="none" if alike else colour, ms=5)
-    is_short = all(len(recipe.title) <= MAX_TITLE for recipe, *_ in rows)
-    axes.set_yticks(range(len(rows)), [r.title if is_short else f"#{r.number}" for r, *_ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(visible=False, axis="y")
-    widest = max(abs(end) for *_, interval in rows for end in interval)
-    axes.set_xlim(-1.1 * max(widest, MIN_SPAN), 1.1 * max(widest, MIN_SPAN))
+    for index, (recipe, interval) in enumerate(zip(recipes, intervals, strict=True)):
+        value, is_tie = comparison.differences[recipe.number].value, recipe.number in comparison.ties
+        colour = FAINT if is_tie else SERIES[0] if value > 0 else SERIES[1]
+        axes.plot(interval, [index, index], color=colour)
+        axes.plot(value, index, "o", color=colour, mfc="none" if is_tie else colour, ms=5)
+    is_short = all(len(recipe.title) <= MAX_TITLE for recipe in recipes)
+    label_rows(axes, [recipe.title if is_short else f"#{recipe.number}" for recipe in recipes])
+    limit = 1.1 * max(MIN_SPAN, np.abs(intervals).max())
+    axes.set_xlim(-limit, limit)
     caption = (
         f"Test Dice minus that of {comparison.reference.title}, on the same images. Lines: 95 % intervals of "
         "all comparisons together. Hollow and grey: not distinguishable."
@@ -96,15 +83,17 @@ def plot_curves(comparison: Comparison) -> list[Chart]:
     """Loss and Dice by epoch: a curve of training and validation for each run; unfinished runs are grey."""
     if not any(run.curves for run in (*comparison.runs, *comparison.unfinished)):
         return []
-    names = {"loss": "loss", "dice": "Dice at network resolution"}
-    return [Chart(name, *_plot_curve(comparison, name, label)) for name, label in names.items()]
+    return [
+        _plot_curve(comparison, "loss", "loss"),
+        _plot_curve(comparison, "dice", "Dice at network resolution"),
+    ]
 
 
-def _plot_curve(comparison: Comparison, name: str, label: str) -> tuple[Figure, str]:
+def _plot_curve(comparison: Comparison, name: str, label: str) -> Chart:
     figure, axes = make_axes("epoch", label)
-    colours = _colours(comparison.recipes)
+    recipes, colours = comparison.recipes, _colours(comparison.recipes)
     lines = [(run, LINE) for run in comparison.unfinished]
-    lines += [(run, colours[recipe.number]) for recipe in reversed(comparison.recipes) for run in recipe.runs]
+    lines += [(run, colours[recipe.number]) for recipe in reversed(recipes) for run in recipe.runs]
     stages: dict[str, dict[str, Any]] = {"train": {"ls": ":", "lw": 0.9}, "val": {}}
     for run, colour in lines:
         for stage, style in stages.items():
@@ -114,64 +103,64 @@ def _plot_curve(comparison: Comparison, name: str, label: str) -> tuple[Figure, 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.02)
     axes.set_ylim(axes.get_ylim())
-    few = len(comparison.recipes) <= len(SERIES)
-    ends = [
-        (recipe, recipe.first.curves.get(f"val/{name}"))
-        for recipe in comparison.recipes[: None if few else 1]
-    ]
-    label_right(axes, [(points[-1], f"#{r.number}", colours[r.number]) for r, points in ends if points])
     caption = f"{label[0].upper()}{label[1:]} by epoch: validation solid, training dotted"
-    caption += ", unfinished runs pale" * bool(comparison.unfinished)
-    return figure, f"{caption}{'' if few else f'; coloured: {comparison.recipes[0].title}'}."
+    if comparison.unfinished:
+        caption += ", unfinished runs pale"
+    if len(recipes) > len(SERIES):
+        recipes = recipes[:1]
+        caption += f"; coloured: {recipes[0].title}"
+    labels = []
+    for recipe in recipes:
+        if ends := recipe.first.curves.get(f"val/{name}", [])[-1:]:
+            labels.append((ends[0], f"#{recipe.number}", colours[recipe.number]))
+    label_right(axes, labels)
+    return Chart(name, figure, f"{caption}.")
 
 
 @styled
 def plot_images(comparison: Comparison, anchors: Mapping[str, str]) -> list[Chart]:
-    """Dice of each test image by the best recipe and by another, for the first others.
+    """Dice of each test image by the best recipe and by another, for up to MAX_PAIRS others.
 
-    Args:
-        comparison: the recipes.
-        anchors: by stem, the letter of the images that the page shows, below the anchor of that name.
+    The points of images in `anchors` (stem: letter) link to their pictures on the page.
     """
-    best, *others = comparison.comparable
-    charts = []
-    for other in others[:MAX_OTHERS]:
-        figure, axes = make_axes(f"Dice of #{best.number}", f"Dice of #{other.number}", (3, 3))
+    best, charts = comparison.reference, []
+    for recipe in comparison.comparable[1 : 1 + MAX_PAIRS]:
+        figure, axes = make_axes(f"Dice of #{best.number}", f"Dice of #{recipe.number}", (3, 3))
         axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
-        axes.plot(best.dice, other.dice, "o", color=SERIES[0], ms=3, alpha=0.5, mew=0)
-        for stem, x, y in zip(best.stems, best.dice, other.dice, strict=True):
+        axes.plot(best.dice, recipe.dice, "o", color=SERIES[0], ms=3, alpha=0.5, mew=0)
+        for stem, x, y in zip(best.stems, best.dice, recipe.dice, strict=True):
             if letter := anchors.get(stem):
-                url, side = f"#{letter}", -1 if x > 0.9 else 1
+                url, offset, align = f"#{letter}", (4, 3), "left"
+                if x > 0.9:  # near the right end
+                    offset, align = (-4, 3), "right"
                 axes.plot(x, y, "o", color=SERIES[1], ms=4).pop().set_url(url)
-                axes.annotate(
-                    letter, (x, y), (4 * side, 3), textcoords="offset points", color=SERIES[1], url=url,
-                    ha="left" if side > 0 else "right",
-                )  # fmt: skip
+                style: dict[str, Any] = {"textcoords": "offset points", "color": SERIES[1], "ha": align}
+                axes.annotate(letter, (x, y), offset, url=url, **style)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-        above, below = int((other.dice > best.dice).sum()), int((other.dice < best.dice).sum())
+        above, below = int((recipe.dice > best.dice).sum()), int((recipe.dice < best.dice).sum())
         caption = (
-            f"Each test image with #{best.number} and #{other.number}. Better with #{other.number}: "
+            f"Each test image with #{best.number} and #{recipe.number}. Better with #{recipe.number}: "
             f"{count(above, 'image')}; with #{best.number}: {below}."
         )
-        caption += " Letters lead to the pictures." * bool(anchors)
-        charts.append(Chart(f"images_{best.number}_{other.number}", figure, caption))
+        if anchors:
+            caption += " Letters lead to the pictures."
+        charts.append(Chart(f"images_{best.number}_{recipe.number}", figure, caption))
     return charts
 
 
 @styled
 def plot_costs(comparison: Comparison) -> list[Chart]:
-    """For each of COSTS that is known and differs, validation Dice against it, with the Pareto front."""
+    """Validation Dice against each of COSTS that is known and differs, with the Pareto front."""
     charts = []
-    bars = " Bars: standard deviation between seeds." * any(
-        recipe.deviations for recipe in comparison.recipes
-    )
+    has_seeds = any(recipe.deviations for recipe in comparison.recipes)
+    bars = " Bars: standard deviation between seeds." if has_seeds else ""
     for key, (name, cost) in COSTS.items():
         points = [(value, recipe) for recipe in comparison.recipes if (value := cost(recipe)) is not None]
         if len({value for value, _ in points}) > 1:
             figure = _plot_cost(name, points, _colours(comparison.recipes))
             caption = f"Validation Dice against {name}. Line: nothing cheaper is better.{bars}"
             charts.append(Chart(f"dice_against_{key}", figure, caption))
-    _share_dice([chart.figure.axes[0].yaxis.axes for chart in charts], "y")
+    _share_limits([chart.figure.axes[0] for chart in charts], "y")
     return charts
 
 
@@ -180,12 +169,11 @@ def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mappi
     for value, recipe in points:
         deviation, colour = recipe.deviations.get("val/dice"), colours[recipe.number]
         axes.errorbar(value, recipe.val, deviation, fmt="o", ms=5, color=colour, capsize=2)
-    front = [points[place] for place in find_pareto_front([(value, recipe.val) for value, recipe in points])]
-    for place, (value, recipe) in enumerate(points if len(points) <= len(SERIES) else front):
-        offset, colour = (4, -11 if place % 2 else 5), colours[recipe.number]  # neighbours often overlap
-        axes.annotate(
-            f"#{recipe.number}", (value, recipe.val), offset, textcoords="offset points", color=colour
-        )
+    front = [points[index] for index in find_pareto_front([(value, recipe.val) for value, recipe in points])]
+    for index, (value, recipe) in enumerate(points if len(points) <= len(SERIES) else front):
+        offset = (4, -11) if index % 2 else (4, 5)  # labels of neighbours would often overlap
+        style: dict[str, Any] = {"textcoords": "offset points", "color": colours[recipe.number]}
+        axes.annotate(f"#{recipe.number}", (value, recipe.val), offset, **style)
     x, y = zip(*sorted((value, recipe.val) for value, recipe in front), strict=True)
     axes.plot(x, y, color=FAINT, lw=1, drawstyle="steps-post", zorder=0)
     values = [value for value, _ in points]
@@ -197,36 +185,32 @@ def _plot_cost(name: str, points: Sequence[tuple[float, Recipe]], colours: Mappi
     return figure
 
 
-def _share_dice(every: Sequence[Axes], name: str) -> None:
-    """Give axes, x or y, the same limits, at least MIN_SPAN apart."""
-    if every:
-        lows, highs = zip(*(getattr(axes, f"get_{name}lim")() for axes in every), strict=True)
-        low, high = min(lows), max(highs)
+def _share_limits(charts: Sequence[Axes], name: Literal["x", "y"]) -> None:
+    """Set the same limits, at least MIN_SPAN apart, for the x or y axes of several charts."""
+    limits = [axes.get_xlim() if name == "x" else axes.get_ylim() for axes in charts]
+    for axes in charts:
+        low, high = min(low for low, _ in limits), max(high for _, high in limits)
         margin = max(0.0, MIN_SPAN - (high - low)) / 2
-        for axes in every:
-            axes.set(**{f"{name}lim": (low - margin, high + margin)})
+        axes.set(**{f"{name}lim": (low - margin, high + margin)})
 
 
 def find_pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The places of the points (cost, gain) that no other beats.
-
-    A point beats another if it costs no more and gains no less, and one of both is better.
-    """
+    """The indices of the points (cost, gain) for which no different point costs no more and gains no less."""
     return [
-        place
-        for place, (cost, gain) in enumerate(points)
-        if not any(c <= cost and g >= gain and (c < cost or g > gain) for c, g in points)
+        index
+        for index, (cost, gain) in enumerate(points)
+        if not any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
     ]
 
 
 @styled
 def plot_effects(comparison: Comparison) -> list[Chart]:
-    """For each setting that varies, validation Dice by its value.
+    """Validation Dice by the value of each setting that differs.
 
     Keys that always change together share a chart, since their effects cannot be separated.
     """
     names, charts = shorten_keys(comparison.keys), []
-    for keys in comparison.varying:
+    for keys in comparison.key_groups:
         title = " and ".join(names[key] for key in keys)
         if len(keys) > 2:
             title = f"{names[keys[0]]} and {len(keys) - 1} more"
@@ -238,50 +222,45 @@ def plot_effects(comparison: Comparison) -> list[Chart]:
         if not _is_balanced(comparison, keys):
             caption += " The runs also differ in other settings, which may be the reason."
         charts.append(Chart(f"effect_{names[keys[0]]}", figure, caption))
-    _share_dice([chart.figure.axes[0] for chart in charts], "x")
+    _share_limits([chart.figure.axes[0] for chart in charts], "x")
     return charts
 
 
 def _is_balanced(comparison: Comparison, keys: Sequence[str]) -> bool:
-    """Whether the recipes of each value have the same other settings."""
-    others: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
+    """Whether the other settings of the recipes are the same for each value of the keys."""
+    groups: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for recipe in comparison.recipes:
-        rest = tuple(str(recipe.values.get(key)) for key in comparison.keys if key not in keys)
-        others[str(recipe.values.get(keys[0]))][rest] += 1
-    return len({frozenset(counts.items()) for counts in others.values()}) == 1
+        settings = tuple(str(recipe.values.get(key)) for key in comparison.keys if key not in keys)
+        groups[str(recipe.values.get(keys[0]))].append(settings)
+    return len({tuple(sorted(group)) for group in groups.values()}) == 1
 
 
 def _plot_effect(recipes: Sequence[Recipe], key: str, title: str) -> tuple[Figure, bool]:
+    """The figure, and whether the setting has an axis, not a row for each value."""
     groups: dict[Any, list[Recipe]] = defaultdict(list)
-    for recipe in sorted(recipes, key=lambda recipe: _order(recipe.values.get(key))):
+    for recipe in sorted(recipes, key=lambda recipe: _sort_key(recipe.values.get(key))):
         groups[recipe.values.get(key)].append(recipe)
-    is_axis = len(groups) > MAX_TICKS and all(_order(value)[0] == 0 for value in groups)
+    is_axis = len(groups) > MAX_ROWS and all(_sort_key(value)[0] == 0 for value in groups)
     height = SIZE[1] if is_axis else 0.75 + 0.3 * len(groups)
     figure, axes = make_axes("validation Dice", clip(title, MAX_LABEL) if is_axis else "", (SIZE[0], height))
-    for place, (value, group) in enumerate(groups.items()):
+    for index, (value, group) in enumerate(groups.items()):
         points = [run.val for recipe in group for run in recipe.runs]
-        axes.plot(
-            points, [value if is_axis else place] * len(points), "o", color=SERIES[0], ms=4, alpha=0.7, mew=0
-        )
-        if not is_axis:
-            mean = np.mean([recipe.val for recipe in group])
-            axes.plot([mean, mean], [place - 0.3, place + 0.3], color=SERIES[1], lw=2)
-            axes.annotate(
-                f"{mean:.3f}", (1.02, place), xycoords=("axes fraction", "data"), va="center", color=SERIES[1]
-            )
+        heights = [value if is_axis else index] * len(points)
+        axes.plot(points, heights, "o", color=SERIES[0], ms=4, alpha=0.7, mew=0)
     if not is_axis:
-        labels = [clip(group[0].texts.get(key, "none"), MAX_LABEL) for group in groups.values()]
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
+        means = [np.mean([recipe.val for recipe in group]) for group in groups.values()]
+        for index, mean in enumerate(means):
+            axes.plot([mean, mean], [index - 0.3, index + 0.3], color=SERIES[1], lw=2)
+        names = [clip(group[0].texts.get(key, "none"), MAX_LABEL) for group in groups.values()]
+        label_rows(axes, names, [f"{mean:.3f}" for mean in means], SERIES[1])
         axes.set_title(clip(title, 2 * MAX_LABEL), fontsize=8, loc="left", color=TEXT)
-        axes.grid(visible=False, axis="y")
     elif min(groups) > 0 and max(groups) / min(groups) >= 10:
         use_log(axes, "y")
     return figure, is_axis
 
 
-def _order(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, then text, then None."""
+def _sort_key(value: Any) -> tuple[int, float, str]:
+    """Sorts numbers by size, then text, then None."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return 0, value, ""
     return 2 if value is None else 1, 0, str(value)
@@ -293,8 +272,8 @@ def draw_tiles(tiles: Sequence[tuple[np.ndarray, str]], title: str) -> Figure:
     rows = -(-len(tiles) // 5)
     figure = Figure(figsize=(10, 2.3 * rows + 0.4), facecolor="white")
     figure.suptitle(title, fontsize=10)
-    for place, (picture, caption) in enumerate(tiles, 1):
-        axes = figure.add_subplot(rows, 5, place)
+    for index, (picture, caption) in enumerate(tiles, 1):
+        axes = figure.add_subplot(rows, 5, index)
         axes.imshow(picture)
         axes.axis("off")
         axes.set_title("\n".join(textwrap.wrap(caption, 26)), fontsize=8)

@@ -1,4 +1,4 @@
-"""`polyp compare`: finds runs, compares them, and writes a table, a page with pictures, and a model card."""
+"""`polyp compare`: compares runs and writes a table, a page with pictures, and a model card."""
 
 import os
 import time
@@ -12,90 +12,79 @@ from polyp import files, terminal
 from polyp.commands.compare.comparison import Comparison, compare
 from polyp.commands.compare.evaluations import build_evaluation_tables, find_evaluations
 from polyp.commands.compare.options import Options
-from polyp.commands.compare.page import PICTURES_FOLDER, build_table, write_page
-from polyp.commands.compare.printing import print_comparison
-from polyp.commands.compare.read_runs import RunRecord, find_runs
+from polyp.commands.compare.read_runs import find_runs
+from polyp.commands.compare.report import PICTURES_FOLDER, build_table, print_comparison, write_page
 from polyp.errors import InputError, shell_word
 from polyp.report.tables import Table
 
-PAGE, TABLE, EVALUATIONS, CARD = "compare.html", "table.csv", "evaluations.csv", "MODEL_CARD.md"
+PAGE_FILE, TABLE_FILE = "compare.html", "table.csv"
+EVALUATIONS_FILE, CARD_FILE = "evaluations.csv", "MODEL_CARD.md"
 
-PICTURES = ("loss.png", "dice*.png", "effect_*.png", "image_*.png")
-"""The files of a comparison in pictures/, which may lie among others; before 0.8 the charts were some."""
+PICTURE_PATTERNS = ("loss.png", "dice*.png", "effect_*.png", "image_*.png")
+"""The files of a comparison in pictures/, where other files may be too; before 0.8 charts were among them."""
 
 
 def run(options: Options) -> Path:
     """Compare runs and write the result.
 
     Returns:
-        The folder that was written.
+        The folder of the result.
 
     Raises:
         InputError: there is nothing to compare, or the folder is not empty.
     """
-    card = options.card
+    folders = [Path(name) for name in options.folders]
+    card = Path(options.card) if options.card else None
     with terminal.status("reading the runs"):
-        found = find_runs([Path(folder) for folder in [*options.folders, *([card] if card else [])]])
-    finished = [run for run in found if run.metrics]
-    comparison: Comparison | None = None
-    if card and len(finished) == 1:
-        subject = _find_subject(finished, card)
-    else:
+        runs = find_runs([*folders, card] if card else folders)
+    finished = [run for run in runs if run.metrics]
+    comparison = None
+    if not card or len(finished) != 1:
         with terminal.status("comparing the runs"):
-            comparison = compare(found)
-        subject = _find_subject(finished, card) if card else comparison.reference.first
-    folder = _prepare_folder(options.out, options.overwrite)
-    if comparison is not None:
-        _write_comparison(comparison, folder, options)
+            comparison = compare(runs)
+        subject = comparison.reference.first
+    if card:
+        matches = [run for run in finished if run.folder.resolve() == card.resolve()]
+        if not matches:
+            raise InputError(f"--card {options.card} is no finished run: give the folder of one")
+        subject = matches[0]
+    out = Path(options.out or f"outputs/comparisons/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    files.check_writable(out)
+    if out.exists() and any(out.iterdir()) and not options.overwrite:
+        raise InputError(f"{out} is not empty: give another --out, or --overwrite to replace a comparison")
+    places = {}
+    if comparison:
+        _write_comparison(comparison, out, folders, options)
+        names = {"page": PAGE_FILE, "table": TABLE_FILE, "evaluations": EVALUATIONS_FILE}
+        places = {name: os.path.relpath(out / file) for name, file in names.items() if (out / file).exists()}
     from polyp.commands.compare.card import write_card  # imports torch
 
-    write_card(folder / CARD, subject, comparison)
-    names = {"page": PAGE, "table": TABLE, "evaluations": EVALUATIONS, "model card": CARD}
-    places = {
-        name: os.path.relpath(folder / file)
-        for name, file in names.items()
-        if file == CARD or (comparison is not None and (folder / file).exists())
-    }
-    terminal.print_places(
-        places | {"use it": f"polyp predict {shell_word(os.path.relpath(subject.folder))} FOLDER_OR_VIDEO"}
-    )
-    return folder
+    write_card(out / CARD_FILE, subject, comparison)
+    places["model card"] = os.path.relpath(out / CARD_FILE)
+    places["use it"] = f"polyp predict {shell_word(os.path.relpath(subject.folder))} FOLDER_OR_VIDEO"
+    terminal.print_places(places)
+    return out
 
 
-def _write_comparison(comparison: Comparison, folder: Path, options: Options) -> None:
+def _write_comparison(comparison: Comparison, out: Path, folders: Sequence[Path], options: Options) -> None:
     with terminal.status("comparing the runs"):  # imports torch to count operations
         table = build_table(comparison)
-        evaluations, damaged = find_evaluations([Path(each) for each in options.folders])
+        evaluations, problems = find_evaluations(folders)
         tables = build_evaluation_tables(comparison, evaluations)
     print_comparison(comparison, table, options.all_columns)
-    for text in damaged:
+    for text in problems:
         terminal.console().print(f"[bold yellow]left out[/] {escape(text)}")
-    files.write_text(folder / TABLE, table.to_csv())
-    replaces, started = (folder / PAGE).exists(), time.time()
+    files.write_text(out / TABLE_FILE, table.to_csv())
+    has_page, started = (out / PAGE_FILE).exists(), time.time()
     with terminal.status("drawing the page"):
-        write_page(comparison, table, tables, folder / PAGE, options.root, options.pictures)
-    rows = [{"images": images, **row} for images, each in tables.items() for row in each.rows]
-    if rows:
-        files.write_text(folder / EVALUATIONS, Table(rows).to_csv())
-    elif replaces:
-        (folder / EVALUATIONS).unlink(missing_ok=True)
-    for picture in (file for name in PICTURES for file in (folder / PICTURES_FOLDER).glob(name)):
-        # Only a former comparison's: in a folder without a page the pictures are somebody else's.
-        if replaces and picture.stat().st_mtime < started:
-            picture.unlink()
-
-
-def _find_subject(finished: Sequence[RunRecord], card: str) -> RunRecord:
-    """The run that the model card is for."""
-    for run in finished:
-        if run.folder.resolve() == Path(card).resolve():
-            return run
-    raise InputError(f"--card {card} is no finished run: give the folder of one")
-
-
-def _prepare_folder(out: str | None, overwrite: bool) -> Path:
-    folder = Path(out) if out else Path("outputs", "comparisons", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    files.check_writable(folder)
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise InputError(f"{folder} is not empty: give another --out, or --overwrite to replace a comparison")
-    return folder
+        write_page(comparison, table, tables, out / PAGE_FILE, options.root, options.pictures)
+    if rows := [{"images": name, **row} for name, table in tables.items() for row in table.rows]:
+        files.write_text(out / EVALUATIONS_FILE, Table(rows).to_csv())
+    if not has_page:
+        return  # other files in the folder are not of an earlier comparison
+    if not rows:
+        (out / EVALUATIONS_FILE).unlink(missing_ok=True)
+    for pattern in PICTURE_PATTERNS:
+        for picture in (out / PICTURES_FOLDER).glob(pattern):
+            if picture.stat().st_mtime < started:
+                picture.unlink()

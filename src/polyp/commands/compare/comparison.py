@@ -1,6 +1,6 @@
-"""Recipes compared: which is best, which differences are more than chance, what makes runs not comparable.
+"""The comparison of recipes: which is best, which differences are more than chance, which are not comparable.
 
-Validation ranks; the test set only tells how large a difference is.
+Recipes are ranked by validation. The test set only measures how large a difference is.
 """
 
 from collections import defaultdict
@@ -16,66 +16,46 @@ from polyp.errors import InputError, shell_word, train_command
 from polyp.metrics.difference import min_images, seed_margin, seed_noise, seed_p, sign_flip_tests
 from polyp.report.tables import count, format_difference
 
-LEVEL = 0.05
-"""The probability of a wrong verdict, over all comparisons together."""
+LEVEL = 0.05  # probability of a wrong verdict in any of the comparisons
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How the test Dice of a recipe differs from the reference's, on the same images.
+    """The difference in test Dice of a recipe to the reference, on the same images.
 
-    Attributes:
-        value: the recipe's mean minus the reference's.
-        interval: simultaneous over all comparisons (Bonferroni); it excludes 0 exactly if images_p is below
-            LEVEL. None where the test images are too few for any difference to reach LEVEL.
-        images_p: corrected p-value (Bonferroni) of chance in the choice of images.
-        margin: the difference that another choice of seeds alone may make, simultaneous like the interval;
-            None where no configuration has two seeds.
-        p: the larger of both sources' corrected p-values; that of the images where seed noise is unknown.
+    All but the value are corrected for the number of comparisons (Bonferroni).
     """
 
-    value: float
-    interval: tuple[float, float] | None
-    images_p: float
-    margin: float | None
-    p: float
+    value: float  # the recipe's mean minus the reference's
+    interval: tuple[float, float] | None  # 95 %; None if the test images are too few to reach LEVEL
+    images_p: float  # of chance in the choice of images; below LEVEL exactly if the interval excludes 0
+    margin: float | None  # the difference that other seeds may make; None if all have a single seed
+    p: float  # images_p or the p-value of chance in the choice of seeds, whichever is larger
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of comparing runs.
+    """The result of comparing runs."""
 
-    Attributes:
-        recipes: best validation first.
-        unfinished: runs without numbers.
-        damaged: runs that are left out, see their `damage`.
-        varying: the keys that differ between recipes; those that always change together are one group.
-        comparable: the recipes that share a test set, the reference first.
-        differences: to the reference, by the recipe's number, for the other comparable ones.
-        noise: the pooled standard deviation of test Dice between seeds and its degrees of freedom, if known.
-        warnings: why runs are not comparable.
-        notes: what to know when reading the numbers.
-    """
-
-    recipes: list[Recipe]
+    recipes: list[Recipe]  # the best by validation first
     unfinished: list[RunRecord]
-    damaged: list[RunRecord]
-    varying: list[list[str]]
-    comparable: list[Recipe]
-    differences: dict[int, Difference]
-    noise: tuple[float, int] | None
-    warnings: list[str]
-    notes: list[str]
+    damaged: list[RunRecord]  # left out, see their `damage`
+    key_groups: list[list[str]]  # the keys that differ; those that always change together are one group
+    comparable: list[Recipe]  # the recipes that share a test set, the reference first
+    differences: dict[int, Difference]  # to the reference, by the number of the recipe
+    noise: tuple[float, int] | None  # standard deviation of test Dice between seeds, degrees of freedom
+    warnings: list[str]  # why runs are not comparable
+    notes: list[str]  # other conditions that differ, and the seed noise
 
     @property
     def reference(self) -> Recipe:
-        """The best by validation of those that share a test set."""
+        """The best by validation of the comparable recipes."""
         return self.comparable[0]
 
     @property
     def keys(self) -> list[str]:
         """The keys that differ between recipes."""
-        return [key for group in self.varying for key in group]
+        return [key for group in self.key_groups for key in group]
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -84,45 +64,45 @@ class Comparison:
 
     @property
     def has_folds(self) -> bool:
-        """Whether runs of a cross-validation are among them."""
+        """Whether some runs are folds of a cross-validation."""
         return any(recipe.first.fold_count > 1 for recipe in self.recipes)
 
     @property
     def headline(self) -> str:
-        """The answer in a few sentences."""
-        best = self.reference
-        remarks = ["95 % interval {:.3f} to {:.3f}".format(*best.interval)] if best.interval else []
+        """The result in a few sentences."""
+        best, remarks = self.reference, []
+        if best.interval:
+            remarks.append("95 % interval {:.3f} to {:.3f}".format(*best.interval))
         if best.first.fold_count > 1:
             remarks.append(best.test_images)
         if best.over_folds:
             remarks.append("{:.3f} ± {:.3f} over folds".format(*best.over_folds))
-        answer = f"Best by validation: {best.title}. Its test Dice is {best.dice.mean():.3f}"
-        answer += f" ({'; '.join(remarks)})." if remarks else "."
-        return f"{answer} {self.rivals}".rstrip()
+        details = f" ({'; '.join(remarks)})" if remarks else ""
+        dice = f"Its test Dice is {best.dice.mean():.3f}{details}."
+        return f"Best by validation: {best.title}. {dice} {self.rivals}".rstrip()
 
     @property
     def rivals(self) -> str:
-        """How many others are not distinguishable from the best, in a sentence; empty if there are none."""
-        others, images = self.differences.values(), len(self.reference.stems)
-        if not others:
+        """How many recipes are not distinguishable from the best, in a sentence; empty without others."""
+        images, total, ties = len(self.reference.stems), len(self.differences), len(self.ties)
+        if not total:
             return ""
-        if any(other.interval is None for other in others):
-            return _too_few_images(images, len(others))
-        alike, total = len(self.alike), len(others)
+        if any(difference.interval is None for difference in self.differences.values()):
+            return _too_few_images(images, total)
         if total == 1:
             subject = "The other configuration is"
-        elif alike == 0:
+        elif ties == 0:
             subject = f"{'Both' if total == 2 else f'All {total}'} other configurations are"
-        elif alike == total:
+        elif ties == total:
             subject = f"{'Neither' if total == 2 else 'None'} of the {total} other configurations is"
         else:
-            subject = f"{alike} of the {total} other configurations {'is' if alike == 1 else 'are'}"
-        where = f"on the {count(images, 'test image')}" + ", given the noise of the seeds" * bool(self.noise)
-        negation = "not " * (0 < alike < max(total, 2))
-        return f"{subject} {negation}distinguishable from it {where}."
+            subject = f"{ties} of the {total} other configurations {'is' if ties == 1 else 'are'}"
+        negation = "not " * (0 < ties < max(total, 2))
+        seeds = ", given the noise of the seeds" if self.noise else ""
+        return f"{subject} {negation}distinguishable from it on the {count(images, 'test image')}{seeds}."
 
     @property
-    def alike(self) -> list[int]:
+    def ties(self) -> list[int]:
         """The numbers of the recipes whose difference to the best may be chance."""
         return [number for number, difference in self.differences.items() if difference.p >= LEVEL]
 
@@ -138,11 +118,10 @@ class Comparison:
             images = count(len(recipe.stems), "test image")
             return f"{direction} by {abs(value):.3f} on {images}, too few to tell a difference from chance"
         low, high = difference.interval
-        if difference.p >= LEVEL and (difference.images_p >= LEVEL or difference.margin is None):
-            span = format_difference(value, low, high)
+        if difference.images_p >= LEVEL:
             share = recipe.parameters / self.reference.parameters
             cheaper = f", with {share:.0%} of the parameters" if share <= 0.8 else ""
-            return f"not distinguishable from the best: {span}{cheaper}"
+            return f"not distinguishable from the best: {format_difference(value, low, high)}{cheaper}"
         low, high = (low, high) if value > 0 else (-high, -low)
         span = f"{abs(value):.3f} ({low:.3f} to {high:.3f})".replace("-", "\N{MINUS SIGN}")
         if difference.p >= LEVEL:
@@ -150,12 +129,12 @@ class Comparison:
         return f"worse than the best by {span}" if value < 0 else f"better on the test set by {span}"
 
     def short_verdict(self, recipe: Recipe) -> str:
-        """The same in three words at most."""
-        difference = self.differences.get(recipe.number)
+        """The verdict in three words at most."""
         if recipe is self.reference:
-            return self.verdict(recipe)
-        if difference is None:
+            return "best by validation"
+        if recipe.number not in self.differences:
             return "other test images"
+        difference = self.differences[recipe.number]
         if difference.interval is None:
             return "too few images"
         if difference.p >= LEVEL:
@@ -173,12 +152,14 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
     unfinished = [run for run in runs if not run.metrics and not run.damage]
     if len(finished) < 2:
         raise InputError(_too_few_runs(finished, unfinished, damaged))
-    recipes, varying = group_runs(finished)
+    recipes, key_groups = group_runs(finished)
     comparable = _find_comparable(recipes)
     noise = seed_noise([list(recipe.by_seed["test/dice"]) for recipe in comparable])
     differences = _measure_differences(comparable, noise)
     warnings, notes = _list_warnings(recipes, comparable), _list_notes(recipes, comparable, noise)
-    return Comparison(recipes, unfinished, damaged, varying, comparable, differences, noise, warnings, notes)
+    return Comparison(
+        recipes, unfinished, damaged, key_groups, comparable, differences, noise, warnings, notes
+    )
 
 
 def _too_few_images(images: int, comparisons: int) -> str:
@@ -191,93 +172,85 @@ def _too_few_images(images: int, comparisons: int) -> str:
 def _too_few_runs(
     finished: Sequence[RunRecord], unfinished: Sequence[RunRecord], damaged: Sequence[RunRecord]
 ) -> str:
-    others = [f" ({len(unfinished)} unfinished: {run.name}, {run.progress})" for run in unfinished[:1]]
-    others += [f" ({len(damaged)} left out: {run.damage})" for run in damaged[:1]]
+    details = ""
+    if unfinished:
+        details += f" ({len(unfinished)} unfinished: {unfinished[0].name}, {unfinished[0].progress})"
+    if damaged:
+        details += f" ({len(damaged)} left out: {damaged[0].damage})"
     if not finished:
-        return f"no finished run found{''.join(others)}: give folders of runs or sweeps, such as outputs/"
+        return f"no finished run found{details}: give folders of runs or sweeps, such as outputs/"
     name = finished[0].name
     return (
-        f"{name} is the only finished run{''.join(others)}, and comparing takes two: give more folders, or "
+        f"{name} is the only finished run{details}, and comparing takes two: give more folders, or "
         f"polyp compare --card {shell_word(name)} for its model card alone"
     )
 
 
 def _find_comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """The largest number of recipes with the same test images, in the order of their rank."""
+    """The largest group of recipes with the same test images, in the order of their rank."""
     groups = defaultdict(list)
     for recipe in recipes:
         groups[recipe.test_set].append(recipe)
     largest = max(groups.values(), key=lambda group: (len(group), sum(len(recipe.runs) for recipe in group)))
     if len(largest) == 1 and len(largest[0].runs) == 1:
         first, second, *_ = recipes
-        keys = _list_keys(recipes)
         raise InputError(
             f"no two of the {len(recipes)} runs have the same test images ({first.first.name} has "
-            f"{len(first.stems)}, {second.first.name} other ones): train them with the same {keys}"
+            f"{len(first.stems)}, {second.first.name} other ones): train them with the same "
+            f"{_list_split_keys(recipes)}"
         )
     return largest
 
 
-def _list_keys(recipes: Sequence[Recipe]) -> str:
-    """The keys that decide about the test images."""
-    folds = any(recipe.first.fold_count > 1 for recipe in recipes)
-    drawn = any(recipe.first.split_is_drawn for recipe in recipes)
-    return ", ".join(["data.split", *["data.folds"] * folds, *["data.split_seed"] * drawn])
+def _list_split_keys(recipes: Sequence[Recipe]) -> str:
+    """The keys that determine the test images."""
+    keys = ["data.split"]
+    if any(recipe.first.fold_count > 1 for recipe in recipes):
+        keys.append("data.folds")
+    if any(recipe.first.split_is_drawn for recipe in recipes):
+        keys.append("data.split_seed")
+    return ", ".join(keys)
 
 
 def _measure_differences(
     comparable: Sequence[Recipe], noise: tuple[float, int] | None
 ) -> dict[int, Difference]:
-    reference, *others = comparable
-    if not others:
+    reference, *rivals = comparable
+    if not rivals:
         return {}
-    tests = sign_flip_tests(np.stack([other.dice - reference.dice for other in others], axis=1), LEVEL)
+    tests = sign_flip_tests(np.stack([recipe.dice - reference.dice for recipe in rivals], axis=1), LEVEL)
     differences = {}
-    for other, test in zip(others, tests, strict=True):
+    for recipe, test in zip(rivals, tests, strict=True):
         margin, p = None, test.p
         if noise is not None:
-            seeds = len(other.seeds), len(reference.seeds)
-            margin = seed_margin(noise, *seeds, 1 - LEVEL / len(others))
-            p = max(p, min(1.0, len(others) * seed_p(test.value, noise, *seeds)))
-        differences[other.number] = Difference(test.value, test.interval, test.p, margin, p)
+            seeds = len(recipe.seeds), len(reference.seeds)
+            margin = seed_margin(noise, *seeds, 1 - LEVEL / len(rivals))
+            p = max(p, min(1.0, len(rivals) * seed_p(test.value, noise, *seeds)))
+        differences[recipe.number] = Difference(test.value, test.interval, test.p, margin, p)
     return differences
 
 
-# ---- What makes runs not comparable, and what to know.
-
-
 def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> list[str]:
-    warnings = [
-        *_list_mismatches(recipes, "Other split", lambda run: run.split),
-        *_list_mismatches(
-            recipes,
-            "Other data (fingerprint of all images and masks)",
-            lambda run: run.metrics["data"]["fingerprint"],
-        ),
-    ]
+    fingerprint = "Other data (fingerprint of all images and masks)"
+    warnings = _list_mismatches(recipes, "Other split", lambda run: run.split)
+    warnings += _list_mismatches(recipes, fingerprint, lambda run: run.metrics["data"]["fingerprint"])
     if warnings:
         warnings.append(
             "Other validation images: the order of the runs and the choice of the best go by Dice of "
             "different validation images, and part of a difference between them is that of the images. "
-            f"Give all runs the same {_list_keys(recipes)}."
+            f"Give all runs the same {_list_split_keys(recipes)}."
         )
-    warnings += _list_mismatches(
-        recipes,
-        "Other definition of the scores",
-        lambda run: " ".join(run.metrics["definitions"].get(name, "unknown") for name in ("dice", "test")),
-    )
+    warnings += _list_mismatches(recipes, "Other definition of the scores", _join_definitions)
     if incomplete := [recipe for recipe in recipes if recipe.missing_folds]:
-        missing = [
-            f"{', '.join(map(str, recipe.missing_folds))} of #{recipe.number}" for recipe in incomplete[:6]
-        ]
+        folds = [f"{', '.join(map(str, r.missing_folds))} of #{r.number}" for r in incomplete[:6]]
         warnings.append(
-            f"Missing folds: {'; '.join(missing)}{'; …' * (len(incomplete) > 6)}. All numbers of these, "
+            f"Missing folds: {'; '.join(folds)}{'; …' * (len(incomplete) > 6)}. All numbers of these, "
             "validation included, are of the other folds alone: train the missing ones (data.fold)."
         )
-    if others := [recipe for recipe in recipes if recipe not in comparable]:
+    if excluded := [recipe for recipe in recipes if recipe not in comparable]:
         warnings.append(
-            f"Other test images: {_list_numbers(others)}. There is no paired difference for them, and their "
-            "numbers are not comparable with the others'."
+            f"Other test images: {_list_numbers(excluded)}. There is no paired difference for them, and "
+            "their numbers are not comparable with the others'."
         )
     images, comparisons = len(comparable[0].stems), len(comparable) - 1
     if comparisons and images < min_images(comparisons, LEVEL):
@@ -290,16 +263,20 @@ def _list_warnings(recipes: Sequence[Recipe], comparable: Sequence[Recipe]) -> l
     return warnings
 
 
+def _join_definitions(run: RunRecord) -> str:
+    return " ".join(run.metrics["definitions"].get(name, "unknown") for name in ("dice", "test"))
+
+
 def _list_notes(
     recipes: Sequence[Recipe], comparable: Sequence[Recipe], noise: tuple[float, int] | None
 ) -> list[str]:
-    values: dict[str, Callable[[RunRecord], Any]] = {
+    conditions: dict[str, Callable[[RunRecord], Any]] = {
         "Other resolution (validation Dice is at network resolution)": lambda run: run.image_size,
         "Epochs trained": lambda run: run.metrics["epochs"],
         "Chosen by": lambda run: run.monitor,
         "Other device (minutes, memory and images/s are not comparable)": lambda run: run.metrics["device"],
     }
-    notes = [line for what, value in values.items() for line in _list_mismatches(recipes, what, value)]
+    notes = [line for title, get in conditions.items() for line in _list_mismatches(recipes, title, get)]
     if noise is None:
         notes.append(
             "Seed noise is unknown: every configuration was trained with one seed, and the verdicts tell "
@@ -318,15 +295,17 @@ def _list_notes(
     return notes
 
 
-def _list_mismatches(recipes: Sequence[Recipe], what: str, value: Callable[[RunRecord], Any]) -> list[str]:
+def _list_mismatches(recipes: Sequence[Recipe], title: str, get: Callable[[RunRecord], Any]) -> list[str]:
     """A line if runs differ in a value, with the recipes that have each value."""
     groups: dict[str, list[Recipe]] = defaultdict(list)
     for recipe in recipes:
-        for text in dict.fromkeys(str(value(run)) for run in recipe.runs):
+        for text in dict.fromkeys(str(get(run)) for run in recipe.runs):
             groups[text].append(recipe)
-    shortened = {text: text if len(text) < 60 else f"{text[:59]}…" for text in groups}
-    values = "; ".join(f"{shortened[text]}: {_list_numbers(group)}" for text, group in groups.items())
-    return [f"{what}: {values}."] if len(groups) > 1 else []
+    if len(groups) < 2:
+        return []
+    short = {text: text if len(text) < 60 else f"{text[:59]}…" for text in groups}
+    values = "; ".join(f"{short[text]}: {_list_numbers(group)}" for text, group in groups.items())
+    return [f"{title}: {values}."]
 
 
 def _list_numbers(recipes: Sequence[Recipe]) -> str:

@@ -1,6 +1,6 @@
-"""Evaluations side by side: what `polyp evaluate` has left in the compared folders, by test set.
+"""Compares the evaluations that `polyp evaluate` wrote to the compared folders, by test set.
 
-Those of the same images have paired differences: other runs, ensembles, flips and scales, or thresholds.
+Evaluations on the same images have paired differences: of runs, ensembles, flips and scales, or thresholds.
 """
 
 from collections import defaultdict
@@ -15,9 +15,9 @@ import numpy as np
 from polyp import files
 from polyp.commands.compare.comparison import LEVEL, Comparison
 from polyp.commands.compare.read_runs import RunRecord
+from polyp.commands.compare.recipes import compute_interval
 from polyp.errors import describe_error
 from polyp.metrics.difference import sign_flip_tests
-from polyp.metrics.intervals import bootstrap_interval
 from polyp.report.tables import Column, Table, count, format_difference, format_mean, format_p
 from polyp.runs.folder import RunFolder, check_metrics, read_rows
 
@@ -30,100 +30,94 @@ KEYS = {
     **{"images": str, "normal": bool, "n": int, "models": list, "threshold": float},
     "tta": {"flips": bool, "scales": list},
 }
-"""What the metrics.json of an evaluation holds, with the types."""
+"""The keys of an evaluation's metrics.json that are read, with their types."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A test of a run, or of several runs together.
+    """The scores of a run, or of the average of several, on a test set."""
 
-    Attributes:
-        run: the run, or the folder that the evaluation lies in if it is of several.
-        images: the name of the test set.
-        way: how the images were predicted.
-        remark: why the numbers are too good, if they are.
-        scores: see `polyp.runs.folder.read_rows`.
-    """
-
-    run: str
-    images: str
-    way: str
-    remark: str
-    scores: "DataFrame"
+    run: str  # of several runs, the folder that the evaluation is in
+    images: str  # the name of the test set
+    prediction: str  # how the images were predicted
+    remark: str  # why the scores are too high, if they are
+    scores: "DataFrame"  # see `polyp.runs.folder.read_rows`
 
 
 def find_evaluations(folders: Sequence[Path]) -> tuple[list[Evaluation], list[str]]:
-    """The evaluations with polyps at or below folders, and the reason for each that cannot be read."""
-    found: dict[Any, Evaluation] = {}
-    damaged = []
-    for file in sorted(
-        {file for folder in folders for file in folder.rglob("evaluations/[!.]*/metrics.json")}
-    ):
+    """The evaluations of polyps at or below folders, and a line for each that cannot be read."""
+    evaluations: dict[Any, Evaluation] = {}
+    problems = []
+    paths = {file.parent for folder in folders for file in folder.rglob("evaluations/[!.]*/metrics.json")}
+    for path in sorted(paths):
+        folder = RunFolder(path)
         try:
-            metrics = files.read_json(file)
+            metrics = files.read_json(folder.metrics_file)
             check_metrics(metrics, KEYS)
             if metrics["normal"]:
                 continue
-            scores = read_rows(RunFolder(file.parent).rows_file, metrics["n"])
+            scores = read_rows(folder.rows_file, metrics["n"])
         except (OSError, ValueError, TypeError, KeyError) as error:
-            damaged.append(f"{file.parent}: {describe_error(error)}")
+            problems.append(f"{path}: {describe_error(error)}")
             continue
-        run = RunRecord(file.parents[2], {}, {}).name
-        trained = (metrics.get("training_images") or {}).get("found", 0)
-        remark = f"too good: trained on {trained} of the images" * bool(trained)
-        evaluation = Evaluation(run, metrics["images"], _describe_way(metrics), remark, scores)
-        found.setdefault((run, evaluation.way, tuple(scores["dice"])), evaluation)
-    return list(found.values()), damaged
+        run, prediction = RunRecord(path.parents[1], {}, {}).name, _describe_prediction(metrics)
+        number = (metrics.get("training_images") or {}).get("found", 0)
+        remark = f"too good: trained on {number} of the images" if number else ""
+        evaluation = Evaluation(run, metrics["images"], prediction, remark, scores)
+        evaluations.setdefault((run, prediction, tuple(scores["dice"])), evaluation)
+    return list(evaluations.values()), problems
 
 
-def _describe_way(metrics: dict[str, Any]) -> str:
+def _describe_prediction(metrics: dict[str, Any]) -> str:
     models, tta, threshold = len(metrics["models"]), metrics["tta"], metrics["threshold"]
-    averaged = [f"{models} models"] * (models > 1) + ["flips"] * tta["flips"]
-    averaged += [f"scales {', '.join(map(str, tta['scales']))}"] * (tta["scales"] != [1.0])
-    way = f"average over {' and '.join(averaged)}" if averaged else PLAIN
-    return way if threshold == 0.5 else f"{way}, threshold {threshold:g}"
+    parts = [f"{models} models"] * (models > 1) + ["flips"] * tta["flips"]
+    if tta["scales"] != [1.0]:
+        parts.append(f"scales {', '.join(map(str, tta['scales']))}")
+    text = f"average over {' and '.join(parts)}" if parts else PLAIN
+    return text if threshold == 0.5 else f"{text}, threshold {threshold:g}"
 
 
 def build_evaluation_tables(comparison: Comparison, evaluations: Sequence[Evaluation]) -> dict[str, Table]:
-    """A table for each test set of evaluations, by its name; the first row is what the others differ from.
+    """A table for each test set of evaluations, by its name; differences are to the first row.
 
-    The rows are in the order of the runs, their own tests included.
+    The rows are in the order of the runs and include the runs' own tests.
     """
     tests = [
         Evaluation(run.name, "test", PLAIN, "", run.scores) for run in comparison.runs if run.fold_count == 1
     ]
-    sets: dict[Any, list[Evaluation]] = defaultdict(list)
+    groups: dict[Any, list[Evaluation]] = defaultdict(list)
     for evaluation in (*evaluations, *tests):
-        images = frozenset((evaluation.scores["tp"] + evaluation.scores["fn"]).items())
-        if all((evaluation.run, evaluation.way) != (other.run, other.way) for other in sets[images]):
-            sets[images].append(evaluation)
-    order = {run.name: number for number, run in enumerate(comparison.runs)}
+        group = groups[frozenset((evaluation.scores["tp"] + evaluation.scores["fn"]).items())]
+        if (evaluation.run, evaluation.prediction) not in [(e.run, e.prediction) for e in group]:
+            group.append(evaluation)
+    ranks = {run.name: rank for rank, run in enumerate(comparison.runs)}
     tables: dict[str, Table] = {}
-    for images, members in sets.items():
-        if any(member in evaluations for member in members):
-            members.sort(
-                key=lambda member: (order.get(member.run, len(order)), member.way != PLAIN, member.way)
-            )
-            name = f"{members[0].images}, {count(len(images), 'image')}"
-            tables[f"{name} ({len(tables) + 1})" if name in tables else name] = _build_table(members)
+    for images, group in groups.items():
+        if all(evaluation in tests for evaluation in group):
+            continue
+        group.sort(key=lambda e: (ranks.get(e.run, len(ranks)), e.prediction != PLAIN, e.prediction))
+        name = f"{group[0].images}, {count(len(images), 'image')}"
+        tables[f"{name} ({len(tables) + 1})" if name in tables else name] = _build_table(group)
     return tables
 
 
-def _build_table(members: Sequence[Evaluation]) -> Table:
-    first = members[0].scores["dice"].sort_index()
-    dice = np.stack([member.scores["dice"].reindex(first.index) for member in members], axis=1)
-    tests = sign_flip_tests(dice[:, 1:] - dice[:, :1], LEVEL) if len(members) > 1 else []
+def _build_table(evaluations: Sequence[Evaluation]) -> Table:
+    stems = evaluations[0].scores.index.sort_values()
+    dice = np.stack([evaluation.scores["dice"].reindex(stems) for evaluation in evaluations], axis=1)
+    tests = sign_flip_tests(dice[:, 1:] - dice[:, :1], LEVEL) if len(evaluations) > 1 else []
     rows: list[dict[str, Any]] = []
-    for member, values in zip(members, dice.T, strict=True):
-        low, high = (None if np.isnan(end) else end for end in bootstrap_interval(values))
-        rows.append({"run": member.run, "prediction": member.way, "dice": values.mean()})
-        rows[-1] |= {"dice_low": low, "dice_high": high, "remark": member.remark}
-    for row, test in zip(rows[1:], tests, strict=True):
-        row |= {"difference": test.value, "p": test.p}
-        if test.interval:
-            row |= dict(zip(("difference_low", "difference_high"), test.interval, strict=True))
-            alike = test.p >= LEVEL
-            row["verdict"] = "not distinguishable" if alike else "better" if test.value > 0 else "worse"
+    for index, evaluation in enumerate(evaluations):
+        low, high = compute_interval(dice[:, index]) or (None, None)
+        row = {"run": evaluation.run, "prediction": evaluation.prediction, "dice": dice[:, index].mean()}
+        row |= {"dice_low": low, "dice_high": high, "remark": evaluation.remark}
+        if index:
+            test = tests[index - 1]
+            row |= {"difference": test.value, "p": test.p}
+            if test.interval:
+                row |= dict(zip(("difference_low", "difference_high"), test.interval, strict=True))
+                direction = "better" if test.value > 0 else "worse"
+                row["verdict"] = "not distinguishable" if test.p >= LEVEL else direction
+        rows.append(row)
     columns = [
         Column("run"),
         Column("prediction"),
@@ -131,12 +125,12 @@ def _build_table(members: Sequence[Evaluation]) -> Table:
         Column("difference", "difference to the first", _format_difference),
         Column("p", format=format_p),
         Column("verdict", align="left"),
-        *[Column("remark")] * any(member.remark for member in members),
+        *[Column("remark")] * any(evaluation.remark for evaluation in evaluations),
     ]
     return Table(rows, columns)
 
 
 def _format_difference(row: Mapping[str, Any]) -> str:
-    if "difference_low" not in row:  # the first row, or too few images for a test
+    if "difference_low" not in row:  # the first row, or too few images for an interval
         return f"{row['difference']:+.3f}" if "difference" in row else ""
     return format_difference(row["difference"], row["difference_low"], row["difference_high"])

@@ -1,4 +1,4 @@
-"""Example test images under several runs: the image, the truth, and the prediction of each run."""
+"""Example test images with the predictions of several runs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,80 +15,67 @@ from polyp.metrics.overlap import FAILURE
 from polyp.report.pictures import PREDICTION, TRUTH, contour
 from polyp.runs.data import load_run_data
 
-MAX_RECIPES = 8
-"""More predictions side by side would be too small to see."""
-
-FAILED, DISPUTED, VARIED = 4, 4, 4
-"""How many images are chosen because the best run fails on them, for what the runs disagree on, and for their
-variety.
-"""
-
-SIDE = 480
-"""The longer side of a picture, in pixels."""
+MAX_RECIPES = 8  # predictions side by side
+FAILURES, DISAGREEMENTS, VARIETY = 4, 4, 4  # how many images are chosen for each reason
+SIDE = 480  # the longer side of a picture in pixels
 
 
 class Example(NamedTuple):
-    """A test image: its stem, a title with the reason for its choice, pictures (h, w, 3) with captions."""
+    """A test image with predictions."""
 
     stem: str
-    title: str
-    tiles: list[tuple[np.ndarray, str]]
+    title: str  # the stem and the reason for the choice of the image
+    tiles: list[tuple[np.ndarray, str]]  # pictures (h, w, 3) uint8 RGB with captions
 
 
 def choose_recipes(comparison: Comparison) -> list[Recipe]:
-    """The comparable recipes to show: the best by validation, and others spread over the ranking."""
+    """The comparable recipes with pictures: the best by validation, and others spread over the ranking."""
     recipes, half = comparison.comparable, MAX_RECIPES // 2
     if len(recipes) <= MAX_RECIPES:
         return recipes
     spread = np.linspace(half, len(recipes) - 1, MAX_RECIPES - half).round().astype(int)
-    return [recipes[place] for place in (*range(half), *spread)]
+    return [recipes[index] for index in (*range(half), *spread)]
 
 
 def choose_images(comparison: Comparison) -> dict[str, str]:
-    """The stems to show and why: failures of the best, then what the runs disagree on, then other kinds."""
+    """The reason for each chosen stem: failures of the best, disagreement between runs, then variety."""
     best, stems = comparison.reference, comparison.reference.stems
     reasons = {}
-    for place in np.argsort(best.dice, kind="stable")[:FAILED]:
-        if best.dice[place] < FAILURE:
-            reasons[stems[place]] = f"a failure of #{best.number}"
-    every = np.array([recipe.dice for recipe in comparison.comparable])
-    spans = every.max(axis=0) - every.min(axis=0)
-    disputed = [place for place in np.argsort(-spans, kind="stable") if stems[place] not in reasons]
-    for place in disputed[:DISPUTED]:
-        if spans[place] > 0:
-            low, high = every[:, place].min(), every[:, place].max()
-            reasons[stems[place]] = f"the runs disagree, Dice from {low:.2f} to {high:.2f}"
-    for stem in _choose_varied(best):
+    for index in np.argsort(best.dice, kind="stable")[:FAILURES]:
+        if best.dice[index] < FAILURE:
+            reasons[stems[index]] = f"a failure of #{best.number}"
+    dice = np.array([recipe.dice for recipe in comparison.comparable])
+    low, high = dice.min(axis=0), dice.max(axis=0)
+    order = np.argsort(low - high, kind="stable")
+    for index in [index for index in order if stems[index] not in reasons][:DISAGREEMENTS]:
+        if low[index] < high[index]:
+            reasons[stems[index]] = f"the runs disagree, Dice from {low[index]:.2f} to {high[index]:.2f}"
+    for stem in _choose_variety(best):
         share = best.rows["polyp_share"][stem] if "polyp_share" in best.rows else None
         reasons.setdefault(stem, "chosen for variety" if share is None else f"polyp {share:.1%} of the image")
     return reasons
 
 
-def _choose_varied(recipe: Recipe) -> list[str]:
-    """Stems far apart in what is known of the polyps, from the middle on (farthest point first)."""
+def _choose_variety(recipe: Recipe) -> list[str]:
+    """Stems with very different polyps, chosen by farthest point sampling from the median one."""
     traits = recipe.rows.reindex(columns=["polyp_share", "irregularity", "polyps"])
     ranks = traits.dropna(axis="columns").rank(method="first", pct=True)
     if ranks.empty:
-        return recipe.stems[:VARIED]
-    chosen = [(ranks - 0.5).abs().sum(axis="columns").idxmin()]
-    while len(chosen) < min(VARIED, len(ranks)):
-        distances = [((ranks - ranks.loc[stem]) ** 2).sum(axis="columns") for stem in chosen]
-        chosen.append(ranks.index[np.argmax(np.min(distances, axis=0))])
-    return sorted(chosen, key=lambda stem: traits.loc[stem, ranks.columns[0]])
+        return recipe.stems[:VARIETY]
+    stems = [(ranks - 0.5).abs().sum(axis="columns").idxmin()]
+    while len(stems) < min(VARIETY, len(ranks)):
+        distances = [((ranks - ranks.loc[stem]) ** 2).sum(axis="columns") for stem in stems]
+        stems.append(ranks.index[np.argmax(np.min(distances, axis=0))])
+    return sorted(stems, key=lambda stem: traits.loc[stem, ranks.columns[0]])
 
 
 def draw_examples(
     comparison: Comparison, recipes: Sequence[Recipe], root: str | None = None
 ) -> list[Example]:
-    """The pictures of the chosen images.
-
-    Args:
-        comparison: the runs.
-        recipes: those to show, see `choose_recipes`.
-        root: a folder with images/ and masks/, where the data are no longer where the runs found them.
+    """The chosen images with predictions of recipes; `root` has images/ and masks/ if the data have moved.
 
     Raises:
-        InputError: data or a checkpoint are no longer there, or no longer what they were.
+        InputError: data or a checkpoint are missing or have changed.
     """
     run, rows = comparison.reference.first, comparison.reference.rows
     data = load_run_data(run.folder, run.config, root, needed=False)
@@ -106,14 +93,15 @@ def draw_examples(
     for recipe in recipes:
         seed = f", seed {recipe.first.seed}" * (len(recipe.seeds) > 1)
         for run in recipe.one_seed(recipe.first.seed):
-            name = f"#{recipe.number} {clip(recipe.label, 30)}{seed}"
-            predictor = None  # loaded if the run has tested one of the images
-            for stem in (stem for stem in images if stem in run.scores.index):
-                predictor = predictor or load_predictor([str(run.folder)])
+            stems = [stem for stem in images if stem in run.scores.index]
+            if not stems:
+                continue  # a fold without any of the images
+            predictor = load_predictor([str(run.folder)])
+            for stem in stems:
                 image, truth = images[stem]
-                predicted = predictor.predict(image) >= predictor.threshold
-                caption = f"{name}: {run.scores['dice'][stem]:.2f}"
-                examples[stem].tiles.append((_shrink(contour(truth.copy(), predicted, PREDICTION)), caption))
+                mask = predictor.predict(image) >= predictor.threshold
+                caption = f"#{recipe.number} {clip(recipe.label, 30)}{seed}: {run.scores['dice'][stem]:.2f}"
+                examples[stem].tiles.append((_shrink(contour(truth.copy(), mask, PREDICTION)), caption))
     return list(examples.values())
 
 

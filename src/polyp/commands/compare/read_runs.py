@@ -1,4 +1,4 @@
-"""Runs, searched below folders and read, whatever version of polyp wrote them."""
+"""Finds runs in folders and reads them, whatever version of polyp wrote them."""
 
 import json
 import logging
@@ -23,35 +23,27 @@ NOT_COMPARED = (
     *identity.NEUTRAL,
     *("seed", "model.image_size", "data.images", "data.masks", "data.missing_mask"),
 )
-"""Keys that are no setting: seeds are runs of one configuration, image_size is in data.image_size too, and
-what was found in the folders is in the data's fingerprint.
+"""Keys that are not settings: seeds are runs of one configuration, data.image_size is the same as
+model.image_size, and the data's fingerprint stands for its files.
 """
 
+# The keys of config.yaml since the first version, with their types.
 CONFIG_KEYS = {"seed": int, "monitor": str, "data": {"dataset": str}, "model": {"arch": str, "encoder": str}}
-"""What config.yaml has held since the first version, with the types."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """A run's folder and what it records; a run without folds is fold 0 of 1.
-
-    Attributes:
-        folder: the run's.
-        config: its configuration, as nested plain containers.
-        metrics: the content of metrics.json; empty if the run is not finished.
-        scores: see `RunFolder.read_scores`; None if the run is not finished.
-        damage: why the run is left out, in a line; empty if nothing is wrong with it.
-    """
+    """The files of a run; a run without folds is fold 0 of 1."""
 
     folder: Path
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    scores: "DataFrame" = None
-    damage: str = ""
+    config: dict[str, Any]  # nested plain containers
+    metrics: dict[str, Any]  # empty if the run is not finished
+    scores: "DataFrame" = None  # see `RunFolder.read_scores`; None if the run is not finished
+    damage: str = ""  # why the run is left out, in one line
 
     @property
     def name(self) -> str:
-        """The folder, relative to the current one if it lies below it."""
+        """The folder, relative to the current folder if it is in that one."""
         relative = os.path.relpath(self.folder)
         return str(self.folder) if relative.startswith("..") else relative
 
@@ -77,47 +69,50 @@ class RunRecord:
 
     @property
     def split(self) -> str:
-        """The split, as `official` or `5 folds`; of one that is drawn also the seed."""
+        """The split, such as `official`, `5 folds (seed 0)` or `random (seed 0)`."""
         data = self.config["data"]
         split = f"{data['folds']} folds" if data.get("folds") else self.metrics["data"]["split"]
         return f"{split} (seed {data['split_seed']})" if self.split_is_drawn else split
 
     @property
     def image_size(self) -> str:
-        """Height and width that the network sees, as 352x352."""
+        """Height and width of the network's input, such as 352x352."""
         return "x".join(map(str, self.metrics["data"]["image_size"]))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What may change the result: the configuration, with dotted keys, and the data's fingerprint."""
+        """The settings that may affect the result, with dotted keys, and the data's fingerprint."""
         config = self.config | {"model": _format_loss(self.config["model"])}
         if name := find_choice("augment", config["augment"]):
             config["augment"] = name
-        flat = dict(_format_leaf(key, value) for key, value in identity.flatten(config))
-        if flat.get("data.folds"):
-            flat.pop("data.split", None)  # which has no effect then
+        settings = dict(_format_leaf(key, value) for key, value in identity.flatten(config))
+        if settings.get("data.folds"):
+            settings.pop("data.split", None)  # has no effect
         if not self.split_is_drawn:
-            flat.pop("data.split_seed", None)
-        if self.fold_count > 1 or not flat.get("data.fold"):
-            flat.pop("data.fold", None)  # the folds are runs of one configuration
-        flat["data.fingerprint"] = self.metrics["data"]["fingerprint"]
-        settings = {key: value for key, value in flat.items() if not identity.matches(key, NOT_COMPARED)}
-        return {key: value for key, value in settings.items() if value not in (None, {})}
+            settings.pop("data.split_seed", None)
+        if self.fold_count > 1 or not settings.get("data.fold"):
+            settings.pop("data.fold", None)  # the folds are runs of one configuration
+        settings["data.fingerprint"] = self.metrics["data"]["fingerprint"]
+        return {
+            key: value
+            for key, value in settings.items()
+            if value not in (None, {}) and not identity.matches(key, NOT_COMPARED)
+        }
 
     @cached_property
     def test_set(self) -> frozenset[tuple[str, float]]:
-        """The test images: stems, and how many pixels of each image are polyp."""
+        """The stems of the test images, and the number of polyp pixels of each."""
         return frozenset((self.scores["tp"] + self.scores["fn"]).items())
 
-    def shares_division(self, other: "RunRecord") -> bool:
-        """Whether the same division of the images into folds may have given both test sets."""
-        if self.fold == other.fold:
-            return self.test_set == other.test_set
-        return self.test_set.isdisjoint(other.test_set)
+    def shares_division(self, run: "RunRecord") -> bool:
+        """Whether both test sets may come from the same division of the images into folds."""
+        if self.fold == run.fold:
+            return self.test_set == run.test_set
+        return self.test_set.isdisjoint(run.test_set)
 
     @property
     def monitor(self) -> str:
-        """The number by which the run chose its checkpoint."""
+        """The metric that chose the run's checkpoint."""
         return self.metrics["best"]["monitor"]
 
     @cached_property
@@ -125,25 +120,25 @@ class RunRecord:
         """Dice on the validation images at network resolution, of the checkpoint that was tested.
 
         Raises:
-            InputError: the checkpoint was chosen by another number, and the curves are gone.
+            InputError: another metric chose the checkpoint, and the curves are gone.
         """
         best = self.metrics["best"]
         if best["monitor"] == "val/dice":
             return best["value"]
         points = self.curves.get("val/dice", [])
         if len(points) <= best["epoch"]:
-            reason = f"went by {printable(best['monitor'])} and its curves are gone: it has no val/dice"
-            raise InputError(f"{self.name} {reason}")
+            monitor = printable(best["monitor"])
+            raise InputError(f"{self.name} went by {monitor} and its curves are gone: it has no val/dice")
         return points[best["epoch"]]
 
     @property
     def normal(self) -> dict[str, Any]:
-        """The numbers of the frames without polyps; empty if there are none."""
+        """The numbers of the normal frames; empty without any."""
         return self.metrics["test"].get("normal", {})
 
     @cached_property
     def numbers(self) -> dict[str, float]:
-        """What is averaged over seeds, by the column's name in table.csv."""
+        """The numbers that are averaged over seeds, by their column in table.csv."""
         metrics = self.metrics
         images = metrics["epochs"] * metrics["data"]["images"]["train"]
         return {
@@ -168,35 +163,35 @@ class RunRecord:
 
     @cached_property
     def curves(self) -> dict[str, list[float]]:
-        """A number for each epoch by name (train/loss, val/dice, ...), from the TensorBoard files.
+        """The values of each epoch by name (train/loss, val/dice, ...), from the TensorBoard files.
 
-        Of a damaged file the values before the damage are taken, as by TensorBoard.
+        Of a damaged file, the values before the damage are used, as by TensorBoard.
         """
         from tensorboard.backend.event_processing import event_accumulator as events
 
-        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every run that was resumed
-        # Pictures would fill the memory: one of each is kept, and all scalars.
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each run that was resumed
+        # All scalars are read, but only one picture of each name, since many would fill the memory.
         limits = dict.fromkeys(events.DEFAULT_SIZE_GUIDANCE, 1) | {events.SCALARS: 0}
         accumulator = events.EventAccumulator(str(self.folder), size_guidance=limits)
         try:
             accumulator.Reload()
-        except OSError:  # the numbers can be compared without the curves
+        except OSError:  # runs can be compared without curves
             return {}
         names = accumulator.Tags()[events.SCALARS]
         return {name: [event.value for event in accumulator.Scalars(name)] for name in names}
 
     @cached_property
     def progress(self) -> str:
-        """How far an unfinished run is."""
+        """The progress of an unfinished run, such as `epoch 3 of 10`."""
         for line in reversed(RunFolder(self.folder).read_log()):
-            if epoch := re.match(r"epoch \d+ of \S+", line):
-                return epoch[0]
+            if match := re.match(r"epoch \d+ of \S+", line):
+                return match[0]
         is_saved = RunFolder(self.folder).last_checkpoint.exists()
         return "in its first epoch, saved" if is_saved else "no epoch finished"
 
 
 def _format_loss(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `model` with a weighted sum of losses as one text: bce 0.5 + dice 1."""
+    """The section `model`, with a weighted sum of losses as text: bce 0.5 + dice 1."""
     loss = model.get("loss")
     if not isinstance(loss, Mapping):
         return dict(model)
@@ -204,7 +199,7 @@ def _format_loss(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _format_leaf(key: str, value: Any) -> tuple[str, Any]:
-    """A setting as it is compared: lists as text, files of weights without their folder."""
+    """A key and its value for a comparison: lists as text, weight files without their folder."""
     if isinstance(value, list):
         if key.endswith(".transforms"):
             return key.removesuffix(".transforms"), " ".join(map(_format_transform, value)) or "none"
@@ -222,59 +217,59 @@ def _format_transform(transform: Any) -> str:
 
 
 def find_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """Every run at or below the folders, each once.
+    """The runs in the folders and their subfolders, each once.
 
-    A damaged run below a folder is returned with its `damage`, so that the others can be compared.
+    A damaged run in a subfolder is returned with its `damage`, so that the other runs can be compared.
 
     Raises:
-        InputError: a folder is not there or cannot be read, or is itself a damaged run.
+        InputError: a folder does not exist, cannot be read, or is itself a damaged run.
     """
-    places: dict[Path, Path] = {}
-    unreadable: list[OSError] = []
+    paths: dict[Path, Path] = {}
+    errors: list[OSError] = []
     for top in folders:
         if not top.is_dir():
             raise InputError(f"{top} is not a folder: give a run, a sweep or outputs/")
-        for folder, subfolders, content in os.walk(top, onerror=unreadable.append):
+        for folder, subfolders, names in os.walk(top, onerror=errors.append):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            is_run = {"metrics.json", "train.log"} & set(content) or RunFolder.CHECKPOINTS in subfolders
-            if "config.yaml" in content and is_run:
+            is_run = {"metrics.json", "train.log"} & set(names) or RunFolder.CHECKPOINTS in subfolders
+            if "config.yaml" in names and is_run:
                 subfolders.clear()
-                places.setdefault(Path(folder).resolve(), Path(folder))
-    found = []
-    for error in unreadable:
-        reason = f"{error.filename} cannot be read ({describe_error(error)})"
+                paths.setdefault(Path(folder).resolve(), Path(folder))
+    runs = []
+    for error in errors:
+        damage = f"{error.filename} cannot be read ({describe_error(error)})"
         if Path(error.filename) in folders:
-            raise InputError(f"{reason}: give a folder that can") from error
-        found.append(RunRecord(Path(error.filename), {}, {}, damage=reason))
-    named = {top.resolve() for top in folders}
-    return found + [read_run(path) if place in named else _try_run(path) for place, path in places.items()]
-
-
-def _try_run(folder: Path) -> RunRecord:
-    try:
-        run = read_run(folder)
-        if run.metrics:
-            run.val  # noqa: B018 - raises where the number that runs are ranked by is gone
-        return run
-    except InputError as error:
-        return RunRecord(folder, {}, {}, damage=str(error))
+            raise InputError(f"{damage}: give a folder that can") from error
+        runs.append(RunRecord(Path(error.filename), {}, {}, damage=damage))
+    required = {folder.resolve() for folder in folders}
+    for resolved, path in paths.items():
+        try:
+            run = read_run(path)
+            if run.metrics and resolved not in required:
+                run.val  # noqa: B018 - raises InputError without the metric that ranks runs
+        except InputError as input_error:
+            if resolved in required:
+                raise
+            run = RunRecord(path, {}, {}, damage=str(input_error))
+        runs.append(run)
+    return runs
 
 
 def read_run(path: Path) -> RunRecord:
     """Read one run.
 
     Raises:
-        InputError: a file of it is missing or damaged; the message has the path.
+        InputError: a file of the run is missing or damaged.
     """
     folder = RunFolder(path)
     config = folder.read_config()
     try:
-        file, way_out = folder.config_file, "move the run elsewhere"
+        file, advice = folder.config_file, "move the run elsewhere"
         check_metrics(config, CONFIG_KEYS)
         if not folder.metrics_file.exists():
             return RunRecord(path, config, {})
         file, metrics = folder.metrics_file, folder.read_metrics()
-        way_out = f"train it again ({train_command()} {folder.resume_override}) or move it elsewhere"
+        advice = f"train it again ({train_command()} {folder.resume_override}) or move it elsewhere"
         if not (metrics["test"]["n"] and metrics["parameters"] and metrics["seconds"]):
             raise ValueError("n, parameters or seconds is 0")
         if "folds" in metrics["data"]:
@@ -284,5 +279,5 @@ def read_run(path: Path) -> RunRecord:
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise DamagedError(f"{file} is damaged ({describe_error(error)}): {way_out}") from error
+        raise DamagedError(f"{file} is damaged ({describe_error(error)}): {advice}") from error
     return RunRecord(path, config, metrics, folder.read_scores())

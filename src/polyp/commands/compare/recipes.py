@@ -1,4 +1,4 @@
-"""Runs grouped into recipes: a recipe is a configuration, trained with one or more seeds and folds."""
+"""Groups runs into recipes: a recipe is a configuration, trained with one or more seeds and folds."""
 
 import re
 from collections import defaultdict
@@ -17,38 +17,30 @@ from polyp.report.tables import count
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-TRANSFORM = re.compile(r"\w+\(.*?\)(?= |$)")
-"""A transform in the text of a list of them."""
+TRANSFORM = re.compile(r"\w+\(.*?\)(?= |$)")  # in the text of a list of transforms
 
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """The runs of one configuration on the same test images, which differ in seeds and folds alone.
+    """The runs of one configuration on the same test images; they differ in seeds and folds only.
 
-    Every seed has the same folds, so that a seed's test images are those of all its folds.
-
-    Attributes:
-        runs: at least one, sorted by seed and fold.
-        number: its rank by validation, from 1 on.
-        values: those of its settings that differ between recipes; a key that it does not have is missing.
-        texts: the same as short texts, with every key.
-        label: the same in a few words.
+    All seeds have the same folds, so that the test images of a seed are those of all folds.
     """
 
-    runs: tuple[RunRecord, ...]
-    number: int = 0
-    values: Mapping[str, Any] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    label: str = ""
+    runs: tuple[RunRecord, ...]  # at least one, sorted by seed and fold
+    number: int = 0  # the rank by validation, from 1 on
+    values: Mapping[str, Any] = field(default_factory=dict)  # the recipe's settings that differ, by key
+    texts: Mapping[str, str] = field(default_factory=dict)  # a short text for each key that differs
+    label: str = ""  # the settings that differ, in a few words
 
     @property
     def title(self) -> str:
-        """Its number and its label."""
+        """The number and the label."""
         return f"#{self.number} {self.label}".strip()
 
     @property
     def first(self) -> RunRecord:
-        """The run of the lowest seed and fold, where one must stand for all."""
+        """The run of the lowest seed and fold, which represents the recipe."""
         return self.runs[0]
 
     @property
@@ -58,22 +50,22 @@ class Recipe:
 
     @cached_property
     def folds(self) -> list[int]:
-        """The folds that were tested; [0] without folds."""
+        """The tested folds; [0] without cross-validation."""
         return sorted({run.fold for run in self.runs})
 
     @property
     def missing_folds(self) -> list[int]:
-        """The folds that no run has tested."""
+        """The folds without a run."""
         return [fold for fold in range(self.first.fold_count) if fold not in self.folds]
 
     @cached_property
     def test_set(self) -> frozenset[tuple[int, frozenset[tuple[str, float]]]]:
-        """The test images of each fold, see `RunRecord.test_set`: equal for recipes that can be compared."""
+        """The test images of each fold, see `RunRecord.test_set`; equal for comparable recipes."""
         return frozenset((run.fold, run.test_set) for run in self.runs)
 
     @cached_property
     def dice_by_seed(self) -> "DataFrame":
-        """Test Dice, a row for each seed, a column for each image; where a seed was run twice, the mean."""
+        """Test Dice, a row for each seed, a column for each image; the mean if a seed was run twice."""
         import pandas
 
         dice = pandas.concat([run.scores["dice"] for run in self.runs])
@@ -82,7 +74,7 @@ class Recipe:
 
     @cached_property
     def by_fold(self) -> "DataFrame":
-        """The `numbers` of its runs, a row for each seed and fold."""
+        """The `numbers` of the runs, a row for each seed and fold."""
         import pandas
 
         numbers = [{"seed": run.seed, "fold": run.fold, **run.numbers} for run in self.runs]
@@ -90,7 +82,7 @@ class Recipe:
 
     @cached_property
     def by_seed(self) -> "DataFrame":
-        """The same, a row for each seed: means over folds, but test Dice over all images."""
+        """The `numbers` for each seed: means over folds, but test Dice over all images."""
         means = self.by_fold.groupby(level="seed").mean()
         return means.assign(**{"test/dice": self.dice_by_seed.mean(axis="columns")})
 
@@ -127,7 +119,7 @@ class Recipe:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the test Dice over other images; None for a single image."""
-        return _interval(self.dice)
+        return compute_interval(self.dice)
 
     @cached_property
     def over_folds(self) -> tuple[float, float] | None:
@@ -137,11 +129,12 @@ class Recipe:
 
     @property
     def test_images(self) -> str:
-        """What the test Dice is of: `120 test images`, or `5 folds, n = 1000 out-of-fold`."""
-        if (total := self.first.fold_count) == 1:
+        """The number of test images: `120 test images`, or `5 folds, n = 1000 out-of-fold`."""
+        total = self.first.fold_count
+        if total == 1:
             return count(len(self.stems), "test image")
-        folds = f"{len(self.folds)} of {total} folds" if self.missing_folds else f"{total} folds"
-        return f"{folds}, n = {len(self.stems)} out-of-fold"
+        folds = f"{len(self.folds)} of {total}" if self.missing_folds else f"{total}"
+        return f"{folds} folds, n = {len(self.stems)} out-of-fold"
 
     def one_seed(self, seed: int) -> list[RunRecord]:
         """The runs of a seed, one for each fold."""
@@ -162,13 +155,14 @@ class Recipe:
         numbers = {}
         for name in sorted(set(self.rows.get("source", ()))):
             dice = self.dice[self.rows["source"] == name]
-            low, high = _interval(dice) or (None, None)
+            low, high = compute_interval(dice) or (None, None)
             numbers[name] = {"": dice.mean(), "_low": low, "_high": high, "_n": len(dice)}
         return numbers
 
 
-def _interval(dice: np.ndarray) -> tuple[float, float] | None:
-    low, high = bootstrap_interval(dice)
+def compute_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the mean over images; None for a single image."""
+    low, high = bootstrap_interval(values)
     return None if np.isnan(low) else (low, high)
 
 
@@ -180,34 +174,33 @@ def pool_scores(runs: Sequence[RunRecord]) -> "DataFrame":
 
 
 def group_runs(finished: Sequence[RunRecord]) -> tuple[list[Recipe], list[list[str]]]:
-    """The recipes of finished runs, best validation first, and the keys that differ, see `_group_keys`."""
+    """The recipes of finished runs, the best by validation first, and the groups of keys that differ."""
+    # Runs of one configuration and seed may be of several divisions into folds, which are separate recipes.
     divisions: dict[Any, list[list[RunRecord]]] = defaultdict(list)
     for run in sorted(finished, key=lambda run: (run.seed, run.fold, run.name)):
         settings = tuple(sorted((key, str(value)) for key, value in run.settings.items()))
-        parts = divisions[settings, run.seed]
-        if fitting := [part for part in parts if all(map(run.shares_division, part))]:
-            fitting[0].append(run)
+        groups = divisions[settings, run.seed]
+        for group in groups:
+            if all(map(run.shares_division, group)):
+                group.append(run)
+                break
         else:
-            parts.append([run])
-    groups: dict[Any, list[RunRecord]] = defaultdict(list)
-    for (settings, _), parts in divisions.items():
-        for part in parts:
-            groups[settings, Recipe(tuple(part)).test_set] += part
-    recipes = sorted((Recipe(tuple(group)) for group in groups.values()), key=lambda recipe: -recipe.val)
-    varying = _group_keys([recipe.first.settings for recipe in recipes])
-    keys = [key for group in varying for key in group]
-    label_keys = [group[0] for group in varying if group[0] != "data.fingerprint"]
+            groups.append([run])
+    members: dict[Any, list[RunRecord]] = defaultdict(list)
+    for (settings, _), groups in divisions.items():
+        for group in groups:
+            members[settings, Recipe(tuple(group)).test_set] += group
+    recipes = sorted((Recipe(tuple(runs)) for runs in members.values()), key=lambda recipe: -recipe.val)
+    key_groups = _group_keys([recipe.first.settings for recipe in recipes])
+    keys = [key for group in key_groups for key in group]
+    label_keys = [group[0] for group in key_groups if group[0] != "data.fingerprint"]
     texts = {key: shorten_values([recipe.first.settings.get(key) for recipe in recipes]) for key in keys}
-    return [
-        replace(
-            recipe,
-            number=number,
-            values={key: recipe.first.settings[key] for key in keys if key in recipe.first.settings},
-            texts=(own := {key: texts[key][number - 1] for key in keys}),
-            label=_label(recipe.first, {key: own[key] for key in label_keys}),
-        )
-        for number, recipe in enumerate(recipes, 1)
-    ], varying
+    for index, recipe in enumerate(recipes):
+        values = {key: recipe.first.settings[key] for key in keys if key in recipe.first.settings}
+        short = {key: texts[key][index] for key in keys}
+        label = _build_label(recipe.first.settings, {key: short[key] for key in label_keys})
+        recipes[index] = replace(recipe, number=index + 1, values=values, texts=short, label=label)
+    return recipes, key_groups
 
 
 def _group_keys(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -220,13 +213,13 @@ def _group_keys(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Keys without their group, where that leaves no two alike: encoder_lr."""
+    """Keys without their section, such as encoder_lr, unless two would be the same."""
     ends = {key: key.rpartition(".")[2] for key in keys}
     return {key: end if list(ends.values()).count(end) == 1 else key for key, end in ends.items()}
 
 
 def format_setting(value: Any) -> str:
-    """A setting as people write it: 1e-5, 0.99, none."""
+    """A setting in short: 1e-5, 0.99, none."""
     if value is None:
         return "none"
     if isinstance(value, float):
@@ -236,34 +229,37 @@ def format_setting(value: Any) -> str:
 
 
 def shorten_values(values: Sequence[Any]) -> list[str]:
-    """Texts in which the values of a setting differ: of transforms, those that not all values have."""
+    """A text for each value of a setting; of lists of transforms, the transforms that not all have."""
     lists = [TRANSFORM.findall(str(value)) for value in values]
     if not any(lists):
         return [format_setting(value) for value in values]
     shared = set.intersection(*map(set, lists))
-    rests = [[word for word in words if word not in shared] for words in lists]
-    names = [[word.partition("(")[0] for word in words] for words in rests]
+    lists = [[transform for transform in transforms if transform not in shared] for transforms in lists]
+    names = [[transform.partition("(")[0] for transform in transforms] for transforms in lists]
     if len(set(map(tuple, names))) == len(set(values)):
-        rests = names
-    without = "no others" if shared else "none"
-    return [" ".join(f"+ {printable(word)}" for word in words) or without for words in rests]
+        lists = names  # distinguish the values without their arguments
+    empty = "no others" if shared else "none"
+    return [" ".join(f"+ {printable(word)}" for word in words) or empty for words in lists]
 
 
 def clip(text: str, length: int) -> str:
-    """The text, or its beginning and end if it is longer than this."""
+    """The text, without its middle if it is longer than this."""
     end = (length - 1) // 2
     return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[-end:]}"
 
 
-def _label(run: RunRecord, texts: Mapping[str, str]) -> str:
+def _build_label(settings: Mapping[str, Any], texts: Mapping[str, str]) -> str:
     words = []
     for key, name in shorten_keys(list(texts)).items():
-        value = run.settings.get(key)
+        value = settings.get(key)
         if value is None or value is False:
             words.append(f"no {name}")
-        elif isinstance(value, str) and not TRANSFORM.match(value):
-            words.append(clip(texts[key], 24))
+        elif value is True:
+            words.append(name)
+        elif not isinstance(value, str):
+            words.append(f"{name} {clip(texts[key], 40)}")
+        elif TRANSFORM.match(value):
+            words.append(f"{name}: {clip(texts[key], 40)}")
         else:
-            colon = ":" * isinstance(value, str)
-            words.append(name if value is True else f"{name}{colon} {clip(texts[key], 40)}")
-    return ", ".join(words) or f"{run.settings.get('model.arch')}, {run.settings.get('model.encoder')}"
+            words.append(clip(texts[key], 24))
+    return ", ".join(words) or f"{settings.get('model.arch')}, {settings.get('model.encoder')}"

@@ -1,8 +1,8 @@
-"""What a survey looks like: a summary in the terminal, and a page with charts and pictures."""
+"""The summary of a survey in the terminal, and the page with charts and pictures."""
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from polyp.commands.data.survey import Image, Survey
 
 TITLE = "Data: "
-OUTLINE = {"polyp": TRUTH}  # the legend of all pictures
+LEGEND = {"polyp": TRUTH}
 HEIGHT = 360  # pixels of a picture on the page
-PICTURES = 24  # on the contact sheet
-GROUPS = 40  # groups of near-duplicates with pictures; all are in the table
-MEMBERS = 8  # pictures of a group
-LINES = 10  # problems and groups that the terminal names
+MAX_PICTURES = 24  # on the contact sheet
+MAX_GROUPS = 40  # groups of near-duplicates with pictures; all are in the table
+MAX_MEMBERS = 8  # pictures of a group
+MAX_LINES = 10  # problems and groups that the terminal lists
 
 
-def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None:
-    """Print a summary, and where the page and the suggested split are."""
+def print_summary(survey: "Survey", page: Path, split_file: Path | None) -> None:
+    """Print a summary, and the paths of the page and of the suggested split."""
     console = terminal.console()
-    shares = np.array([image.traits["polyp_share"] for image in survey.images])
+    shares = [image.traits["polyp_share"] for image in survey.images]
     sizes = np.array([image.size for image in survey.images])
     low, high = sizes.min(axis=0), sizes.max(axis=0)
     images = count(len(survey.images), "image")
@@ -51,39 +51,41 @@ def print_summary(survey: "Survey", page: Path, suggestion: Path | None) -> None
     if survey.split:
         console.print(f"  split      {escape(f'{survey.split_name}: {_count_subsets(survey.split)}')}")
     console.print(
-        f"  polyps     median {np.median(shares):.1%} of the pixels, {shares.min():.1%} to {shares.max():.1%}"
+        f"  polyps     median {np.median(shares):.1%} of the pixels, {min(shares):.1%} to {max(shares):.1%}"
     )
-    for name, parts in group_by_stratum([image.traits for image in survey.images]).items():
-        console.print(f"  {name:<10} " + ", ".join(f"{len(rows)} {part}" for part, rows in parts.items()))
-    straddling = [_name_members(survey, group) for group in _straddling(survey)]
-    findings = {count(len(survey.problems), "problem"): survey.problems, _describe_groups(survey): straddling}
-    for headline, lines in findings.items():
-        console.print(escape(headline), style="yellow" if lines else "green")
-        for line in lines[:LINES]:
-            console.print(f"  {escape(line)}")
-        if len(lines) > LINES:
-            console.print(f"  ... and {len(lines) - LINES} more: see the page")
+    for name, bins in group_by_stratum([image.traits for image in survey.images]).items():
+        console.print(f"  {name:<10} " + ", ".join(f"{len(rows)} {part}" for part, rows in bins.items()))
+    groups = [_name_members(survey, group.images) for group in survey.divided_groups]
+    _print_list(count(len(survey.problems), "problem"), survey.problems)
+    _print_list(_describe_groups(survey), groups)
     console.print(f"{escape(_describe_suggestion(survey))}\n")
     places = {"page": os.path.relpath(page)}
-    if suggestion:
-        places["split"] = override_word("data.split", os.path.relpath(suggestion))
+    if split_file:
+        places["split"] = override_word("data.split", os.path.relpath(split_file))
     terminal.print_places(places)
 
 
-def build_page(survey: "Survey", suggestion: Path | None) -> Page:
+def _print_list(title: str, lines: Sequence[str]) -> None:
+    console = terminal.console()
+    console.print(escape(title), style="yellow" if lines else "green")
+    for line in lines[:MAX_LINES]:
+        console.print(f"  {escape(line)}")
+    if len(lines) > MAX_LINES:
+        console.print(f"  ... and {len(lines) - MAX_LINES} more: see the page")
+
+
+def build_page(survey: "Survey", split_file: Path | None) -> Page:
     """The page of a survey."""
-    answer = f"{count(len(survey.images), 'image')} with masks, and no problems"
+    images = count(len(survey.images), "image")
+    result = f"{images} with masks, and no problems"
     if survey.problems:
-        answer = (
-            f"{count(len(survey.problems), 'problem')}, and {count(len(survey.images), 'image')} without any"
-        )
-    page = Page(f"{TITLE}{survey.name}", f"{answer}. {_describe_groups(survey)}")
+        result = f"{count(len(survey.problems), 'problem')}, and {images} without any"
+    page = Page(f"{TITLE}{survey.name}", f"{result}. {_describe_groups(survey)}")
     page.numbers(_list_numbers(survey))
     sources = _count_sources(survey)
     if sources or survey.notes or survey.suspicions:
         page.section("Layout and masks", "How the files were understood.")
-        if sources:
-            page.text(f"Images of each source: {sources}.")
+        page.text(f"Images of each source: {sources}." if sources else "")
         for note in survey.notes:
             page.text(f"{note}.")
         for suspicion in survey.suspicions:
@@ -95,34 +97,25 @@ def build_page(survey: "Survey", suggestion: Path | None) -> Page:
     _add_sizes(page, survey.images)
     page.section("Contact sheet", "From the smallest polyp to the largest.")
     ranked = sorted(survey.images, key=lambda image: image.traits["polyp_share"])
-    places = np.unique(np.linspace(0, len(ranked) - 1, min(PICTURES, len(ranked))).round().astype(int))
-    sheet = [_draw(ranked[place], f"{ranked[place].traits['polyp_share']:.1%}") for place in places]
-    page.gallery(sheet, OUTLINE)
+    indices = np.unique(np.linspace(0, len(ranked) - 1, min(MAX_PICTURES, len(ranked))).round().astype(int))
+    page.gallery([_draw(ranked[n], f"{ranked[n].traits['polyp_share']:.1%}") for n in indices], LEGEND)
     _add_groups(page, survey)
     page.section("Split")
     if survey.split:
         page.text(f"In use: {survey.split_name}, {_count_subsets(survey.split)}.")
     page.text(_describe_suggestion(survey))
-    if suggestion:
-        override = override_word("data.split", suggestion)
-        page.text(f"It is in {suggestion.name}, beside this page: train with {override}")
-        page.table(_split_rows(survey))
+    if split_file:
+        override = override_word("data.split", split_file)
+        page.text(f"It is in {split_file.name}, beside this page: train with {override}")
+        page.table(_list_subsets(survey))
     return page
 
 
 def build_values_page(name: str, message: str, pairs: Sequence[Pair], checks: Sequence[Check]) -> Page:
-    """A page for masks of which it is not clear what is polyp: their values, and a picture of each.
-
-    Args:
-        name: of the data set.
-        message: what is unclear and what to add.
-        pairs: all of the data set.
-        checks: of the same pairs.
-    """
+    """A page for masks with ambiguous values: what to do (`message`), the values, and a picture of each."""
     page = Page(f"{TITLE}{name}", "It is not clear what is polyp in the masks.")
     page.text(message, "warning")
-    levels = [check.levels for check in checks if check.levels is not None]
-    shares = sum_levels(levels)
+    shares = sum_levels([check.levels for check in checks if check.levels is not None])
     page.section("Values", "Of all masks; the pictures show where a mask has each of them.")
     page.table(
         [{"value": str(value), "share of the pixels": f"{share:.2%}"} for value, share in shares.items()]
@@ -141,48 +134,33 @@ def build_values_page(name: str, message: str, pairs: Sequence[Pair], checks: Se
     return page
 
 
-def _count_subsets(subsets: dict[str, list[str]]) -> str:
+def _count_subsets(subsets: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
 
 
 def _count_sources(survey: "Survey") -> str:
     """The number of images of each source; empty if there is only one."""
     counts = Counter(image.pair.source for image in survey.images)
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) if len(counts) > 1 else ""
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) if len(counts) > 1 else ""
 
 
-def _subsets(survey: "Survey") -> dict[str, str]:
-    """The subset of each stem in the split in use."""
-    return {stem: name for name, stems in survey.split.items() for stem in stems}
-
-
-def _straddling(survey: "Survey") -> list[list["Image"]]:
-    """The groups that are in more than one subset of the split in use."""
-    subset = _subsets(survey)
-    groups = [images for images, _ in survey.groups]
-    return [group for group in groups if len({subset.get(i.pair.stem) for i in group} - {None}) > 1]
-
-
-def _name_members(survey: "Survey", group: Sequence["Image"]) -> str:
-    """The members of a group with their subsets."""
-    subset, stems = _subsets(survey), [image.pair.stem for image in group]
-    return ", ".join(f"{stem} ({subset.get(stem, 'unused')})" if subset else stem for stem in stems)
+def _name_members(survey: "Survey", images: Sequence["Image"]) -> str:
+    """The images of a group with their subsets."""
+    subsets, stems = survey.subsets, [image.pair.stem for image in images]
+    return ", ".join(f"{stem} ({subsets.get(stem, 'unused')})" if subsets else stem for stem in stems)
 
 
 def _describe_groups(survey: "Survey") -> str:
     if not survey.groups:
         return "No near-duplicates were found."
-    members = sum(len(images) for images, _ in survey.groups)
+    members = sum(len(group.images) for group in survey.groups)
     text = f"{count(len(survey.groups), 'group')} of near-duplicates with {members} images"
     if survey.split:
-        straddling, where = (
-            len(_straddling(survey)),
-            f"divided between the subsets of split {survey.split_name}",
-        )
+        divided = len(survey.divided_groups)
+        subject = f"{divided or 'none'} of them {'is' if divided < 2 else 'are'}"
         if len(survey.groups) == 1:
-            text += f"; it is {'not ' * (not straddling)}{where}"
-        else:
-            text += f"; {straddling or 'none'} of them {'is' if straddling < 2 else 'are'} {where}"
+            subject = "it is" if divided else "it is not"
+        text += f"; {subject} divided between the subsets of split {survey.split_name}"
     return text + "."
 
 
@@ -200,18 +178,39 @@ def _describe_suggestion(survey: "Survey") -> str:
     )
 
 
+def _list_numbers(survey: "Survey") -> list[Number]:
+    images, problems, total = survey.images, len(survey.problems), len(survey.images)
+    share = np.median([image.traits["polyp_share"] for image in images])
+    multiple = sum(image.traits["polyps"] > 1 for image in images)
+    duplicates = sum(len(group.images) for group in survey.groups)
+    numbers = [
+        Number("images", str(total), "with a mask of their size"),
+        Number("problems", str(problems), "left out" if problems else ""),
+        Number("near-duplicates", str(duplicates), f"images, in {count(len(survey.groups), 'group')}"),
+    ]
+    if survey.split:
+        divided = str(len(survey.divided_groups))
+        numbers.append(Number("divided groups", divided, f"by split {survey.split_name}"))
+    return [
+        *numbers,
+        Number("polyp", f"{share:.1%}", "of the pixels of the median image"),
+        Number("several polyps", f"{multiple / total:.0%}", f"{multiple} of {count(total, 'image')}"),
+        Number("image sizes", str(len({image.size for image in images})), "width and height in pixels"),
+    ]
+
+
 def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
     page.section("Sizes and polyps")
     sizes = Counter(image.size for image in images)
-    common = ", ".join(f"{width}x{height} ({number})" for (height, width), number in sizes.most_common(5))
-    frequent = f"{len(sizes)} different sizes in pixels; the most frequent: {common}."
-    page.text(f"All images have {common.split()[0]} pixels." if len(sizes) == 1 else frequent)
+    frequent = [f"{width}x{height} ({n})" for (height, width), n in sizes.most_common(5)]
+    text = f"{len(sizes)} different sizes in pixels; the most frequent: {', '.join(frequent)}."
+    page.text(f"All images have {frequent[0].split()[0]} pixels." if len(sizes) == 1 else text)
     page.charts([_plot_sizes(images), _plot_shares(images)])
     rows = [
         {"stratum": f"{name}: {part}", "values": f"{STRATA[name].trait} {STRATA[name].meanings[part]}"}
         | {"images": len(members), "share": f"{len(members) / len(images):.0%}"}
-        for name, parts in group_by_stratum([image.traits for image in images]).items()
-        for part, members in parts.items()
+        for name, bins in group_by_stratum([image.traits for image in images]).items()
+        for part, members in bins.items()
     ]
     page.table(rows)
     page.text(
@@ -238,35 +237,16 @@ def _plot_shares(images: Sequence["Image"]) -> Chart:
     axes.set(xlim=(0, None))
     axes.margins(y=0.3)  # room for the labels
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    bins = {name: 100 * least for name, least in STRATA["size"].bins.items() if name != "none"}
-    for name, least in bins.items():
-        axes.axvline(least, color=FAINT, lw=1, ls=":")
-        if least < axes.get_xlim()[1]:
-            place = (least, 1), (2, 0), ("data", "axes fraction"), "offset points"
-            axes.annotate(name, *place, rotation=90, va="top", color=FAINT)
-    caption = (
-        f"The polyps' share of each image: median {np.median(shares):.1f} %, mean {shares.mean():.1f} %."
-    )
+    for name, share in STRATA["size"].bins.items():
+        if name == "none":
+            continue
+        axes.axvline(100 * share, color=FAINT, lw=1, ls=":")
+        if 100 * share < axes.get_xlim()[1]:
+            position = (100 * share, 1), (2, 0), ("data", "axes fraction"), "offset points"
+            axes.annotate(name, *position, rotation=90, va="top", color=FAINT)
+    median, mean = np.median(shares), shares.mean()
+    caption = f"The polyps' share of each image: median {median:.1f} %, mean {mean:.1f} %."
     return Chart("polyp_shares", figure, caption)
-
-
-def _list_numbers(survey: "Survey") -> list[Number]:
-    shares = [image.traits["polyp_share"] for image in survey.images]
-    sizes, straddling = len({image.size for image in survey.images}), _straddling(survey)
-    several = sum(image.traits["polyps"] > 1 for image in survey.images)
-    grouped = sum(len(images) for images, _ in survey.groups)
-    return [
-        Number("images", str(len(survey.images)), "with a mask of their size"),
-        Number("problems", str(len(survey.problems)), "left out" if survey.problems else ""),
-        Number("near-duplicates", str(grouped), f"images, in {count(len(survey.groups), 'group')}"),
-        *[Number("divided groups", str(len(straddling)), f"by split {survey.split_name}")]
-        * bool(survey.split),
-        Number("polyp", f"{np.median(shares):.1%}", "of the pixels of the median image"),
-        Number(
-            "several polyps", f"{several / len(shares):.0%}", f"{several} of {count(len(shares), 'image')}"
-        ),
-        Number("image sizes", str(sizes), "width and height in pixels"),
-    ]
 
 
 def _add_groups(page: Page, survey: "Survey") -> None:
@@ -276,42 +256,39 @@ def _add_groups(page: Page, survey: "Survey") -> None:
         "one polyp from two sides: keep patients together where you know them (data.group).",
         "faint",
     )
-    subset, straddling = _subsets(survey), _straddling(survey)
-    if straddling:
+    divided = survey.divided_groups
+    if divided:
         page.text("Divided groups show in one subset what is in another.", "warning")
-    groups = sorted(survey.groups, key=lambda group: group[0] not in straddling)
-    rows = [
-        {
-            "group": str(number),
-            "divided": "yes" * (images in straddling),
-            "images": _name_members(survey, images),
-        }
-        for number, (images, _) in enumerate(groups, 1)
-    ]
+    groups = sorted(survey.groups, key=lambda group: group not in divided)
+    rows = []
+    for number, group in enumerate(groups, 1):
+        members = _name_members(survey, group.images)
+        rows.append({"group": str(number), "divided": "yes" * (group in divided), "images": members})
     page.table(rows)
-    for number, (images, reasons) in enumerate(groups[:GROUPS], 1):
+    for number, (images, reasons) in enumerate(groups[:MAX_GROUPS], 1):
         page.heading(f"Group {number}")
-        page.text(
-            "; ".join([reasons[0], *[f"and {len(reasons) - 1} more links"] * (len(reasons) > 1)]), "faint"
+        suffix = f"; and {len(reasons) - 1} more links" if len(reasons) > 1 else ""
+        page.text(f"{reasons[0]}{suffix}", "faint")
+        page.gallery(
+            [_draw(image, survey.subsets.get(image.pair.stem, "")) for image in images[:MAX_MEMBERS]], LEGEND
         )
-        page.gallery([_draw(image, subset.get(image.pair.stem, "")) for image in images[:MEMBERS]], OUTLINE)
 
 
 def _draw(image: "Image", caption: str) -> tuple[np.ndarray, str]:
     """A small picture of an image with its polyps outlined, and a caption that begins with its stem."""
-    outlined = _outline(*image.pair.read())
-    return outlined, f"{image.pair.stem}: {caption}" if caption else image.pair.stem
+    picture = _outline(*image.pair.read())
+    return picture, f"{image.pair.stem}: {caption}" if caption else image.pair.stem
 
 
 def _outline(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A small picture with the polyps of a mask outlined."""
     size = max(1, round(pixels.shape[1] * HEIGHT / pixels.shape[0])), HEIGHT
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return contour(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) == 1, TRUTH)
+    picture = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return contour(picture, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) == 1, TRUTH)
 
 
-def _split_rows(survey: "Survey") -> list[dict[str, Any]]:
-    """How many images of each bin of the polyps' size the suggested subsets have."""
+def _list_subsets(survey: "Survey") -> list[dict[str, Any]]:
+    """The number of images of each size of polyps, for each suggested subset."""
     traits = {image.pair.stem: image.traits for image in survey.images}
     rows = []
     for name, stems in survey.suggestion.items():

@@ -1,9 +1,9 @@
-"""`polyp data`: a look at a data set before anything is trained on it, in the terminal and as a page."""
+"""`polyp data`: inspects a data set before training, and shows the result in the terminal and as a page."""
 
-from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,54 +33,57 @@ from polyp.files import check_writable, write_text
 from polyp.report.tables import to_csv
 
 
-@dataclass(frozen=True, eq=False)
-class Image:
-    """An image without a problem.
-
-    Attributes:
-        pair: its files.
-        size: height and width in pixels.
-        traits: see `polyp.data.traits.measure_traits`.
-    """
+class Image(NamedTuple):
+    """An image without a problem: its files, height and width in pixels, and `measure_traits` of its mask."""
 
     pair: Pair
     size: tuple[int, int]
     traits: dict[str, float]
 
 
+class Group(NamedTuple):
+    """Images that show the same, and the reasons to think so."""
+
+    images: list[Image]
+    reasons: list[str]
+
+
 @dataclass(frozen=True)
 class Survey:
-    """The result of a look at every pair.
+    """The result of an inspection."""
 
-    Attributes:
-        name: of the data set.
-        images: those without a problem.
-        problems: everything wrong, a line each.
-        groups: of images that show the same, at least two each, with the reasons.
-        split_name: of the split in use; None where there is none.
-        split: the subsets in use, without images that have a problem; empty where there is none.
-        suggestion: the suggested subsets; empty where there are too few images.
-        notes: how the files and masks were understood.
-        suspicions: what is possible but suspicious.
-    """
-
-    name: str
-    images: list[Image]
+    name: str  # of the data set
+    images: list[Image]  # without a problem
     problems: list[str]
-    groups: list[tuple[list[Image], list[str]]]
-    split_name: str | None
-    split: dict[str, list[str]]
-    suggestion: dict[str, list[str]]
-    notes: list[str]
+    groups: list[Group]  # of near-duplicates, at least two images each
+    split_name: str | None  # of the split in use
+    split: dict[str, list[str]]  # the stems of each subset in use, without images that have a problem
+    suggestion: dict[str, list[str]]  # the suggested subsets; empty if there are too few images
+    notes: list[str]  # how the files and masks were understood
     suspicions: list[str]
+
+    @cached_property
+    def subsets(self) -> dict[str, str]:
+        """The subset in use of each image, by its stem."""
+        return {stem: name for name, stems in self.split.items() for stem in stems}
+
+    @cached_property
+    def divided_groups(self) -> list[Group]:
+        """The groups with images in more than one subset of the split in use."""
+        groups = []
+        for group in self.groups:
+            stems = [image.pair.stem for image in group.images]
+            if len({self.subsets[stem] for stem in stems if stem in self.subsets}) > 1:
+                groups.append(group)
+        return groups
 
 
 def run(options: Options) -> None:
-    """Look at a data set; print a summary, write a page and the suggested split beside it.
+    """Inspect a data set; print a summary, write a page and the suggested split beside it.
 
     Raises:
-        InputError: the data set is not there, has no pair that can be used, or it is not clear what is polyp
-            in its masks; the split does not fit, or the page cannot be written.
+        InputError: the data set does not exist, has no usable pair, or has masks with ambiguous values; the
+            split does not fit, or the page cannot be written.
     """
     try:
         name, source = find_source(options.data, options.root, options.archive, **options.layout)
@@ -89,22 +92,22 @@ def run(options: Options) -> None:
         with terminal.status("finding the images"):
             source.prepare()
             listing = source.find()
-        survey = _look(name, listing, source.default_split, options, page)
-        suggestion = _write_split(survey.suggestion, page) if survey.suggestion else None
+        survey = _inspect(name, listing, source.default_split, options, page)
+        split_file = _write_split(survey.suggestion, page) if survey.suggestion else None
         with terminal.status("drawing the page"):
-            build_page(survey, suggestion).write(page)
+            build_page(survey, split_file).write(page)
     except InputError as error:
         text = name_options(str(error))
-        known = f"; give a folder, {' or '.join(NAMED)}" if text.endswith(" is not a folder") else ""
-        raise InputError(text + known) from error
-    print_summary(survey, page, suggestion)
+        names = f"; give a folder, {' or '.join(NAMED)}" if text.endswith(" is not a folder") else ""
+        raise InputError(text + names) from error
+    print_summary(survey, page, split_file)
 
 
-def _look(name: str, listing: Listing, default_split: str | None, options: Options, page: Path) -> Survey:
+def _inspect(name: str, listing: Listing, default_split: str | None, options: Options, page: Path) -> Survey:
     pairs, traits = listing.pairs, dict[int, dict[str, float]]()
     splitter = Splitter(options.split or default_split or AUTO, options.seed, options.group)
     find_files(splitter.split)
-    published, _ = splitter.read(pairs, listing.lists)  # before long work
+    published, _ = splitter.read(pairs, listing.lists)  # finds errors before the images are read
 
     def check(number: int, pair: Pair) -> Check:
         def visit(number: int, image: np.ndarray, mask: np.ndarray) -> None:
@@ -121,33 +124,40 @@ def _look(name: str, listing: Listing, default_split: str | None, options: Optio
     problems = [name_options(text) for text in list_problems(pairs, checks, listing.problems)]
     rows = [row for row, check in enumerate(checks) if not check.problems]
     if not rows:
-        count = f"none of its {len(pairs)} pairs can be used"
-        raise InputError(f"{common_folder(pairs)}: {count}, the first: {problems[0]}")
+        reason = f"none of its {len(pairs)} pairs can be used"
+        raise InputError(f"{common_folder(pairs)}: {reason}, the first: {problems[0]}")
     inspection = combine_checks([checks[row] for row in rows])
     images = [Image(pairs[row], tuple(checks[row].values["sizes"]), traits[row]) for row in rows]
     links = find_links(inspection.thumbnails, inspection.fields)
     numbers = group_images(len(images), links)
-    members: dict[int, tuple[list[Image], list[str]]] = defaultdict(lambda: ([], []))
-    for image, number in zip(images, numbers.tolist(), strict=True):
-        members[number][0].append(image)
+    groups = [Group([], []) for _ in range(numbers.max() + 1)]
+    for image, number in zip(images, numbers, strict=True):
+        groups[number].images.append(image)
     for link in links:
-        members[numbers[link.first]][1].append(link.reason)
-    groups = [members[number] for number in sorted(members) if len(members[number][0]) > 1]
-    stems = [image.pair.stem for image in images]
+        groups[numbers[link.first]].reasons.append(link.reason)
+    stems, subsets = [image.pair.stem for image in images], dict[str, list[str]]()
     if published:
         group_of = dict(zip(stems, numbers.tolist(), strict=True))
-        subsets = {key: [stem for stem in found if stem in group_of] for key, found in published.items()}
+        for subset, members in published.items():
+            subsets[subset] = [stem for stem in members if stem in group_of]
         suggestion = repair_split(subsets, group_of)
-        suggestion = suggestion if suggestion["train"] and suggestion["test"] else {}
-    else:
+        if not (suggestion["train"] and suggestion["test"]):
+            suggestion = {}
+    elif options.split is None and options.group is None:
         suggestion = draw_split(stems, numbers, inspection.shares, options.seed)
-        drawn = options.split is not None or options.group is not None
-        subsets = splitter.divide([image.pair for image in images], inspection) if drawn else {}
-        suggestion = subsets or suggestion
+    else:
+        suggestion = subsets = splitter.divide([image.pair for image in images], inspection)
     return Survey(
-        name, images, problems, groups, splitter.used if subsets else None, subsets, suggestion,
-        [*listing.notes, *notes], [name_options(text) for text in find_suspicions(inspection)],
-    )  # fmt: skip
+        name=name,
+        images=images,
+        problems=problems,
+        groups=[group for group in groups if len(group.images) > 1],
+        split_name=splitter.used if subsets else None,
+        split=subsets,
+        suggestion=suggestion,
+        notes=[*listing.notes, *notes],
+        suspicions=[name_options(text) for text in find_suspicions(inspection)],
+    )
 
 
 def _check_page(page: Path) -> None:
@@ -160,7 +170,7 @@ def _check_page(page: Path) -> None:
 
 
 def _write_split(subsets: dict[str, list[str]], page: Path) -> Path:
-    """Write NAME_split.csv, with a number if another split has that name, which may be in use."""
+    """Write NAME_split.csv, or NAME_split_2.csv if there is another split, which may be in use."""
     rows = sorted((stem, name) for name in SUBSETS for stem in subsets[name])
     text = to_csv([{"stem": stem, "subset": name} for stem, name in rows], ("stem", "subset"))
     number, file = 1, page.with_name(f"{page.stem}_split.csv")
@@ -170,8 +180,3 @@ def _write_split(subsets: dict[str, list[str]], page: Path) -> Path:
     if not file.exists():
         write_text(file, text)
     return file
-
-
-def survey(**options: Any) -> None:
-    """Look at a data set as `run` does."""
-    run(Options(**options))

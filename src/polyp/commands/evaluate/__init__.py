@@ -1,1 +1,1 @@
-"""`polyp evaluate`: how good a trained model is, on which images, and where it fails."""
+"""`polyp evaluate`: scores a trained model and shows where it fails."""

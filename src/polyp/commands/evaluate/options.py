@@ -69,7 +69,7 @@ class Options(DataOptions):
         return run(self)
 
     def check(self) -> None:
-        """Raise InputError for a value that cannot be."""
+        """Raise InputError for values that cannot work."""
         if not self.models:
             raise InputError("give at least one RUN_OR_CHECKPOINT")
         for key in ("threshold", "missed", "confidence"):
@@ -87,13 +87,14 @@ class Options(DataOptions):
             raise InputError(
                 f"--subset {self.subset} is of the run's own images, --data of others: leave one out"
             )
-        if (given := [*["normal"] * self.normal, *self.layout]) and self.data is None:
-            raise InputError(f"--{given[0].replace('_', '-')} needs --data FOLDER, the folder of images")
+        options = [*["normal"] * self.normal, *self.layout]
+        if options and self.data is None:
+            raise InputError(f"--{options[0].replace('_', '-')} needs --data FOLDER, the folder of images")
         if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
             raise InputError(f"--name {self.name} must be a single folder's name")
 
     def folder_name(self, test_set: str) -> str:
-        """The evaluation's folder: the test set, and the options that are not the default."""
+        """The name of the evaluation's folder: the test set, and the options that are not the default."""
         parts = {
             test_set: True,
             "tta": self.tta,
@@ -103,4 +104,4 @@ class Options(DataOptions):
             f"threshold-{self.threshold:g}": self.threshold != 0.5,
             f"ensemble-of-{len(self.models)}": len(self.models) > 1,
         }
-        return "_".join(part for part, shown in parts.items() if shown)
+        return "_".join(part for part, is_set in parts.items() if is_set)

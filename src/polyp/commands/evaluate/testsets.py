@@ -1,10 +1,10 @@
-"""What a model is scored on: the test images of its run, or any folder of images with or without masks."""
+"""The images that a model is scored on: those of its run, or any folder of images with or without masks."""
 
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TestSet:
-    """Images to score on.
+    """Images to score on."""
 
-    Attributes:
-        name: of the evaluation's folder, unless another is given.
-        pairs: images and masks; normal frames have no masks.
-        normal: no image has a polyp.
-        fingerprint: of the data set that the images are from; None for normal frames.
-        thumbnails, fields: (N, 32, 32) uint8 of images from elsewhere than a run's data, see
-            `polyp.data.duplicates`.
-    """
-
-    name: str
-    pairs: Sequence[Pair]
-    normal: bool = False
-    fingerprint: str | None = None
-    thumbnails: np.ndarray | None = None
-    fields: np.ndarray | None = None
+    name: str  # the default name of the evaluation's folder
+    pairs: Sequence[Pair]  # normal frames have no masks
+    normal: bool = False  # no image has a polyp
+    fingerprint: str | None = None  # of the data set; None for normal frames
+    thumbnails: np.ndarray | None = None  # (N, 32, 32) uint8, see `polyp.data.duplicates`; None for a run's
+    fields: np.ndarray | None = None  # like thumbnails
+    models: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The numbers of the models that score an image, by its stem; empty if all models score all images."""
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8: 1 polyp, 0 background, 255 ignored."""
@@ -46,7 +39,7 @@ class TestSet:
 
 
 def subset_of(data: PolypDataModule, subset: str) -> TestSet:
-    """The train, val or test images of a run, or its test's normal frames (`normal`)."""
+    """The train, val or test images of a run, or the normal frames of its test (`normal`)."""
     return TestSet(subset, data.get_pairs(subset), subset == NORMAL, data.inspection.fingerprint)
 
 
@@ -56,15 +49,14 @@ def find_test_sets(
     """The images of a folder: one set, or several if it has several sources, as PraNet's TestDataset.
 
     Args:
-        folder: holds images and masks in any layout that `polyp.data.layouts` knows; for normal frames,
-            images.
+        folder: images and masks in any layout of `polyp.data.layouts`; for normal frames, images alone.
         images, masks, options: see `polyp.data.sources.Folder`.
-        normal: the images show no polyp, and there are no masks.
+        normal: the images show no polyp and have no masks.
 
     Raises:
-        InputError: the folder is not there, has no masks, or anything is wrong with a file.
+        InputError: the folder does not exist or has no masks, or a file has a problem.
     """
-    root = Path(os.path.abspath(Path(folder).expanduser()))  # its name is that of the evaluation
+    root = Path(os.path.abspath(Path(folder).expanduser()))  # its name becomes that of the evaluation
     if not root.is_dir():
         raise InputError(f"--data {folder} is not a folder")
     if normal:
@@ -73,20 +65,19 @@ def find_test_sets(
         listing = Folder(str(root), images, masks, **options).find()
     for note in listing.notes:
         log.info("%s", note)
-    sets = defaultdict(list)
+    pairs_of = defaultdict(list)
     for pair in listing.pairs:
-        sets["" if normal else pair.source].append(pair)
-    names = {source: source.rpartition("/")[2] or root.name for source in sets}
-    if len(set(names.values())) < len(names):
-        names = {source: source.replace("/", "_") or root.name for source in sets}
-    return [_inspect_set(names[source], pairs, listing.problems, normal) for source, pairs in sets.items()]
-
-
-def _inspect_set(name: str, pairs: Sequence[Pair], problems: Sequence[str], normal: bool) -> TestSet:
-    inspection = load_inspection(pairs, problems, cache_folder(True), allow_empty=True)
-    for note in inspection.notes.splitlines():
-        log.info("%s", note)
-    for suspicion in [] if normal else find_suspicions(inspection):
-        log.warning("%s: %s", name, suspicion)
-    fingerprint = None if normal else inspection.fingerprint
-    return TestSet(name, pairs, normal, fingerprint, inspection.thumbnails, inspection.fields)
+        pairs_of["" if normal else pair.source].append(pair)
+    names = [source.rpartition("/")[2] or root.name for source in pairs_of]
+    if len(set(names)) < len(names):
+        names = [source.replace("/", "_") or root.name for source in pairs_of]
+    test_sets = []
+    for name, pairs in zip(names, pairs_of.values(), strict=True):
+        inspection = load_inspection(pairs, listing.problems, cache_folder(True), allow_empty=True)
+        for note in inspection.notes.splitlines():
+            log.info("%s", note)
+        for suspicion in [] if normal else find_suspicions(inspection):
+            log.warning("%s: %s", name, suspicion)
+        fingerprint = None if normal else inspection.fingerprint
+        test_sets.append(TestSet(name, pairs, normal, fingerprint, inspection.thumbnails, inspection.fields))
+    return test_sets

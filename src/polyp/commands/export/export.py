@@ -67,7 +67,7 @@ def run(options: Options) -> dict[str, Any]:
     for reference in references:
         reference.precision = "32-true"
     training = TrainingData(sources, options.root, options.archive, needed=True)
-    data = training.known[sources[0].home]
+    data = training.datasets[sources[0].home]
     metadata = _collect_metadata(sources, models, data.inspection.fingerprint)
     with replace_folder(folder, "polyp export") as part:
         with terminal.status("writing the files"):

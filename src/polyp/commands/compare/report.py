@@ -1,13 +1,15 @@
-"""What a comparison shows: a table (as CSV and on the page), charts and pictures."""
+"""The result of a comparison: the table, the terminal, and the page with charts and pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from polyp import files
+from rich.markup import escape
+
+from polyp import files, terminal
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe, format_setting, shorten_keys
 from polyp.errors import InputError, printable
@@ -15,8 +17,9 @@ from polyp.report.tables import Column, Table, count, format_mean, format_p
 
 PICTURES_FOLDER = "pictures"
 BY_SOURCE = "Test Dice by source (95 %)"
+RANK = Column("rank", "", lambda row: f"#{row['rank']}", "right")
 
-EVALUATIONS = (
+EVALUATIONS_INTRO = (
     "What polyp evaluate has found, by test set. Differences in Dice are to the first row, on the same "
     "images; the 95 % intervals hold for all rows of a table together, for other images, not for other seeds."
 )
@@ -31,21 +34,20 @@ HINTS = {
     "gmacs": "10^9 multiply-accumulates for one image at the network's size.",
     "images_per_second": "Training images per second of the whole run, validation included.",
 }
-"""What columns and numbers of the page mean."""
+"""The meanings of columns and numbers, shown on hover."""
 
 if TYPE_CHECKING:
     from polyp.report.html import Number, Page
 
 
 def build_table(comparison: Comparison) -> Table:
-    """The table of a comparison: a row for each recipe, best validation first."""
-    settings = shorten_keys(comparison.keys).items()
-    several_seeds = any(len(recipe.seeds) > 1 for recipe in comparison.recipes)
+    """The table of a comparison: a row for each recipe, the best by validation first."""
+    has_seeds = any(len(recipe.seeds) > 1 for recipe in comparison.recipes)
     dice = "out-of-fold Dice (95 %)" if comparison.has_folds else "test Dice (95 %)"
     columns = [
-        Column("rank", "", lambda row: f"#{row['rank']}", "right"),
-        *(Column(key, name, partial(format_cell, key=key)) for key, name in settings),
-        *[Column("seeds", format=lambda row: str(len(row["seeds"].split())))] * several_seeds,
+        RANK,
+        *build_setting_columns(comparison.keys),
+        *[Column("seeds", format=lambda row: str(len(row["seeds"].split())))] * has_seeds,
         *[Column("folds", format=lambda row: str(len(row["folds"].split())))] * comparison.has_folds,
         Column("val/dice", "val Dice", partial(format_mean, name="val/dice")),
         Column("test/dice", dice, partial(format_mean, name="test/dice")),
@@ -66,23 +68,28 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
     difference = comparison.differences.get(recipe.number)
     low, high = recipe.interval or (None, None)
     difference_low, difference_high = (difference.interval if difference else None) or (None, None)
-    val, test = "val/dice", "test/dice"
-    spread = zip(("over_folds", "over_folds_sd"), recipe.over_folds or (None, None), strict=True)
-    folds = {"folds": " ".join(map(str, recipe.folds)), **dict(spread)}
-    sources = recipe.sources.items()
+    folds = {}
+    if comparison.has_folds:
+        mean, deviation = recipe.over_folds or (None, None)
+        folds = {"folds": " ".join(map(str, recipe.folds)), "over_folds": mean, "over_folds_sd": deviation}
+    sources = {
+        f"test/dice {name}{end}": value
+        for name, numbers in recipe.sources.items()
+        for end, value in numbers.items()
+    }
     return {
         "rank": recipe.number,
         **{key: recipe.values.get(key) for key in comparison.keys},
         "seeds": " ".join(map(str, recipe.seeds)),
-        **(folds if comparison.has_folds else {}),
-        val: recipe.val,
-        f"{val}_sd": recipe.deviations.get(val),
-        test: recipe.means[test],
-        f"{test}_sd": recipe.deviations.get(test),
-        f"{test}_low": low,
-        f"{test}_high": high,
+        **folds,
+        "val/dice": recipe.val,
+        "val/dice_sd": recipe.deviations.get("val/dice"),
+        "test/dice": recipe.means["test/dice"],
+        "test/dice_sd": recipe.deviations.get("test/dice"),
+        "test/dice_low": low,
+        "test/dice_high": high,
         "n": len(recipe.stems),
-        **{f"{test} {name}{end}": value for name, part in sources for end, value in part.items()},
+        **sources,
         "difference": difference and difference.value,
         "difference_low": difference_low,
         "difference_high": difference_high,
@@ -98,17 +105,64 @@ def _build_row(comparison: Comparison, recipe: Recipe) -> dict[str, Any]:
 
 
 def build_source_table(comparison: Comparison, table: Table) -> Table:
-    """Test Dice by source, a row for each recipe with several sources; no rows if there is none."""
-    parts = {name: part for recipe in reversed(comparison.recipes) for name, part in recipe.sources.items()}
-    labels = {f"test/dice {name}": f"{printable(name)} ({part['_n']} images)" for name, part in parts.items()}
-    columns = [Column(key, label, partial(format_mean, name=key)) for key, label in labels.items()]
-    rows = [row for row in table.rows if labels.keys() & row.keys()]
-    return Table(rows, [Column("rank", "", lambda row: f"#{row['rank']}", "right"), *columns])
+    """Test Dice by source, a row for each recipe with several sources."""
+    columns = {}
+    for recipe in reversed(comparison.recipes):
+        for name, numbers in recipe.sources.items():
+            key, label = f"test/dice {name}", f"{printable(name)} ({numbers['_n']} images)"
+            columns[key] = Column(key, label, partial(format_mean, name=key))
+    return Table([row for row in table.rows if columns.keys() & row.keys()], [RANK, *columns.values()])
 
 
-def format_cell(row: Mapping[str, Any], key: str) -> str:
-    """The value of a setting in a row."""
-    return format_setting(row[key])
+def build_setting_columns(keys: Sequence[str], optional: bool = False) -> list[Column]:
+    """A column for each setting."""
+
+    def format_cell(row: Mapping[str, Any], key: str) -> str:
+        return format_setting(row[key])
+
+    names = shorten_keys(keys).items()
+    return [Column(key, name, partial(format_cell, key=key), optional=optional) for key, name in names]
+
+
+def print_comparison(comparison: Comparison, table: Table, all_columns: bool) -> None:
+    """Print the table of `build_table`, the result, warnings and notes; `all_columns` ignores the width."""
+    best = comparison.reference.number
+    short = table if all_columns else _build_short_table(comparison, table)
+    short.print(bold=lambda row: row["rank"] == best, fit=not all_columns, option="--all-columns")
+    console = terminal.console()
+    if (by_source := build_source_table(comparison, table)).rows:
+        console.print(f"\n{BY_SOURCE}")
+        by_source.print()
+    console.print(f"\n[bold]{escape(comparison.headline)}[/]")
+    for text in comparison.warnings:
+        if text not in comparison.headline:
+            console.print(f"[bold yellow]warning[/] {escape(text)}")
+    for text in comparison.notes:
+        console.print(escape(text))
+    for run in comparison.unfinished:
+        console.print(f"unfinished {escape(run.name)}: {escape(run.progress)}")
+    for run in comparison.damaged:
+        console.print(f"[bold yellow]left out[/] {escape(run.damage)}")
+
+
+def _build_short_table(comparison: Comparison, table: Table) -> Table:
+    """The most important columns, then the other columns of the table as far as they fit.
+
+    Of keys that always change together only one is shown. Keys that most recipes have come first.
+    """
+    recipes = comparison.recipes
+    keys = [group[0] for group in comparison.key_groups]
+    keys.sort(key=lambda key: -sum(key in recipe.values for recipe in recipes))
+    columns = [
+        Column("rank", "", lambda row: f"#{row['rank']}"),
+        *build_setting_columns(keys, optional=True),
+        Column("val/dice", "val Dice", ".3f"),
+        Column("test/dice", "test Dice (95 %)", partial(format_mean, name="test/dice", short=True)),
+        Column("verdict", format=lambda row: comparison.short_verdict(recipes[row["rank"] - 1])),
+    ]
+    names = {column.name for column in columns}
+    columns += [replace(column, optional=True) for column in table.columns if column.name not in names]
+    return Table(table.rows, columns)
 
 
 def write_page(
@@ -119,15 +173,12 @@ def write_page(
     root: str | None,
     pictures: bool,
 ) -> None:
-    """Write the page, and its pictures of test images as files beside it.
+    """Write the page, and its pictures of test images also as files beside it.
 
     Args:
-        comparison: the subject.
-        table: see `build_table`.
-        evaluations: see `polyp.commands.compare.evaluations.build_evaluation_tables`.
-        file: where to write it.
+        table, evaluations: of `build_table` and `build_evaluation_tables`.
         root: where the data are if they have moved.
-        pictures: draw charts and predictions.
+        pictures: whether to draw charts and predictions.
     """
     from polyp.report.html import Page  # imports matplotlib
 
@@ -147,7 +198,7 @@ def write_page(
     for text in comparison.notes:
         page.text(text)
     if evaluations:
-        page.section("Evaluations", EVALUATIONS)
+        page.section("Evaluations", EVALUATIONS_INTRO)
     for heading, evaluation in evaluations.items():
         page.heading(heading)
         page.table(evaluation)
@@ -157,24 +208,10 @@ def write_page(
         "Settings and runs",
         "The settings that differ, without transforms that all have; table.csv has them in full.",
     )
+    settings = [{"rank": recipe.number, **recipe.texts} for recipe in comparison.recipes]
     names = shorten_keys(comparison.keys).items()
-    settings = [{"": f"#{recipe.number}", **recipe.texts} for recipe in comparison.recipes]
-    page.table(Table(settings, [Column("", align="right"), *(Column(key, name) for key, name in names)]))
-    rows = [
-        {"": f"#{recipe.number}", "run": run.name, "seed": run.seed, "fold": run.fold, **run.numbers}
-        for recipe in comparison.recipes
-        for run in recipe.runs
-    ]
-    numbers = [
-        Column("val/dice", "val Dice", ".3f"),
-        Column("test/dice", "test Dice", ".3f"),
-        Column("epochs"),
-        Column("minutes", format=".1f"),
-        Column("images_per_second", "images/s", ".1f", hint=HINTS["images_per_second"]),
-        Column("peak_memory_mb", "memory, MB", ".0f"),
-    ]
-    fold = [Column("fold")] * comparison.has_folds
-    page.table(Table(rows, [Column("", align="right"), Column("run"), Column("seed"), *fold, *numbers]))
+    page.table(Table(settings, [RANK, *(Column(key, name) for key, name in names)]))
+    page.table(_build_run_table(comparison))
     if comparison.unfinished:
         page.heading("Unfinished")
         page.table([{"run": run.name, "progress": run.progress} for run in comparison.unfinished])
@@ -189,40 +226,52 @@ def write_page(
 def _list_numbers(comparison: Comparison) -> "list[Number]":
     from polyp.report.html import Number  # imports matplotlib
 
-    best, noise, others = comparison.reference, comparison.noise, len(comparison.differences)
+    best, rivals = comparison.reference, len(comparison.differences)
     interval = "95 %: {:.3f} to {:.3f}".format(*best.interval) if best.interval else ""
-    return [
+    numbers = [
         Number(f"test Dice of #{best.number}", f"{best.dice.mean():.3f}", interval, HINTS["test/dice"]),
         Number(f"validation Dice of #{best.number}", f"{best.val:.3f}", "ranks the runs", HINTS["val/dice"]),
         Number("configurations", str(len(comparison.recipes)), count(len(comparison.runs), "finished run")),
-        *[
-            Number(
-                "not distinguishable",
-                f"{len(comparison.alike)} of {others}",
-                f"other configuration{'s' * (others != 1)}",
-                HINTS["verdict"],
-            )
-        ]
-        * bool(others),
-        Number("test images", str(len(best.stems)), f"split {best.first.split}"),
-        Number(
-            "noise between seeds",
-            f"{noise[0]:.3f}" if noise else "unknown",
-            "standard deviation of test Dice" if noise else "one seed each",
-        ),
     ]
+    if rivals:
+        share, noun = f"{len(comparison.ties)} of {rivals}", f"other configuration{'s' * (rivals != 1)}"
+        numbers.append(Number("not distinguishable", share, noun, HINTS["verdict"]))
+    numbers.append(Number("test images", str(len(best.stems)), f"split {best.first.split}"))
+    noise, detail = "unknown", "one seed each"
+    if comparison.noise:
+        noise, detail = f"{comparison.noise[0]:.3f}", "standard deviation of test Dice"
+    return [*numbers, Number("noise between seeds", noise, detail)]
 
 
 def _build_result_table(comparison: Comparison, table: Table) -> Table:
-    """The table of the page: its result and verdict come before what fits beside them on a wide screen."""
-    titles = {recipe.number: recipe.label for recipe in comparison.recipes}
-    shown = ("test/false_alarms", "p", "parameters", "gmacs", "minutes")
-    columns = {column.name: column for column in table.columns}
-    first = ("rank", "seeds", "folds", "val/dice", "test/dice", "over_folds", "verdict")
-    configuration = Column("title", "configuration", lambda row: titles[row["rank"]], align="left")
-    order = [columns[name] for name in (*first, *shown) if name in columns]
-    order = [replace(column, hint=HINTS.get(column.name, "")) for column in order]
-    return Table(table.rows, [order[0], configuration, *order[1:]])
+    """The table of the page, with the scores and the verdict first, which fit on a narrow screen."""
+    labels = {recipe.number: recipe.label for recipe in comparison.recipes}
+    columns = {column.name: replace(column, hint=HINTS.get(column.name, "")) for column in table.columns}
+    columns["label"] = Column("label", "configuration", lambda row: labels[row["rank"]], align="left")
+    names = ["rank", "label", "seeds", "folds", "val/dice", "test/dice", "over_folds", "verdict"]
+    names += ["test/false_alarms", "p", "parameters", "gmacs", "minutes"]
+    return Table(table.rows, [columns[name] for name in names if name in columns])
+
+
+def _build_run_table(comparison: Comparison) -> Table:
+    columns = [
+        RANK,
+        Column("run"),
+        Column("seed"),
+        *[Column("fold")] * comparison.has_folds,
+        Column("val/dice", "val Dice", ".3f"),
+        Column("test/dice", "test Dice", ".3f"),
+        Column("epochs"),
+        Column("minutes", format=".1f"),
+        Column("images_per_second", "images/s", ".1f", hint=HINTS["images_per_second"]),
+        Column("peak_memory_mb", "memory, MB", ".0f"),
+    ]
+    rows = [
+        {"rank": recipe.number, "run": run.name, "seed": run.seed, "fold": run.fold, **run.numbers}
+        for recipe in comparison.recipes
+        for run in recipe.runs
+    ]
+    return Table(rows, columns)
 
 
 def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str | None) -> None:
@@ -236,7 +285,7 @@ def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str |
     except InputError as error:
         images = []
         problem = f"No pictures of test images: {error}. --root FOLDER says where images/ and masks/ are."
-        print(f"note {problem}")  # above the progress that is shown
+        print(f"note {problem}")
     letters = dict(zip((image.stem for image in images), ascii_uppercase, strict=False))
     page.section("The same test images")
     page.charts(charts.plot_images(comparison, letters))
