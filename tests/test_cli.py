@@ -208,7 +208,7 @@ def test_predict_needs_no_training_packages(tmp_path: Path) -> None:
     arguments = ["predict", str(run), str(tmp_path / "image.png"), "--out", str(tmp_path / "out")]
     code = (
         f"import sys; from polyp.cli import main; main({arguments})\n"
-        "print({'pytorch_lightning', 'torchmetrics', 'albumentations', 'pandas', 'scipy'} & set(sys.modules))"
+        "print({'pytorch_lightning', 'torchmetrics', 'albumentations', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout.endswith("set()\n"), process.stdout + process.stderr

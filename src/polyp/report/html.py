@@ -7,16 +7,19 @@ chart can be saved as PDF.
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from polyp import files
-from polyp.report.charts import PALETTE, Chart, render_file, render_svg
+from polyp.report.palette import PALETTE
 from polyp.report.pictures import Colour
 from polyp.report.tables import Table
+
+if TYPE_CHECKING:
+    from polyp.report.charts import Chart
 
 
 class Number(NamedTuple):
@@ -86,8 +89,13 @@ class Page:
             figures = [(_encode_jpeg(picture), caption) for picture, caption in pictures]
             self.parts.append(("gallery", {"figures": figures, "legend": legend, "width": width}))
 
-    def charts(self, charts: Sequence[Chart]) -> None:
+    def charts(self, charts: "Sequence[Chart]") -> None:
         """Add charts, side by side if the window is wide enough."""
+        from polyp.report.charts import (  # matplotlib, which pages without charts spare
+            render_file,
+            render_svg,
+        )
+
         parts = [
             {
                 "name": chart.name,

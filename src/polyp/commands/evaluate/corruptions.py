@@ -124,19 +124,19 @@ def score_corruptions(
     test_set: TestSet,
     images: Sequence[Image],
     names: Sequence[str],
-    score: Callable[[TestSet], Sequence[Image]],
+    score: Callable[[TestSet], Sequence[float]],
 ) -> list[dict[str, Any]]:
     """A row for each corruption and severity: the mean Dice, and its loss relative to the scored `images`.
 
     Args:
         names: of `CORRUPTIONS`; empty for all of them.
-        score: scores a test set.
+        score: computes the Dice of each image of a test set.
     """
     clean_dice = np.mean([image.dice for image in images])
     rows = []
     for name in dict.fromkeys(names or CORRUPTIONS):
         for severity, strength in enumerate(CORRUPTIONS[name].strengths, 1):
-            dice = float(np.mean([image.dice for image in score(corrupt_set(test_set, name, severity))]))
+            dice = float(np.mean(score(corrupt_set(test_set, name, severity))))
             row = {"corruption": name, "severity": severity, "strength": strength, "n": len(images)}
             rows.append({**row, "dice": dice, "loss": float(clean_dice - dice)})
     return rows

@@ -8,14 +8,21 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from polyp import __version__, files, terminal
 from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.corruptions import CORRUPTIONS_FILE, print_corruptions, score_corruptions
 from polyp.commands.evaluate.options import Options
 from polyp.commands.evaluate.report import REPORT_FILE, print_metrics, print_places, print_sets, write_report
-from polyp.commands.evaluate.scoring import Image, score_images, summarise_images
+from polyp.commands.evaluate.scoring import (
+    Image,
+    Score,
+    score_dice,
+    score_image,
+    score_images,
+    summarise_images,
+)
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
 from polyp.commands.options import name_options
 from polyp.data.datamodule import NORMAL
@@ -30,6 +37,8 @@ from polyp.runs.folder import RunFolder, replace_folder
 from polyp.runs.model import Source, find_sources
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EVALUATIONS_FOLDER = "evaluations"
 PACKAGES = ("torch", "segmentation-models-pytorch")  # whose versions metrics.json records
@@ -77,7 +86,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     for test_set, folder in zip(test_sets, folders, strict=True):
         started = time.time()
         predictors = _choose_predictors(predictor, test_set)
-        images = _score(predictors, test_set, options.threshold)
+        images = _score(predictors, test_set, options.threshold, score_image)
         metrics = {
             "models": [os.path.relpath(source.file) for source in sources],
             "images": test_set.name,
@@ -100,7 +109,7 @@ def run(options: Options) -> list[dict[str, Any]]:
             metrics["deviation"] = predictor.deviation(pixels)
             metrics["warnings"].append(predictor.describe_deviation(pixels))
         if options.corruptions is not None and not test_set.normal:
-            score_set = partial(_score, predictors, threshold=options.threshold)
+            score_set = partial(_score, predictors, threshold=options.threshold, score_function=score_dice)
             metrics["corruptions"] = score_corruptions(test_set, images, options.corruptions, score_set)
         with replace_folder(folder, "polyp evaluate") as temporary:
             if "corruptions" in metrics:
@@ -183,14 +192,16 @@ def _choose_predictors(predictor: Predictor, test_set: TestSet) -> dict[str, Pre
     return {stem: parts[numbers] for stem, numbers in test_set.models.items()}
 
 
-def _score(predictors: Mapping[str, Predictor], test_set: TestSet, threshold: float) -> list[Image]:
+def _score(
+    predictors: Mapping[str, Predictor], test_set: TestSet, threshold: float, score_function: Score[T]
+) -> list[T]:
     """Score each image of a set with its predictor."""
-    images: dict[str, Image] = {}
+    scores: dict[str, T] = {}
     for predictor in dict.fromkeys(predictors.values()):
         pairs = [pair for pair in test_set.pairs if predictors[pair.stem] is predictor]
-        scored = score_images(predictor, replace(test_set, pairs=pairs), threshold)
-        images |= {image.pair.stem: image for image in scored}
-    return [images[pair.stem] for pair in test_set.pairs]
+        results = score_images(predictor, replace(test_set, pairs=pairs), threshold, score_function)
+        scores |= {pair.stem: result for pair, result in zip(pairs, results, strict=True)}
+    return [scores[pair.stem] for pair in test_set.pairs]
 
 
 def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: int) -> Path:
@@ -224,7 +235,7 @@ def _control_risk(
                 "been trained on some of them"
             )
             return None
-    images = score_images(predictor, validation, options.threshold)
+    images = score_images(predictor, validation, options.threshold, score_image)
     shares = get_missed_shares([image.scores for image in images])
     control = risk_threshold(shares, options.missed, options.confidence) if len(shares) else None
     if control is None:

@@ -1,11 +1,13 @@
 """Scores of single images, and their summary."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from polyp import terminal
 from polyp.commands.evaluate.testsets import TestSet
@@ -15,7 +17,7 @@ from polyp.inference.predictor import BATCH, Predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl
 from polyp.metrics.intervals import summarise_rows, summarise_sources
-from polyp.metrics.overlap import FAILURE
+from polyp.metrics.overlap import FAILURE, image_scores
 from polyp.metrics.suite import (
     Scores,
     get_definitions,
@@ -23,6 +25,8 @@ from polyp.metrics.suite import (
     summarise,
     summarise_at_threshold,
 )
+
+T = TypeVar("T")
 
 # The numbers that are meaningful for images without polyps.
 NORMAL = ("false_alarms", "false_positives_per_image", "mae", "brier", "ece")
@@ -53,7 +57,25 @@ class Image:
         return self.dice < FAILURE
 
 
-def score_images(predictor: Predictor, test_set: TestSet, threshold: float) -> list[Image]:
+Score = Callable[[Pair, np.ndarray, np.ndarray, float], T]
+"""Scores an image, from its pair, truth (H, W), probabilities (H, W) and the threshold."""
+
+
+def score_image(pair: Pair, truth: np.ndarray, probability: np.ndarray, threshold: float) -> Image:
+    """All numbers of an image."""
+    suite = literature.unavailable() is None
+    return Image(pair, score(probability, truth, threshold, suite), measure_traits(truth))
+
+
+def score_dice(pair: Pair, truth: np.ndarray, probability: np.ndarray, threshold: float) -> float:
+    """The Dice of an image alone, which takes a tenth of the time of `score_image`."""
+    scores = image_scores(torch.as_tensor(probability), torch.as_tensor(truth), threshold)
+    return scores["dice"].item()
+
+
+def score_images(
+    predictor: Predictor, test_set: TestSet, threshold: float, score_function: Score[T]
+) -> list[T]:
     """Score the images of a set: a pixel is predicted to be polyp if its probability is at least `threshold`.
 
     While a batch is predicted, the next one is read and the previous one scored: three are in memory.
@@ -61,13 +83,8 @@ def score_images(predictor: Predictor, test_set: TestSet, threshold: float) -> l
     Raises:
         InputError: a model returns something other than probabilities, such as NaN.
     """
-    suite = literature.unavailable() is None
-
-    def score_image(pair: Pair, truth: np.ndarray, probability: np.ndarray) -> Image:
-        return Image(pair, score(probability, truth, threshold, suite), measure_traits(truth))
-
-    pairs, images = test_set.pairs, list[Image]()
-    scores: Iterable[Image] = ()
+    pairs, results = test_set.pairs, list[T]()
+    scores: Iterable[T] = ()
     with ThreadPoolExecutor() as pool, terminal.progress() as bar:
         task = bar.add_task(f"scoring {test_set.name}", total=len(pairs))
         next_batch = pool.map(test_set.read, pairs[:BATCH])
@@ -76,10 +93,11 @@ def score_images(predictor: Predictor, test_set: TestSet, threshold: float) -> l
             batch, arrays = pairs[start:end], list(next_batch)
             next_batch = pool.map(test_set.read, pairs[end : end + BATCH])
             probabilities = predictor.predict_all([image for image, _ in arrays])
-            images += scores
-            scores = pool.map(score_image, batch, [truth for _, truth in arrays], probabilities)
+            results += scores
+            truths = [truth for _, truth in arrays]
+            scores = pool.map(score_function, batch, truths, probabilities, repeat(threshold))
             bar.advance(task, len(batch))
-        return [*images, *scores]
+        return [*results, *scores]
 
 
 def summarise_images(

@@ -16,6 +16,7 @@ import numpy as np
 from polyp import files, terminal
 from polyp.commands.predict.inputs import Input, find_inputs
 from polyp.commands.predict.options import Options
+from polyp.commands.predict.page import write_page
 from polyp.commands.predict.results import PAGE, Results, is_single, write_jpeg
 from polyp.commands.predict.video import open_video, predict_video
 from polyp.errors import InputError, printable, several
@@ -72,8 +73,6 @@ def run(options: Options) -> Path:
         finally:
             results.save()
         if results.records:
-            from polyp.commands.predict.page import write_page  # imports matplotlib
-
             write_page(folder, settings, list(results.records.values()))
             terminal.print_places({"page": printable(os.path.relpath(folder / PAGE))})
     if is_new and not results.records:
