@@ -206,10 +206,8 @@ def test_predict_needs_no_training_packages(tmp_path: Path) -> None:
     run = write_model_run(tmp_path / "run")
     cv2.imwrite(str(tmp_path / "image.png"), np.zeros((50, 60, 3), np.uint8))
     arguments = ["predict", str(run), str(tmp_path / "image.png"), "--out", str(tmp_path / "out")]
-    code = (
-        f"import sys; from polyp.cli import main; main({arguments})\n"
-        "print({'pytorch_lightning', 'torchmetrics', 'albumentations', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules))"
-    )
+    packages = {"pytorch_lightning", "torchmetrics", "albumentations", "pandas", "scipy", "matplotlib"}
+    code = f"import sys; from polyp.cli import main; main({arguments}); print({packages} & set(sys.modules))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout.endswith("set()\n"), process.stdout + process.stderr
     assert (tmp_path / "out" / "image_mask.png").is_file()

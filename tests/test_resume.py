@@ -574,7 +574,7 @@ def test_auto_finishes_what_is_unfinished_and_starts_anew_otherwise(
 def test_auto_in_a_given_folder(unfinished: Path, capfd: Any) -> None:
     command = (*SMALL, "trainer.max_epochs=2", "resume=auto", f"hydra.run.dir={unfinished}")
     with pytest.raises(
-        SystemExit, match=r"was started with model.loss=dice_bce, now dice: give the original command"
+        SystemExit, match=r"was started with model.loss=structure, now dice: give the original command"
     ):
         run_script(*command, "model.loss=dice")
     run_script(*command)
