@@ -375,7 +375,16 @@ WITH = {"dpt": "tu-vit_tiny_patch16_224"}  # which works with transformers of ti
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *("dpt", "segformer", "unetplusplus"),
+        *(
+            pytest.param(arch, marks=pytest.mark.nightly)
+            for arch in sorted(ARCHITECTURES.keys() - {"dpt", "segformer", "unetplusplus"})
+        ),
+    ],
+)
 def test_every_architecture_is_exported(arch: str, tmp_path: Path) -> None:
     size = 128 if arch == "pan" else 64  # whose pyramid has no pixels left of less
     model = network(arch, WITH.get(arch, "resnet18"), image_size=size)

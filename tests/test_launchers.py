@@ -155,6 +155,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
+@pytest.mark.nightly
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray")
 def test_ray_on_this_machine_runs_a_sweep(train: Train) -> None:

@@ -28,6 +28,8 @@ from polyp.training import callbacks
 
 LONGER = (*SMALL, "+augment.scales=[0.5,1,1.5]", "trainer.max_epochs=4", "optim.ema_decay=0.8")
 
+NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
+
 
 def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
@@ -89,7 +91,9 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("workers", [pytest.param(workers, marks=pytest.mark.slow) for workers in (0, 1, 2)])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(2, marks=pytest.mark.slow), *(pytest.param(n, marks=NIGHTLY) for n in (0, 1))]
+)
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     workers: int,
     whole: tuple[Path, float],
@@ -185,8 +189,8 @@ THAWING = ["model.freeze=encoder", "model.unfreeze_epoch=1", "optim.layer_decay=
         ),
         # the encoder is frozen for one epoch: inside it, at its end, and after it
         pytest.param(signal.SIGTERM, (0, 1), THAWING, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, (0, 3), THAWING, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, (1, 1), THAWING, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, (0, 3), THAWING, marks=NIGHTLY),
+        pytest.param(signal.SIGTERM, (1, 1), THAWING, marks=NIGHTLY),
         # Two batches make a step; and the encoder drops paths at random.
         pytest.param(
             signal.SIGTERM,
