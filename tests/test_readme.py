@@ -268,14 +268,22 @@ def test_data_command_finds_and_divides_images(command: str, workspace: None) ->
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("command", WITH_KVASIR)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(
+            command, marks=[pytest.mark.nightly] if "crossvalidation" in command and "," in command else []
+        )
+        for command in WITH_KVASIR
+    ],
+)
 def test_train_command_runs_on_kvasir(
     command: str, workspace: None, trained: Path, train: Train, data_folder: Path
 ) -> None:
     Path("kvasir-seg.zip").symlink_to(data_folder / "kvasir-seg.zip")
     if "model.init_from=" in command:
         shutil.copytree(trained, "outputs")
-        shutil.copy(data_folder / "weights" / "mobilenet_v2.safetensors", "weights.safetensors")
+        shutil.copy(data_folder / "weights" / "tu-tf_efficientnet_lite0.safetensors", "weights.safetensors")
         torch.save(torchvision.models.resnet18().state_dict(), "resnet18.pth")
     fewer = ["hydra.sweeper.n_trials=2"] if "experiment=optuna" in command else []
     fewer += ["seed=0"] if "seed=0,1,2" in command else []
@@ -284,9 +292,10 @@ def test_train_command_runs_on_kvasir(
     fewer += (
         ["data.num_workers=0"] if "data.num_workers=" in command else []
     )  # torch warns of more than cores
-    fewer += (
-        ["hydra.sweeper.path=my.csv"] if re.search(r"hyperparameters(?!.*path=)", command) else []
-    )  # of 18 jobs
+    if re.search(r"hyperparameters(?!.*path=)", command):  # 18 jobs
+        fewer += ["hydra.sweeper.path=encoders.csv"]
+    if "model.init_from=outputs/" in command:
+        fewer += [override for override in SMALL if override.startswith("model.encoder=")]
     fewer += ["trainer.max_epochs=6"] if "unfreeze_epoch=5" in command else []
     archive = [] if "data.archive=" in command else ["data.archive=kvasir-seg.zip"]
     outputs = train(*shlex.split(command), *archive, *SMALLER, *fewer)

@@ -673,7 +673,10 @@ def test_training_on_kvasir_learns(train: Train, data_folder: Path) -> None:
         f"data.archive={data_folder / 'kvasir-seg.zip'}",
         f"model.encoder_weights={data_folder / 'weights' / 'mobilenet_v2.safetensors'}",
         "model.arch=unet",
+        "model.encoder=mobilenet_v2",
+        "model.loss=dice_bce",
         "augment=light",
+        "data.batch_size=4",
         "trainer.max_epochs=2",
         "optim.ema_decay=0.95",
     )

@@ -27,7 +27,7 @@ GAP, PANEL_HEIGHT = 4, 160
 def contour(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
     """The image (H, W, 3) uint8 with the outline of a mask (H, W), polyp where not 0; changes the image."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, round(min(mask.shape) / 120))
+    thickness = -(-min(mask.shape) // 120)
     return cv2.drawContours(np.ascontiguousarray(image), outlines, -1, colour, thickness)
 
 
