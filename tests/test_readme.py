@@ -100,6 +100,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(outputs / "runs" / "default" / "2026-11-23_10-00-00", sweep / job)
     (sweep / "multirun.yaml").touch()
     (sweep / "results.csv").write_text("job,seed\n0,0\n1,1\n")
+    shutil.copytree(sweep, outputs / "sweeps" / "crossvalidation" / sweep.name)
     return outputs
 
 
