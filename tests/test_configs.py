@@ -17,6 +17,8 @@ from polyp.data.augment import Augmentation
 from polyp.data.datamodule import PolypDataModule
 from polyp.data.sources import DATASETS
 from polyp.model.optim import Optim
+from polyp.model.segmenter import PolypSegmenter
+from polyp.runs.model import TRAINING_SETTINGS
 from polyp.training.module import TrainingModule
 
 CONF = ROOT / "conf"
@@ -52,6 +54,7 @@ def test_data_keys_are_the_constructors(name: str) -> None:
 
 def test_model_keys_are_the_constructors() -> None:
     assert set(composed().model) == arguments(TrainingModule) - {"optim"}
+    assert arguments(TrainingModule) - arguments(PolypSegmenter) == set(TRAINING_SETTINGS)
 
 
 def test_optim_keys_are_the_constructors() -> None:
