@@ -463,25 +463,24 @@ def test_bad_input_gets_one_clear_line(train: Train, overrides: list[str], said:
 def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(
     train: Train, tmp_path: Path
 ) -> None:
-    wrong = [
-        "trainer.precision=fp16",
-        "model.arch=unett",
-        "optim.decoder_lr=a",
-        "+data.foo=1",
-        "monitor=loss",
-    ]
-    with pytest.raises(SystemExit) as error:
-        train(*SMALL, *wrong, "model.encoder_weights=imagenet")
-    assert len(str(error.value).splitlines()) == 1 + len(wrong)
-    for word in wrong:
-        assert word.lstrip("+").partition("=")[0] in str(error.value)
+    names = ["model.arch=unett", "model.encoder=tu-nope", "optim.schedule=cosin", "model.init_from=/nope"]
+    values = ["trainer.precision=fp16", "optim.decoder_lr=a", "+data.foo=1", "monitor=loss", "seed=-1"]
+    for wrong in (names, values):
+        with pytest.raises(SystemExit) as error:
+            train(*SMALL, *wrong, "model.encoder_weights=imagenet")
+        assert len(str(error.value).splitlines()) == 1 + len(wrong)
+        for word in wrong:
+            assert word.lstrip("+").partition("=")[0] in str(error.value)
     for arguments, keys in {
         ("data=folder",): ["data.root"],
         ("data=folder", "data.root=/nope", "data.split=nowhere.csv"): [
             "data.root=/nope",
             "data.split=nowhere.csv",
         ],
-        ("data=kvasir_seg", "data.archive=/nope.zip", "seed=-1"): ["data.archive=/nope.zip", "seed=-1"],
+        ("data=kvasir_seg", "data.archive=/nope.zip", "model.encoder_weights=nope.pt"): [
+            "data.archive=/nope.zip",
+            "model.encoder_weights=nope.pt",
+        ],
     }.items():
         with pytest.raises(SystemExit) as error:
             train(*arguments)

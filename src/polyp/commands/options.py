@@ -8,12 +8,16 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from polyp.errors import shell_word
+from polyp.errors import InputError, shell_word
+
+if TYPE_CHECKING:
+    from polyp.runs.model import Source
 
 
 def option(metavar: str | None = None, help: str | None = None, name: str | None = None) -> Any:
@@ -36,11 +40,26 @@ def _word(metavar: str, parse: Callable[[str], Any], show: Callable[[Any], str] 
     )
 
 
-def find_models(names: Sequence[str]) -> None:
-    """Raise InputError for a path that is no model, before torch is imported, which takes seconds."""
+def find_models(
+    names: Sequence[str], root: str | None = None, archive: str | None = None
+) -> "Sequence[Source]":
+    """Find models before torch is imported, which takes seconds.
+
+    Args:
+        names: paths of runs, sweeps, checkpoints or exported models.
+        root, archive: where the data of the runs are, if they have moved.
+
+    Raises:
+        InputError: a path is no model, or `root` or `archive` is not there.
+    """
     from polyp.runs.model import find_sources  # imports Hydra
 
-    find_sources(names)
+    sources = find_sources(names)
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise InputError(f"--root {root} is not a folder")
+    if archive is not None and not Path(archive).expanduser().is_file():
+        raise InputError(f"--archive {archive} is not a file")
+    return sources
 
 
 Flag = Annotated[bool, option()]  # --NAME if the default is False, --no-NAME if it is True

@@ -19,14 +19,14 @@ from polyp.data.augment import Augmentation, MultiScale
 from polyp.data.cache import cache_folder, load_inspection, load_resized
 from polyp.data.dataset import EpochSampler, PolypDataset, TrainLoader, collate_lists
 from polyp.data.layouts import Listing, list_images
+from polyp.data.locations import check_locations
 from polyp.data.pairs import Inspection, Pair, find_suspicions
 from polyp.data.sources import DATASETS
-from polyp.data.split_files import SUBSETS, check_stems, find_files
+from polyp.data.split_files import SUBSETS, check_stems
 from polyp.data.splits import Splitter
 from polyp.errors import InputError, pick
 from polyp.images import square
 from polyp.processors import count_processors
-from polyp.settings import collect, raise_together
 
 log = logging.getLogger(__name__)
 
@@ -128,15 +128,7 @@ class PolypDataModule(pl.LightningDataModule):
         Raises:
             InputError: a folder, the archive or the split's file is not there.
         """
-        problems: list[str] = []
-        with collect(problems):
-            self.source.check()
-        with collect(problems):
-            if not self.recorded_split:
-                find_files(self.split)
-        if self.normal is not None and not Path(self.normal).expanduser().is_dir():
-            problems.append(f"data.normal={self.normal} is not a folder")
-        raise_together(problems)
+        check_locations(self.source, None if self.recorded_split else self.split, self.normal)
 
     def prepare_data(self) -> None:
         """Download, extract or draw what is not there yet."""

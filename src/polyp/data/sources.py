@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -249,24 +250,32 @@ class KvasirSeg(Source):
 
     def _make(self) -> Path:
         """Unpack or download it, unless another process does."""
-        folder = self._home / "Kvasir-SEG"
+        is_new, lock = not self._home.exists(), self._home / ".lock"
         self._home.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._home / ".lock"):
-            if existing := self._find():  # made by another process meanwhile
-                return existing
-            if folder.exists():
-                raise InputError(
-                    f"{folder} lacks images/ or masks/: delete it, or give another folder as data.root="
-                )
-            if not self.archive:
-                kvasir.download(folder)
-                return folder
-            try:
-                kvasir.unpack(Path(self.archive).expanduser(), folder)
-            except kvasir.ArchiveError as error:
-                raise InputError(
-                    f"data.archive={self.archive} {error}: delete it and download {kvasir.OWNERS} again"
-                ) from error
+        try:
+            with FileLock(lock):
+                return self._find() or self._unpack(self._home / "Kvasir-SEG")
+        except InputError:
+            if is_new:
+                lock.unlink(missing_ok=True)
+                with suppress(OSError):  # another process has made it meanwhile
+                    self._home.rmdir()
+            raise
+
+    def _unpack(self, folder: Path) -> Path:
+        if folder.exists():
+            raise InputError(
+                f"{folder} lacks images/ or masks/: delete it, or give another folder as data.root="
+            )
+        if not self.archive:
+            kvasir.download(folder)
+            return folder
+        try:
+            kvasir.unpack(Path(self.archive).expanduser(), folder)
+        except kvasir.ArchiveError as error:
+            raise InputError(
+                f"data.archive={self.archive} {error}: delete it and download {kvasir.OWNERS} again"
+            ) from error
         return folder
 
 

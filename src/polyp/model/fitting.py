@@ -20,8 +20,9 @@ from segmentation_models_pytorch.encoders import encoders as SMP_ENCODERS
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from polyp.errors import InputError, describe_error, nearest, pick
+from polyp.errors import InputError, describe_error, pick
 from polyp.model import device
+from polyp.model.names import unknown_encoder
 
 ARCHITECTURES: dict[str, type[nn.Module]] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
 
@@ -62,14 +63,9 @@ def check_encoder_name(encoder: Any) -> None:
     """
     if not isinstance(encoder, str):
         raise InputError(f"model.encoder={encoder} must be a name such as mobilenet_v2 or resnet34")
-    if encoder.startswith("tu-"):
-        name = encoder.removeprefix("tu-")
-        if not timm.is_model(name):
-            names = [f"tu-{name}" for name in timm.list_models()]
-            raise InputError(f"model.encoder={encoder} is unknown to timm: {nearest(encoder, names)}")
-    elif encoder not in SMP_ENCODERS:
-        names = [*SMP_ENCODERS, *(f"tu-{name}" for name in timm.list_models())]
-        raise InputError(f"model.encoder={encoder} is unknown: {nearest(encoder, names)}")
+    is_timm = encoder.startswith("tu-")
+    if not (timm.is_model(encoder.removeprefix("tu-")) if is_timm else encoder in SMP_ENCODERS):
+        raise unknown_encoder(encoder)
 
 
 def _decoder_settings(arch: str, options: DecoderOptions) -> dict[str, Any]:

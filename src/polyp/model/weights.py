@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from polyp.errors import InputError, describe_error, nearest
 from polyp.files import check_zip
+from polyp.model.names import find_weights_file
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth")
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
 """Under which keys checkpoints of Lightning, timm, torchvision and others hold their state dict."""
 
@@ -60,11 +60,6 @@ def normalisation(encoder: str, weights: str | None) -> tuple[Sequence[float], S
     return DPN if encoder.startswith("dpn") else IMAGENET
 
 
-def _file(weights: str) -> Path | None:
-    path = Path(weights).expanduser()
-    return path if weights.endswith(FILE_SUFFIXES) or (weights and path.exists()) else None
-
-
 def check_encoder_weights(encoder: str, weights: str | None) -> None:
     """Find out whether there are such weights, without reading or downloading them.
 
@@ -77,21 +72,12 @@ def check_encoder_weights(encoder: str, weights: str | None) -> None:
     """
     if weights is None:
         return
-    if (path := _file(weights)) is not None:
-        if path.is_dir():
-            raise InputError(f"model.encoder_weights={path} is a folder: give a file in it")
-        if not path.exists():
-            siblings = [str(file) for file in path.parent.glob("*") if file.suffix in FILE_SUFFIXES]
-            existing = "give an existing .safetensors or .pt file, imagenet, or null"
-            raise InputError(
-                f"model.encoder_weights={path} is not there: "
-                f"{nearest(str(path), siblings) if siblings else existing}"
-            )
+    if find_weights_file(weights) is not None:
         return
-    is_timm = encoder.startswith("tu-")
-    if not is_timm and encoder not in SMP_ENCODERS:
+    is_timm, name = encoder.startswith("tu-"), encoder.removeprefix("tu-")
+    if not (timm.is_model(name) if is_timm else encoder in SMP_ENCODERS):
         return  # the network says so, with the nearest names
-    if is_timm and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
+    if is_timm and not timm.is_model_pretrained(name):
         raise InputError(
             f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null"
         )
@@ -120,7 +106,7 @@ def load_encoder_weights(
         InputError: no such file or name, weights of another encoder, or the hub is out of reach.
     """
     check_encoder_weights(encoder, weights)
-    if (file := _file(weights)) is not None:
+    if (file := find_weights_file(weights)) is not None:
         state = _read(file, "encoder_weights")
         source = weights
     else:

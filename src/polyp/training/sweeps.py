@@ -23,6 +23,7 @@ from polyp import files, terminal
 from polyp.errors import InputError, install_command, override_text, override_word, printable
 from polyp.runs import resume
 from polyp.runs.configuration import check_names, explain_hydra_error, resolve_config
+from polyp.runs.early_checks import check_names_and_paths
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder, lock_folder
 from polyp.runs.overrides import find_objection, parse_override, task_overrides
 from polyp.runs.sweep_folder import JOBS_FILE, is_sweep, read_command
@@ -220,6 +221,7 @@ def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> No
                 raise InputError(f"trainer.devices={cfg.trainer.devices}: a job of a sweep has one device")
             check_names(cfg)
             task = resolve_config(cfg)
+            check_names_and_paths(task)
         except HydraException as error:  # InputError is one
             reason = f"{error}" if isinstance(error, InputError) else explain_hydra_error(error, job, conf)
             raise make_error(number, reason) from error

@@ -62,7 +62,7 @@ class Options(DataOptions):
     def run(self) -> list[dict[str, Any]]:
         """Score the models; the content of each evaluation's metrics.json."""
         self.check()
-        find_models(self.models)
+        find_models(self.models, self.root, self.archive)
         with terminal.status("loading"):
             from polyp.commands.evaluate.evaluate import run
 
@@ -72,6 +72,8 @@ class Options(DataOptions):
         """Raise InputError for values that cannot work."""
         if not self.models:
             raise InputError("give at least one RUN_OR_CHECKPOINT")
+        if self.data is not None and not Path(self.data).expanduser().is_dir():
+            raise InputError(f"--data {self.data} is not a folder")
         for key in ("threshold", "missed", "confidence"):
             if not 0 < (value := getattr(self, key)) < 1:
                 raise InputError(f"--{key} {value:g} must lie between 0 and 1")

@@ -15,7 +15,6 @@ from polyp.data.datamodule import NORMAL, PolypDataModule
 from polyp.data.layouts import list_images
 from polyp.data.pairs import Pair, find_suspicions
 from polyp.data.sources import Folder
-from polyp.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +53,9 @@ def find_test_sets(
         normal: the images show no polyp and have no masks.
 
     Raises:
-        InputError: the folder does not exist or has no masks, or a file has a problem.
+        InputError: the folder has no masks, or a file has a problem.
     """
     root = Path(os.path.abspath(Path(folder).expanduser()))  # its name becomes that of the evaluation
-    if not root.is_dir():
-        raise InputError(f"--data {folder} is not a folder")
     if normal:
         listing = list_images(root / images if images else root)
     else:

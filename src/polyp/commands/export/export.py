@@ -15,7 +15,7 @@ from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.testsets import subset_of
 from polyp.commands.export.file import describe_network, write_onnx
 from polyp.commands.export.integers import write_int8, write_openvino
-from polyp.commands.export.options import Options
+from polyp.commands.export.options import RECORD, Options
 from polyp.commands.export.proof import SIZES, measure_differences, measure_scores
 from polyp.data.pairs import Pair
 from polyp.errors import InputError, require, shell_word
@@ -27,8 +27,6 @@ from polyp.model.segmenter import PolypSegmenter
 from polyp.report.tables import Column, Table
 from polyp.runs.folder import RunFolder, replace_folder
 from polyp.runs.model import Source, find_sources, load_checkpoint
-
-RECORD = "export.json"
 
 FILES = {
     ("onnx", "float32"): "model.onnx",
@@ -57,8 +55,7 @@ def run(options: Options) -> dict[str, Any]:
             raise InputError(
                 f"{source.file} is not in a run's folder: the images to prove an export on are unknown"
             )
-    folder = Path(options.out).expanduser() if options.out else sources[0].output_folder / RunFolder.EXPORTS
-    _check_output(folder, options.overwrite)
+    folder = options.folder
     with terminal.status("loading the model"):
         models = [load_checkpoint(source).eval() for source in sources]
     if len(sizes := {model.image_size for model in models}) > 1:
@@ -87,15 +84,6 @@ def run(options: Options) -> dict[str, Any]:
         files.write_json(part / RECORD, record)
     _print_record(record, folder)
     return record
-
-
-def _check_output(folder: Path, overwrite: bool) -> None:
-    files.check_writable(folder)
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / RECORD).is_file():
-            raise InputError(f"{folder} holds something else than an export: give another --out")
-        if not overwrite:
-            raise InputError(f"{folder} is there already: replace it with --overwrite, or give another --out")
 
 
 def _collect_metadata(

@@ -1,6 +1,7 @@
 """The options of `polyp export`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional
@@ -8,6 +9,9 @@ from tyro.conf import Positional
 from polyp import terminal
 from polyp.commands.options import Archive, Flag, Root, find_models, option
 from polyp.errors import InputError
+from polyp.files import check_writable
+
+RECORD = "export.json"
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,29 @@ class Options:
             raise InputError("give at least one RUN")
         if len(self.models) > 1 and self.out is None:
             raise InputError("say with --out FOLDER where the average of several RUNs is to be written")
-        find_models(self.models)
+        find_models(self.models, self.root, self.archive)
+        self.check_output()
         with terminal.status("loading"):
             from polyp.commands.export.export import run
 
         return run(self)
+
+    @property
+    def folder(self) -> Path:
+        """The folder to write to."""
+        from polyp.runs.folder import RunFolder  # imports Hydra
+
+        if self.out is not None:
+            return Path(self.out).expanduser()
+        return find_models(self.models)[0].output_folder / RunFolder.EXPORTS
+
+    def check_output(self) -> None:
+        """Raise InputError if the folder cannot be written or holds something."""
+        check_writable(self.folder)
+        if self.folder.exists() and any(self.folder.iterdir()):
+            if not (self.folder / RECORD).is_file():
+                raise InputError(f"{self.folder} holds something else than an export: give another --out")
+            if not self.overwrite:
+                raise InputError(
+                    f"{self.folder} is there already: replace it with --overwrite, or give another --out"
+                )

@@ -9,13 +9,11 @@ from polyp import terminal
 from polyp.commands.tune.options import Options
 from polyp.errors import InputError, shell_word, train_command
 from polyp.files import check_writable, write_bytes
-from polyp.model import device
 from polyp.report.charts import FAINT, SERIES, make_axes, render_file, styled, use_log
 from polyp.runs.configuration import compose_config
-from polyp.runs.data import build_data
+from polyp.runs.early_checks import check_names_and_paths
 from polyp.runs.overrides import check_overrides
-from polyp.training.build import build_model
-from polyp.training.tuning import find_batch_size, measure_losses
+from polyp.training import sweeps  # noqa: F401, registers the resolvers of conf/
 
 
 def run(options: Options) -> None:
@@ -27,6 +25,13 @@ def run(options: Options) -> None:
         raise InputError(f"--steps {options.steps} is too few for a curve: give at least 20")
     check_overrides(["polyp", *options.overrides])
     config = compose_config(options.overrides)
+    check_names_and_paths(config)
+    with terminal.status("loading"):
+        from polyp.model import device  # torch
+        from polyp.runs.data import build_data
+        from polyp.training.build import build_model
+        from polyp.training.tuning import find_batch_size, measure_losses
+
     data = build_data(config["data"], config["augment"], config["seed"])
     data.check()
     model = build_model(config)
