@@ -20,6 +20,7 @@ from polyp.cli import main
 from polyp.commands.export import export as exporting
 from polyp.commands.export.file import set_metadata, write_onnx
 from polyp.commands.export.graph import resize as resize_in_graph
+from polyp.commands.export.integers import enlarge_by_products
 from polyp.data.pairs import read_image
 from polyp.errors import InputError
 from polyp.images import resize
@@ -295,6 +296,24 @@ def test_weights_of_openvino_are_not_those_of_the_onnx_file_beside_them(tmp_path
         (tmp_path / name).write_bytes(bytes(size))
     assert exporting.count_bytes(tmp_path / "model_int8.onnx") == 5
     assert exporting.count_bytes(tmp_path / "model_int8.xml") == 6
+
+
+@pytest.mark.parametrize("size", [(53, 90), (20, 24), (7, 300)])
+def test_openvino_enlarges_by_products_as_torch_does(size: tuple[int, int]) -> None:
+    import openvino
+    from openvino import opset13 as ops
+
+    logits = ops.parameter([-1, 1, 20, 24], np.float32)
+    shape = ops.parameter([4], np.int64)
+    enlarged = ops.interpolate(logits, shape, "linear_onnx", "sizes", axes=np.arange(4))
+    model = openvino.Model([ops.sigmoid(enlarged)], [logits, shape])
+    assert len(enlarge_by_products(model)) == 2
+    assert "Interpolate" not in {operation.get_type_name() for operation in model.get_ops()}
+    values = torch.linspace(-3, 3, 2 * 20 * 24).sin().reshape(2, 1, 20, 24)
+    expected = torch.sigmoid(torch.nn.functional.interpolate(values, size, mode="bilinear"))
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    result = openvino.compile_model(model, "CPU", options)([values.numpy(), np.array([2, 1, *size])])[0]
+    np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
 
 
 def test_failed_export_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
