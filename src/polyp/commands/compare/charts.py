@@ -117,6 +117,16 @@ def _plot_curve(comparison: Comparison, name: str, label: str) -> Chart:
     return Chart(name, figure, f"{caption}.")
 
 
+def _choose_side(point: tuple[float, float], places: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Where the letter of a point goes, right, left, above or below, farthest from points and letters."""
+
+    def measure_room(side: tuple[float, float]) -> float:
+        x, y = point[0] + 0.05 * side[0], point[1] + 0.05 * side[1]
+        return min(0.1, *(np.hypot(x - other[0], y - other[1]) for other in places), 1.05 - x, 1.05 - y)
+
+    return max(((1.0, 0.3), (-1.0, 0.3), (0.0, 1.1), (0.0, -1.1)), key=measure_room)
+
+
 @styled
 def plot_images(comparison: Comparison, anchors: Mapping[str, str]) -> list[Chart]:
     """Dice of each test image by the best recipe and by another, for up to MAX_PAIRS others.
@@ -128,14 +138,23 @@ def plot_images(comparison: Comparison, anchors: Mapping[str, str]) -> list[Char
         figure, axes = make_axes(f"Dice of #{best.number}", f"Dice of #{recipe.number}", (3, 3))
         axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
         axes.plot(best.dice, recipe.dice, "o", color=SERIES[0], ms=3, alpha=0.5, mew=0)
+        places = [
+            (x, y) for stem, x, y in zip(best.stems, best.dice, recipe.dice, strict=True) if stem in anchors
+        ]
         for stem, x, y in zip(best.stems, best.dice, recipe.dice, strict=True):
             if letter := anchors.get(stem):
-                url, offset, align = f"#{letter}", (4, 3), "left"
-                if x > 0.9:  # near the right end
-                    offset, align = (-4, 3), "right"
+                url = f"#{letter}"
                 axes.plot(x, y, "o", color=SERIES[1], ms=4).pop().set_url(url)
-                style: dict[str, Any] = {"textcoords": "offset points", "color": SERIES[1], "ha": align}
-                axes.annotate(letter, (x, y), offset, url=url, **style)
+                side = _choose_side((x, y), places)
+                places.append((x + 0.05 * side[0], y + 0.05 * side[1]))
+                axes.annotate(
+                    *(letter, (x, y), (6 * side[0], 6 * side[1])),
+                    textcoords="offset points",
+                    color=SERIES[1],
+                    ha="center",
+                    va="center",
+                    url=url,
+                )
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         above, below = int((recipe.dice > best.dice).sum()), int((recipe.dice < best.dice).sum())
         caption = (
