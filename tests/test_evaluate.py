@@ -356,7 +356,7 @@ def test_an_evaluation_is_kept_unless_told(run: Path, capsys: pytest.CaptureFixt
         (["--name", "../x"], "--name ../x must be a single folder's name"),
         (["--name", "..", "--overwrite"], "--name .. must be a single folder's name"),
         (["--name", ""], "--name  must be a single folder's name"),
-        (["--archive", "x.zip"], "--archive means nothing for data=synthetic"),
+        (["--archive", __file__], "--archive means nothing for data=synthetic"),
     ],
 )
 def test_options_that_cannot_work(

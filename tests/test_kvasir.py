@@ -272,7 +272,7 @@ MakeSource = Callable[[bytes], KvasirSeg]
 
 
 def nothing_unpacked(tmp_path: Path) -> bool:
-    return {p.name for p in (tmp_path / "root").iterdir()} <= {".lock"} and (tmp_path / "given.zip").exists()
+    return not (tmp_path / "root").exists() and (tmp_path / "given.zip").exists()
 
 
 @pytest.mark.parametrize("top", ["Kvasir-SEG/", "segmented-images/", "", "some/where/"])
@@ -367,7 +367,7 @@ def test_no_damage_raises_anything_but_an_input_error(
             assert nothing_unpacked(tmp_path)
         else:  # the damage hit what does not count, such as a date
             assert read(folder) == files
-            folder.rename(tmp_path / f"whole{os.urandom(4).hex()}")
+            folder.parent.rename(tmp_path / f"whole{os.urandom(4).hex()}")
 
 
 def test_an_archive_that_cannot_be_read(tmp_path: Path) -> None:
@@ -490,7 +490,7 @@ def test_interrupted_download_leaves_nothing_and_can_be_repeated(
     )
     root = tmp_path / "root"
     refused(KvasirSeg(root=str(root)), reason, f"{server.base}{NAME} in a browser", "data.archive=")
-    assert [path.name for path in root.iterdir()] == [".lock"]
+    assert not root.exists()
     assert read(KvasirSeg(root=str(root)).prepare()) == files
 
 

@@ -18,7 +18,6 @@ from polyp import files, terminal
 from polyp.errors import InputError
 from polyp.runs import resume
 from polyp.runs.configuration import check_composition, check_names, resolve_config
-from polyp.runs.early_checks import check_names_and_paths
 from polyp.runs.folder import RunFolder, lock_folder
 from polyp.runs.overrides import check_overrides
 from polyp.training import distributed, sweeps
@@ -143,6 +142,8 @@ def _open(cfg: DictConfig, folder: RunFolder, stack: ExitStack) -> Run:
         log.info("%s is finished: test Dice %.3f", folder, folder.read_metrics()["test"]["dice"])
         return Run(folder, config, is_finished=True)
     if not folder.is_run:
+        from polyp.runs.early_checks import check_names_and_paths  # imports OpenCV
+
         check_names_and_paths(config)
     stack.enter_context(lock_folder(folder.path, "a run"))
     log_buffer = ExitStack()

@@ -23,7 +23,6 @@ from polyp import files, terminal
 from polyp.errors import InputError, install_command, override_text, override_word, printable
 from polyp.runs import resume
 from polyp.runs.configuration import check_names, explain_hydra_error, resolve_config
-from polyp.runs.early_checks import check_names_and_paths
 from polyp.runs.folder import RESULTS_FILE, SWEEP_FILE, RunFolder, lock_folder
 from polyp.runs.overrides import find_objection, parse_override, task_overrides
 from polyp.runs.sweep_folder import JOBS_FILE, is_sweep, read_command
@@ -202,6 +201,8 @@ def _is_search(config: DictConfig) -> bool:
 
 def _check_jobs(config: DictConfig, jobs: Sequence[tuple[list[str], str]]) -> None:
     """Compose the configurations of all jobs, and build those that differ in more than the seed."""
+    from polyp.runs.early_checks import check_names_and_paths  # imports OpenCV
+
     if config.get("resume") not in (None, resume.AUTO):
         raise InputError(f"resume={config.resume} is no sweep's folder: give that, or resume=auto")
     common = set.intersection(*(set(job) for job, _ in jobs)) if len(jobs) > 1 else set()

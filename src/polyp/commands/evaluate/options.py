@@ -72,8 +72,6 @@ class Options(DataOptions):
         """Raise InputError for values that cannot work."""
         if not self.models:
             raise InputError("give at least one RUN_OR_CHECKPOINT")
-        if self.data is not None and not Path(self.data).expanduser().is_dir():
-            raise InputError(f"--data {self.data} is not a folder")
         for key in ("threshold", "missed", "confidence"):
             if not 0 < (value := getattr(self, key)) < 1:
                 raise InputError(f"--{key} {value:g} must lie between 0 and 1")
@@ -94,6 +92,8 @@ class Options(DataOptions):
             raise InputError(f"--{options[0].replace('_', '-')} needs --data FOLDER, the folder of images")
         if self.name is not None and (Path(self.name).name != self.name or self.name in ("", "..")):
             raise InputError(f"--name {self.name} must be a single folder's name")
+        if self.data is not None and not Path(self.data).expanduser().is_dir():
+            raise InputError(f"--data {self.data} is not a folder")
 
     def folder_name(self, test_set: str) -> str:
         """The name of the evaluation's folder: the test set, and the options that are not the default."""
