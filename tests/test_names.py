@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import segmentation_models_pytorch as smp
 import timm
+from conftest import ROOT, SMALL
 from segmentation_models_pytorch.encoders import encoders
 from timm.models import _registry
 
-from conftest import ROOT, SMALL
 from polyp.model import losses, names, optim
 
 
