@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import runpy
 import signal
 import sys
@@ -12,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,6 +62,9 @@ def moments() -> random.Random:
     print(f"POLYP_TEST_SEED={seed}")
     return random.Random(seed)
 
+
+THREE_EPOCHS = ("optim.decoder_lr=1e-2", "trainer.max_epochs=3")
+"""What `SMALL` needs in addition for a network that finds something."""
 
 Train = Callable[..., Path]
 
@@ -110,6 +115,32 @@ def _script(arguments: Sequence[str], log: Path | None, environment: dict[str, s
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         run_script(*arguments)
+
+
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """A folder that is built once for all modules and all processes of pytest -n; it must not be changed.
+
+    Args:
+        factory: of temporary folders.
+        name: of the folder, unique to its content.
+        build: fills it; a folder that does not exist yet.
+    """
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, finished = shared / name, shared / f"{name}.finished"
+    with FileLock(shared / f"{name}.lock"):
+        if not finished.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+                build(folder)
+            finished.touch()
+    return folder
+
+
+def train_once(factory: pytest.TempPathFactory, *overrides: str) -> Path:
+    """The folder of a run of `SMALL` with further overrides, see `build_once`."""
+    name = "run_" + "_".join(re.sub(r"\W", "-", override) for override in overrides)
+    return build_once(factory, name, lambda folder: run_script(*SMALL, *overrides, f"hydra.run.dir={folder}"))
 
 
 @pytest.fixture

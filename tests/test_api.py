@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL, run_script
+from conftest import ROOT, train_once
 from PIL import Image
 
 import polyp
@@ -24,11 +24,9 @@ RUN, OTHER = "outputs/runs/default/2026-11-23_10-00-00", "outputs/runs/default/2
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small run and an image."""
     folder = tmp_path_factory.mktemp("api")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        for seed, run in enumerate((RUN, OTHER)):
-            run_script(*SMALL, f"seed={seed}", f"hydra.run.dir={folder / run}")
-        drawn = Synthetic(root=str(folder / "drawn"), count=20, size=48).prepare()
+    for seed, run in enumerate((RUN, OTHER)):
+        shutil.copytree(train_once(tmp_path_factory, f"seed={seed}"), folder / run)
+    drawn = Synthetic(root=str(folder / "drawn"), count=20, size=48).prepare()
     shutil.copy(min((drawn / "images").iterdir()), folder / "frame.png")
     return folder
 

@@ -3,13 +3,12 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
-from conftest import SMALL, run_script
+from conftest import THREE_EPOCHS, train_once
 
 from polyp.cli import main
 from polyp.commands.evaluate import testsets
@@ -22,12 +21,8 @@ from polyp.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        run = tmp_path_factory.mktemp("trained") / "run"
-        run_script(*SMALL, "optim.decoder_lr=1e-2", "trainer.max_epochs=3", f"hydra.run.dir={run}")
-        yield run
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_once(tmp_path_factory, *THREE_EPOCHS)
 
 
 @pytest.fixture

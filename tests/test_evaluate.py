@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, run_script
+from conftest import THREE_EPOCHS, run_script, train_once
 from omegaconf import OmegaConf
 
 from polyp.cli import main
@@ -33,20 +33,13 @@ Evaluate = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small runs: `first`, and `second` with another seed and another split."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        folder = tmp_path_factory.mktemp("trained")
-        for name, extra in (("first", ()), ("second", ("seed=1", "data.split_seed=1"))):
-            run_script(
-                *SMALL,
-                *extra,
-                "optim.decoder_lr=1e-2",
-                "trainer.max_epochs=3",
-                f"hydra.run.dir={folder}/{name}",
-            )
-        yield folder
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(train_once(tmp_path_factory, *THREE_EPOCHS), folder / "first")
+    other = train_once(tmp_path_factory, *THREE_EPOCHS, "seed=1", "data.split_seed=1")
+    shutil.copytree(other, folder / "second")
+    return folder
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, run_script
+from conftest import THREE_EPOCHS, train_once
 from torch import nn
 
 from polyp.cli import main
@@ -192,13 +192,9 @@ def test_other_onnx_files_are_refused(small: tuple[PolypSegmenter, Path], tmp_pa
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        folder = tmp_path_factory.mktemp("trained") / "run"
-        run_script(*SMALL, "optim.decoder_lr=1e-2", "trainer.max_epochs=3", f"hydra.run.dir={folder}")
-        yield folder
+    return train_once(tmp_path_factory, *THREE_EPOCHS)
 
 
 @pytest.fixture

@@ -23,27 +23,19 @@ def test_the_names_are_those_of_the_packages() -> None:
 
 
 def test_former_names_of_timm_are_left_to_it() -> None:
-    former = set(_registry._model_entrypoints) - set(timm.list_models())
-    assert former
-    for name in former:
+    former = sorted(set(_registry._model_entrypoints) - set(timm.list_models()))
+    assert len(former) > 100
+    for name in former[::20]:
         names.check_names({"encoder": f"tu-{name}"}, {})
 
 
 TRAIN = str(ROOT / "train.py")
 REFUSED = [
-    [TRAIN, *SMALL, "model.arch=unett"],
-    [TRAIN, *SMALL, "model.loss={dise: 1}"],
-    [TRAIN, *SMALL, "model.encoder_weights=nope.pt", "optim.optimizer=adamm"],
-    [TRAIN, *SMALL, "model.init_from=nope"],
-    [TRAIN, "data=folder", "data.root=nope"],
-    [TRAIN, "data=synthetic", "data.split=ofical"],
+    [TRAIN, *SMALL, "model.loss={dise: 1}", "model.encoder_weights=nope.pt", "optim.optimizer=adamm"],
+    [TRAIN, "data=folder", "data.root=nope", "data.split=ofical", "model.init_from=nope"],
     [TRAIN, "-m", *SMALL, "model.encoder=mobilenet_v2,resnt34"],
     ["-m", "polyp.cli", "tune", "lr", *SMALL, "model.encoder=resnt34"],
-    ["-m", "polyp.cli", "evaluate", "nope"],
-    ["-m", "polyp.cli", "evaluate", "outputs", "--data", "nope"],
-    ["-m", "polyp.cli", "export", "nope"],
     ["-m", "polyp.cli", "predict", "nope", "image.png"],
-    ["-m", "polyp.cli", "app", "nope"],
 ]
 
 

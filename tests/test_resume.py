@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PROCESSES, SMALL, run_script, start
+from conftest import PROCESSES, SMALL, run_script, start, train_once
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -246,11 +246,7 @@ def test_an_early_stop_stays_one(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs, not to be changed."""
-    run = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        run_script(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={run}")
-    return run
+    return train_once(tmp_path_factory, "trainer.max_epochs=2")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, Train, run_script, start
+from conftest import SMALL, Train, build_once, run_script, start
 from filelock import FileLock
 from run_writers import write_folds
 
@@ -102,12 +102,14 @@ def test_sweep_killed_again_and_again_completes(tmp_path: Path, moments: random.
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working directory of a sweep of three jobs, in its usual place below it."""
-    workdir = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.chdir(workdir)
-        run_script("-m", *QUICK, "seed=0,1,2")
-    return workdir
+
+    def build(workdir: Path) -> None:
+        workdir.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(workdir)
+            run_script("-m", *QUICK, "seed=0,1,2")
+
+    return build_once(tmp_path_factory, "sweep", build)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, Train, run_script, start
+from conftest import ROOT, SMALL, Train, build_once, run_script, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import polyp
@@ -39,13 +39,15 @@ def read(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs, by the real command, in the folder that hydra.run.dir= says."""
-    folder = tmp_path_factory.mktemp("finished") / "a run"
-    command = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=2", f"hydra.run.dir='{folder}'"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (folder / "stdout").write_text(done.stdout)
-    (folder / "stderr").write_text(done.stderr)
-    return folder
+
+    def build(folder: Path) -> None:
+        command = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=2", f"hydra.run.dir='{folder}'"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    return build_once(tmp_path_factory, "a run", build)
 
 
 def test_a_run_leaves_its_folder(finished: Path) -> None:
@@ -296,11 +298,13 @@ def test_a_refused_run_leaves_no_folders(tmp_path: Path, monkeypatch: pytest.Mon
         ("~optim.momentum", "resume= cannot change optim.momentum"),
     ],
 )
-def test_resume_refuses_what_it_cannot_honour(train: Train, override: str, said: str) -> None:
-    outputs = train(*SMALL)
-    (outputs / "run" / "metrics.json").unlink()
+def test_resume_refuses_what_it_cannot_honour(
+    finished: Path, tmp_path: Path, train: Train, override: str, said: str
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "metrics.json").unlink()
     with pytest.raises(SystemExit, match=said):
-        train(f"resume={outputs / 'run'}", override)
+        train(f"resume={run}", override)
 
 
 def test_resume_of_no_run(train: Train, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, Train
+from conftest import SMALL, Train, train_once
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -32,13 +32,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[bool]:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, not to be changed."""
-    from conftest import run_script
-
-    folder = tmp_path_factory.mktemp("source")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        run_script(*SMALL, f"hydra.run.dir={folder}/run")
-    return folder / "run"
+    return train_once(tmp_path_factory, "seed=0")
 
 
 @pytest.mark.slow

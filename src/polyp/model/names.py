@@ -85,6 +85,7 @@ def list_optimizers() -> list[str]:
     return [name.lower() for name in re.findall(r'^    "([A-Z]\w+)",$', _read("optim"), re.MULTILINE)]
 
 
+@cache
 def list_encoders() -> list[str]:
     """The encoders of smp, and with the prefix tu- the models of timm."""
     smp = re.findall(r'^    "([\w.-]+)": \{', _read("encoders"), re.MULTILINE)
