@@ -42,7 +42,7 @@ from polyp.images import IGNORED, decode
 from polyp.inference import polyps
 from polyp.inference.predictor import Predictor, load_predictor
 from polyp.runs.data import load_run_data
-from polyp.runs.model import Source
+from polyp.runs.model import ModelSource
 
 MAX_UPLOAD = 300_000
 
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gallery(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        return load_gallery([Source.of(str(run))])
+        return load_gallery([ModelSource.of(str(run))])
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +309,9 @@ def test_uploads_are_never_pages(client: httpx.Client, folder: Path) -> None:
 
 
 def test_gallery_is_reached_by_name(gallery: Gallery, run: Path, client: httpx.Client) -> None:
-    tested = [pair.stem for pair in load_run_data(run, Source.of(str(run)).config or {}).get_pairs("test")]
+    tested = [
+        pair.stem for pair in load_run_data(run, ModelSource.of(str(run)).config or {}).get_pairs("test")
+    ]
     assert list(gallery.images) == [f"gallery:{stem}" for stem in tested] and len(tested) == 2
     result = client.get("/api/result", params={"image": f"gallery:{tested[0]}"}).json()
     assert 0 <= result["scores"]["dice"] <= 1
@@ -336,15 +338,15 @@ def test_several_models_have_an_average(run: Path, tmp_path: Path) -> None:
 
 
 def test_data_that_are_gone_leave_an_app_without_gallery(run: Path, tmp_path: Path) -> None:
-    config = Source.of(str(run)).config
+    config = ModelSource.of(str(run)).config
     assert config is not None
     data = {"dataset": "folder", "root": str(tmp_path / "gone"), "images": "images", "masks": "masks"}
     common = ("split", "split_seed", "image_size", "batch_size", "num_workers", "cache", "allow_empty")
     config = config | {"data": data | {key: config["data"][key] for key in common}}
-    gallery = load_gallery([Source(run, run, config)])
+    gallery = load_gallery([ModelSource(run, run, config)])
     assert not gallery.images and "gone" in gallery.note
     with pytest.raises(InputError):
-        load_gallery([Source(run, run, config)], str(tmp_path / "gone, too"))
+        load_gallery([ModelSource(run, run, config)], str(tmp_path / "gone, too"))
 
 
 def test_result_has_shares_and_scores() -> None:

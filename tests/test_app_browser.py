@@ -29,7 +29,7 @@ from app_server import serve
 from polyp.commands.app.gallery import load_gallery
 from polyp.commands.app.inference_queue import InferenceQueue
 from polyp.commands.app.server import make_app
-from polyp.runs.model import Source
+from polyp.runs.model import ModelSource
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra test is not installed")
 pytestmark = pytest.mark.slow
@@ -134,7 +134,7 @@ def picture(page: Any) -> str:
 
 def images(run: Path) -> dict[str, Path]:
     """The run's test images by name."""
-    return {pair.stem: pair.image for pair in load_gallery([Source.of(str(run))]).images.values()}
+    return {pair.stem: pair.image for pair in load_gallery([ModelSource.of(str(run))]).images.values()}
 
 
 def test_choosing_dragging_and_views(page: Any, runs: list[Path]) -> None:
@@ -371,7 +371,7 @@ def test_video(page: Any, tmp_path: Path, runs: list[Path]) -> None:
 
 def test_waiting_shows_what_happens_and_the_position(browser: Any, runs: list[Path]) -> None:
     queue, go = InferenceQueue({"it": str(runs[0])}), threading.Event()
-    with serve(make_app(queue, load_gallery([Source.of(str(runs[0]))]))) as client:
+    with serve(make_app(queue, load_gallery([ModelSource.of(str(runs[0]))]))) as client:
         for _ in range(3):
             queue.submit(go.wait)
         page = browser.new_page()

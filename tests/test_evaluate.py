@@ -27,7 +27,7 @@ from polyp.inference.predictor import Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.runs.data import load_run_data
 from polyp.runs.folder import RunFolder
-from polyp.runs.model import Source, load_checkpoint
+from polyp.runs.model import ModelSource, load_checkpoint
 
 Evaluate = Callable[..., dict[str, Any]]
 
@@ -309,7 +309,7 @@ def test_data_that_are_gone_are_known_by_their_fingerprint(run: Path, dataset: P
 
 
 def test_flips_are_averaged(run: Path, dataset: Path) -> None:
-    model, images = load_checkpoint(Source.of(str(run))), sorted((dataset / "images").iterdir())[:2]
+    model, images = load_checkpoint(ModelSource.of(str(run))), sorted((dataset / "images").iterdir())[:2]
     pictures = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in images]
     expected = [
         sum(model.predict([p.flip(axes)])[0].flip(axes) for axes in ((), (-1,), (-2,), (-1, -2))) / 4

@@ -31,7 +31,7 @@ from polyp.model.fitting import ARCHITECTURES
 from polyp.model.segmenter import PolypSegmenter
 from polyp.runs.data import load_run_data
 from polyp.runs.folder import RunFolder
-from polyp.runs.model import EXPORT_SUFFIXES, Source, load_checkpoint
+from polyp.runs.model import EXPORT_SUFFIXES, ModelSource, load_checkpoint
 
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
 
@@ -260,7 +260,7 @@ def test_export_writes_and_measures_all_variants(
     assert record["onnx"]["int8"]["bytes"] == (folder / "model_int8.onnx").stat().st_size
 
     image = read_image(load_run_data(run, RunFolder(run).read_config()).get_pairs("test")[0].image)
-    module = load_checkpoint(Source.of(str(run)))
+    module = load_checkpoint(ModelSource.of(str(run)))
     module.precision = "32-true"
     exact = module.predict([torch.from_numpy(image).permute(2, 0, 1)])[0]
     np.testing.assert_allclose(load_predictor([str(folder / "model.onnx")]).predict(image), exact, atol=1e-3)

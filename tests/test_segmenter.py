@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.runs.folder import RunFolder
-from polyp.runs.model import Source, load_checkpoint
+from polyp.runs.model import ModelSource, load_checkpoint
 from polyp.training import pictures
 from polyp.training.module import ScoringModule, TrainingModule
 from polyp.training.trainer import build_trainer
@@ -589,7 +589,7 @@ def test_compiled_network_has_the_same_weights_and_numbers(tmp_path: Path) -> No
     torch.testing.assert_close(module.eval()(image), eager.eval()(image), rtol=1e-3, atol=1e-4)
     trainer = fit(tmp_path / "run", module, data(tmp_path, [(TRUTHS[0], TRUTHS[0])]), ema_decay=0.5)
     trainer.save_checkpoint(tmp_path / "one.ckpt")
-    loaded = load_checkpoint(Source.of(str(tmp_path / "one.ckpt")))
+    loaded = load_checkpoint(ModelSource.of(str(tmp_path / "one.ckpt")))
     torch.testing.assert_close(loaded.eval()(image), module.eval()(image), rtol=1e-3, atol=1e-4)
 
 
@@ -615,7 +615,7 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
     assert len(seen) == 2
     average = {name: decay * seen[0][name] + (1 - decay) * seen[1][name] for name in seen[0]}
     kept = torch.load(RunFolder(run).best_checkpoint, weights_only=True)
-    model = load_checkpoint(Source.of(str(RunFolder(run).best_checkpoint)))
+    model = load_checkpoint(ModelSource.of(str(RunFolder(run).best_checkpoint)))
     parameters = dict(model.named_parameters())
     for name, value in average.items():
         assert torch.allclose(kept["state_dict"][name], value, atol=1e-6), name
@@ -630,7 +630,7 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
     )
 
     tested = trainer.test(ScoringModule(model), dm, verbose=False)[0]["test/mae"]
-    last = load_checkpoint(Source.of(str(RunFolder(run).best_checkpoint)))
+    last = load_checkpoint(ModelSource.of(str(RunFolder(run).best_checkpoint)))
     last.load_state_dict(kept["current_model_state"])
     errors = []
     for one in (model, last):

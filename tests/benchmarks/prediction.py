@@ -30,7 +30,7 @@ from polyp.inference.predictor import BATCH, load_predictor
 from polyp.model import device
 from polyp.model.exported import ExportedModel, open_exported
 from polyp.runs.folder import RunFolder
-from polyp.runs.model import Source, load_checkpoint
+from polyp.runs.model import ModelSource, load_checkpoint
 
 IMAGES, ROUNDS = 16, 7
 FILES_PREDICTED, FILE_ROUNDS = 64, 5
@@ -60,9 +60,9 @@ def main(run: Path, folder: Path) -> None:
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES][:IMAGES]
     images = [torch.from_numpy(read_image(file)).permute(2, 0, 1) for file in files]
     precision = str(device.precision("auto", "cpu"))
-    plain, exact = (load_checkpoint(Source.of(str(run))).eval() for _ in range(2))
+    plain, exact = (load_checkpoint(ModelSource.of(str(run))).eval() for _ in range(2))
     exact.precision = plain.precision = "32-true"
-    half = load_checkpoint(Source.of(str(run))).eval()
+    half = load_checkpoint(ModelSource.of(str(run))).eval()
     half.precision = precision
     plain.network = Plain(plain.network)
     ways: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {

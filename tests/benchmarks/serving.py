@@ -23,7 +23,7 @@ from polyp.commands.app.gallery import load_gallery
 from polyp.images import decode
 from polyp.inference import polyps
 from polyp.inference.predictor import load_predictor
-from polyp.runs.model import Source
+from polyp.runs.model import ModelSource
 
 ROUND = 10
 """Images one way before it is the next one's turn."""
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--root")
     given = parser.parse_args()
-    gallery = load_gallery([Source.of(given.run)], given.root)
+    gallery = load_gallery([ModelSource.of(given.run)], given.root)
     assert gallery.images, "the run's data are not there: --root"
     paths = [pair.image for pair in gallery.images.values()][:40]
     contents = [path.read_bytes() for path in paths]

@@ -17,7 +17,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from polyp.errors import InputError, shell_word
 
 if TYPE_CHECKING:
-    from polyp.runs.model import Source
+    from polyp.runs.model import ModelSource
 
 
 def option(metavar: str | None = None, help: str | None = None, name: str | None = None) -> Any:
@@ -42,7 +42,7 @@ def _word(metavar: str, parse: Callable[[str], Any], show: Callable[[Any], str] 
 
 def find_models(
     names: Sequence[str], root: str | None = None, archive: str | None = None
-) -> "Sequence[Source]":
+) -> "Sequence[ModelSource]":
     """Find models before torch is imported, which takes seconds.
 
     Args:

@@ -92,7 +92,7 @@ def find_polyps(probability: np.ndarray, threshold: float) -> list[Polyp]:
         probability: (H, W) in 0-1.
         threshold: a pixel is polyp from this probability on.
     """
-    mask = compute_mask(probability, threshold)
+    mask = (probability >= threshold).view(np.uint8)
     x, y, width, height = cv2.boundingRect(mask)  # of all polyps: only these pixels are searched
     if not width:
         return []

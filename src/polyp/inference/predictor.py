@@ -15,7 +15,7 @@ import numpy as np
 from polyp import files
 from polyp.errors import InputError, pick
 from polyp.model.exported import ExportedModel, open_exported
-from polyp.runs.model import Source, find_sources, load_checkpoint
+from polyp.runs.model import ModelSource, find_sources, load_checkpoint
 
 if TYPE_CHECKING:  # an exported model needs neither torch nor Lightning, which take seconds to import
     import torch
@@ -45,7 +45,7 @@ class Predictor:
 
     models: "Sequence[PolypSegmenter | ExportedModel]"
     device: "torch.device | str"
-    sources: Sequence[Source] = ()
+    sources: Sequence[ModelSource] = ()
     compute: str = "exact"
     flips: bool = False
     scales: Sequence[float] = (1.0,)
@@ -160,7 +160,7 @@ def _predict(
     return [probability.cpu().numpy() for probability in model.predict(pixels, scale, fast)]
 
 
-def _load_originals(model: "PolypSegmenter | ExportedModel", source: Source) -> "list[PolypSegmenter]":
+def _load_originals(model: "PolypSegmenter | ExportedModel", source: ModelSource) -> "list[PolypSegmenter]":
     """The checkpoints that a file was exported from, or the model itself; empty if they do not exist."""
     if not isinstance(model, ExportedModel):
         return [model]

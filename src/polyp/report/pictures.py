@@ -26,7 +26,11 @@ GAP, PANEL_HEIGHT = 4, 160
 
 def contour(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
     """The image (H, W, 3) uint8 with the outline of a mask (H, W), polyp where not 0; changes the image."""
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    polyp = (mask != 0).view(np.uint8)
+    x, y, width, height = cv2.boundingRect(polyp)
+    outlines, _ = cv2.findContours(
+        polyp[y : y + height, x : x + width], cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(x, y)
+    )
     thickness = -(-min(mask.shape) // 120)
     return cv2.drawContours(np.ascontiguousarray(image), outlines, -1, colour, thickness)
 
@@ -45,10 +49,14 @@ def overlay(
         opacity: of the tint, 0-1; 0 draws the outline alone.
         labels: left and top of a polyp's box, and the text above it.
     """
-    polyp = (mask != 0).astype(np.uint8)
-    values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)
-    tinted = cv2.LUT(image, np.rint(values).astype(np.uint8)[None])
-    picture = contour(cv2.copyTo(tinted, polyp, image.copy()), polyp, PREDICTION)
+    picture, polyp = image.copy(), (mask != 0).view(np.uint8)
+    x, y, width, height = cv2.boundingRect(polyp)
+    region = picture[y : y + height, x : x + width]
+    if region.size:
+        values = np.arange(256)[:, None] * (1 - opacity) + np.multiply(PREDICTION, opacity)
+        tinted = cv2.LUT(region, np.rint(values).astype(np.uint8)[None])
+        region[:] = cv2.copyTo(tinted, polyp[y : y + height, x : x + width], region)
+    picture = contour(picture, polyp, PREDICTION)
     size = max(10, min(mask.shape) // 18)
     for left, top, text in labels:
         label = _write({text: PREDICTION}, size)

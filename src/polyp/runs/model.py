@@ -26,7 +26,7 @@ ENSEMBLE = ("seed", "data.fold")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a trained model comes from.
 
     Attributes:
@@ -43,7 +43,7 @@ class Source:
     sweep: Path | None = None
 
     @staticmethod
-    def of(name: str) -> "Source":
+    def of(name: str) -> "ModelSource":
         """Find a model by the path of a run's folder, a checkpoint or an exported model; nothing is loaded.
 
         Raises:
@@ -56,16 +56,16 @@ class Source:
             if not file.is_file():
                 name = f"{folder.CHECKPOINTS}/{file.name}"
                 raise InputError(f"{path} has no {name}: no epoch was trained and validated to its end")
-            return Source(file, path, config)
+            return ModelSource(file, path, config)
         if not path.is_file():
             raise InputError(f"{name} is not there: give a run's folder or a checkpoint")
         parent = path.absolute().parent
         run = RunFolder(os.path.relpath(parent.parent))
         if parent.name in (RunFolder.CHECKPOINTS, RunFolder.EXPORTS) and run.is_run:
-            return Source(run.path / parent.name / path.name, run.path, run.read_config())
+            return ModelSource(run.path / parent.name / path.name, run.path, run.read_config())
         if parent.name == RunFolder.EXPORTS and is_sweep(run.path):
-            return Source(path, run.path, None)
-        return Source(path, path.parent, None)
+            return ModelSource(path, run.path, None)
+        return ModelSource(path, path.parent, None)
 
     @property
     def is_exported(self) -> bool:
@@ -78,14 +78,14 @@ class Source:
         return self.sweep or self.home
 
     @property
-    def origin(self) -> "Source | None":
+    def origin(self) -> "ModelSource | None":
         """The model that the run has its first weights from, `model.init_from`, whether it exists or not."""
         if (name := ((self.config or {}).get("model") or {}).get("init_from")) is None:
             return None
         try:
-            return Source.of(str(name))
+            return ModelSource.of(str(name))
         except InputError:
-            return Source(Path(name), Path(name), None)
+            return ModelSource(Path(name), Path(name), None)
 
     @property
     def data_fingerprint(self) -> str | None:
@@ -98,7 +98,7 @@ class Source:
             return None
 
 
-def find_sources(names: Sequence[str]) -> list[Source]:
+def find_sources(names: Sequence[str]) -> list[ModelSource]:
     """Find models by the paths of runs, checkpoints, exported models, and sweeps; nothing is loaded.
 
     A sweep stands for all its runs, which may differ in the keys of `ENSEMBLE` alone.
@@ -109,18 +109,18 @@ def find_sources(names: Sequence[str]) -> list[Source]:
     sources = []
     for name in names:
         path = Path(name).expanduser()
-        sources += _find_sweep_runs(path) if is_sweep(path) else [Source.of(name)]
+        sources += _find_sweep_runs(path) if is_sweep(path) else [ModelSource.of(name)]
     return sources
 
 
-def _find_sweep_runs(sweep: Path) -> list[Source]:
+def _find_sweep_runs(sweep: Path) -> list[ModelSource]:
     jobs = list(find_jobs(sweep).values())
     if not is_sweep_finished(sweep) or not jobs:
         names = [job.name for job in jobs if not RunFolder(job).is_finished]
         reason = ", ".join(names[:5]) or f"{RESULTS_FILE} is not complete"
         command = f"{train_command()} {RunFolder(sweep / 'job').resume_override}"
         raise InputError(f"the sweep {sweep} is not finished ({reason}): continue it with {command}")
-    sources = [replace(Source.of(str(job)), sweep=sweep) for job in jobs]
+    sources = [replace(ModelSource.of(str(job)), sweep=sweep) for job in jobs]
     settings = [
         identity.select_decisive(source.config or {}) | {"data.fingerprint": source.data_fingerprint}
         for source in sources
@@ -143,7 +143,7 @@ def find_weights(name: str | None) -> str | None:
     if name is None:
         return None
     try:
-        source = Source.of(name)
+        source = ModelSource.of(name)
     except InputError as error:
         raise InputError(f"model.init_from={name}: {error}") from error
     if source.is_exported:
@@ -153,10 +153,10 @@ def find_weights(name: str | None) -> str | None:
 
 def load_run_model(folder: RunFolder) -> "PolypSegmenter":
     """The model that validated best in a run, see `load_checkpoint`."""
-    return load_checkpoint(Source.of(str(folder)))
+    return load_checkpoint(ModelSource.of(str(folder)))
 
 
-def load_checkpoint(source: Source) -> "PolypSegmenter":
+def load_checkpoint(source: ModelSource) -> "PolypSegmenter":
     """The model in a checkpoint, on the CPU, with the precision that its run is tested in.
 
     Raises:

@@ -14,7 +14,7 @@ from polyp.model.optim import Optim
 from polyp.model.weights import check_encoder_weights
 from polyp.runs.data import build_data, read_recorded_split, restore_split
 from polyp.runs.folder import RunFolder
-from polyp.runs.model import Source, find_weights
+from polyp.runs.model import ModelSource, find_weights
 from polyp.settings import check_keys, collect, raise_together
 from polyp.training.module import TrainingModule
 from polyp.training.run import Run
@@ -138,7 +138,7 @@ def prepare_data(run: Run, data: PolypDataModule, model: TrainingModule, trainer
 
 def _warn_of_fitted_images(run: Run, data: PolypDataModule) -> None:
     """Warn if the run starts from weights that were fitted to its validation or test images."""
-    origin = Source(run.folder.path, run.folder.path, run.config).origin
+    origin = ModelSource(run.folder.path, run.folder.path, run.config).origin
     if origin is None or origin.data_fingerprint != data.inspection.fingerprint:
         return
     split = read_recorded_split(RunFolder(origin.home)) or {}

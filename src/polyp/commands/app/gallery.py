@@ -13,7 +13,7 @@ from polyp.commands.predict.results import encode
 from polyp.data.pairs import Pair
 from polyp.errors import InputError
 from polyp.runs.data import load_run_data
-from polyp.runs.model import Source
+from polyp.runs.model import ModelSource
 
 SIDE = 160  # pixels of a thumbnail's side
 
@@ -39,7 +39,7 @@ class Gallery:
 PREFIX = "gallery:"  # of the cache keys of test images; those of uploads are hashes
 
 
-def load_gallery(sources: Sequence[Source], root: str | None = None) -> Gallery:
+def load_gallery(sources: Sequence[ModelSource], root: str | None = None) -> Gallery:
     """The first run's test images, except for those that another run was trained or validated on.
 
     `root` is where the runs' data are if they have moved; raises InputError if they are not there.

@@ -11,7 +11,7 @@ from polyp.data.datamodule import PolypDataModule
 from polyp.data.duplicates import find_links
 from polyp.errors import InputError
 from polyp.runs.data import load_run_data
-from polyp.runs.model import Source
+from polyp.runs.model import ModelSource
 
 FITTED = ("train", "val")  # the subsets that determine the weights of a model and its best checkpoint
 
@@ -34,12 +34,12 @@ class TrainingData:
     """
 
     def __init__(
-        self, sources: Sequence[Source], root: str | None, archive: str | None, needed: bool
+        self, sources: Sequence[ModelSource], root: str | None, archive: str | None, needed: bool
     ) -> None:
         self.sources = sources
         self.datasets: dict[Path, PolypDataModule] = {}
         self.reasons: dict[Path, str] = {}
-        self.origins: list[tuple[Source, Source]] = []
+        self.origins: list[tuple[ModelSource, ModelSource]] = []
         queue = [(source, source) for source in sources]
         for model, source in queue:  # origins are appended to the queue
             required = needed and source is model
@@ -60,7 +60,7 @@ class TrainingData:
                 self.origins.append((model, origin))
                 queue.append((model, origin))
 
-    def get_data(self, source: Source) -> PolypDataModule | None:
+    def get_data(self, source: ModelSource) -> PolypDataModule | None:
         """The data of a model's run; None if they are unknown."""
         return None if source.config is None else self.datasets.get(source.home)
 
@@ -80,7 +80,7 @@ class TrainingData:
                 models[stem] += (number,)
         return dict(sorted(models.items()))
 
-    def may_include(self, source: Source, images: TestSet, subsets: Sequence[str]) -> bool:
+    def may_include(self, source: ModelSource, images: TestSet, subsets: Sequence[str]) -> bool:
         """Whether these subsets of a model's data may include some of the images of a run."""
         data = self.get_data(source)
         if data is None:

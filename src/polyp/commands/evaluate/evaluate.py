@@ -34,7 +34,7 @@ from polyp.metrics.calibration import RiskControl, risk_threshold
 from polyp.metrics.suite import get_missed_shares
 from polyp.report.tables import Table
 from polyp.runs.folder import RunFolder, replace_folder
-from polyp.runs.model import Source, find_sources
+from polyp.runs.model import ModelSource, find_sources
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ def _score(
     return [scores[pair.stem] for pair in test_set.pairs]
 
 
-def _choose_folder(source: Source, test_set: TestSet, options: Options, sets: int) -> Path:
+def _choose_folder(source: ModelSource, test_set: TestSet, options: Options, sets: int) -> Path:
     if options.name is not None:
         name = options.name if sets == 1 else f"{options.name}_{test_set.name}"
     else:

@@ -26,7 +26,7 @@ from polyp.model.exported import open_exported
 from polyp.model.segmenter import PolypSegmenter
 from polyp.report.tables import Column, Table
 from polyp.runs.folder import RunFolder, replace_folder
-from polyp.runs.model import Source, find_sources, load_checkpoint
+from polyp.runs.model import ModelSource, find_sources, load_checkpoint
 
 FILES = {
     ("onnx", "float32"): "model.onnx",
@@ -87,7 +87,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _collect_metadata(
-    sources: Sequence[Source], models: Sequence[PolypSegmenter], data_fingerprint: str
+    sources: Sequence[ModelSource], models: Sequence[PolypSegmenter], data_fingerprint: str
 ) -> dict[str, str]:
     """The metadata of all files; for several models those of the first, and all fingerprints."""
     first = sources[0]

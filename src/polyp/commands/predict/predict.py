@@ -25,7 +25,7 @@ from polyp.inference.predictor import BATCH, COMPARED, Predictor, load_predictor
 from polyp.processors import count_processors
 from polyp.report.tables import count
 from polyp.runs.folder import RunFolder, lock_folder
-from polyp.runs.model import Source, find_sources
+from polyp.runs.model import ModelSource, find_sources
 
 PREDICTIONS = "predictions"
 WORKERS = max(2, min(8, count_processors()))  # threads that read and write images; more slow the network down
@@ -85,7 +85,7 @@ def run(options: Options) -> Path:
     return folder
 
 
-def _default_folder(first: Source, name: str, options: Options) -> Path:
+def _default_folder(first: ModelSource, name: str, options: Options) -> Path:
     """The default output folder for inputs of this name: the same folder for the same options."""
     words = [name]
     if first.file != RunFolder(first.home).best_checkpoint:
