@@ -564,7 +564,9 @@ def test_damaged_jobs_are_listed(partial: Path, capfd: pytest.CaptureFixture[str
     }  # overrides of job 1 were written anew
 
 
-@pytest.mark.parametrize("content", ["", "job,seed\n0,0\n", "\0" * 100])
+@pytest.mark.parametrize(
+    "content", ["job,seed\n0,0\n", *(pytest.param(c, marks=pytest.mark.slow) for c in ("", "\0" * 100))]
+)
 def test_damaged_results_are_written_anew(content: str, whole: Path) -> None:
     expected = results(whole)
     (whole / "results.csv").write_text(content)
