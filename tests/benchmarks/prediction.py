@@ -41,7 +41,7 @@ class Plain(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.mean = network, network.mean
         self.network.to(memory_format=torch.contiguous_format)
 
     def forward(self, image: Tensor) -> list[Tensor]:

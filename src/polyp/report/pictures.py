@@ -1,7 +1,7 @@
 """Pictures of images with outlines: image | truth | prediction."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import cv2
@@ -59,7 +59,7 @@ def overlay(
     picture = contour(picture, polyp, PREDICTION)
     size = max(10, min(mask.shape) // 18)
     for left, top, text in labels:
-        label = _write({text: PREDICTION}, size)
+        label = _write_label(text, size)
         left, top = max(0, min(left, picture.shape[1] - label.shape[1])), max(0, top - label.shape[0])
         region = picture[top : top + label.shape[0], left : left + label.shape[1]]
         region[:] = label[: region.shape[0], : region.shape[1]]
@@ -148,6 +148,12 @@ def _write(texts: Mapping[str, Colour], size: int, width: int | None = None) -> 
         draw.text((left, strip.height / 2), text, colour, font, anchor="lm")
         left += font.getlength(text) + size
     return np.asarray(strip)
+
+
+@lru_cache(1024)
+def _write_label(text: str, size: int) -> np.ndarray:
+    """The label of a polyp; many images have the same, and drawing it takes half a millisecond."""
+    return _write({text: PREDICTION}, size)
 
 
 def save(path: Path, picture: np.ndarray) -> None:
