@@ -229,8 +229,8 @@ def test_export_writes_and_measures_all_variants(
         "model.onnx",
         "model_fp16.onnx",
         "model_int8.onnx",
-        "model_int8.xml",
-        "model_int8.bin",
+        "model_openvino.xml",
+        "model_openvino.bin",
         "export.json",
     }
     assert not [path for path in run.iterdir() if path.name.startswith(".export")]
@@ -258,6 +258,8 @@ def test_export_writes_and_measures_all_variants(
         assert model.metadata["fingerprint"] == record["fingerprint"]
 
     assert record["onnx"]["int8"]["bytes"] == (folder / "model_int8.onnx").stat().st_size
+    losses = [note for note in record["notes"] if "of Dice on the validation images" in note]
+    assert [note.split()[0] for note in losses] == ["int8", "OpenVINO"]
 
     image = read_image(load_run_data(run, RunFolder(run).read_config()).get_pairs("test")[0].image)
     module = load_checkpoint(ModelSource.of(str(run)))
@@ -268,16 +270,16 @@ def test_export_writes_and_measures_all_variants(
     evaluated = json.loads((run / "evaluations" / "model_test" / "metrics.json").read_text())
     assert evaluated["computed"] == "onnx float32" and evaluated["deviation"] > 0
     assert evaluated["numbers"]["dice"]["value"] == pytest.approx(record["onnx"]["float32"]["dice"], abs=1e-6)
-    main(["evaluate", str(folder / "model_int8.xml")])
-    evaluated = json.loads((run / "evaluations" / "model_int8_test" / "metrics.json").read_text())
+    main(["evaluate", str(folder / "model_openvino.xml")])
+    evaluated = json.loads((run / "evaluations" / "model_openvino_test" / "metrics.json").read_text())
     assert evaluated["computed"] == "openvino int8"
     assert evaluated["numbers"]["dice"]["value"] == pytest.approx(
         record["openvino"]["int8"]["dice"], abs=1e-6
     )
-    weights = folder / "model_int8.bin"
+    weights = folder / "model_openvino.bin"
     weights.rename(tmp_path / weights.name)
-    with pytest.raises(InputError, match=r"model_int8\.xml cannot be opened"):
-        load_predictor([str(folder / "model_int8.xml")])
+    with pytest.raises(InputError, match=r"model_openvino\.xml cannot be opened"):
+        load_predictor([str(folder / "model_openvino.xml")])
     before = (folder / "model.onnx").stat().st_mtime_ns
     assert "is there already: replace it with --overwrite" in refusal(str(run))
     assert (folder / "model.onnx").stat().st_mtime_ns == before
@@ -288,10 +290,10 @@ def test_export_writes_and_measures_all_variants(
 
 
 def test_weights_of_openvino_are_not_those_of_the_onnx_file_beside_them(tmp_path: Path) -> None:
-    for name, size in (("model_int8.onnx", 5), ("model_int8.xml", 2), ("model_int8.bin", 4)):
+    for name, size in (("model_int8.onnx", 5), ("model_openvino.xml", 2), ("model_openvino.bin", 4)):
         (tmp_path / name).write_bytes(bytes(size))
     assert exporting.count_bytes(tmp_path / "model_int8.onnx") == 5
-    assert exporting.count_bytes(tmp_path / "model_int8.xml") == 6
+    assert exporting.count_bytes(tmp_path / "model_openvino.xml") == 6
 
 
 @pytest.mark.parametrize("size", [(53, 90), (20, 24), (7, 300)])
