@@ -24,7 +24,7 @@ from filelock import FileLock
 from run_writers import write_folds
 
 from polyp.commands.compare.comparison import compare
-from polyp.commands.compare.examples import draw_examples
+from polyp.commands.compare.examples import draw_examples, find_pairs
 from polyp.commands.compare.read_runs import find_runs
 from polyp.metrics.intervals import bootstrap_interval
 from polyp.runs.folder import RunFolder
@@ -417,7 +417,7 @@ def test_crossvalidation_tests_every_image_once(tmp_path: Path, capsys: pytest.C
         assert {row["model.loss"], other["model.loss"]} == {"dice", "bce"}
     comparison = compare(find_runs([sweep]))
     assert [len(recipe.stems) for recipe in comparison.comparable] == [20, 20]
-    examples = draw_examples(comparison, comparison.recipes)
+    examples = draw_examples(comparison, comparison.recipes, find_pairs(comparison))
     assert all(len(example.tiles) == 4 for example in examples)  # image, truth, one prediction of each
 
 

@@ -128,16 +128,18 @@ def _choose_side(point: tuple[float, float], places: Sequence[tuple[float, float
 
 
 @styled
-def plot_images(comparison: Comparison, anchors: Mapping[str, str]) -> list[Chart]:
+def plot_images(comparison: Comparison, anchors: Mapping[str, str], links: Mapping[str, str]) -> list[Chart]:
     """Dice of each test image by the best recipe and by another, for up to MAX_PAIRS others.
 
-    The points of images in `anchors` (stem: letter) link to their pictures on the page.
+    The points of images in `anchors` (stem: letter) link to their pictures on the page, those in `links`
+    (stem: address) to their files.
     """
     best, charts = comparison.reference, []
     for recipe in comparison.comparable[1 : 1 + MAX_PAIRS]:
         figure, axes = make_axes(f"Dice of #{best.number}", f"Dice of #{recipe.number}", (3, 3))
         axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
-        axes.plot(best.dice, recipe.dice, "o", color=SERIES[0], ms=3, alpha=0.5, mew=0)
+        points = axes.scatter(best.dice, recipe.dice, 9, color=SERIES[0], alpha=0.5, lw=0)
+        points.set_urls([links.get(stem) for stem in best.stems])
         places = [
             (x, y) for stem, x, y in zip(best.stems, best.dice, recipe.dice, strict=True) if stem in anchors
         ]
@@ -162,7 +164,10 @@ def plot_images(comparison: Comparison, anchors: Mapping[str, str]) -> list[Char
             f"{count(above, 'image')}; with #{best.number}: {below}."
         )
         if anchors:
-            caption += " Letters lead to the pictures."
+            caption += " Letters lead to the pictures"
+        if links:
+            caption += f"{', other points open' if anchors else ' A point opens'} the image"
+        caption += "." * bool(anchors or links)
         charts.append(Chart(f"images_{best.number}_{recipe.number}", figure, caption))
     return charts
 

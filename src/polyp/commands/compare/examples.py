@@ -1,6 +1,6 @@
 """Example test images with the predictions of several runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -8,6 +8,7 @@ import numpy as np
 
 from polyp.commands.compare.comparison import Comparison
 from polyp.commands.compare.recipes import Recipe, clip
+from polyp.data.pairs import Pair
 from polyp.data.split_files import SUBSETS
 from polyp.errors import InputError
 from polyp.inference.predictor import load_predictor
@@ -69,17 +70,26 @@ def _choose_variety(recipe: Recipe) -> list[str]:
     return sorted(stems, key=lambda stem: traits.loc[stem, ranks.columns[0]])
 
 
-def draw_examples(
-    comparison: Comparison, recipes: Sequence[Recipe], root: str | None = None
-) -> list[Example]:
-    """The chosen images with predictions of recipes; `root` has images/ and masks/ if the data have moved.
+def find_pairs(comparison: Comparison, root: str | None = None) -> dict[str, Pair]:
+    """The images and masks of the best run by stem; `root` has images/ and masks/ if the data have moved.
 
     Raises:
-        InputError: data or a checkpoint are missing or have changed.
+        InputError: the data are missing or have changed.
     """
-    run, rows = comparison.reference.first, comparison.reference.rows
+    run = comparison.reference.first
     data = load_run_data(run.folder, run.config, root, needed=False)
-    pairs = {pair.stem: pair for subset in SUBSETS for pair in data.get_pairs(subset)}
+    return {pair.stem: pair for subset in SUBSETS for pair in data.get_pairs(subset)}
+
+
+def draw_examples(
+    comparison: Comparison, recipes: Sequence[Recipe], pairs: Mapping[str, Pair]
+) -> list[Example]:
+    """The chosen images of `find_pairs` with predictions of recipes.
+
+    Raises:
+        InputError: an image or a checkpoint is missing or has changed.
+    """
+    rows = comparison.reference.rows
     images, examples = {}, {}
     for stem, reason in choose_images(comparison).items():
         if stem not in pairs:

@@ -1,11 +1,13 @@
 """The result of a comparison: the table, the terminal, and the page with charts and pictures."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rich.markup import escape
 
@@ -280,15 +282,18 @@ def _add_figures(page: "Page", comparison: Comparison, folder: Path, root: str |
     from polyp.report.pictures import LEGEND  # imports torch
 
     recipes, total = examples.choose_recipes(comparison), len(comparison.recipes)
+    links: dict[str, str] = {}
     try:
-        images, problem = examples.draw_examples(comparison, recipes, root), ""
+        pairs = examples.find_pairs(comparison, root)
+        links = {stem: quote(os.path.relpath(pair.image, folder.parent)) for stem, pair in pairs.items()}
+        images, problem = examples.draw_examples(comparison, recipes, pairs), ""
     except InputError as error:
         images = []
         problem = f"No pictures of test images: {error}. --root FOLDER says where images/ and masks/ are."
         print(f"note {problem}")
     letters = dict(zip((image.stem for image in images), ascii_uppercase, strict=False))
     page.section("The same test images")
-    page.charts(charts.plot_images(comparison, letters))
+    page.charts(charts.plot_images(comparison, letters, links))
     page.text(problem, "warning")
     if images:
         page.text(
