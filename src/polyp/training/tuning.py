@@ -1,5 +1,6 @@
 """The learning rate and the batch size, found by training a little with Lightning's Tuner."""
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import torch
 from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader, Dataset
 
+from polyp import terminal
 from polyp.data.datamodule import PolypDataModule
 from polyp.errors import InputError
 from polyp.runs.folder import RunFolder
@@ -34,10 +36,15 @@ def measure_losses(
     Returns:
         The learning rates and the smoothed loss at each.
     """
-    with _build_trainer(settings) as trainer:
-        finder = Tuner(trainer).lr_find(
-            model, datamodule=data, min_lr=1e-6, max_lr=1, num_training=steps, update_attr=False
-        )
+    with _build_trainer(settings) as trainer, terminal.progress() as bar:
+        task = bar.add_task("training", total=steps * trainer.accumulate_grad_batches)
+        hook = model.network.register_forward_hook(lambda *_: bar.advance(task))
+        try:
+            finder = Tuner(trainer).lr_find(
+                model, datamodule=data, min_lr=1e-6, max_lr=1, num_training=steps, update_attr=False
+            )
+        finally:
+            hook.remove()
     assert finder is not None
     return finder.results["lr"], finder.results["loss"]
 
@@ -106,5 +113,6 @@ def _build_trainer(settings: Mapping[str, Any]) -> Iterator[pl.Trainer]:
     options = {key: settings[key] for key in keys if key in settings}
     options |= {"devices": 1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
     options |= {"max_epochs": 1000, "enable_progress_bar": False}  # schedules need an end
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notes are for developers
     with tempfile.TemporaryDirectory() as folder:
         yield make_trainer(RunFolder(folder), options, [])

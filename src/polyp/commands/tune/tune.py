@@ -1,5 +1,6 @@
 """`polyp tune`: finds a learning rate or a batch size by short training."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def run(options: Options) -> None:
     check_overrides(["polyp", *options.overrides])
     config = compose_config(options.overrides)
     check_names_and_paths(config)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Lightning's bar, which has no option of its own
     with terminal.status("loading"):
         from polyp.model import device  # torch
         from polyp.runs.data import build_data
