@@ -11,6 +11,7 @@ from conftest import ROOT, SMALL
 from segmentation_models_pytorch.encoders import encoders
 from timm.models import _registry
 
+from polyp.errors import InputError
 from polyp.model import losses, names, optim
 
 
@@ -20,6 +21,15 @@ def test_the_names_are_those_of_the_packages() -> None:
     assert set(names.list_optimizers()) - {"optimizer"} == set(optim.OPTIMIZERS)
     assert set(names.LOSSES) == set(losses.LOSSES)
     assert set(names.SCHEDULES) == {*optim.SCHEDULES, optim.PLATEAU}
+
+
+def test_a_name_that_is_in_the_package_but_not_listed_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a later version writes its lists in another style."""
+    for function in ("list_architectures", "list_optimizers", "list_encoders"):
+        monkeypatch.setattr(names, function, list)
+    names.check_names({"arch": "unetplusplus", "encoder": "mit_b0"}, {"optimizer": "AdamW"})
+    with pytest.raises(InputError, match="3 settings cannot work"):
+        names.check_names({"arch": "unett", "encoder": "mit_b9"}, {"optimizer": "adamm"})
 
 
 def test_former_names_of_timm_are_left_to_it() -> None:

@@ -149,3 +149,10 @@ def test_save_names_the_file_that_cannot_be_written(tmp_path: Path, where: str) 
     with pytest.raises(InputError) as error:
         pictures.save(tmp_path / where, grey())
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_an_image_without_a_polyp_stays_as_it_is() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    empty = np.zeros((40, 60), bool)
+    assert (pictures.overlay(image, empty) == image).all()
+    assert (pictures.contour(image.copy(), empty, pictures.TRUTH) == image).all()

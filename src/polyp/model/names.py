@@ -31,18 +31,23 @@ def check_names(model: Mapping[str, Any], optim: Mapping[str, Any]) -> None:
     """
     problems: list[str] = []
     loss, optimizer = model.get("loss"), optim.get("optimizer")
-    checks: list[tuple[str, Any, Iterable[str]]] = [
-        ("model.arch", model.get("arch"), list_architectures()),
-        *(("model.loss", term, LOSSES) for term in (loss if isinstance(loss, Mapping) else [loss])),
-        ("optim.optimizer", str(optimizer).lower() if optimizer else None, list_optimizers()),
-        ("optim.schedule", optim.get("schedule"), SCHEDULES),
+    checks: list[tuple[str, Any, Iterable[str], str]] = [
+        ("model.arch", model.get("arch"), list_architectures(), "smp"),
+        *(("model.loss", term, LOSSES, "") for term in (loss if isinstance(loss, Mapping) else [loss])),
+        ("optim.optimizer", str(optimizer).lower() if optimizer else None, list_optimizers(), "optim"),
+        ("optim.schedule", optim.get("schedule"), SCHEDULES, ""),
     ]
-    for key, name, names in checks:
-        if isinstance(name, str) and not is_import_path(name) and name not in names:
+    for key, name, names, source in checks:
+        if not isinstance(name, str) or is_import_path(name) or name in names:
+            continue
+        if not (source and _is_mentioned(name, source)):
             problems.append(f"{key}={name} is unknown: {nearest(name, names)}")
     with collect(problems):
-        if isinstance(encoder := model.get("encoder"), str) and not _may_be_encoder(encoder):
-            raise unknown_encoder(encoder)
+        encoder = model.get("encoder")
+        if isinstance(encoder, str) and encoder not in list_encoders():
+            source = "timm" if encoder.startswith("tu-") else "encoders"
+            if not _is_mentioned(encoder.removeprefix("tu-"), source):
+                raise unknown_encoder(encoder)
     with collect(problems):
         if isinstance(weights := model.get("encoder_weights"), str):
             find_weights_file(weights)
@@ -92,14 +97,12 @@ def list_encoders() -> list[str]:
     return smp + [f"tu-{name}" for name in re.findall(r"@register_model\s+def (\w+)\(", _read("timm"))]
 
 
-def _may_be_encoder(name: str) -> bool:
-    """Whether a name is listed, or appears anywhere in the source of timm's models: those have former names
-    in several forms.
+def _is_mentioned(name: str, source: str) -> bool:
+    """Whether a name that is not listed appears anywhere in the files, for instance as a former name.
+
+    It is then left to the package, so that another style of its source cannot make a good name unknown.
     """
-    if name in list_encoders():
-        return True
-    word = re.escape(name.removeprefix("tu-"))
-    return name.startswith("tu-") and re.search(rf"\b{word}\b", _read("timm")) is not None
+    return re.search(rf"\b{re.escape(name)}\b", _read(source), re.IGNORECASE) is not None
 
 
 SOURCES = {

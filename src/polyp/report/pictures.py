@@ -28,6 +28,8 @@ def contour(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
     """The image (H, W, 3) uint8 with the outline of a mask (H, W), polyp where not 0; changes the image."""
     polyp = (mask != 0).view(np.uint8)
     x, y, width, height = cv2.boundingRect(polyp)
+    if not width:
+        return image
     outlines, _ = cv2.findContours(
         polyp[y : y + height, x : x + width], cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(x, y)
     )

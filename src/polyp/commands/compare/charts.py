@@ -149,14 +149,9 @@ def plot_images(comparison: Comparison, anchors: Mapping[str, str], links: Mappi
                 axes.plot(x, y, "o", color=SERIES[1], ms=4).pop().set_url(url)
                 side = _choose_side((x, y), places)
                 places.append((x + 0.05 * side[0], y + 0.05 * side[1]))
-                axes.annotate(
-                    *(letter, (x, y), (6 * side[0], 6 * side[1])),
-                    textcoords="offset points",
-                    color=SERIES[1],
-                    ha="center",
-                    va="center",
-                    url=url,
-                )
+                style: dict[str, Any] = {"color": SERIES[1], "ha": "center", "va": "center", "url": url}
+                offset = 6 * side[0], 6 * side[1]
+                axes.annotate(letter, (x, y), offset, textcoords="offset points", **style)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         above, below = int((recipe.dice > best.dice).sum()), int((recipe.dice < best.dice).sum())
         caption = (
@@ -164,10 +159,9 @@ def plot_images(comparison: Comparison, anchors: Mapping[str, str], links: Mappi
             f"{count(above, 'image')}; with #{best.number}: {below}."
         )
         if anchors:
-            caption += " Letters lead to the pictures"
+            caption += " Letters lead to the pictures."
         if links:
-            caption += f"{', other points open' if anchors else ' A point opens'} the image"
-        caption += "." * bool(anchors or links)
+            caption += " The other points open the image files."
         charts.append(Chart(f"images_{best.number}_{recipe.number}", figure, caption))
     return charts
 

@@ -65,11 +65,12 @@ class Options:
 
     def check_output(self) -> None:
         """Raise InputError if the folder cannot be written or holds something."""
-        check_writable(self.folder)
-        if self.folder.exists() and any(self.folder.iterdir()):
-            if not (self.folder / RECORD).is_file():
-                raise InputError(f"{self.folder} holds something else than an export: give another --out")
+        folder = self.folder
+        check_writable(folder)
+        if folder.exists() and any(folder.iterdir()):
+            if not (folder / RECORD).is_file():
+                raise InputError(f"{folder} holds something else than an export: give another --out")
             if not self.overwrite:
                 raise InputError(
-                    f"{self.folder} is there already: replace it with --overwrite, or give another --out"
+                    f"{folder} is there already: replace it with --overwrite, or give another --out"
                 )
