@@ -63,9 +63,13 @@ def check_encoder_name(encoder: Any) -> None:
     """
     if not isinstance(encoder, str):
         raise InputError(f"model.encoder={encoder} must be a name such as mobilenet_v2 or resnet34")
-    is_timm = encoder.startswith("tu-")
-    if not (timm.is_model(encoder.removeprefix("tu-")) if is_timm else encoder in SMP_ENCODERS):
+    if not is_encoder(encoder):
         raise unknown_encoder(encoder)
+
+
+def is_encoder(name: str) -> bool:
+    """Whether smp has an encoder of this name, or timm a model after the prefix tu-."""
+    return timm.is_model(name.removeprefix("tu-")) if name.startswith("tu-") else name in SMP_ENCODERS
 
 
 def _decoder_settings(arch: str, options: DecoderOptions) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from polyp.errors import InputError, describe_error, nearest
 from polyp.files import check_zip
+from polyp.model.fitting import is_encoder
 from polyp.model.names import find_weights_file
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -74,10 +75,10 @@ def check_encoder_weights(encoder: str, weights: str | None) -> None:
         return
     if find_weights_file(weights) is not None:
         return
-    is_timm, name = encoder.startswith("tu-"), encoder.removeprefix("tu-")
-    if not (timm.is_model(name) if is_timm else encoder in SMP_ENCODERS):
+    if not is_encoder(encoder):
         return  # the network says so, with the nearest names
-    if is_timm and not timm.is_model_pretrained(name):
+    is_timm = encoder.startswith("tu-")
+    if is_timm and not timm.is_model_pretrained(encoder.removeprefix("tu-")):
         raise InputError(
             f"model.encoder_weights={weights}: timm has no weights for model.encoder={encoder}; use null"
         )
