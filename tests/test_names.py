@@ -46,6 +46,7 @@ REFUSED = [
     [TRAIN, "-m", *SMALL, "model.encoder=mobilenet_v2,resnt34"],
     ["-m", "polyp.cli", "tune", "lr", *SMALL, "model.encoder=resnt34"],
     ["-m", "polyp.cli", "predict", "nope", "image.png"],
+    ["-m", "polyp.cli", "compare", "outputs", "--root", "nope"],
 ]
 
 

@@ -55,11 +55,16 @@ def find_models(
     from polyp.runs.model import find_sources  # imports Hydra
 
     sources = find_sources(names)
-    if root is not None and not Path(root).expanduser().is_dir():
-        raise InputError(f"--root {root} is not a folder")
+    check_root(root)
     if archive is not None and not Path(archive).expanduser().is_file():
         raise InputError(f"--archive {archive} is not a file")
     return sources
+
+
+def check_root(root: str | None) -> None:
+    """Raise InputError if the folder to which the data have moved is not there."""
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise InputError(f"--root {root} is not a folder")
 
 
 Flag = Annotated[bool, option()]  # --NAME if the default is False, --no-NAME if it is True

@@ -28,7 +28,7 @@ def run(options: Options) -> None:
     parse_size(options.max_upload)  # before models are loaded
     if bool(options.models) == options.demo:
         raise InputError("give a RUN, or --demo without one")
-    find_models(options.models)
+    find_models(options.models, options.root)
     with listen(options.host, options.port) as listening:
         # So that the temporary folder is removed at SIGTERM, too.
         previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from polyp import terminal
-from polyp.commands.options import Flag, Root, option
+from polyp.commands.options import Flag, Root, check_root, option
 from polyp.errors import InputError
 
 
@@ -36,6 +36,7 @@ class Options:
         """Compare the runs; the folder that was written."""
         if not (self.folders or self.card):
             raise InputError("give a FOLDER of runs, such as outputs/")
+        check_root(self.root)
         with terminal.status("loading"):
             from polyp.commands.compare.compare import run
 
