@@ -66,16 +66,16 @@ def write_run(
     scores = np.asarray(dice, dtype=float)
     rows = [
         {"stem": f"image_{n}", **({"source": sources[place]} if sources else {}), "tp": 50, "fp": 10,
-         "fn": 10 + n, "dice": one, "iou": one, "precision": one, "recall": one, "mae": 1 - one,
+         "fn": 10 + n, "dice": score, "iou": score, "precision": score, "recall": score, "mae": 1 - score,
          "polyp_share": 0.02 if n % 2 else 0.1}
-        for place, (n, one) in enumerate(zip(numbers or range(len(scores)), scores, strict=True))
+        for place, (n, score) in enumerate(zip(numbers or range(len(scores)), scores, strict=True))
     ]  # fmt: skip
     with (folder / "per_image.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     mean = float(scores.mean())
-    made: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "test": dict.fromkeys(("dice", "iou", "precision", "recall", "mae", "pooled_dice"), mean)
         | {"n": len(rows)},
         "best": {"monitor": "val/dice", "value": val, "epoch": 1},
@@ -97,8 +97,8 @@ def write_run(
         "versions": {"polyp": "0.2.0"},
     }
     for name, value in metrics.items():
-        made[name] = made[name] | value if isinstance(value, dict) else value
-    (folder / "metrics.json").write_text(json.dumps(made))
+        metrics[name] = metrics[name] | value if isinstance(value, dict) else value
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
 
 

@@ -87,9 +87,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _daemon(command: list[str], said: Path, environment: dict[str, str]) -> Iterator[None]:
+def _daemon(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[None]:
     with (
-        open(said, "w") as file,
+        open(log, "w") as file,
         subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process,
     ):
         try:

@@ -77,13 +77,13 @@ def test_image_and_mask_stay_together(name: str, size: tuple[int, int]) -> None:
 def test_light_moves_pixels_and_changes_none() -> None:
     augment = Augmentation(shipped("light"))
     image, mask = sample(96, 96)
-    seen = set()
+    placements = set()
     for seed in range(60):
         new_image, new_mask = augment(image, mask, seed)
         assert np.array_equal(new_image[..., 0] == 225, new_mask == 1)
         assert np.array_equal(np.sort(new_image, axis=None), np.sort(image, axis=None))
-        seen.add(new_mask.tobytes())
-    assert len(seen) == 8  # every way to lay a square down
+        placements.add(new_mask.tobytes())
+    assert len(placements) == 8  # every way to lay a square down
 
 
 def test_one_transform_tells_nothing_of_the_next() -> None:

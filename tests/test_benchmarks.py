@@ -24,5 +24,5 @@ BENCHMARKS = Path(__file__).parent / "benchmarks"
 )
 def test_a_benchmark_runs(command: str) -> None:
     script, *arguments = command.split()
-    done = subprocess.run([sys.executable, BENCHMARKS / script, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    result = subprocess.run([sys.executable, BENCHMARKS / script, *arguments], capture_output=True, text=True)
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr

@@ -31,10 +31,10 @@ from pathlib import Path
 from PIL import Image
 from polyp.data import cache
 from polyp.data.layouts import list_pairs
-root, kept = map(Path, sys.argv[1:])
+root, folder = map(Path, sys.argv[1:])
 listing = list_pairs(root)
 pairs, problems = listing.pairs, listing.problems
-decode, seen = Image.open, []
+decode, files = Image.open, []
 """
 
 
@@ -56,22 +56,22 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Path:
-    (tmp_path / "kept").mkdir()
-    return tmp_path / "kept"
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The images that were decoded, by `load_resized` or by `load_inspection`."""
-    seen: list[Path] = []
+    files: list[Path] = []
 
     def watched(path: Path) -> np.ndarray:
-        seen.append(path)
+        files.append(path)
         return read_image(path)
 
     monkeypatch.setattr("polyp.data.pairs.read_image", watched)
-    return seen
+    return files
 
 
 def pairs_of(root: Path) -> list[Pair]:
@@ -80,8 +80,8 @@ def pairs_of(root: Path) -> list[Pair]:
     return listing.pairs
 
 
-def pixels_of(root: Path, kept: Path, size: tuple[int, int] = SIZE) -> np.ndarray:
-    pixels = load_resized(pairs_of(root), [], size, kept)
+def pixels_of(root: Path, folder: Path, size: tuple[int, int] = SIZE) -> np.ndarray:
+    pixels = load_resized(pairs_of(root), [], size, folder)
     assert isinstance(pixels, np.memmap)
     return pixels
 
@@ -90,8 +90,8 @@ def names(folder: Path, pattern: str = "*") -> list[str]:
     return sorted(path.name for path in folder.glob(pattern))
 
 
-def start(script: str, root: Path, kept: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT + script, str(root), str(kept)]
+def start(script: str, root: Path, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT + script, str(root), str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -182,10 +182,10 @@ def test_resizing_does_not_depend_on_the_memory_layout() -> None:
 # load_inspection
 
 
-def test_inspection_is_kept(root: Path, kept: Path, decoded: list[Path]) -> None:
-    first = load_inspection(pairs_of(root), [], kept)
+def test_inspection_is_kept(root: Path, folder: Path, decoded: list[Path]) -> None:
+    first = load_inspection(pairs_of(root), [], folder)
     assert len(decoded) == 6
-    second = load_inspection(pairs_of(root), [], kept)
+    second = load_inspection(pairs_of(root), [], folder)
     assert len(decoded) == 6
     assert second.fingerprint == first.fingerprint and type(second.fingerprint) is str
     for name in ("sizes", "shares", "thumbnails"):
@@ -194,9 +194,9 @@ def test_inspection_is_kept(root: Path, kept: Path, decoded: list[Path]) -> None
 
 
 @pytest.mark.parametrize("change", ["content", "time", "more", "fewer"])
-def test_changes_are_noticed(root: Path, kept: Path, decoded: list[Path], change: str) -> None:
-    old = load_inspection(pairs_of(root), [], kept)
-    pixels_of(root, kept)
+def test_changes_are_noticed(root: Path, folder: Path, decoded: list[Path], change: str) -> None:
+    old = load_inspection(pairs_of(root), [], folder)
+    pixels_of(root, folder)
     decoded.clear()
     path = root / "masks/frame3.png"
     if change == "content":
@@ -209,74 +209,74 @@ def test_changes_are_noticed(root: Path, kept: Path, decoded: list[Path], change
     elif change == "more":
         write_pair(root, "frame9", 9)
     else:
-        for folder in ("images", "masks"):
-            (root / folder / "frame3.png").unlink()
-    new = load_inspection(pairs_of(root), [], kept)
-    pixels = pixels_of(root, kept)
+        for subfolder in ("images", "masks"):
+            (root / subfolder / "frame3.png").unlink()
+    new = load_inspection(pairs_of(root), [], folder)
+    pixels = pixels_of(root, folder)
     assert len(decoded) == 2 * len(pairs_of(root)) == 2 * len(pixels)
     assert (new.fingerprint == old.fingerprint) == (change == "time")
-    assert (pixels == pixels_of(root, kept.parent)).all()
-    assert len(names(kept, "*.npy")) == len(names(kept, "*.npz")) == 1  # what was out of date is gone
+    assert (pixels == pixels_of(root, folder.parent)).all()
+    assert len(names(folder, "*.npy")) == len(names(folder, "*.npz")) == 1  # what was out of date is gone
 
 
-def test_failures_are_not_kept(root: Path, kept: Path) -> None:
+def test_failures_are_not_kept(root: Path, folder: Path) -> None:
     write_pair(root, "frame1", 1, white=0)
     for _ in range(2):
         with pytest.raises(InputError, match=r"frame1.png: the mask is empty"):
-            load_inspection(pairs_of(root), [], kept)
-    assert names(kept, "*np*") == []
-    assert load_inspection(pairs_of(root), [], kept, allow_empty=True).shares[1] == 0
+            load_inspection(pairs_of(root), [], folder)
+    assert names(folder, "*np*") == []
+    assert load_inspection(pairs_of(root), [], folder, allow_empty=True).shares[1] == 0
     with pytest.raises(InputError, match=r"frame1.png: the mask is empty"):
-        load_inspection(pairs_of(root), [], kept)
+        load_inspection(pairs_of(root), [], folder)
     with pytest.raises(InputError, match="one more"):
-        load_inspection(pairs_of(root), ["one more"], kept, allow_empty=True)
+        load_inspection(pairs_of(root), ["one more"], folder, allow_empty=True)
 
 
 # resized
 
 
-def test_pixels(root: Path, kept: Path, decoded: list[Path]) -> None:
-    pixels = pixels_of(root, kept)
+def test_pixels(root: Path, folder: Path, decoded: list[Path]) -> None:
+    pixels = pixels_of(root, folder)
     assert pixels.shape == (6, *SIZE, 4) and pixels.dtype == np.uint8 and not pixels.flags.writeable
     for row, pair in enumerate(pairs_of(root)):
         assert (pixels[row, ..., :3] == resize_image(read_image(pair.image), SIZE)).all()
         assert (pixels[row, ..., 3] == resize_mask(pair.read()[1], SIZE)).all()
     assert set(np.unique(pixels[..., 3])) == {0, 1}
     decoded.clear()
-    assert (pixels_of(root, kept) == pixels).all() and not decoded
+    assert (pixels_of(root, folder) == pixels).all() and not decoded
 
 
-def test_sizes_live_side_by_side(root: Path, kept: Path, decoded: list[Path]) -> None:
+def test_sizes_live_side_by_side(root: Path, folder: Path, decoded: list[Path]) -> None:
     for size in (SIZE, (32, 24), SIZE, (32, 24)):
-        assert pixels_of(root, kept, size).shape == (6, *size, 4)
-    assert len(decoded) == 12 and len(names(kept, "*.npy")) == 2
+        assert pixels_of(root, folder, size).shape == (6, *size, 4)
+    assert len(decoded) == 12 and len(names(folder, "*.npy")) == 2
 
 
 def test_a_relative_root_is_the_same_root(
-    root: Path, kept: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+    root: Path, folder: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels_of(root, kept)
+    pixels_of(root, folder)
     monkeypatch.chdir(root.parent)
-    pixels_of(Path("data"), kept)
+    pixels_of(Path("data"), folder)
     assert len(decoded) == 6
 
 
 @pytest.mark.parametrize("length", [0, 3, 100, -1])
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
-def test_a_damaged_file_is_made_again(root: Path, kept: Path, length: int, suffix: str) -> None:
-    pixels, inspection = np.array(pixels_of(root, kept)), load_inspection(pairs_of(root), [], kept)
-    (path,) = kept.glob(f"*.{suffix}")
+def test_a_damaged_file_is_made_again(root: Path, folder: Path, length: int, suffix: str) -> None:
+    pixels, inspection = np.array(pixels_of(root, folder)), load_inspection(pairs_of(root), [], folder)
+    (path,) = folder.glob(f"*.{suffix}")
     content = path.read_bytes()
     path.write_bytes(content[:length])
-    assert (pixels_of(root, kept) == pixels).all()
-    assert load_inspection(pairs_of(root), [], kept).fingerprint == inspection.fingerprint
+    assert (pixels_of(root, folder) == pixels).all()
+    assert load_inspection(pairs_of(root), [], folder).fingerprint == inspection.fingerprint
     assert path.read_bytes() == content or suffix == "npz"
     with path.open("wb") as stream:
         np.save(stream, pixels[:3])
-    assert (pixels_of(root, kept) == pixels).all()
+    assert (pixels_of(root, folder) == pixels).all()
     path.write_bytes(b"\x93NUMPY\x01\x00 nonsense" + content[:length])
-    assert (pixels_of(root, kept) == pixels).all()
-    assert load_inspection(pairs_of(root), [], kept).fingerprint == inspection.fingerprint
+    assert (pixels_of(root, folder) == pixels).all()
+    assert load_inspection(pairs_of(root), [], folder).fingerprint == inspection.fingerprint
 
 
 def flip_a_bit(file: Path, place: int) -> None:
@@ -287,21 +287,21 @@ def flip_a_bit(file: Path, place: int) -> None:
 
 @pytest.mark.slow
 def test_a_flipped_bit_is_noticed_wherever_it_is(
-    root: Path, kept: Path, caplog: pytest.LogCaptureFixture
+    root: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pixels = np.array(pixels_of(root, kept))
-    inspection = load_inspection(pairs_of(root), [], kept)
-    (file,) = kept.glob("*.npy")
+    pixels = np.array(pixels_of(root, folder))
+    inspection = load_inspection(pairs_of(root), [], folder)
+    (file,) = folder.glob("*.npy")
     header = file.stat().st_size - len(pixels) * (SIZE[0] * SIZE[1] * 4 + 4)
     for place in (0, 9, 30, header, header + 5000, header + SIZE[0] * SIZE[1] * 4, file.stat().st_size - 1):
         caplog.clear()
         flip_a_bit(file, place)
-        assert (pixels_of(root, kept) == pixels).all()
+        assert (pixels_of(root, folder) == pixels).all()
         assert [str(file) in record.message for record in caplog.records] == [True], place
-    (file,) = kept.glob("*.npz")
+    (file,) = folder.glob("*.npz")
     for place in range(0, file.stat().st_size, 37):  # spare bytes of the format may do without
         flip_a_bit(file, place)
-        second = load_inspection(pairs_of(root), [], kept)
+        second = load_inspection(pairs_of(root), [], folder)
         assert second.fingerprint == inspection.fingerprint, place
         for name in ("sizes", "shares", "thumbnails"):
             assert (getattr(second, name) == getattr(inspection, name)).all(), (name, place)
@@ -309,34 +309,34 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(
             assert str(file) in caplog.records[-1].message
 
 
-def test_a_damaged_file_that_cannot_be_replaced_gets_one_line(root: Path, kept: Path) -> None:
-    pixels_of(root, kept)
-    (file,) = kept.glob("*.npy")
+def test_a_damaged_file_that_cannot_be_replaced_gets_one_line(root: Path, folder: Path) -> None:
+    pixels_of(root, folder)
+    (file,) = folder.glob("*.npy")
     flip_a_bit(file, file.stat().st_size // 2)
     lock = file.with_name(f"{file.name.split('-')[0]}.lock")
     lock.unlink(missing_ok=True)
     lock.mkdir()  # as good as a folder that cannot be written; to root every folder can
     with pytest.raises(InputError) as caught:
-        pixels_of(root, kept)
+        pixels_of(root, folder)
     text = str(caught.value)
     assert str(file) in text and "data.cache=" in text and "\n" not in text
 
 
-def test_resizing_inspects_in_the_same_pass(root: Path, kept: Path, decoded: list[Path]) -> None:
-    pixels = pixels_of(root, kept)
-    inspection = load_inspection(pairs_of(root), [], kept)
+def test_resizing_inspects_in_the_same_pass(root: Path, folder: Path, decoded: list[Path]) -> None:
+    pixels = pixels_of(root, folder)
+    inspection = load_inspection(pairs_of(root), [], folder)
     assert len(decoded) == 6
-    (kept / "apart").mkdir()
-    apart = load_inspection(pairs_of(root), [], kept / "apart")
-    assert (pixels_of(root, kept / "apart") == pixels).all() and apart.fingerprint == inspection.fingerprint
+    (folder / "apart").mkdir()
+    apart = load_inspection(pairs_of(root), [], folder / "apart")
+    assert (pixels_of(root, folder / "apart") == pixels).all() and apart.fingerprint == inspection.fingerprint
 
 
-def test_problems_of_all_files_are_reported_before_anything_is_kept(root: Path, kept: Path) -> None:
+def test_problems_of_all_files_are_reported_before_anything_is_kept(root: Path, folder: Path) -> None:
     write_pair(root, "frame1", 1, white=0)
     (root / "images/frame5.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"2 problems(?s:.*)frame5\.png(?s:.*)frame1\.png"):
-        pixels_of(root, kept)
-    assert names(kept, "*-*") == []
+        pixels_of(root, folder)
+    assert names(folder, "*-*") == []
 
 
 def test_without_a_cache_nothing_is_written(
@@ -351,75 +351,78 @@ def test_without_a_cache_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == old
 
 
-def test_the_data_folder_is_only_read(root: Path, kept: Path) -> None:
+def test_the_data_folder_is_only_read(root: Path, folder: Path) -> None:
     def state() -> list[tuple[Path, int]]:
         return [(path, path.stat().st_mtime_ns) for path in sorted([root, *root.rglob("*")])]
 
     old = state()
     folders = [root / "images", root / "masks", root]
-    for folder in folders:
-        folder.chmod(0o555)
-    pixels_of(root, kept)
-    load_inspection(pairs_of(root), [], kept)
-    for folder in folders:
-        folder.chmod(0o755)
+    for each in folders:
+        each.chmod(0o555)
+    pixels_of(root, folder)
+    load_inspection(pairs_of(root), [], folder)
+    for each in folders:
+        each.chmod(0o755)
     assert state() == old
 
 
-def test_an_unreadable_image_leaves_nothing(root: Path, kept: Path) -> None:
+def test_an_unreadable_image_leaves_nothing(root: Path, folder: Path) -> None:
     (root / "images/frame5.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"frame5.png: not a readable image"):
-        load_resized(pairs_of(root), [], SIZE, kept)
-    assert names(kept, "*-*") == []
+        load_resized(pairs_of(root), [], SIZE, folder)
+    assert names(folder, "*-*") == []
 
 
 # processes
 
 
-def test_one_of_four_processes_builds(root: Path, kept: Path) -> None:
+def test_one_of_four_processes_builds(root: Path, folder: Path) -> None:
     script = """
 import hashlib
 from multiprocessing import get_context
-Image.open = lambda *a, **b: (seen.append(1), time.sleep(.05), decode(*a, **b))[-1]
+Image.open = lambda *a, **b: (files.append(1), time.sleep(.05), decode(*a, **b))[-1]
 def work(barrier, queue):
     barrier.wait()
-    pixels = cache.load_resized(pairs, problems, (24, 32), kept)
-    queue.put((len(seen), hashlib.sha256(pixels.tobytes()).hexdigest()))
+    pixels = cache.load_resized(pairs, problems, (24, 32), folder)
+    queue.put((len(files), hashlib.sha256(pixels.tobytes()).hexdigest()))
 fork = get_context("fork")
 barrier, queue = fork.Barrier(4), fork.Queue()
 for _ in range(4): fork.Process(target=work, args=(barrier, queue)).start()
 print(sorted(queue.get(timeout=30) for _ in range(4)))
 """
-    output, _ = start(script, root, kept).communicate(timeout=60)
+    output, _ = start(script, root, folder).communicate(timeout=60)
     answers = literal_eval(output)
     assert [count for count, _ in answers] == [0, 0, 0, 12]
     assert len({digest for _, digest in answers}) == 1
-    assert len(names(kept, "*-*")) == 2  # pixels and inspection
+    assert len(names(folder, "*-*")) == 2  # pixels and inspection
 
 
-def test_killed_build_leaves_no_valid_file(root: Path, kept: Path, decoded: list[Path]) -> None:
+def test_killed_build_leaves_no_valid_file(root: Path, folder: Path, decoded: list[Path]) -> None:
     script = """
-Image.open = lambda *a, **b: (seen.append(1), time.sleep(600 if len(seen) > 60 else 0), decode(*a, **b))[-1]
-cache.load_resized(pairs, problems, (24, 32), kept)
+Image.open = lambda *a, **b: (files.append(1), time.sleep(600 if len(files) > 60 else 0), decode(*a, **b))[-1]
+cache.load_resized(pairs, problems, (24, 32), folder)
 """
     for n in range(6, 40):
         write_pair(root, f"frame{n}", n)
-    process = start(script, root, kept)
+    process = start(script, root, folder)
     deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 4096 for path in kept.glob(".part-*.npy")):
+    while not any(path.stat().st_size > 4096 for path in folder.glob(".part-*.npy")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    assert names(kept, "[!.]*-*") == [] and len(names(kept, ".part-*")) == 2
+    assert names(folder, "[!.]*-*") == [] and len(names(folder, ".part-*")) == 2
     write_pair(root, "frame99", 99)  # the data change too, so that the parts are of another name
-    assert len(pixels_of(root, kept)) == 41 and len(decoded) == 41
-    assert len(names(kept, "*-*")) == 2
+    assert len(pixels_of(root, folder)) == 41 and len(decoded) == 41
+    assert len(names(folder, "*-*")) == 2
 
 
-def test_full_disk_is_reported_and_leaves_no_file(root: Path, kept: Path) -> None:
+def test_full_disk_is_reported_and_leaves_no_file(root: Path, folder: Path) -> None:
     pairs, limits = pairs_of(root), resource.getrlimit(resource.RLIMIT_FSIZE)
-    for make in (lambda: load_resized(pairs, [], SIZE, kept), lambda: load_inspection(pairs * 20, [], kept)):
+    for make in (
+        lambda: load_resized(pairs, [], SIZE, folder),
+        lambda: load_inspection(pairs * 20, [], folder),
+    ):
         # Python ignores the signal: it is an OSError
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         try:
@@ -428,6 +431,6 @@ def test_full_disk_is_reported_and_leaves_no_file(root: Path, kept: Path) -> Non
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         text = str(caught.value)
-        assert text.startswith(f"cannot write {kept}/") and "(File too large): free some space" in text
+        assert text.startswith(f"cannot write {folder}/") and "(File too large): free some space" in text
         assert text.endswith("data.cache=FOLDER elsewhere, or data.cache=false") and "\n" not in text
-        assert names(kept, "*-*") == []
+        assert names(folder, "*-*") == []

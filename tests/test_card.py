@@ -13,7 +13,7 @@ from run_writers import write_run
 from polyp.commands.compare.card import write_card
 from polyp.commands.compare.comparison import Comparison, compare
 from polyp.commands.compare.read_runs import RunRecord, find_runs
-from polyp.commands.compare.report import build_table
+from polyp.commands.compare.summary import build_table
 
 
 @pytest.fixture

@@ -158,11 +158,11 @@ def test_what_a_run_prints_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(folder)
     command = [sys.executable, str(ROOT / "train.py"), *SMALL]
     where = override_word("hydra.run.dir", "outputs/x=[red] (1)/run")
-    said = subprocess.run(
+    output = subprocess.run(
         ["bash", "-c", f"{' '.join(map(shell_word, command))} {where}"], capture_output=True, text=True
     )
-    assert said.returncode == 0, said.stderr
-    lines = {line.split()[0]: line for line in said.stdout.splitlines() if line.startswith("  ")}
+    assert output.returncode == 0, output.stderr
+    lines = {line.split()[0]: line for line in output.stdout.splitlines() if line.startswith("  ")}
     evaluate = split_words(lines["evaluate"].strip())
     assert evaluate[1:3] == ["polyp", "evaluate"] and Path(evaluate[3], "metrics.json").is_file()
     curves = split_words(lines["curves"].strip())

@@ -35,8 +35,8 @@ def composed(*overrides: str, conf: Path = CONF) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
-def arguments(made: Any) -> set[str]:
-    parameters = inspect.signature(made).parameters.values()
+def arguments(factory: Any) -> set[str]:
+    parameters = inspect.signature(factory).parameters.values()
     return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
 
 
@@ -48,8 +48,8 @@ def test_every_config_composes(group: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", GROUPS["data"])
 def test_data_keys_are_the_constructors(name: str) -> None:
-    given = set(composed(f"data={name}").data)
-    assert given == (arguments(PolypDataModule) - {"augment", "scales", "seed"}) | arguments(DATASETS[name])
+    keys = set(composed(f"data={name}").data)
+    assert keys == (arguments(PolypDataModule) - {"augment", "scales", "seed"}) | arguments(DATASETS[name])
 
 
 def test_model_keys_are_the_constructors() -> None:
@@ -74,13 +74,13 @@ def test_trainer_keys_are_lightnings(name: str) -> None:
 
 def test_experiment_is_on_one_screen() -> None:
     text = (CONF / "train.yaml").read_text()
-    shown = OmegaConf.create(text)
+    printed = OmegaConf.create(text)
     assert len(text.splitlines()) <= 50
-    assert {"arch", "encoder", "encoder_weights", "loss"} <= set(shown.model)
-    assert {"encoder_lr", "decoder_lr"} <= set(shown.optim)
-    assert {"image_size", "batch_size"} <= set(shown.data)
-    assert "max_epochs" in shown.trainer and {"augment": "strong"} in shown.defaults
-    assert "hydra" not in shown
+    assert {"arch", "encoder", "encoder_weights", "loss"} <= set(printed.model)
+    assert {"encoder_lr", "decoder_lr"} <= set(printed.optim)
+    assert {"image_size", "batch_size"} <= set(printed.data)
+    assert "max_epochs" in printed.trainer and {"augment": "strong"} in printed.defaults
+    assert "hydra" not in printed
 
 
 def test_own_group_file_overrides_train_yaml_and_experiment_overrides_both(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_own_group_file_overrides_train_yaml_and_experiment_overrides_both(tmp_p
     (conf / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /optim: mine\noptim: {decoder_lr: 2e-3, warmup: 0.1}\n"
     )
-    own = composed("optim=mine", "data=mine", conf=conf)
-    assert (own.optim.encoder_lr, own.optim.decoder_lr, own.optim.warmup) == (1e-3, 5e-4, 0)
-    assert (own.data.image_size, own.data.batch_size, own.data.split) == (256, 8, "auto")
+    config = composed("optim=mine", "data=mine", conf=conf)
+    assert (config.optim.encoder_lr, config.optim.decoder_lr, config.optim.warmup) == (1e-3, 5e-4, 0)
+    assert (config.data.image_size, config.data.batch_size, config.data.split) == (256, 8, "auto")
     experiment = composed("experiment=mine", "optim.encoder_lr=3e-3", conf=conf)
     assert (experiment.optim.encoder_lr, experiment.optim.decoder_lr, experiment.optim.warmup) == (
         3e-3,
@@ -123,6 +123,6 @@ def test_asking_imports_no_torch(arguments: list[str], tmp_path: Path) -> None:
         f"sys.argv = ['train.py', *{arguments}]\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "HEAVY []"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "HEAVY []"

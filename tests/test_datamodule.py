@@ -122,13 +122,13 @@ def test_test_images_are_the_files_at_their_own_sizes(drawn: Path) -> None:
 
 def test_subsets_are_apart_and_complete(drawn: Path) -> None:
     dm = ready(drawn)
-    seen = {
+    batches = {
         "train": [stem for batch in train_batches(dm, 0) for stem in batch["stem"]],
         "val": [stem for batch in dm.val_dataloader() for stem in batch["stem"]],
         "test": [stem for loader in dm.test_dataloader() for batch in loader for stem in batch["stem"]],
     }
-    assert {name: len(stems) for name, stems in seen.items()} == {"train": 15, "val": 2, "test": 2}
-    everything = [stem for stems in seen.values() for stem in stems]
+    assert {name: len(stems) for name, stems in batches.items()} == {"train": 15, "val": 2, "test": 2}
+    everything = [stem for stems in batches.values() for stem in stems]
     assert len(set(everything)) == len(everything)
     assert dm.describe()["images"] == {"train": 16, "val": 2, "test": 2}
     assert dm.describe()["image_size"] == [48, 64]
@@ -272,15 +272,15 @@ def test_showcase_goes_from_the_smallest_polyp_to_the_largest(drawn: Path) -> No
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The images of each training step of the runs of a test."""
-    seen: list[Tensor] = []
+    batches: list[Tensor] = []
     step = TrainingModule.training_step
 
     def recorded(self: TrainingModule, batch: Any, batch_idx: int) -> Tensor:
-        seen.append(batch["image"].clone())
+        batches.append(batch["image"].clone())
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(TrainingModule, "training_step", recorded)
-    return seen
+    return batches
 
 
 @pytest.mark.slow

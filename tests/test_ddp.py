@@ -57,13 +57,13 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     """Wait for its end and for that of the processes it started; what was said."""
-    said = process.communicate(timeout=120)
-    assert process.returncode == code, said
+    output = process.communicate(timeout=120)
+    assert process.returncode == code, output
     deadline = time.time() + 10
-    while left := alive(process.pid):
-        assert time.time() < deadline, left
+    while remaining := alive(process.pid):
+        assert time.time() < deadline, remaining
         time.sleep(0.1)
-    return said
+    return output
 
 
 def alive(group: int) -> list[str]:
@@ -88,8 +88,8 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def names(folder: Path) -> list[str]:
     """What is in a run's folder; a file of events is called after the second and the process."""
-    found = (str(path.relative_to(folder)) for path in folder.rglob("*"))
-    return sorted(re.sub(r"tfevents.*", "tfevents", name) for name in found)
+    paths = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return sorted(re.sub(r"tfevents.*", "tfevents", name) for name in paths)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         process = start(*ALIKE, *TWO, f"hydra.run.dir={two}")
         run_script(*ALIKE, "trainer.accumulate_grad_batches=2", f"hydra.run.dir={one}")
-        said, errors = finish(process)
-    assert said.count("epoch 1 of 3") == said.count("Test Dice") == 1
-    assert "32-true on 2 x cpu" in said
+        output, errors = finish(process)
+    assert output.count("epoch 1 of 3") == output.count("Test Dice") == 1
+    assert "32-true on 2 x cpu" in output
     assert not errors
     yield one, two
 
@@ -170,9 +170,9 @@ def test_stopped_and_resumed_together(one_and_two: tuple[Path, Path], tmp_path: 
             process.terminate()
         else:
             os.killpg(process.pid, signal.SIGINT)
-        said, errors = finish(process, code)
+        output, errors = finish(process, code)
         assert (
-            said.count(f"Stopped in epoch {epoch + 1} and saved. To continue: python train.py resume=") == 1
+            output.count(f"Stopped in epoch {epoch + 1} and saved. To continue: python train.py resume=") == 1
         )
         assert "Traceback" not in errors
         stopped, written = torch.load(last, weights_only=True), last.stat().st_mtime_ns
@@ -249,10 +249,12 @@ def test_two_machines_train_as_one_process(
     one_and_two: tuple[Path, Path], nodes: Nodes, tmp_path: Path
 ) -> None:
     one, two = one_and_two[0], tmp_path / "two"
-    said, errors = finish(
+    output, errors = finish(
         nodes.start(*ALIKE, "trainer=ddp", "trainer.accelerator=cpu", f"hydra.run.dir={two}")
     )
-    assert said.count("epoch 1 of 3") == said.count("Test Dice") == 1 and "32-true on 2 x cpu" in said, errors
+    assert (
+        output.count("epoch 1 of 3") == output.count("Test Dice") == 1 and "32-true on 2 x cpu" in output
+    ), errors
     expected = read(one)["test"]
     assert read(two)["test"] == {key: pytest.approx(value, abs=CLOSE) for key, value in expected.items()}
     after = weights(two)
@@ -273,9 +275,9 @@ def test_two_machines_stop_and_go_on_together(
         time.sleep(0.05)
     time.sleep(0.2)  # into the epoch
     nodes.stop(process)
-    said, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert (
-        said.count("Stopped in epoch") == 1
+        output.count("Stopped in epoch") == 1
         and 'Traceback (most recent call last):\n  File "train.py' not in errors
     )
     process = nodes.start(f"resume={run}")
@@ -350,12 +352,12 @@ def test_a_job_of_a_sweep_has_one_device(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("done", [0, 2])
-def test_processes_take_the_batches_of_one_in_turn(processes: int, done: int) -> None:
+@pytest.mark.parametrize("start", [0, 2])
+def test_processes_take_the_batches_of_one_in_turn(processes: int, start: int) -> None:
     def batches(*share: int) -> list[list[tuple[int, int]]]:
         sampler = EpochSampler(50, 7, 4, *share)
         sampler.set_epoch(3)
-        sampler.start = done * (1 if share else processes)
+        sampler.start = start * (1 if share else processes)
         keys = list(sampler)
         assert sampler.start == 0
         return [keys[start : start + 4] for start in range(0, len(keys), 4)]

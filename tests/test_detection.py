@@ -13,18 +13,18 @@ MASKS = odd_masks()
 
 def parts(mask: np.ndarray) -> list[np.ndarray]:
     labels, count = label(mask, structure=np.ones((3, 3)))
-    found = [labels == number for number in range(1, count + 1)]
-    return [part for part in found if part.sum() >= SPECK * mask.size]
+    masks = [labels == number for number in range(1, count + 1)]
+    return [part for part in masks if part.sum() >= SPECK * mask.size]
 
 
 def expected(prediction: np.ndarray, truth: np.ndarray) -> dict[str, int]:
     """Each polyp with each prediction."""
     predicted, polyps = parts(prediction), parts(truth)
-    found = sum(any((a & b).sum() / (a | b).sum() >= 0.5 for b in predicted) for a in polyps)
+    hits = sum(any((a & b).sum() / (a | b).sum() >= 0.5 for b in predicted) for a in polyps)
     matched = sum(any((a & b).sum() / (a | b).sum() >= 0.5 for a in polyps) for b in predicted)
     return {
-        "polyps_found": found,
-        "polyps_missed": len(polyps) - found,
+        "polyps_found": hits,
+        "polyps_missed": len(polyps) - hits,
         "false_positives": len(predicted) - matched,
     }
 

@@ -25,21 +25,21 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 200 MB of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(
+    result = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], capture_output=True
     )
-    if made.returncode:
-        pytest.skip(f"no disk can be made here: {made.stderr.decode().strip()}")
+    if result.returncode:
+        pytest.skip(f"no disk can be made here: {result.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(disk: Path, left: int = 0) -> Path:
+def fill(disk: Path, room: int = 0) -> Path:
     """Take all the room but `left` bytes, and return the file that does."""
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     filler = disk / ".filler"
     with filler.open("wb") as stream:
-        stream.write(bytes(max(0, free - left)))
+        stream.write(bytes(max(0, free - room)))
     return filler
 
 
@@ -83,8 +83,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(disk: Path, tmp_path: Path, c
     call: Callable[[], None] = lambda: main([command, *arguments[command]])  # noqa: E731
     call()
     before = contents(disk)
-    for left in (0,) if command in ("compare", "predict") else (0, 100_000):  # their files are small
-        filler = fill(disk, left)
+    for room in (0,) if command in ("compare", "predict") else (0, 100_000):  # their files are small
+        filler = fill(disk, room)
         with pytest.raises(SystemExit) as error:
             call()
         text = str(error.value.code)
@@ -119,13 +119,13 @@ def test_a_half_written_file_is_never_seen(disk: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "left",
+    "room",
     [
         *(0, 60_000, 30_000_000),
-        *(pytest.param(left, marks=pytest.mark.nightly) for left in (20_000, 60_000_000, 110_000_000)),
+        *(pytest.param(room, marks=pytest.mark.nightly) for room in (20_000, 60_000_000, 110_000_000)),
     ],
 )
-def test_training_on_a_full_disk_goes_on_once_there_is_room(disk: Path, left: int) -> None:
+def test_training_on_a_full_disk_goes_on_once_there_is_room(disk: Path, room: int) -> None:
     fresh = [*SMALL, "model.encoder=resnet18", "trainer.max_epochs=2", f"hydra.run.dir={disk}/outputs/run"]
     run = disk / "outputs" / "run"
     (disk / "outputs").mkdir()
@@ -135,7 +135,7 @@ def test_training_on_a_full_disk_goes_on_once_there_is_room(disk: Path, left: in
         command = [sys.executable, str(ROOT / "train.py"), *overrides]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
-    filler = fill(disk, left)
+    filler = fill(disk, room)
     full = train(*fresh)
     assert full.returncode == 1, full.stderr
     assert (

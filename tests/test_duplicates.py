@@ -27,10 +27,10 @@ def bordered(image: np.ndarray) -> np.ndarray:
 
 
 def linked(images: list[np.ndarray]) -> set[tuple[int, int]]:
-    found = find_links(
+    links = find_links(
         *(np.stack([function(image) for image in images]) for function in (thumbnail, field_thumbnail))
     )
-    return {(link.first, link.second) for link in found}
+    return {(link.first, link.second) for link in links}
 
 
 @pytest.mark.parametrize(

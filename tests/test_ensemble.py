@@ -145,9 +145,9 @@ def test_unfinished_sweep_is_refused_with_the_command_that_resumes_it(here: Path
 def test_seeds_are_evaluated_together_on_their_test_images(here: Path) -> None:
     main(["evaluate", "seeds"])
     main(["evaluate", "seeds/0_seed-0", "seeds/1_seed-1", "--name", "named"])
-    found = scores(here / "seeds" / "evaluations" / "test")
-    assert len(found) == COUNT // 10
-    assert found == scores(here / "seeds" / "0_seed-0" / "evaluations" / "named")
+    scored = scores(here / "seeds" / "evaluations" / "test")
+    assert len(scored) == COUNT // 10
+    assert scored == scores(here / "seeds" / "0_seed-0" / "evaluations" / "named")
 
 
 def write_folds(folder: Path, folds: int = 4, seeds: int = 1) -> Path:
@@ -185,8 +185,8 @@ def test_folds_on_other_data_are_an_ensemble(here: Path) -> None:
     mask[10:40, 20:60] = 255
     cv2.imwrite(str(here / "other" / "masks" / "frame.png"), mask)
     main(["evaluate", "folds", "--data", "other"])
-    truth, found = mask == 255, probability("folds") >= 0.5
-    dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
+    truth, prediction = mask == 255, probability("folds") >= 0.5
+    dice = 2 * (truth & prediction).sum() / (truth.sum() + prediction.sum())
     assert scores(here / "folds" / "evaluations" / "other")["frame"] == pytest.approx(dice, abs=1e-6)
 
 

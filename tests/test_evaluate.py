@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from polyp.cli import main
 from polyp.commands.evaluate import report
-from polyp.commands.evaluate.report import describe_control
+from polyp.commands.evaluate.summary import describe_control
 from polyp.data.layouts import list_pairs
 from polyp.data.masks import read_mask
 from polyp.data.sources import Synthetic

@@ -92,10 +92,10 @@ def test_decode_makes_grey_rgb() -> None:
 def test_decode_makes_transparent_pixels_black() -> None:
     image = np.dstack([SCENE, np.full(SCENE.shape[:2], 255, np.uint8)])
     image[:10, :, 3], image[10:20, :, 3] = 0, 51
-    seen = decode(encoded(image), "image")
-    assert not seen[:10].any()
-    assert np.abs(seen[10:20] - SCENE[10:20] * 0.2).max() <= 1
-    assert np.array_equal(seen[20:], SCENE[20:])
+    pixels = decode(encoded(image), "image")
+    assert not pixels[:10].any()
+    assert np.abs(pixels[10:20] - SCENE[10:20] * 0.2).max() <= 1
+    assert np.array_equal(pixels[20:], SCENE[20:])
     palette = Image.fromarray(SCENE).quantize(8)
     assert not decode(encoded(palette, "PNG", transparency=bytes(8)), "image").any()
 

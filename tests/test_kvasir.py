@@ -461,9 +461,9 @@ def test_a_download_shows_its_progress_in_a_terminal(server: Server, tmp_path: P
     with process(tmp_path / "root", server.base + NAME, stderr=terminal) as download:
         assert download.communicate(timeout=60)[0].strip() == str(tmp_path / "root/Kvasir-SEG")
     os.close(terminal)
-    shown = os.read(screen, 100_000).decode()
+    output = os.read(screen, 100_000).decode()
     os.close(screen)
-    assert "kvasir-seg.zip" in shown and " kB" in shown
+    assert "kvasir-seg.zip" in output and " kB" in output
 
 
 def test_download(server: Server, files: Files, tmp_path: Path) -> None:

@@ -223,15 +223,15 @@ def test_missing_extra_is_one_line(launcher: str, tmp_path: Path) -> None:
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if path.name != "hydra_plugins":
             (installed / path.name).symlink_to(path)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-S", ROOT / "train.py", "-m", *SMALL, f"launcher={launcher}", "seed=0,1"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{installed}"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
-    assert done.stdout + done.stderr == f"{launcher} is not installed: pip install -e '.[{launcher}]'\n"
+    assert result.returncode == 1
+    assert result.stdout + result.stderr == f"{launcher} is not installed: pip install -e '.[{launcher}]'\n"
     assert [path.name for path in tmp_path.iterdir()] == ["installed"]
 
 

@@ -66,10 +66,10 @@ def from_mlflow(run: Path) -> Points:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{run / 'mlflow.db'}")
-    (found,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    assert found.info.status == "FINISHED" and found.info.run_name == run.name
-    assert found.data.params["model/encoder"] == "mobilenet_v2"
-    histories = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
+    (record,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert record.info.status == "FINISHED" and record.info.run_name == run.name
+    assert record.data.params["model/encoder"] == "mobilenet_v2"
+    histories = {name: client.get_metric_history(record.info.run_id, name) for name in record.data.metrics}
     return [(name, point.step, point.value) for name, points in histories.items() for point in points]
 
 
@@ -152,7 +152,7 @@ def test_a_curve_in_csv_forgets_what_the_run_repeats(train: Train) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("logger=tensorflow", "logger=tensorflow is unknown"),
         ("callbacks=own_callbacks.Stop", "must be a list"),
@@ -164,9 +164,9 @@ def test_a_curve_in_csv_forgets_what_the_run_repeats(train: Train) -> None:
     ],
 )
 def test_a_wrong_logger_or_callback_is_one_line_and_leaves_nothing(
-    override: str, said: str, train: Train, module: Path, tmp_path: Path
+    override: str, message: str, train: Train, module: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=message):
         train(*SMALL, override)
     assert not (tmp_path / "outputs" / "run").exists()
 

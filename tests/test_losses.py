@@ -43,8 +43,8 @@ def structure_by_hand(logits: Tensor, truth: Tensor, weighted: bool = True) -> t
 
 
 def hand_values() -> dict[str, float]:
-    own = [P[0], 1 - P[1], P[2], 1 - P[3]]  # the probability given to the truth
-    bce = sum(-math.log(q) for q in own) / 4
+    truth_probability = [P[0], 1 - P[1], P[2], 1 - P[3]]  # the probability given to the truth
+    bce = sum(-math.log(q) for q in truth_probability) / 4
     dice = 1 - 2 * (P[0] + P[2]) / (sum(P) + 2)
     missed, invented = (1 - P[0]) + (1 - P[2]), P[1] + P[3]
     # The window covers the whole square: m = 1/2 and w = 1 + 5/2 everywhere, which leaves the first term as
@@ -55,7 +55,7 @@ def hand_values() -> dict[str, float]:
         "bce": bce,
         "dice": dice,
         "dice_bce": dice + bce,
-        "focal": sum(-((1 - q) ** 2) * math.log(q) for q in own) / 4,
+        "focal": sum(-((1 - q) ** 2) * math.log(q) for q in truth_probability) / 4,
         "tversky": 1 - (P[0] + P[2]) / (P[0] + P[2] + 0.3 * invented + 0.7 * missed),
         "structure": bce + iou,
         # Errors 1 (of the third pixel, a polyp's), 0, -1 and -2: only the first counts. Without it the
@@ -249,7 +249,7 @@ def test_weighted_sum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"),
+    ("loss", "message"),
     [
         ({}, "has no terms"),
         ({"dise": 1}, "did you mean dice"),
@@ -269,8 +269,8 @@ def test_weighted_sum() -> None:
         ("torch.equal", "torch.equal does not work .* type bool"),
     ],
 )
-def test_loss_that_cannot_work_is_refused(loss: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said) as refusal:
+def test_loss_that_cannot_work_is_refused(loss: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refusal:
         build_loss(loss)
     assert "\n" not in str(refusal.value)
 

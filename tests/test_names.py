@@ -59,5 +59,5 @@ def test_a_wrong_name_or_path_is_refused_without_torch(command: list[str], tmp_p
     lines = process.stderr.splitlines()
     modules = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
     assert process.returncode and "polyp" in modules and not modules & {"torch", "timm", "pytorch_lightning"}
-    said = " ".join(line for line in lines if not line.startswith("import time:"))
-    assert any(word in said for word in ("nope", "unknown", "neither"))
+    output = " ".join(line for line in lines if not line.startswith("import time:"))
+    assert any(word in output for word in ("nope", "unknown", "neither"))

@@ -54,12 +54,12 @@ def refusal(*parts: str, **changes: Any) -> str:
     return text
 
 
-def follow(text: str, **given: Any) -> None:
+def follow(text: str, **settings: Any) -> None:
     """Whoever changes only the one key that the message says gets a network."""
     advice = re.findall(r"model\.(\w+)=([\w./-]+)", text.rpartition("; choose ")[2])
     assert advice, text
     for key, value in advice:
-        network(**given | {key: None if value == "null" else int(value) if value.isdigit() else value})
+        network(**settings | {key: None if value == "null" else int(value) if value.isdigit() else value})
 
 
 # What works
@@ -136,10 +136,10 @@ def test_an_image_is_normalised_and_the_checkpoint_says_how() -> None:
     state = net.state_dict()
     assert state["mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert state["std"].flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
-    seen: list[Tensor] = []
-    net.stages[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    inputs: list[Tensor] = []
+    net.stages[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     net.eval()(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 64, 64) + 0.229)
-    assert seen[0].mean((0, 2, 3)).tolist() == pytest.approx([1, 0.229 / 0.224, 0.229 / 0.225], rel=1e-4)
+    assert inputs[0].mean((0, 2, 3)).tolist() == pytest.approx([1, 0.229 / 0.224, 0.229 / 0.225], rel=1e-4)
 
 
 def test_padding_is_not_part_of_the_answer() -> None:
@@ -173,12 +173,12 @@ def test_the_second_stage_sees_what_the_first_lets_through() -> None:
         parameter.grad is not None and parameter.grad.abs().sum() > 0
         for parameter in net.stages[0].parameters()
     )
-    seen: list[Tensor] = []
-    net.stages[1].register_forward_pre_hook(lambda module, args: seen.append(args[0] * net.std + net.mean))
+    inputs: list[Tensor] = []
+    net.stages[1].register_forward_pre_hook(lambda module, args: inputs.append(args[0] * net.std + net.mean))
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         first = net.eval()(image)[0]
-    assert torch.allclose(seen[0], image * torch.sigmoid(first), atol=1e-5)
+    assert torch.allclose(inputs[0], image * torch.sigmoid(first), atol=1e-5)
 
 
 # Parameter groups
@@ -307,9 +307,13 @@ def test_attention_misspelled() -> None:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_pairs_that_do_not_work_are_answered_with_pairs_that_do(given: dict[str, Any], reason: str) -> None:
-    text = refusal(f"model.arch={given['arch']}", f"model.encoder={given['encoder']}", reason, **given)
-    follow(text, **given)
+def test_pairs_that_do_not_work_are_answered_with_pairs_that_do(
+    settings: dict[str, Any], reason: str
+) -> None:
+    text = refusal(
+        f"model.arch={settings['arch']}", f"model.encoder={settings['encoder']}", reason, **settings
+    )
+    follow(text, **settings)
 
 
 @pytest.mark.parametrize("key", ["arch", "encoder"])

@@ -28,17 +28,17 @@ def weights() -> list[nn.Parameter]:
 def rates(total_steps: int, steps: int, **keys: Any) -> list[tuple[float, float]]:
     """The learning rates of encoder and decoder at each step."""
     built: Any = Optim(**VALID | keys).build([weights()], weights(), total_steps, "val/dice")
-    seen = []
+    rates_by_step = []
     for _ in range(steps):
-        seen.append(tuple(group["lr"] for group in built["optimizer"].param_groups))
+        rates_by_step.append(tuple(group["lr"] for group in built["optimizer"].param_groups))
         built["optimizer"].step()
         built["lr_scheduler"]["scheduler"].step()
-    return seen
+    return rates_by_step
 
 
 def test_cosine() -> None:
     # 10 steps of warm-up in 100: 1/11 … 10/11, 1 at step 10, half at step 55, 0 at the end and after it.
-    seen = rates(100, 103, schedule="cosine", warmup=0.1)
+    rates_by_step = rates(100, 103, schedule="cosine", warmup=0.1)
     by_hand = {
         0: 1 / 11,
         4: 5 / 11,
@@ -52,19 +52,19 @@ def test_cosine() -> None:
         102: 0,
     }
     for step, factor in by_hand.items():
-        assert seen[step] == pytest.approx((0.1 * factor, factor), abs=1e-12), step
+        assert rates_by_step[step] == pytest.approx((0.1 * factor, factor), abs=1e-12), step
 
 
 def test_poly() -> None:
-    seen = rates(20, 21, schedule="poly", warmup=0)
-    assert [seen[step][1] for step in (0, 5, 10, 19, 20)] == pytest.approx(
+    rates_by_step = rates(20, 21, schedule="poly", warmup=0)
+    assert [rates_by_step[step][1] for step in (0, 5, 10, 19, 20)] == pytest.approx(
         [1, 0.75**0.9, 0.5**0.9, 0.05**0.9, 0]
     )
 
 
 def test_constant() -> None:
-    seen = rates(20, 30, schedule="constant", warmup=0.1)
-    assert [decoder for _, decoder in seen] == pytest.approx([1 / 3, 2 / 3] + [1] * 28)
+    rates_by_step = rates(20, 30, schedule="constant", warmup=0.1)
+    assert [decoder for _, decoder in rates_by_step] == pytest.approx([1 / 3, 2 / 3] + [1] * 28)
 
 
 def test_a_run_too_short_for_its_warm_up_still_learns() -> None:
@@ -74,14 +74,14 @@ def test_a_run_too_short_for_its_warm_up_still_learns() -> None:
 
 def test_onecycle_is_torchs() -> None:
     steps = 1000
-    seen = rates(steps, steps, schedule="onecycle", warmup=0)
+    rates_by_step = rates(steps, steps, schedule="onecycle", warmup=0)
     optimizer = torch.optim.AdamW([{"params": weights()}, {"params": weights()}])
     torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, [0.1, 1], steps)
     for step in range(steps - 1):  # torch divides them by one less
-        assert seen[step] == pytest.approx(torchs.get_last_lr(), abs=0.003), step
+        assert rates_by_step[step] == pytest.approx(torchs.get_last_lr(), abs=0.003), step
         optimizer.step()
         torchs.step()
-    assert seen[0] == pytest.approx((0.1 / 25, 1 / 25)) and max(seen)[1] == 1
+    assert rates_by_step[0] == pytest.approx((0.1 / 25, 1 / 25)) and max(rates_by_step)[1] == 1
 
 
 def test_plateau() -> None:
@@ -90,12 +90,12 @@ def test_plateau() -> None:
     )
     scheduler = built["lr_scheduler"].pop("scheduler")
     assert built["lr_scheduler"] == {"interval": "epoch", "monitor": "val/dice"}
-    seen = []
+    rates_by_step = []
     # best in the second epoch; the fourth one without progress halves
     for dice in [0.5, 0.6, 0.6, 0.5, 0.4, 0.6, 0.7]:
         scheduler.step(dice)
-        seen.append(built["optimizer"].param_groups[1]["lr"])
-    assert seen == [1, 1, 1, 1, 1, 0.5, 0.5]
+        rates_by_step.append(built["optimizer"].param_groups[1]["lr"])
+    assert rates_by_step == [1, 1, 1, 1, 1, 0.5, 0.5]
 
 
 def test_plateau_of_a_metric_that_should_fall() -> None:
@@ -319,10 +319,10 @@ def test_a_frozen_encoder_stays_as_it_was_pretrained(override: str, train: Train
     run = train(*SMALL, f"model.encoder_weights={tmp_path}/weights.pt", override) / "run"
 
     def check() -> None:
-        for kept in ("best", "last"):
-            state = torch.load(run / "checkpoints" / f"{kept}.ckpt", weights_only=True)["state_dict"]
+        for checkpoint in ("best", "last"):
+            state = torch.load(run / "checkpoints" / f"{checkpoint}.ckpt", weights_only=True)["state_dict"]
             for name, value in pretrained.items():
-                assert torch.equal(state[f"network.stages.0.encoder.{name}"], value), (kept, name)
+                assert torch.equal(state[f"network.stages.0.encoder.{name}"], value), (checkpoint, name)
 
     check()
     train(f"resume={run}", "trainer.max_epochs=2")

@@ -89,7 +89,7 @@ def composed(*overrides: str) -> DictConfig:
 @pytest.mark.slow
 def test_search_leaves_trials_and_numbers(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = train(*SEARCH, "hydra.sweeper.n_trials=3") / "sweep"
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     folders = sorted(path for path in sweep.iterdir() if path.is_dir())
     assert [path.name.split("_")[0] for path in folders] == ["0", "1", "2"]
     trials = trials_of(sweep)
@@ -106,10 +106,10 @@ def test_search_leaves_trials_and_numbers(train: Train, capsys: pytest.CaptureFi
         config = OmegaConf.load(folder / "config.yaml")
         assert all(OmegaConf.select(config, name) == value for name, value in trial.params.items())
     best = max(trials, key=lambda trial: trial.value)
-    first = next(line for line in said.out.splitlines() if line.split()[:1] == ["job"])
-    row = said.out.splitlines()[said.out.splitlines().index(first) + 1]
+    first = next(line for line in output.out.splitlines() if line.split()[:1] == ["job"])
+    row = output.out.splitlines()[output.out.splitlines().index(first) + 1]
     assert row.split()[0] == str(best.number) and f"{best.value:.3f}" in row
-    assert not any(noise in said.out + said.err for noise in ("new study", "Warning"))
+    assert not any(noise in output.out + output.err for noise in ("new study", "Warning"))
 
 
 @pytest.mark.slow
@@ -188,8 +188,8 @@ def test_code_that_a_study_names_is_not_imported(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("structure", "os.abort"))
     with pytest.raises(InputError, match=r"model\.loss=os\.abort of trial \d+ would import code"):
         search(sweep, 12, fails, more)
-    own = ("model.loss=dice_bce,os.abort",)  # the user's command names it
-    assert {job["model.loss"] for job in search(sweep, 12, fails, own)} == {"dice_bce", "os.abort"}
+    overrides = ("model.loss=dice_bce,os.abort",)  # the user's command names it
+    assert {job["model.loss"] for job in search(sweep, 12, fails, overrides)} == {"dice_bce", "os.abort"}
 
 
 def test_search_of_an_older_version_is_refused(tmp_path: Path) -> None:
@@ -294,8 +294,8 @@ def test_search_without_the_extra(arguments: list[str], code: int, message: str)
         f"sys.argv = ['train.py', *{arguments}]\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (code, message)
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (code, message)
 
 
 def test_asking_imports_no_optuna() -> None:
@@ -305,8 +305,8 @@ def test_asking_imports_no_optuna() -> None:
         "sys.argv = ['train.py', 'experiment=optuna', '--cfg', 'job']\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "HEAVY []", result.stderr
 
 
 @pytest.mark.slow

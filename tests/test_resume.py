@@ -78,9 +78,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, floa
         patch.setenv("XDG_CACHE_HOME", str(folder.parent / "cache"))
         start(*SMALL, "--cfg", "job").join()  # the imports
         began = time.time()
-        process = start(*LONGER, f"hydra.run.dir={folder}", log=folder.parent / "said")
+        process = start(*LONGER, f"hydra.run.dir={folder}", log=folder.parent / "output")
         process.join()
-    assert process.exitcode == 0, (folder.parent / "said").read_text()
+    assert process.exitcode == 0, (folder.parent / "output").read_text()
     yield folder, time.time() - began
 
 
@@ -114,12 +114,12 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
             f"data.num_workers={workers}",
             f"hydra.run.dir={run}",
             "resume=auto",
-            log=tmp_path / "said",
+            log=tmp_path / "output",
         )
         if kills and kill(process, kills[0], tmp_path, run, moments.uniform(0, seconds)):
             kills.pop(0)
         process.join()
-        assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / "said").read_text()
+        assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / "output").read_text()
     assert_same(run, reference)
 
 
@@ -211,10 +211,10 @@ def test_a_signal_saves_at_once_and_the_run_goes_on_from_there(
     command = (*SMALL, "trainer.max_epochs=3", *overrides)
     run, reference = tmp_path / "run", tmp_path / "reference"
     run_script(*command, f"hydra.run.dir={reference}")
-    assert stop(at, number, *command, f"hydra.run.dir={run}", log=tmp_path / "said") == 128 + number
-    said = (tmp_path / "said").read_text()
-    assert f"Stopped in epoch {at[0] + 1} and saved. To continue: python train.py resume=" in said
-    assert "Traceback" not in said
+    assert stop(at, number, *command, f"hydra.run.dir={run}", log=tmp_path / "output") == 128 + number
+    output = (tmp_path / "output").read_text()
+    assert f"Stopped in epoch {at[0] + 1} and saved. To continue: python train.py resume=" in output
+    assert "Traceback" not in output
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     accumulated = 2 if "trainer.accumulate_grad_batches=2" in overrides else 1
     steps_taken = at[0] * 4 + -(-(at[1] + 1) // accumulated) * accumulated
@@ -264,7 +264,7 @@ def unfinished(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, tmp_path: Path, capfd: Any) -> None:
     run, command = tmp_path / "run", (*SMALL, "trainer.max_epochs=3")
-    assert stop((2, 1), signal.SIGTERM, *command, f"hydra.run.dir={run}", log=tmp_path / "said") == 143
+    assert stop((2, 1), signal.SIGTERM, *command, f"hydra.run.dir={run}", log=tmp_path / "output") == 143
     last = run / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
     if damage == "gone":
@@ -276,8 +276,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, tmp_path
     else:
         last.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     run_script(f"resume={run}")
-    said = capfd.readouterr()
-    assert ("last.ckpt is damaged" in said.out + said.err) == (damage != "gone")
+    output = capfd.readouterr()
+    assert ("last.ckpt is damaged" in output.out + output.err) == (damage != "gone")
     reference = tmp_path / "reference"
     run_script(*command, f"hydra.run.dir={reference}")
     assert_same(run, reference)
@@ -380,8 +380,8 @@ def test_a_damaged_configuration_is_one_line(unfinished: Path, content: bytes, t
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """All files of a run but its lock, which is empty."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.slow
@@ -499,8 +499,8 @@ def test_nothing_of_a_stored_configuration_is_resolved(
     )
     monkeypatch.chdir(unfinished.parent)  # where the cache's folder of this name would be made
     run_script(f"resume={unfinished}", "trainer.max_epochs=3")
-    said = capfd.readouterr()
-    assert "s3cr3t" not in said.out + said.err
+    output = capfd.readouterr()
+    assert "s3cr3t" not in output.out + output.err
     assert all(
         b"s3cr3t" not in content and "s3cr3t" not in name for name, content in snapshot(unfinished).items()
     )
@@ -546,11 +546,11 @@ def test_more_epochs_say_what_they_do_to_the_schedule(
     assert (run / "metrics.json").read_bytes() == before  # what is refused changes nothing
     capsys.readouterr()
     run_script(f"resume={run}", "trainer.max_epochs=4")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "continues after epoch 2 of 4" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "continues after epoch 2 of 4" in output
     assert re.search(
         r"stretches the cosine schedule: the learning rates continue at 5\d% of their peak instead of 0%",
-        said,
+        output,
     )
     assert read(run)["epochs"] == 4
     assert (run / "metrics_after_2_epochs.json").read_bytes() == before
@@ -611,18 +611,18 @@ def limited(arguments: tuple[str, ...], log: Path, environment: Mapping[str, str
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
-    run, reference, said = tmp_path / "run", tmp_path / "reference", tmp_path / "said"
+    run, reference, output = tmp_path / "run", tmp_path / "reference", tmp_path / "output"
     command = (*SMALL, "trainer.max_epochs=2")
     run_script(*command, f"hydra.run.dir={reference}")
-    assert stop((1, 1), signal.SIGTERM, *command, f"hydra.run.dir={run}", log=said) == 143
+    assert stop((1, 1), signal.SIGTERM, *command, f"hydra.run.dir={run}", log=output) == 143
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
-    process = PROCESSES.Process(target=limited, args=((f"resume={run}",), said, dict(os.environ)))
+    process = PROCESSES.Process(target=limited, args=((f"resume={run}",), output, dict(os.environ)))
     process.start()
     process.join()
     assert process.exitcode == 1
     assert re.search(
         rf"cannot write {run}/checkpoints/\w+.ckpt \(.+\): free some space, then continue with resume=",
-        said.read_text(),
+        output.read_text(),
     )
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
     run_script(f"resume={run}")

@@ -153,11 +153,11 @@ def by_hand(pairs: list[Pair]) -> dict[str, float]:
     counts = np.array([[(p & t).sum(), (p & ~t & 1).sum(), (~p & 1 & t).sum()] for p, t in pairs], float)
     tp, fp, fn = counts.T
     pooled_tp, pooled_fp, pooled_fn = counts.sum(0)
-    found = tp + fp
+    predicted = tp + fp
     return {
         "dice": float(np.mean(2 * tp / (2 * tp + fp + fn))),
         "iou": float(np.mean(tp / (tp + fp + fn))),
-        "precision": float(np.mean(tp / found)),
+        "precision": float(np.mean(tp / predicted)),
         "recall": float(np.mean(tp / (tp + fn))),
         "mae": float(np.mean([(p ^ t).mean() for p, t in pairs])),
         "pooled_dice": float(2 * pooled_tp / (2 * pooled_tp + pooled_fp + pooled_fn)),
@@ -171,20 +171,20 @@ def by_hand(pairs: list[Pair]) -> dict[str, float]:
 def test_scores_are_those_counted_by_hand(tmp_path: Path, batch_size: int) -> None:
     pairs = list(zip(PREDICTIONS, TRUTHS, strict=True))
     expected = by_hand(pairs)
-    found = scores(knowing(), data(tmp_path, pairs, batch_size))
+    results = scores(knowing(), data(tmp_path, pairs, batch_size))
     for name in ("dice", "iou", "precision", "recall"):
-        assert found[f"val/{name}"] == pytest.approx(expected[name], abs=1e-6), name
-        assert found[f"test/{name}"] == pytest.approx(expected[name], abs=1e-6), name
+        assert results[f"val/{name}"] == pytest.approx(expected[name], abs=1e-6), name
+        assert results[f"test/{name}"] == pytest.approx(expected[name], abs=1e-6), name
     # At original resolution a large image brings more pixels to the pool; at network resolution all are
     # equal.
     small = [
         (cv2.resize(p, (64, 64), interpolation=0), cv2.resize(t, (64, 64), interpolation=0)) for p, t in pairs
     ]
-    assert found["test/pooled_dice"] == pytest.approx(expected["pooled_dice"], abs=1e-6)
-    assert found["val/pooled_dice"] == pytest.approx(by_hand(small)["pooled_dice"], abs=1e-6)
-    assert found["val/mae"] == pytest.approx(by_hand(small)["mae"], abs=1e-6)
+    assert results["test/pooled_dice"] == pytest.approx(expected["pooled_dice"], abs=1e-6)
+    assert results["val/pooled_dice"] == pytest.approx(by_hand(small)["pooled_dice"], abs=1e-6)
+    assert results["val/mae"] == pytest.approx(by_hand(small)["mae"], abs=1e-6)
     # logits are smooth between two pixels
-    assert found["test/mae"] == pytest.approx(expected["mae"], abs=0.02)
+    assert results["test/mae"] == pytest.approx(expected["mae"], abs=0.02)
     assert abs(expected["pooled_dice"] - by_hand(small)["pooled_dice"]) > 0.01  # the cases can tell
 
 
@@ -195,18 +195,18 @@ def test_numbers_do_not_depend_on_the_size_of_evaluations_batches(tmp_path: Path
 
 
 def test_the_truth_scores_one_and_costs_nothing(tmp_path: Path) -> None:
-    found = scores(knowing(), data(tmp_path, [(truth, truth) for truth in TRUTHS]))
-    assert found["val/loss"] == pytest.approx(0, abs=1e-4)
+    results = scores(knowing(), data(tmp_path, [(truth, truth) for truth in TRUTHS]))
+    assert results["val/loss"] == pytest.approx(0, abs=1e-4)
     for name in ("dice", "iou", "precision", "recall", "pooled_dice"):
-        assert (found[f"val/{name}"], found[f"test/{name}"]) == (1, 1), name
+        assert (results[f"val/{name}"], results[f"test/{name}"]) == (1, 1), name
 
 
 def test_empty_masks_score_one_where_nothing_is_found_and_zero_where_something_is(tmp_path: Path) -> None:
     nothing = box(0, 0, 0, 0)
-    found = scores(
+    results = scores(
         knowing(), data(tmp_path, [(nothing, nothing), (TRUTHS[0], nothing), (nothing, TRUTHS[0])])
     )
-    assert found["val/dice"] == found["test/dice"] == pytest.approx(1 / 3)
+    assert results["val/dice"] == results["test/dice"] == pytest.approx(1 / 3)
 
 
 def test_scores_are_at_one_half_whatever_the_threshold(tmp_path: Path) -> None:
@@ -219,9 +219,9 @@ def test_scores_are_at_one_half_whatever_the_threshold(tmp_path: Path) -> None:
 
 
 def test_mistake_1_inverted_masks_score_nothing(tmp_path: Path) -> None:
-    found = scores(knowing(), data(tmp_path, [(truth, 1 - truth) for truth in TRUTHS]))
-    assert found["val/dice"] == found["test/dice"] == 0
-    assert found["val/loss"] > 10
+    results = scores(knowing(), data(tmp_path, [(truth, 1 - truth) for truth in TRUTHS]))
+    assert results["val/dice"] == results["test/dice"] == 0
+    assert results["val/loss"] > 10
 
 
 @pytest.mark.parametrize("use", ["fit", "validate", "test", "predict"])
@@ -240,11 +240,11 @@ def test_mistake_2_a_second_channel_is_no_answer(tmp_path: Path, use: str) -> No
 
 def test_mistake_3_a_second_sigmoid_is_far_from_perfect(tmp_path: Path) -> None:
     dm = data(tmp_path, [(truth, truth) for truth in TRUTHS])
-    found = scores(knowing(lambda logits: [torch.sigmoid(logits)]), dm)
+    results = scores(knowing(lambda logits: [torch.sigmoid(logits)]), dm)
     everything = by_hand([(np.ones_like(truth), truth) for truth in TRUTHS])  # sigmoid(sigmoid(x)) >= 0.5
-    assert found["val/dice"] == pytest.approx(everything["dice"], abs=1e-6) and found["val/dice"] < 0.7
-    assert found["test/dice"] == pytest.approx(everything["dice"], abs=1e-6)
-    assert found["val/loss"] > 0.5
+    assert results["val/dice"] == pytest.approx(everything["dice"], abs=1e-6) and results["val/dice"] < 0.7
+    assert results["test/dice"] == pytest.approx(everything["dice"], abs=1e-6)
+    assert results["val/loss"] > 0.5
 
 
 class Outputs(pl.Callback):
@@ -304,13 +304,13 @@ def test_normal_frames_are_counted_apart(tmp_path: Path) -> None:
         frame = cv2.resize(random.integers(0, 255, (5, 5, 3), np.uint8), (64, 64))
         frame[..., 2] = 255 * sum((box(8 * n, 8 * n + 6, 3, 9) for n in range(number % 3)), box(0, 0, 0, 0))
         cv2.imwrite(str(tmp_path / "frames" / f"{number}.png"), frame)
-    pairs, found = list(zip(PREDICTIONS, TRUTHS, strict=True)), []
+    pairs, results = list(zip(PREDICTIONS, TRUTHS, strict=True)), []
     for options in ({}, {"normal": str(tmp_path / "frames")}):
         record = pictures.TestRecord(RunFolder(tmp_path / "run"))
         trainer, dm = bare_trainer(record), data(tmp_path / "data", pairs, **options)
         trainer.test(ScoringModule(knowing()), dm, verbose=False)
-        found.append((dict(trainer.callback_metrics), record.rows))
-    assert found[0] == found[1] and len(found[0][1]) == len(TRUTHS)
+        results.append((dict(trainer.callback_metrics), record.rows))
+    assert results[0] == results[1] and len(results[0][1]) == len(TRUTHS)
     expected = [int(pair.image.stem) % 3 for pair in dm.get_pairs("normal")]
     assert [row["false_positives"] for row in record.normal] == expected
     assert len(set(expected)) > 1
@@ -349,8 +349,8 @@ def test_a_prediction_lies_where_the_polyp_is() -> None:
     truth = box(2, 10, 3, 9, 11, 7)  # 176 x 112
     red = torch.tensor(truth)
     (probability,) = knowing().predict([torch.stack([red * 255, red, red])])
-    found = probability.numpy() >= 0.5
-    assert (found & (truth > 0)).sum() / (found | (truth > 0)).sum() > 0.95
+    mask = probability.numpy() >= 0.5
+    assert (mask & (truth > 0)).sum() / (mask | (truth > 0)).sum() > 0.95
 
 
 # Checkpoints
@@ -419,13 +419,13 @@ def test_a_checkpoint_needs_no_weights_file(tmp_path: Path) -> None:
 class Each(pl.Callback):
     """Does something after each training step."""
 
-    def __init__(self, what: Callable[[TrainingModule, int], None]) -> None:
-        self.what = what
+    def __init__(self, action: Callable[[TrainingModule, int], None]) -> None:
+        self.action = action
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.what(pl_module, batch_idx)
+        self.action(pl_module, batch_idx)
 
 
 @pytest.mark.parametrize(("after", "stage", "step"), [(0, "train", 1), (1, "val", 2)])
@@ -639,9 +639,9 @@ def test_the_average_of_the_weights_is_what_is_kept_validated_and_tested(tmp_pat
             for path in (tmp_path / "images").glob("test*")
         ]
         pictures = [torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1) for image, _ in pairs]
-        found = one.eval().predict(pictures)
+        results = one.eval().predict(pictures)
         errors.append(
-            np.mean([np.abs(p.numpy() - TRUTHS[n]).mean() for p, (_, n) in zip(found, pairs, strict=True)])
+            np.mean([np.abs(p.numpy() - TRUTHS[n]).mean() for p, (_, n) in zip(results, pairs, strict=True)])
         )
     assert tested == pytest.approx(errors[0], abs=1e-5)
     assert tested != pytest.approx(errors[1], abs=1e-4)

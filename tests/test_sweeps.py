@@ -587,19 +587,21 @@ ALLOWED = (
 )
 
 
-def write_sweep(folder: Path, task: list[str], own: list[str]) -> Path:
+def write_sweep(folder: Path, task: list[str], defaults: list[str]) -> Path:
     folder.mkdir(parents=True)
-    (folder / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": {"task": task, "hydra": own}}}))
+    (folder / "multirun.yaml").write_text(
+        json.dumps({"hydra": {"overrides": {"task": task, "hydra": defaults}}})
+    )
     return folder
 
 
 def test_settings_of_a_sweep_are_repeated(tmp_path: Path) -> None:
-    task, own = ALLOWED
-    folder = write_sweep(tmp_path / "sweep", task, [*own, "hydra.launcher.setup=[ls]"])
+    task, defaults = ALLOWED
+    folder = write_sweep(tmp_path / "sweep", task, [*defaults, "hydra.launcher.setup=[ls]"])
     argv = sweeps.expand_resume(
         ["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"]
     )
-    assert {*task, *own} - {"model.arch=unet", "hydra.mode=MULTIRUN"} <= set(argv)
+    assert {*task, *defaults} - {"model.arch=unet", "hydra.mode=MULTIRUN"} <= set(argv)
     assert "hydra.launcher.setup=[date]" in argv and "hydra.launcher.setup=[ls]" not in argv
 
 
@@ -630,14 +632,16 @@ def test_settings_of_a_sweep_are_repeated(tmp_path: Path) -> None:
     ],
 )
 def test_unsafe_setting_of_a_sweep_is_not_repeated(
-    task: str | None, own: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str | None, defaults: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hidden")
     safe_task, safe_own = ALLOWED
     folder = write_sweep(
-        tmp_path / "sweep", safe_task + [task] * (task is not None), safe_own + [own] * (own is not None)
+        tmp_path / "sweep",
+        safe_task + [task] * (task is not None),
+        safe_own + [defaults] * (defaults is not None),
     )
-    key = (task or own or "").partition("=")[0]
+    key = (task or defaults or "").partition("=")[0]
     with pytest.raises(SystemExit, match=re.escape(key)) as refusal:
         sweeps.expand_resume(["train.py", f"resume={folder}"])
     assert "\n" not in str(refusal.value) and "hidden" not in str(refusal.value)

@@ -122,11 +122,11 @@ def test_two_processes_end_with_one_set(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0].strip() for process in processes]
+    outputs = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert said[0] == said[1]
-    check_complete(Path(said[0]), 30, 32)
-    assert list(tmp_path.iterdir()) == [Path(said[0])]
+    assert outputs[0] == outputs[1]
+    check_complete(Path(outputs[0]), 30, 32)
+    assert list(tmp_path.iterdir()) == [Path(outputs[0])]
 
 
 def test_the_slower_of_two_keeps_the_set_of_the_faster(
@@ -147,15 +147,15 @@ def test_the_slower_of_two_keeps_the_set_of_the_faster(
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"count": 3}, r"data\.count=3: "),
         ({"size": 31}, r"data\.size=31: "),
         ({"drawing_seed": -1}, r"data\.drawing_seed=-1: "),
     ],
 )
-def test_bad_values_are_refused(tmp_path: Path, values: dict[str, int], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_bad_values_are_refused(tmp_path: Path, values: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Synthetic(root=str(tmp_path), **values).prepare()
     assert not list(tmp_path.iterdir())
 

@@ -42,10 +42,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def build(folder: Path) -> None:
         command = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=2", f"hydra.run.dir='{folder}'"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        (folder / "stdout").write_text(done.stdout)
-        (folder / "stderr").write_text(done.stderr)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        (folder / "stdout").write_text(result.stdout)
+        (folder / "stderr").write_text(result.stderr)
 
     return build_once(tmp_path_factory, "a run", build)
 
@@ -103,18 +103,18 @@ def test_checkpoints_hold_no_code(finished: Path) -> None:
 
 
 def test_the_terminal_says_what_came_out(finished: Path) -> None:
-    said = (finished / "stdout").read_text()
+    output = (finished / "stdout").read_text()
     dice = read(finished)["test"]["dice"]
-    assert f"Test Dice {dice:.3f} (95 % interval" in said
-    assert "tensorboard --logdir '" in said
-    assert finished.name in said
+    assert f"Test Dice {dice:.3f} (95 % interval" in output
+    assert "tensorboard --logdir '" in output
+    assert finished.name in output
     assert "Warning" not in (finished / "stderr").read_text()
     log = (finished / "train.log").read_text()
     assert (
         re.search(r"^20\d\d-\d\d-\d\d \d\d:\d\d:\d\d epoch 1 of 2   train/loss", log, re.M)
         and "epoch 2 of 2" in log
     )
-    assert "fontManager" not in said + log
+    assert "fontManager" not in output + log
 
 
 def test_the_curves(finished: Path) -> None:
@@ -138,8 +138,8 @@ def test_hparams_hold_the_numbers_in_a_real_tensorboard(finished: Path) -> None:
     )
     try:
         assert server.stderr is not None
-        said = next(line for line in server.stderr if "http://" in line)
-        port = re.findall(r":(\d+)/", said)[0]
+        output = next(line for line in server.stderr if "http://" in line)
+        port = re.findall(r":(\d+)/", output)[0]
         ask = f"http://127.0.0.1:{port}/data/plugin/hparams"
 
         def post(route: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -155,14 +155,14 @@ def test_hparams_hold_the_numbers_in_a_real_tensorboard(finished: Path) -> None:
             time.sleep(0.5)
         columns = {info["name"]["tag"] for info in experiment["metricInfos"]}
         assert columns == {"val/dice_best", "test/dice"}
-        wanted = {
+        query = {
             "experimentName": "",
             "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN"],
             "colParams": [{"metric": {"tag": "test/dice", "group": ""}}],
             "startIndex": 0,
             "sliceSize": 10,
         }
-        (group,) = post("session_groups", wanted)["sessionGroups"]
+        (group,) = post("session_groups", query)["sessionGroups"]
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         assert values["test/dice"] == pytest.approx(read(finished)["test"]["dice"], abs=1e-6)
         assert group["hparams"]["model/encoder"] == "mobilenet_v2"
@@ -214,7 +214,7 @@ def test_sources_and_normal_frames_are_scored_apart_and_ignored_pixels_not_at_al
         f"data.normal={tmp_path}/normal/images",
     )
     run /= "run"
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     test, model = read(run)["test"], polyp.load(run, device="cpu")
     with open(run / "per_image.csv") as file:
         rows = list(csv.DictReader(file))
@@ -232,7 +232,7 @@ def test_sources_and_normal_frames_are_scored_apart_and_ignored_pixels_not_at_al
     for source, part in test["sources"].items():
         dice = [float(row["dice"]) for row in rows if row["source"] == source]
         assert (part["n"], part["dice"]) == (len(dice), pytest.approx(np.mean(dice)))
-        assert f"{source:<10} Dice {part['dice']:.3f}" in said
+        assert f"{source:<10} Dice {part['dice']:.3f}" in output
     assert {source: part["n"] for source, part in test["sources"].items()} == Counter(
         row["source"] for row in rows
     )
@@ -245,7 +245,7 @@ def test_sources_and_normal_frames_are_scored_apart_and_ignored_pixels_not_at_al
     assert normal["n"] == len(frames) > 0
     assert normal["false_alarms"] == pytest.approx(np.mean([count > 0 for count in counts]))
     assert normal["false_positives_per_image"] == pytest.approx(np.mean(counts))
-    assert f"false alarms on {normal['false_alarms']:.1%}" in said
+    assert f"false alarms on {normal['false_alarms']:.1%}" in output
     events = EventAccumulator(str(run)).Reload()
     assert events.Scalars("test/false_alarms")[0].value == pytest.approx(normal["false_alarms"])
 
@@ -289,7 +289,7 @@ def test_a_refused_run_leaves_no_folders(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("model.arch=linknet", "resume= cannot change model.arch"),
         ("optim.decoder_lr=1", "resume= cannot change optim.decoder_lr"),
@@ -299,11 +299,11 @@ def test_a_refused_run_leaves_no_folders(tmp_path: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_resume_refuses_what_it_cannot_honour(
-    finished: Path, tmp_path: Path, train: Train, override: str, said: str
+    finished: Path, tmp_path: Path, train: Train, override: str, message: str
 ) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "metrics.json").unlink()
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=message):
         train(f"resume={run}", override)
 
 
@@ -374,14 +374,14 @@ def test_a_sweep_is_checked_before_its_first_job(train: Train, capsys: pytest.Ca
 def test_two_runs_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
     from polyp.runs.resume import make_folder
 
-    wanted = str(tmp_path / "runs" / "2026-01-01_00-00-00")
-    code = f"from polyp.runs.resume import make_folder; print(make_folder({wanted!r}))"
+    expected = str(tmp_path / "runs" / "2026-01-01_00-00-00")
+    code = f"from polyp.runs.resume import make_folder; print(make_folder({expected!r}))"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
     folders = {process.communicate()[0].strip() for process in started}
-    assert folders == {wanted, *(f"{wanted}_{number}" for number in (2, 3, 4))}
-    assert make_folder(wanted) == make_folder(wanted) == f"{wanted}_5"
+    assert folders == {expected, *(f"{expected}_{number}" for number in (2, 3, 4))}
+    assert make_folder(expected) == make_folder(expected) == f"{expected}_5"
 
 
 def test_a_run_that_failed_on_its_data_may_be_started_again(train: Train, tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def one_line(error: pytest.ExceptionInfo[SystemExit]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["model.arch=unett"], "model.arch=unett is unknown: did you mean unet"),
         (["model.encoder=resnet35"], "model.encoder=resnet35 is unknown: did you mean resnet"),
@@ -458,10 +458,10 @@ def one_line(error: pytest.ExceptionInfo[SystemExit]) -> str:
         (["name=${nowhere}"], "nowhere"),
     ],
 )
-def test_bad_input_gets_one_clear_line(train: Train, overrides: list[str], said: str) -> None:
+def test_bad_input_gets_one_clear_line(train: Train, overrides: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as error:
         train(*SMALL, *overrides)
-    assert said in one_line(error)
+    assert message in one_line(error)
 
 
 def test_what_is_wrong_is_reported_together_and_before_anything_is_fetched(
@@ -505,9 +505,9 @@ def test_a_name_stays_inside_outputs(name: str, tmp_path: Path, monkeypatch: pyt
 
 def test_a_misspelled_key_names_it() -> None:
     command = [sys.executable, "train.py", "data.bach_size=3"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("data.bach_size is no setting of polyp: did you mean data.batch_size")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("data.bach_size is no setting of polyp: did you mean data.batch_size")
 
 
 @pytest.mark.slow
@@ -538,9 +538,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
-    assert "To continue: python train.py resume=" in said
+    assert "To continue: python train.py resume=" in output
     assert "Traceback" not in errors
     assert not (run / "metrics.json").exists()
     epoch = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
@@ -561,15 +561,15 @@ def test_a_terminal_shows_the_progress_of_the_whole_run(tmp_path: Path) -> None:
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(command, cwd=ROOT, stdout=follower, stderr=follower, env=environment):
         os.close(follower)
-        said = b""
+        output = b""
         with suppress(OSError):  # the end
             while part := os.read(leader, 4096):
-                said += part
+                output += part
     os.close(leader)
-    text = re.sub(r"\x1b\[[\d;?]*\w", "", said.decode())
+    text = re.sub(r"\x1b\[[\d;?]*\w", "", output.decode())
     assert re.search(r"building the network", text) and re.search(r"epoch 1 of 2 \S+ batch \d of 4", text)
     assert "epoch 2 of 2   train/loss" in text and "?" not in text
-    assert said.rindex(b"\x1b[?25h") < said.index(b"Test Dice")  # the cursor is there again
+    assert output.rindex(b"\x1b[?25h") < output.index(b"Test Dice")  # the cursor is there again
 
 
 @pytest.mark.parametrize(
@@ -582,7 +582,7 @@ def test_a_terminal_shows_the_progress_of_the_whole_run(tmp_path: Path) -> None:
     ],
 )
 def test_a_signal_ends_a_run_at_any_moment(number: signal.Signals, after: str, tmp_path: Path) -> None:
-    run, log = tmp_path / "run", tmp_path / "said"
+    run, log = tmp_path / "run", tmp_path / "log"
     log.touch()
     # Many test images, so that the test takes a while.
     process = start(*SMALL, "data.count=400", "trainer.max_epochs=2", "+trainer.limit_train_batches=2",
@@ -612,10 +612,10 @@ def test_a_full_disk_while_saving_a_checkpoint(tmp_path: Path) -> None:
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)); "
     limit += f"sys.path.insert(0, '.'); sys.argv = ['train.py', *{list(SMALL)}, 'hydra.run.dir={run}']; "
     limit += "runpy.run_path('train.py', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", limit], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert f"cannot write {run}/checkpoints" in done.stderr
-    assert "Traceback" not in done.stderr
+    result = subprocess.run([sys.executable, "-c", limit], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"cannot write {run}/checkpoints" in result.stderr
+    assert "Traceback" not in result.stderr
     assert not list(run.glob("checkpoints/*.ckpt"))
 
 

@@ -25,8 +25,8 @@ def encoder(run: Path, name: str = "best") -> dict[str, Tensor]:
     return {key: value for key, value in state(run, name).items() if ".encoder." in key}
 
 
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[bool]:
-    return [torch.equal(value, other[key]) for key, value in one.items()]
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[bool]:
+    return [torch.equal(value, second[key]) for key, value in first.items()]
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +82,13 @@ def test_rates_fall_from_the_deepest_stage_to_the_stem(train: Train) -> None:
     events = EventAccumulator(str(run))
     events.Reload()
     tags = {tag.rpartition("/")[2]: tag for tag in events.Tags()["scalars"] if tag.startswith("lr/")}
-    seen = {name: events.Scalars(tag)[-1].value for name, tag in tags.items()}
+    scalars = {name: events.Scalars(tag)[-1].value for name, tag in tags.items()}
     expected = {f"encoder_{number}": 0.001 * 0.5 ** (5 - number) for number in range(1, 6)}
-    assert seen == pytest.approx(expected | {"decoder": 0.01})
+    assert scalars == pytest.approx(expected | {"decoder": 0.01})
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["model.init_from=nowhere"], "model.init_from=nowhere"),
         (["model.init_from=tests"], "tests is not the folder of a run"),
@@ -102,10 +102,10 @@ def test_rates_fall_from_the_deepest_stage_to_the_stem(train: Train) -> None:
         (["+pretrained=true"], "model.init_from"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line(train: Train, overrides: list[str], said: str) -> None:
+def test_what_cannot_work_is_refused_in_one_line(train: Train, overrides: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as error:
         train(*SMALL, *overrides)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_weights_of_which_nothing_fits_are_refused(source: Path, train: Train) -> None:
@@ -122,24 +122,24 @@ def test_weights_of_which_nothing_fits_are_refused(source: Path, train: Train) -
 @pytest.mark.slow
 def test_images_that_the_first_weights_were_fitted_to_are_noticed(train: Train, tmp_path: Path) -> None:
     folds = (*SMALL, "data.folds=2")
-    first, same, other = (tmp_path / name for name in ("first", "same", "other"))
+    first, same, second = (tmp_path / name for name in ("first", "same", "other"))
     train(*folds, f"hydra.run.dir={first}")
     train(*folds, f"model.init_from={first}", f"hydra.run.dir={same}")
-    train(*folds, "data.fold=1", f"model.init_from={first}", f"hydra.run.dir={other}")
-    known = [set(read_recorded_split(RunFolder(first))[name]) for name in ("train", "val")]
-    test = set(read_recorded_split(RunFolder(other))["test"])
-    count = len(test & set.union(*known))
+    train(*folds, "data.fold=1", f"model.init_from={first}", f"hydra.run.dir={second}")
+    subsets = [set(read_recorded_split(RunFolder(first))[name]) for name in ("train", "val")]
+    test = set(read_recorded_split(RunFolder(second))["test"])
+    count = len(test & set.union(*subsets))
     assert count > 0
-    assert f"was fitted to {count} of the {len(test)} test images" in (other / "train.log").read_text()
+    assert f"was fitted to {count} of the {len(test)} test images" in (second / "train.log").read_text()
     assert "was fitted to" not in (same / "train.log").read_text()
 
     def warnings(run: Path, name: str) -> list[str]:
-        said = polyp.evaluate(run, name=name)["test"]["warnings"]
-        return [warning for warning in said if str(first) in warning]
+        texts = polyp.evaluate(run, name=name)["test"]["warnings"]
+        return [warning for warning in texts if str(first) in warning]
 
     assert not warnings(same, "a")
-    (warning,) = warnings(other, "b")
+    (warning,) = warnings(second, "b")
     assert "too good" in warning
     shutil.rmtree(first)
-    (warning,) = warnings(other, "c")
+    (warning,) = warnings(second, "c")
     assert "not known" in warning

@@ -82,22 +82,22 @@ def loaded(net: PolypNetwork) -> list[dict[str, Tensor]]:
 )
 def test_a_file_fills_the_encoder(tmp_path: Path, encoder: str, name: str, depth: int) -> None:
     state = encoder_state(encoder)
-    (own,) = loaded(network(save(tmp_path / name, state), encoder, depth))
-    assert own and all(torch.equal(value, state[name]) for name, value in own.items())
+    (weights,) = loaded(network(save(tmp_path / name, state), encoder, depth))
+    assert weights and all(torch.equal(value, state[name]) for name, value in weights.items())
 
 
 def test_both_stages_are_filled(tmp_path: Path) -> None:
     state = encoder_state()
-    for own in loaded(network(save(tmp_path / "weights.pt", state), stages=2)):
-        assert all(torch.equal(value, state[name]) for name, value in own.items())
+    for weights in loaded(network(save(tmp_path / "weights.pt", state), stages=2)):
+        assert all(torch.equal(value, state[name]) for name, value in weights.items())
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     state = encoder_state()
     save(tmp_path / "weights.safetensors", state)
-    (own,) = loaded(network("~/weights.safetensors"))
-    assert all(torch.equal(value, state[name]) for name, value in own.items())
+    (weights,) = loaded(network("~/weights.safetensors"))
+    assert all(torch.equal(value, state[name]) for name, value in weights.items())
 
 
 @pytest.mark.parametrize("other", ["mobilenet_v2", "tu-test_efficientnet"])
@@ -188,8 +188,8 @@ def whole_state(net: PolypNetwork, stage: int = 0) -> dict[str, Tensor]:
 
 def assert_filled(net: PolypNetwork, state: dict[str, Tensor], count: int, stage: int = 0) -> None:
     """So many tensors of a stage are those of `state`."""
-    own = net.stages[stage].state_dict()
-    equal = [name for name, value in state.items() if name in own and torch.equal(own[name], value)]
+    weights = net.stages[stage].state_dict()
+    equal = [name for name, value in state.items() if name in weights and torch.equal(weights[name], value)]
     assert len(equal) == count > 0
 
 
@@ -224,16 +224,16 @@ def test_init_from_a_network_of_timm_fills_the_encoder(tmp_path: Path, name: str
     options: dict[str, Any] = {"decoder_channels": None, "decoder_attention": None, "stages": 1}
     net = PolypNetwork(arch, f"tu-{name}", None, depth, **options, image_size=(160, 160), init_from=str(path))
     plain = {key.replace(".", "_"): value for key, value in state.items()}
-    own = {key.removeprefix("model.").replace(".", "_"): value for key, value in loaded(net)[0].items()}
-    assert own.keys() <= plain.keys()
-    assert all(torch.equal(value, plain[key]) for key, value in own.items())
+    weights = {key.removeprefix("model.").replace(".", "_"): value for key, value in loaded(net)[0].items()}
+    assert weights.keys() <= plain.keys()
+    assert all(torch.equal(value, plain[key]) for key, value in weights.items())
 
 
 def test_init_from_a_network_of_torchvision_fills_the_encoder(tmp_path: Path) -> None:
     state = {key: value + 1 for key, value in torchvision.models.mobilenet_v2().state_dict().items()}
     torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=False)  # as the oldest of them are
-    (own,) = loaded(network(None, "mobilenet_v2", init_from=str(tmp_path / "a.pth")))
-    assert all(torch.equal(value, state[name]) for name, value in own.items())
+    (weights,) = loaded(network(None, "mobilenet_v2", init_from=str(tmp_path / "a.pth")))
+    assert all(torch.equal(value, state[name]) for name, value in weights.items())
 
 
 def test_init_from_another_architecture_fills_what_fits(tmp_path: Path) -> None:
@@ -241,14 +241,14 @@ def test_init_from_another_architecture_fills_what_fits(tmp_path: Path) -> None:
     other = network(
         None, decoder_channels=[256, 128, 64, 32, 8], init_from=str(save(tmp_path / "a.pt", state))
     )
-    own = other.stages[0].state_dict()
-    fitting = [name for name in own if own[name].shape == state[name].shape]
+    weights = other.stages[0].state_dict()
+    fitting = [name for name in weights if weights[name].shape == state[name].shape]
     assert_filled(other, state, len(fitting))
-    encoder = sum(name.startswith("encoder.") for name in own)
+    encoder = sum(name.startswith("encoder.") for name in weights)
     summary = other.init_summary or ""
     assert f"{encoder} of {encoder} tensors of the encoder" in summary
-    assert f"{len(fitting) - encoder} of {len(own) - encoder} of the decoder" in summary
-    assert len(fitting) < len(own) and "decoder.blocks.4.conv1.0.weight" in summary
+    assert f"{len(fitting) - encoder} of {len(weights) - encoder} of the decoder" in summary
+    assert len(fitting) < len(weights) and "decoder.blocks.4.conv1.0.weight" in summary
 
 
 def test_init_from_takes_the_stage_of_the_same_number_and_its_normalisation(tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ def test_init_from_goes_before_encoder_weights(tmp_path: Path) -> None:
     pretrained = encoder_state()
     part = {name: value + 1 for name, value in list(pretrained.items())[:5]}
     path = str(save(tmp_path / "part.pt", part))
-    (own,) = loaded(network(save(tmp_path / "whole.pt", pretrained), init_from=path))
-    assert all(torch.equal(value, (pretrained | part)[name]) for name, value in own.items())
+    (weights,) = loaded(network(save(tmp_path / "whole.pt", pretrained), init_from=path))
+    assert all(torch.equal(value, (pretrained | part)[name]) for name, value in weights.items())
     whole = str(save(tmp_path / "b.pt", pretrained))
     network("imagenet", init_from=whole)  # nothing is downloaded, which would be refused here
 
@@ -350,13 +350,13 @@ def test_without_a_network_it_says_so_in_seconds(tmp_path: Path) -> None:
                 "HF_HOME": str(tmp_path),
                 "OMP_NUM_THREADS": "1",
             }
-            known = {
+            variables = {
                 key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))
             }
             command = [sys.executable, "-c", HUB, *encoders]
             processes.append(
                 subprocess.Popen(
-                    command, env=known | hub, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                    command, env=variables | hub, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
                 )
             )
         try:

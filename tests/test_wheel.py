@@ -45,9 +45,9 @@ def test_an_installed_package_does_what_a_clone_does(environment: Path, tmp_path
 
     def call(program: str, *arguments: str) -> str:
         command = [str(environment / "bin" / program), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        result = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout + result.stderr
 
     file = call("python", "-c", "import polyp; print(polyp.__file__)").strip()
     assert Path(file).is_relative_to(environment), "this tests another polyp"

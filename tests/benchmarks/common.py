@@ -34,10 +34,10 @@ def peak_memory() -> float:
 def fresh(script: str, *arguments: object) -> Any:
     """Run a benchmark's script in a process of its own; returns what its last line of output says in JSON."""
     command = [sys.executable, script, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if result.returncode:
         sys.exit(f"{' '.join(command)} failed")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def table(rows: Iterable[Sequence[object]]) -> None:

@@ -44,8 +44,8 @@ def make(root: Path, count: int, size: int) -> None:
 
 def measure(root: str) -> None:
     """In a process of its own: look at a folder."""
+    from polyp.commands.data.data import run
     from polyp.commands.data.options import Options
-    from polyp.commands.data.survey import run
 
     start = time.perf_counter()
     run(Options(data=(root,), out=f"{root}/page.html"))

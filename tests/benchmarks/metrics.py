@@ -70,9 +70,9 @@ def main(masks: Path) -> None:
             ("images", "score s", "summary s", "CPU s", "CPU ms/image", "peak MB")
         ]
         for count in COUNTS:
-            found = fresh(__file__, "--count", count, folder)
-            each = 1000 * found["cpu"] / count
-            rows.append((count, found["score"], found["summary"], found["cpu"], each, found["peak"]))
+            result = fresh(__file__, "--count", count, folder)
+            each = 1000 * result["cpu"] / count
+            rows.append((count, result["score"], result["summary"], result["cpu"], each, result["peak"]))
     print(f"{WORKERS} threads, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     table(rows)
 

@@ -42,9 +42,9 @@ def measured(count: int, folder: str, overrides: list[str]) -> dict[str, float]:
     """Seconds per training image, peak and map in MB, of a set of `count` images."""
     data = {"count": count, "size": 96, "root": folder, "cache": folder, "image_size": 64, "batch_size": 8}
     model = {"arch": "unet", "encoder": "tu-regnetx_002", "encoder_weights": "null"}
-    given = [f"data.{key}={value}" for key, value in data.items()]
-    given += [f"model.{key}={value}" for key, value in model.items()]
-    overrides = ["data=synthetic", *given, f"trainer.max_epochs={EPOCHS}", *overrides]
+    settings = [f"data.{key}={value}" for key, value in data.items()]
+    settings += [f"model.{key}={value}" for key, value in model.items()]
+    overrides = ["data=synthetic", *settings, f"trainer.max_epochs={EPOCHS}", *overrides]
     module, network, trainer = build(new_run(Path(folder) / f"run{count}", overrides))
     trainer.callbacks.append(starts := Starts())  # type: ignore[attr-defined]
     trainer.fit(network, module)
@@ -61,11 +61,20 @@ def main(overrides: list[str]) -> None:
     rows: list[tuple[object, ...]] = [
         ("images", "trained", "s/epoch", "ms/image", "to 1st", "peak MB", "to 1st", "map")
     ]
-    for count, found in zip(COUNTS, results, strict=True):
-        each, least = (1000 * one["seconds"] / one["images"] for one in (found, first))
-        more = f"{found['peak'] - first['peak']:+.0f}"
+    for count, result in zip(COUNTS, results, strict=True):
+        each, least = (1000 * row["seconds"] / row["images"] for row in (result, first))
+        more = f"{result['peak'] - first['peak']:+.0f}"
         rows.append(
-            (count, found["images"], found["seconds"], each, each / least, found["peak"], more, found["map"])
+            (
+                count,
+                result["images"],
+                result["seconds"],
+                each,
+                each / least,
+                result["peak"],
+                more,
+                result["map"],
+            )
         )
     table(rows)
 

@@ -39,17 +39,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run")
     parser.add_argument("--root")
-    given = parser.parse_args()
-    gallery = load_gallery([ModelSource.of(given.run)], given.root)
+    arguments = parser.parse_args()
+    gallery = load_gallery([ModelSource.of(arguments.run)], arguments.root)
     assert gallery.images, "the run's data are not there: --root"
     paths = [pair.image for pair in gallery.images.values()][:40]
     contents = [path.read_bytes() for path in paths]
-    predictor = load_predictor([given.run])
+    predictor = load_predictor([arguments.run])
 
     def alone(content: bytes) -> None:
         cv2.imencode(".png", polyps.compute_mask(predictor.predict(decode(content, "")), predictor.threshold))
 
-    command = [sys.executable, "-m", "polyp.cli", "app", given.run, "--port", "0"]
+    command = [sys.executable, "-m", "polyp.cli", "app", arguments.run, "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
     ) as app:
@@ -73,7 +73,7 @@ def main() -> None:
                     started = time.perf_counter()
                     way(number)
                     times[name].append(time.perf_counter() - started)
-        medians = {name: statistics.median(taken) for name, taken in times.items()}
+        medians = {name: statistics.median(seconds) for name, seconds in times.items()}
         table(
             [
                 ("one image at a time", "median ms", "ratio"),

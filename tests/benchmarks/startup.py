@@ -121,15 +121,15 @@ def jobs(folder: str, *arguments: str) -> list[dict[str, float]]:
         *("+hydra.callbacks.stamps._target_=startup.Stamps", f"+hydra.callbacks.stamps.file={file}"),
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
-    found: list[dict[str, float]] = []
+    rows: list[dict[str, float]] = []
     before = started
     for job, part, now in map(json.loads, file.read_text().splitlines()):
-        if job == len(found):
-            found.append({})
-        if STEP not in found[job]:
-            found[job][part] = found[job].get(part, 0) + now - before
+        if job == len(rows):
+            rows.append({})
+        if STEP not in rows[job]:
+            rows[job][part] = rows[job].get(part, 0) + now - before
         before = now
-    return found
+    return rows
 
 
 def first_step(*overrides: str) -> None:

@@ -61,7 +61,7 @@ def bare(run: Run, data: PolypDataModule) -> Steps:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=trainer.precision == "bf16-mixed"):
             logits = model.network(image)
-            loss = torch.stack([model.loss(one, target) for one in logits]).mean()
+            loss = torch.stack([model.loss(stage, target) for stage in logits]).mean()
         loss.backward()
         optimizer.step()
         yield

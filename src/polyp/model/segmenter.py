@@ -126,8 +126,8 @@ class PolypSegmenter(nn.Module):
         def infer(batch: Sequence[Tensor]) -> list[Tensor]:
             logits = self(torch.stack([resize(image, size) for image in batch]).to(self.device)).float()
             probabilities = []
-            for image, own in zip(batch, logits, strict=True):
-                sized = F.interpolate(own[None], size=image.shape[-2:], mode="bilinear")
+            for image, image_logits in zip(batch, logits, strict=True):
+                sized = F.interpolate(image_logits[None], size=image.shape[-2:], mode="bilinear")
                 probabilities.append(torch.sigmoid(sized).reshape(image.shape[-2:]))
             return probabilities
 

@@ -136,23 +136,7 @@ def plot_images(comparison: Comparison, anchors: Mapping[str, str], links: Mappi
     """
     best, charts = comparison.reference, []
     for recipe in comparison.comparable[1 : 1 + MAX_PAIRS]:
-        figure, axes = make_axes(f"Dice of #{best.number}", f"Dice of #{recipe.number}", (3, 3))
-        axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
-        points = axes.scatter(best.dice, recipe.dice, 9, color=SERIES[0], alpha=0.5, lw=0)
-        points.set_urls([links.get(stem) for stem in best.stems])
-        places = [
-            (x, y) for stem, x, y in zip(best.stems, best.dice, recipe.dice, strict=True) if stem in anchors
-        ]
-        for stem, x, y in zip(best.stems, best.dice, recipe.dice, strict=True):
-            if letter := anchors.get(stem):
-                url = f"#{letter}"
-                axes.plot(x, y, "o", color=SERIES[1], ms=4).pop().set_url(url)
-                side = _choose_side((x, y), places)
-                places.append((x + 0.05 * side[0], y + 0.05 * side[1]))
-                style: dict[str, Any] = {"color": SERIES[1], "ha": "center", "va": "center", "url": url}
-                offset = 6 * side[0], 6 * side[1]
-                axes.annotate(letter, (x, y), offset, textcoords="offset points", **style)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        figure = _plot_pair(best, recipe, anchors, links)
         above, below = int((recipe.dice > best.dice).sum()), int((recipe.dice < best.dice).sum())
         caption = (
             f"Each test image with #{best.number} and #{recipe.number}. Better with #{recipe.number}: "
@@ -164,6 +148,25 @@ def plot_images(comparison: Comparison, anchors: Mapping[str, str], links: Mappi
             caption += " The other points open the image files."
         charts.append(Chart(f"images_{best.number}_{recipe.number}", figure, caption))
     return charts
+
+
+def _plot_pair(best: Recipe, recipe: Recipe, anchors: Mapping[str, str], links: Mapping[str, str]) -> Figure:
+    figure, axes = make_axes(f"Dice of #{best.number}", f"Dice of #{recipe.number}", (3, 3))
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
+    points = axes.scatter(best.dice, recipe.dice, 9, color=SERIES[0], alpha=0.5, lw=0)
+    points.set_urls([links.get(stem) for stem in best.stems])
+    dice = zip(best.stems, best.dice, recipe.dice, strict=True)
+    marked = {anchors[stem]: (x, y) for stem, x, y in dice if stem in anchors}
+    places = list(marked.values())
+    for letter, (x, y) in marked.items():
+        style: dict[str, Any] = {"color": SERIES[1], "url": f"#{letter}"}
+        axes.plot(x, y, "o", ms=4, **style)
+        side = _choose_side((x, y), places)
+        places.append((x + 0.05 * side[0], y + 0.05 * side[1]))
+        style |= {"ha": "center", "va": "center", "textcoords": "offset points"}
+        axes.annotate(letter, (x, y), (6 * side[0], 6 * side[1]), **style)
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    return figure
 
 
 @styled

@@ -13,7 +13,7 @@ from polyp.commands.compare.comparison import Comparison, compare
 from polyp.commands.compare.evaluations import build_evaluation_tables, find_evaluations
 from polyp.commands.compare.options import Options
 from polyp.commands.compare.read_runs import find_runs
-from polyp.commands.compare.report import PICTURES_FOLDER, build_table, print_comparison, write_page
+from polyp.commands.compare.summary import build_table, print_comparison
 from polyp.errors import InputError, shell_word
 from polyp.report.tables import Table
 
@@ -77,6 +77,8 @@ def _write_comparison(comparison: Comparison, out: Path, folders: Sequence[Path]
     files.write_text(out / TABLE_FILE, table.to_csv())
     has_page, started = (out / PAGE_FILE).exists(), time.time()
     with terminal.status("drawing the page"):
+        from polyp.commands.compare.page import PICTURES_FOLDER, write_page  # imports torch and matplotlib
+
         write_page(comparison, table, tables, out / PAGE_FILE, options.root, options.pictures)
     if rows := [{"images": name, **row} for name, table in tables.items() for row in table.rows]:
         files.write_text(out / EVALUATIONS_FILE, Table(rows).to_csv())

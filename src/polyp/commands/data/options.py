@@ -37,6 +37,6 @@ class Options(DataOptions):
     def run(self) -> None:
         """Look at the data set."""
         with terminal.status("loading"):
-            from polyp.commands.data.survey import run
+            from polyp.commands.data.data import run
 
         run(self)

@@ -1,15 +1,13 @@
-"""`polyp data`: inspects a data set before training, and shows the result in the terminal and as a page."""
+"""What an inspection finds: images, problems, near-duplicates, and a split that keeps them together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from polyp import terminal
 from polyp.commands.data.options import Options
-from polyp.commands.data.report import TITLE, build_page, build_values_page, print_summary
 from polyp.commands.options import name_options
 from polyp.data.duplicates import find_links, group_images
 from polyp.data.layouts import Listing
@@ -24,13 +22,18 @@ from polyp.data.pairs import (
     list_problems,
     map_pairs,
 )
-from polyp.data.sources import NAMED, find_source
-from polyp.data.split_files import AUTO, SUBSETS, find_files
+from polyp.data.split_files import AUTO, find_files
 from polyp.data.splits import Splitter, draw_split, repair_split
 from polyp.data.traits import measure_traits
-from polyp.errors import InputError, describe_error
-from polyp.files import check_writable, write_text
-from polyp.report.tables import to_csv
+from polyp.errors import InputError
+
+
+class AmbiguousValuesError(InputError):
+    """It is not clear which values of the masks are polyp."""
+
+    def __init__(self, message: str, pairs: Sequence[Pair], checks: Sequence[Check]) -> None:
+        super().__init__(message)
+        self.pairs, self.checks = pairs, checks
 
 
 class Image(NamedTuple):
@@ -78,32 +81,13 @@ class Survey:
         return groups
 
 
-def run(options: Options) -> None:
-    """Inspect a data set; print a summary, write a page and the suggested split beside it.
+def inspect(name: str, listing: Listing, default_split: str | None, options: Options) -> Survey:
+    """Read all images of a data set, and suggest a split.
 
     Raises:
-        InputError: the data set does not exist, has no usable pair, or has masks with ambiguous values; the
-            split does not fit, or the page cannot be written.
+        AmbiguousValuesError: it is not clear which values of the masks are polyp.
+        InputError: no pair can be used, or the split does not fit.
     """
-    try:
-        name, source = find_source(options.data, options.root, options.archive, **options.layout)
-        page = Path(options.out).expanduser() if options.out else Path("outputs", "data", f"{name}.html")
-        _check_page(page)
-        with terminal.status("finding the images"):
-            source.prepare()
-            listing = source.find()
-        survey = _inspect(name, listing, source.default_split, options, page)
-        split_file = _write_split(survey.suggestion, page) if survey.suggestion else None
-        with terminal.status("drawing the page"):
-            build_page(survey, split_file).write(page)
-    except InputError as error:
-        text = name_options(str(error))
-        names = f"; give a folder, {' or '.join(NAMED)}" if text.endswith(" is not a folder") else ""
-        raise InputError(text + names) from error
-    print_summary(survey, page, split_file)
-
-
-def _inspect(name: str, listing: Listing, default_split: str | None, options: Options, page: Path) -> Survey:
     pairs, traits = listing.pairs, dict[int, dict[str, float]]()
     splitter = Splitter(options.split or default_split or AUTO, options.seed, options.group)
     find_files(splitter.split)
@@ -119,8 +103,7 @@ def _inspect(name: str, listing: Listing, default_split: str | None, options: Op
     try:
         notes = describe_codings(pairs, checks)
     except InputError as error:
-        build_values_page(name, str(error), pairs, checks).write(page)
-        raise InputError(f"{error}\n  {page} shows the values") from error
+        raise AmbiguousValuesError(str(error), pairs, checks) from error
     problems = [name_options(text) for text in list_problems(pairs, checks, listing.problems)]
     rows = [row for row, check in enumerate(checks) if not check.problems]
     if not rows:
@@ -158,25 +141,3 @@ def _inspect(name: str, listing: Listing, default_split: str | None, options: Op
         notes=[*listing.notes, *notes],
         suspicions=[name_options(text) for text in find_suspicions(inspection)],
     )
-
-
-def _check_page(page: Path) -> None:
-    try:
-        if page.exists() and f"<title>{TITLE}" not in page.read_text("utf-8", errors="replace")[:300]:
-            raise InputError(f"{page} is there and is not a page of `polyp data`: give another --out")
-        check_writable(page.parent)
-    except OSError as error:
-        raise InputError(f"cannot write {page}: {describe_error(error)}") from error
-
-
-def _write_split(subsets: dict[str, list[str]], page: Path) -> Path:
-    """Write NAME_split.csv, or NAME_split_2.csv if there is another split, which may be in use."""
-    rows = sorted((stem, name) for name in SUBSETS for stem in subsets[name])
-    text = to_csv([{"stem": stem, "subset": name} for stem, name in rows], ("stem", "subset"))
-    number, file = 1, page.with_name(f"{page.stem}_split.csv")
-    while file.exists() and file.read_bytes() != text.encode():
-        number += 1
-        file = page.with_name(f"{page.stem}_split_{number}.csv")
-    if not file.exists():
-        write_text(file, text)
-    return file

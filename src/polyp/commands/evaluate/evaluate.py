@@ -14,7 +14,7 @@ from polyp import __version__, files, terminal
 from polyp.commands.evaluate.contamination import FITTED, TrainingData
 from polyp.commands.evaluate.corruptions import CORRUPTIONS_FILE, print_corruptions, score_corruptions
 from polyp.commands.evaluate.options import Options
-from polyp.commands.evaluate.report import REPORT_FILE, print_metrics, print_places, print_sets, write_report
+from polyp.commands.evaluate.page import PAGE_FILE, write_page
 from polyp.commands.evaluate.scoring import (
     Image,
     Score,
@@ -23,11 +23,12 @@ from polyp.commands.evaluate.scoring import (
     score_images,
     summarise_images,
 )
+from polyp.commands.evaluate.summary import print_metrics, print_sets
 from polyp.commands.evaluate.testsets import TestSet, find_test_sets, subset_of
 from polyp.commands.options import name_options
 from polyp.data.datamodule import NORMAL
 from polyp.data.layouts import NoMasksError
-from polyp.errors import InputError
+from polyp.errors import InputError, shell_word
 from polyp.inference.predictor import COMPARED, Predictor, load_predictor
 from polyp.metrics import literature
 from polyp.metrics.calibration import RiskControl, risk_threshold
@@ -116,12 +117,12 @@ def run(options: Options) -> list[dict[str, Any]]:
                 files.write_text(temporary / CORRUPTIONS_FILE, Table(metrics["corruptions"]).to_csv())
             RunFolder(temporary).write_rows([image.row for image in images])
             with terminal.status("drawing the page"):
-                write_report(metrics, images, test_set, predictors, temporary / REPORT_FILE)
+                write_page(metrics, images, test_set, predictors, temporary / PAGE_FILE)
             RunFolder(temporary).write_metrics(metrics)
         print_metrics(metrics, images)
         if "corruptions" in metrics:
             print_corruptions(metrics["corruptions"])
-        print_places(folder, metrics, options.models)
+        _print_places(folder, metrics, options.models)
         evaluations.append(metrics)
     if len(evaluations) > 1:
         print_sets(evaluations)
@@ -264,3 +265,17 @@ def _describe_training_images(
         "images": training_images,
         "without": without,
     }
+
+
+def _print_places(folder: Path, metrics: Mapping[str, Any], models: Sequence[str]) -> None:
+    """Print where the files of an evaluation are, and the command that predicts with its models."""
+    relative = RunFolder(os.path.relpath(folder))
+    names = [shell_word(model) for model in models]
+    terminal.print_places(
+        {
+            "page": f"{relative.path / PAGE_FILE}",
+            "numbers": f"{relative.metrics_file}    {len(metrics['numbers'])} with their definitions",
+            "images": f"{relative.rows_file}",
+            "use it": " --with ".join([f"polyp predict {names[0]} FOLDER_OR_VIDEO", *names[1:]]),
+        }
+    )

@@ -1,18 +1,23 @@
-"""The summary of a survey in the terminal, and the page with charts and pictures."""
+"""The page of an inspection, with charts and pictures."""
 
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from rich.markup import escape
 
-from polyp import terminal
+from polyp.commands.data.summary import (
+    count_sources,
+    count_subsets,
+    describe_groups,
+    describe_suggestion,
+    name_members,
+)
+from polyp.commands.data.survey import Image, Survey
 from polyp.data.masks import MaskCoding, sum_levels
 from polyp.data.pairs import Check, Pair
 from polyp.data.traits import STRATA, group_by_stratum
@@ -22,67 +27,23 @@ from polyp.report.html import Number, Page
 from polyp.report.pictures import TRUTH, contour
 from polyp.report.tables import count
 
-if TYPE_CHECKING:
-    from polyp.commands.data.survey import Image, Survey
-
 TITLE = "Data: "
 LEGEND = {"polyp": TRUTH}
 HEIGHT = 360  # pixels of a picture on the page
 MAX_PICTURES = 24  # on the contact sheet
 MAX_GROUPS = 40  # groups of near-duplicates with pictures; all are in the table
 MAX_MEMBERS = 8  # pictures of a group
-MAX_LINES = 10  # problems and groups that the terminal lists
 
 
-def print_summary(survey: "Survey", page: Path, split_file: Path | None) -> None:
-    """Print a summary, and the paths of the page and of the suggested split."""
-    console = terminal.console()
-    shares = [image.traits["polyp_share"] for image in survey.images]
-    sizes = np.array([image.size for image in survey.images])
-    low, high = sizes.min(axis=0), sizes.max(axis=0)
-    images = count(len(survey.images), "image")
-    console.print(f"[bold]{escape(survey.name)}[/]  {images}, {low[1]}x{low[0]} to {high[1]}x{high[0]}")
-    if sources := _count_sources(survey):
-        console.print(f"  sources    {escape(sources)}")
-    for note in survey.notes:
-        console.print(f"  {escape(note)}")
-    for suspicion in survey.suspicions:
-        console.print(f"  {escape(suspicion)}", style="yellow")
-    if survey.split:
-        console.print(f"  split      {escape(f'{survey.split_name}: {_count_subsets(survey.split)}')}")
-    console.print(
-        f"  polyps     median {np.median(shares):.1%} of the pixels, {min(shares):.1%} to {max(shares):.1%}"
-    )
-    for name, bins in group_by_stratum([image.traits for image in survey.images]).items():
-        console.print(f"  {name:<10} " + ", ".join(f"{len(rows)} {part}" for part, rows in bins.items()))
-    groups = [_name_members(survey, group.images) for group in survey.divided_groups]
-    _print_list(count(len(survey.problems), "problem"), survey.problems)
-    _print_list(_describe_groups(survey), groups)
-    console.print(f"{escape(_describe_suggestion(survey))}\n")
-    places = {"page": os.path.relpath(page)}
-    if split_file:
-        places["split"] = override_word("data.split", os.path.relpath(split_file))
-    terminal.print_places(places)
-
-
-def _print_list(title: str, lines: Sequence[str]) -> None:
-    console = terminal.console()
-    console.print(escape(title), style="yellow" if lines else "green")
-    for line in lines[:MAX_LINES]:
-        console.print(f"  {escape(line)}")
-    if len(lines) > MAX_LINES:
-        console.print(f"  ... and {len(lines) - MAX_LINES} more: see the page")
-
-
-def build_page(survey: "Survey", split_file: Path | None) -> Page:
+def build_page(survey: Survey, split_file: Path | None) -> Page:
     """The page of a survey."""
     images = count(len(survey.images), "image")
     result = f"{images} with masks, and no problems"
     if survey.problems:
         result = f"{count(len(survey.problems), 'problem')}, and {images} without any"
-    page = Page(f"{TITLE}{survey.name}", f"{result}. {_describe_groups(survey)}")
+    page = Page(f"{TITLE}{survey.name}", f"{result}. {describe_groups(survey)}")
     page.numbers(_list_numbers(survey))
-    sources = _count_sources(survey)
+    sources = count_sources(survey)
     if sources or survey.notes or survey.suspicions:
         page.section("Layout and masks", "How the files were understood.")
         page.text(f"Images of each source: {sources}." if sources else "")
@@ -102,8 +63,8 @@ def build_page(survey: "Survey", split_file: Path | None) -> Page:
     _add_groups(page, survey)
     page.section("Split")
     if survey.split:
-        page.text(f"In use: {survey.split_name}, {_count_subsets(survey.split)}.")
-    page.text(_describe_suggestion(survey))
+        page.text(f"In use: {survey.split_name}, {count_subsets(survey.split)}.")
+    page.text(describe_suggestion(survey))
     if split_file:
         override = override_word("data.split", split_file)
         page.text(f"It is in {split_file.name}, beside this page: train with {override}")
@@ -134,51 +95,7 @@ def build_values_page(name: str, message: str, pairs: Sequence[Pair], checks: Se
     return page
 
 
-def _count_subsets(subsets: Mapping[str, Sequence[str]]) -> str:
-    return ", ".join(f"{len(stems)} {name}" for name, stems in subsets.items())
-
-
-def _count_sources(survey: "Survey") -> str:
-    """The number of images of each source; empty if there is only one."""
-    counts = Counter(image.pair.source for image in survey.images)
-    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) if len(counts) > 1 else ""
-
-
-def _name_members(survey: "Survey", images: Sequence["Image"]) -> str:
-    """The images of a group with their subsets."""
-    subsets, stems = survey.subsets, [image.pair.stem for image in images]
-    return ", ".join(f"{stem} ({subsets.get(stem, 'unused')})" if subsets else stem for stem in stems)
-
-
-def _describe_groups(survey: "Survey") -> str:
-    if not survey.groups:
-        return "No near-duplicates were found."
-    members = sum(len(group.images) for group in survey.groups)
-    text = f"{count(len(survey.groups), 'group')} of near-duplicates with {members} images"
-    if survey.split:
-        divided = len(survey.divided_groups)
-        subject = f"{divided or 'none'} of them {'is' if divided < 2 else 'are'}"
-        if len(survey.groups) == 1:
-            subject = "it is" if divided else "it is not"
-        text += f"; {subject} divided between the subsets of split {survey.split_name}"
-    return text + "."
-
-
-def _describe_suggestion(survey: "Survey") -> str:
-    if not survey.suggestion:
-        return "No split is suggested: there are too few images, or too few that differ."
-    text = f"Suggested: {_count_subsets(survey.suggestion)}."
-    if survey.split_name in (None, "random"):
-        return f"{text} Near-duplicates stay together, and each subset has small and large polyps alike."
-    left_out = sum(map(len, survey.split.values())) - sum(map(len, survey.suggestion.values()))
-    moved = len(set(survey.suggestion["train"]) - set(survey.split["train"]))
-    return (
-        f"{text} The test set is as in split {survey.split_name}, so that numbers stay comparable. Left out "
-        f"of train and val as near-duplicates of test: {left_out}; moved from val to train: {moved}."
-    )
-
-
-def _list_numbers(survey: "Survey") -> list[Number]:
+def _list_numbers(survey: Survey) -> list[Number]:
     images, problems, total = survey.images, len(survey.problems), len(survey.images)
     share = np.median([image.traits["polyp_share"] for image in images])
     multiple = sum(image.traits["polyps"] > 1 for image in images)
@@ -199,7 +116,7 @@ def _list_numbers(survey: "Survey") -> list[Number]:
     ]
 
 
-def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
+def _add_sizes(page: Page, images: Sequence[Image]) -> None:
     page.section("Sizes and polyps")
     sizes = Counter(image.size for image in images)
     frequent = [f"{width}x{height} ({n})" for (height, width), n in sizes.most_common(5)]
@@ -221,7 +138,7 @@ def _add_sizes(page: Page, images: Sequence["Image"]) -> None:
 
 
 @styled
-def _plot_sizes(images: Sequence["Image"]) -> Chart:
+def _plot_sizes(images: Sequence[Image]) -> Chart:
     figure, axes = make_axes("width, pixels", "height, pixels")
     heights, widths = np.array([image.size for image in images]).T
     axes.scatter(widths, heights, s=10, alpha=0.4, color=SERIES[0], linewidths=0)
@@ -230,7 +147,7 @@ def _plot_sizes(images: Sequence["Image"]) -> Chart:
 
 
 @styled
-def _plot_shares(images: Sequence["Image"]) -> Chart:
+def _plot_shares(images: Sequence[Image]) -> Chart:
     shares = np.array([100 * image.traits["polyp_share"] for image in images])
     figure, axes = make_axes("polyp, % of the image's pixels", "images")
     axes.hist(shares, bins=30, range=(0, max(1.0, float(shares.max()))), color=SERIES[0])
@@ -249,8 +166,8 @@ def _plot_shares(images: Sequence["Image"]) -> Chart:
     return Chart("polyp_shares", figure, caption)
 
 
-def _add_groups(page: Page, survey: "Survey") -> None:
-    page.section("Near-duplicates", _describe_groups(survey))
+def _add_groups(page: Page, survey: Survey) -> None:
+    page.section("Near-duplicates", describe_groups(survey))
     page.text(
         "Linked where whole frames or fields of view correlate; links of links count too. This does not know "
         "one polyp from two sides: keep patients together where you know them (data.group).",
@@ -262,7 +179,7 @@ def _add_groups(page: Page, survey: "Survey") -> None:
     groups = sorted(survey.groups, key=lambda group: group not in divided)
     rows = []
     for number, group in enumerate(groups, 1):
-        members = _name_members(survey, group.images)
+        members = name_members(survey, group.images)
         rows.append({"group": str(number), "divided": "yes" * (group in divided), "images": members})
     page.table(rows)
     for number, (images, reasons) in enumerate(groups[:MAX_GROUPS], 1):
@@ -274,7 +191,7 @@ def _add_groups(page: Page, survey: "Survey") -> None:
         )
 
 
-def _draw(image: "Image", caption: str) -> tuple[np.ndarray, str]:
+def _draw(image: Image, caption: str) -> tuple[np.ndarray, str]:
     """A small picture of an image with its polyps outlined, and a caption that begins with its stem."""
     picture = _outline(*image.pair.read())
     return picture, f"{image.pair.stem}: {caption}" if caption else image.pair.stem
@@ -287,7 +204,7 @@ def _outline(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return contour(picture, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) == 1, TRUTH)
 
 
-def _list_subsets(survey: "Survey") -> list[dict[str, Any]]:
+def _list_subsets(survey: Survey) -> list[dict[str, Any]]:
     """The number of images of each size of polyps, for each suggested subset."""
     traits = {image.pair.stem: image.traits for image in survey.images}
     rows = []
