@@ -27,7 +27,7 @@ if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os
         _mallopt(_M_MMAP_MAX, 0)
         _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
-__version__ = "0.7.0"
+__version__ = "0.9.0"
 
 __all__ = ["Model", "Prediction", "compare", "evaluate", "load"]
 
