@@ -4,28 +4,18 @@
 subsets, and masks beside their images. `Listing.notes` says what it understood; what is ambiguous is refused.
 """
 
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from polyp.data.masks import AUTO, MaskCoding
-from polyp.data.naming import NO_AFFIX, Affix, Rule, choose_rule, common_prefix, parse_name
+from polyp.data.naming import NO_AFFIX, Affix, Rule, choose_rule, common_prefix
 from polyp.data.pairs import Pair
+from polyp.data.roles import File, assign_roles, find_subset, list_files
 from polyp.errors import InputError, override_word, printable
-from polyp.files import walk_files
 from polyp.images import SUFFIXES
 
-IMAGE_FOLDER = r"images?|imgs?|originals?|frames?|jpegimages|pictures?|inputs?"
-MASK_FOLDER = (
-    r"masks?|gts?|ground[ _-]?truths?|labels?|segmentations?|segmentationclass|annotations?|targets?"
-)
-IMAGE_AFFIX = r"images?|imgs?|frames?|originals?"
-MASK_AFFIX = r"masks?|gt|ground[ _-]?truth|labels?|seg|segmentation|annotation"
-SUBSET_FOLDERS = {"train": r"train(ing)?", "val": r"val(id|idation)?", "test": r"test(ing)?"}
-NNUNET = {"tr": "train", "ts": "test", "val": "val"}
 LISTED = 6  # folders that a note names
 
 
@@ -48,23 +38,6 @@ class Listing:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lists: Path | None = None
-
-
-@dataclass(frozen=True)
-class _File:
-    """An image file below the root, whose role a folder may say, as images_C1 does."""
-
-    path: Path
-    relative: Path  # to the root
-    role: str  # image, mask, or empty where no folder says it
-    folder: PurePath  # of the file, without the one that says the role
-    base: PurePath  # the folders above the one that says the role
-    affix: str  # the rest of that folder's name, such as C1
-    subset: str | None  # that a folder names
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
 
 
 def list_pairs(
@@ -94,10 +67,10 @@ def list_pairs(
         InputError: there is no pair, or it is ambiguous which files belong together.
     """
     problems: list[str] = []
-    files = _list_files(root, images, masks, problems, exclude)
+    files = list_files(root, images, masks, problems, exclude)
     if not files:
         raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
-    files = _assign_roles(root, files, images, masks, mask_name)
+    files = assign_roles(root, files, images, masks, mask_name)
     by_role = {role: [file for file in files if file.role == role] for role in ("image", "mask", "")}
     notes = _describe_folders(by_role, images, masks)
     del by_role[""]
@@ -134,7 +107,7 @@ def list_images(root: Path, exclude: Path | None = None) -> Listing:
         InputError: there is none.
     """
     problems: list[str] = []
-    files = _list_files(root, None, None, problems, exclude)
+    files = list_files(root, None, None, problems, exclude)
     if not files:
         raise InputError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
     notes = []
@@ -150,156 +123,7 @@ def list_images(root: Path, exclude: Path | None = None) -> Listing:
     return Listing(_shorten_stems(pairs), problems, notes)
 
 
-def _list_files(
-    root: Path, images: str | None, masks: str | None, problems: list[str], exclude: Path | None
-) -> list[_File]:
-    """The image files below a folder, sorted, with the roles that folders say."""
-    files = []
-    for path in sorted(walk_files(root, SUFFIXES, problems, exclude)):
-        if path.is_file():
-            files.append(_classify(path, path.relative_to(root), images, masks))
-        else:
-            problems.append(f"{path.relative_to(root)}: a broken link, or not a file")
-    return _keep_affixes(files)
-
-
-def _classify(path: Path, relative: Path, images: str | None, masks: str | None) -> _File:
-    """The role of a file by the names of its folders; the innermost decides."""
-    parts = relative.parts[:-1]
-    words = {"image": IMAGE_FOLDER, "mask": MASK_FOLDER}
-    for role, name in (("mask", masks), ("image", images)):
-        if name is None:
-            continue
-        del words[role]
-        folders, pattern = PurePath(name).parts, "*"
-        if "*" in name or "?" in name:
-            folders, pattern = folders[:-1], folders[-1]
-        if not fnmatch(path.name.lower(), pattern.lower()):
-            continue
-        if not folders and (name != "." or not parts):
-            return _make_file(path, relative, role, parts, len(parts), "")
-        for start in range(len(parts) - len(folders), -1, -1) if folders else ():
-            end = start + len(folders)
-            if parts[start:end] == folders:
-                return _make_file(path, relative, role, parts[:start] + parts[end:], start, "")
-    for depth in reversed(range(len(parts))):
-        for role, word in words.items():
-            pattern = rf"(?:(.+)[ _-])?(?:{word})(?:[ _-](.+)|(Tr|Ts|Val))?"
-            if match := re.fullmatch(pattern, parts[depth], re.IGNORECASE):
-                affix = match[1] or match[2] or match[3] or ""
-                return _make_file(path, relative, role, parts[:depth] + parts[depth + 1 :], depth, affix)
-    return _make_file(path, relative, "", parts, len(parts), "")
-
-
-def _make_file(
-    path: Path, relative: Path, role: str, parts: tuple[str, ...], depth: int, affix: str
-) -> _File:
-    """A file in the folders `parts`, without the folder at `depth` that says its role and has an affix.
-
-    Of masks/masks/, as archives have it, the outer one is not counted either.
-    """
-    subset = next((name for part in (*parts, affix) if (name := _find_subset(part))), None)
-    words = re.compile(f"{IMAGE_FOLDER}|{MASK_FOLDER}", re.IGNORECASE)
-    base = PurePath(*(part for part in parts[:depth] if not (role and words.fullmatch(part))))
-    return _File(path, relative, role, base.joinpath(*parts[depth:]), base, affix, subset)
-
-
-def _keep_affixes(files: Iterable[_File]) -> list[_File]:
-    """Files whose folders keep the affix where several lie side by side, such as images_C1 and images_C2."""
-    affixes = defaultdict(set)
-    for file in files:
-        affixes[file.base, file.role].add(file.affix)
-    result = []
-    for file in files:
-        if file.affix and len(affixes[file.base, file.role]) > 1:
-            base = file.base / file.affix
-            file = replace(file, base=base, folder=base / file.folder.relative_to(file.base))
-        result.append(file)
-    return result
-
-
-def _find_subset(part: str) -> str | None:
-    """The subset that a folder's name stands for: train, Training, TestDataset, val_set, imagesTr's Tr."""
-    for subset, word in SUBSET_FOLDERS.items():
-        if re.fullmatch(rf"(?i:{word})(?:$|[ _-].*|[A-Z].*|(?i:set|data)\w*)", part):
-            return subset
-    return NNUNET.get(part.lower())
-
-
-def _assign_roles(
-    root: Path, files: list[_File], images: str | None, masks: str | None, mask_name: str | None
-) -> list[_File]:
-    """Decide the role of files in folders that say none: images if only masks have a folder, else by name."""
-    roles = {file.role for file in files}
-    if roles == {"", "mask"} and images is None:
-        return _find_images(files)
-    if "mask" in roles or masks is not None:
-        return files
-    mask_pattern = _compile_affix(MASK_AFFIX)
-    if mask_name is not None:
-        affix = parse_name("data.mask_name", mask_name)
-        mask_pattern = re.compile(f"{re.escape(affix.prefix)}(.+){re.escape(affix.suffix)}")
-    image_pattern = _compile_affix(IMAGE_AFFIX)
-    counts = Counter((file.folder, file.name) for file in files)
-    stems = set(counts)
-    for folder, name in counts:
-        if match := image_pattern.fullmatch(name):
-            stems.add((folder, match[1] or match[2]))
-
-    def is_mask(file: _File) -> bool:
-        match = mask_pattern.fullmatch(file.name)
-        return match is not None and any((file.folder, stem) in stems for stem in match.groups())
-
-    flags = [is_mask(file) for file in files]
-    if any(flags):
-        return [
-            replace(file, role="mask" if flag else "image") for file, flag in zip(files, flags, strict=True)
-        ]
-    duplicates = [key for key, count in counts.items() if count > 1]
-    if duplicates and len(duplicates) >= len(counts) / 2:
-        a, b = [file.path for file in files if (file.folder, file.name) == duplicates[0]][:2]
-        raise InputError(
-            f"{root} has {a.name} and {b.name} in one folder: say which are masks, for example "
-            f"data.images='*{a.suffix}' data.masks='*{b.suffix}'"
-        )
-    return files
-
-
-def _compile_affix(words: str) -> re.Pattern[str]:
-    """A pattern of names that begin or end with one of the words; one of its two groups is the stem."""
-    return re.compile(rf"(?:{words})[ _.-]?(.+)|(.+?)[ _.-]?(?:{words})", re.IGNORECASE)
-
-
-def _find_images(files: Iterable[_File]) -> list[_File]:
-    """Files of which only those of masks have a known folder: the others are images.
-
-    They lie beside masks/, or in a folder beside it if there is only one.
-    """
-    bases = {file.base for file in files if file.role}
-    locations: dict[
-        _File, tuple[PurePath, tuple[str, ...]]
-    ] = {}  # the base of an image, and the folders in it
-    folders = defaultdict(set)
-    for file in files:
-        base = next((folder for folder in (file.folder, *file.folder.parents) if folder in bases), None)
-        if file.role or base is None:
-            continue
-        parts = file.folder.relative_to(base).parts
-        if not any(re.fullmatch(MASK_FOLDER, part, re.IGNORECASE) for part in parts):
-            locations[file] = base, parts
-            folders[base].add(parts[:1])
-    result = []
-    for file in files:
-        if file in locations:
-            base, parts = locations[file]
-            file = replace(file, role="image")
-            if parts and len(folders[base]) == 1:
-                file = replace(file, folder=base.joinpath(*parts[1:]), base=base)
-        result.append(file)
-    return result
-
-
-def _describe_folders(by_role: dict[str, list[_File]], images: str | None, masks: str | None) -> list[str]:
+def _describe_folders(by_role: dict[str, list[File]], images: str | None, masks: str | None) -> list[str]:
     """Which folders hold images and masks, if they are not just images/ and masks/, and what is left out."""
     notes = []
     folders = [_list_folders(by_role["image"]), _list_folders(by_role["mask"])]
@@ -312,17 +136,17 @@ def _describe_folders(by_role: dict[str, list[_File]], images: str | None, masks
     return notes
 
 
-def _list_folders(files: Iterable[_File]) -> list[str]:
+def _list_folders(files: Iterable[File]) -> list[str]:
     return sorted({file.relative.parent.as_posix() for file in files})
 
 
-def _name_folders(files: Iterable[_File]) -> str:
+def _name_folders(files: Iterable[File]) -> str:
     names = ["the folder itself" if folder == "." else f"{folder}/" for folder in _list_folders(files)]
     return ", ".join(names[:LISTED]) + f" and {len(names) - LISTED} more" * (len(names) > LISTED)
 
 
 def _describe_lack(
-    root: Path, files: Iterable[_File], absent: Sequence[str], images: str | None, masks: str | None
+    root: Path, files: Iterable[File], absent: Sequence[str], images: str | None, masks: str | None
 ) -> str:
     """The message where there are no images or no masks, and how to say which they are."""
     settings = {"image": images, "mask": masks}
@@ -337,7 +161,7 @@ def _describe_lack(
 
 
 def _match(
-    root: Path, by_role: dict[str, list[_File]], rule: Rule, missing_mask: str, problems: list[str]
+    root: Path, by_role: dict[str, list[File]], rule: Rule, missing_mask: str, problems: list[str]
 ) -> list[Pair]:
     """The pairs by a rule, sorted by stem; what is alone or double becomes a problem."""
     images = _index_by_stem(by_role["image"], rule.image, problems)
@@ -349,7 +173,7 @@ def _match(
         mask = masks[stem].path if stem in masks else None
         pairs.append(Pair(stem.as_posix(), file.path, mask, sources[file.base], file.subset))
 
-    def describe_folder(files: Iterable[_File]) -> str:
+    def describe_folder(files: Iterable[File]) -> str:
         folders = _list_folders(files)
         return f" in {folders[0]}/" if len(folders) == 1 and folders != ["."] else ""
 
@@ -370,9 +194,9 @@ def _match(
     return _shorten_stems(pairs)
 
 
-def _index_by_stem(files: Iterable[_File], affix: Affix, problems: list[str]) -> dict[PurePath, _File]:
+def _index_by_stem(files: Iterable[File], affix: Affix, problems: list[str]) -> dict[PurePath, File]:
     """Files by folder and stem; those without the affix are left out, doubles become problems."""
-    index: dict[PurePath, _File] = {}
+    index: dict[PurePath, File] = {}
     for file in files:
         if not (name := affix.strip(file.name)):
             continue
@@ -392,14 +216,14 @@ def _shorten_stems(pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(shortened, key=lambda pair: pair.stem)
 
 
-def _name_sources(root: Path, files: Iterable[_File]) -> dict[PurePath, str]:
+def _name_sources(root: Path, files: Iterable[File]) -> dict[PurePath, str]:
     """The source of each folder above images and masks, if there are several: its name without subsets.
 
     With subsets where test sets differ in that part only, such as TestEasyDataset and TestHardDataset.
     """
     names = {}
     for file in files:
-        names[file.base] = "/".join(part for part in file.base.parts if not _find_subset(part))
+        names[file.base] = "/".join(part for part in file.base.parts if not find_subset(part))
     tests = [names[base] for base in {file.base for file in files if file.subset == "test"}]
     if len(set(tests)) < len(tests):
         names = {base: base.as_posix() for base in names}
