@@ -75,7 +75,7 @@ def write_run(
         writer.writeheader()
         writer.writerows(rows)
     mean = float(scores.mean())
-    metrics: dict[str, Any] = {
+    content: dict[str, Any] = {
         "test": dict.fromkeys(("dice", "iou", "precision", "recall", "mae", "pooled_dice"), mean)
         | {"n": len(rows)},
         "best": {"monitor": "val/dice", "value": val, "epoch": 1},
@@ -97,8 +97,8 @@ def write_run(
         "versions": {"polyp": "0.2.0"},
     }
     for name, value in metrics.items():
-        metrics[name] = metrics[name] | value if isinstance(value, dict) else value
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    (folder / "metrics.json").write_text(json.dumps(content))
     return folder
 
 

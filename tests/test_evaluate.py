@@ -17,7 +17,7 @@ from conftest import THREE_EPOCHS, run_script, train_once
 from omegaconf import OmegaConf
 
 from polyp.cli import main
-from polyp.commands.evaluate import report
+from polyp.commands.evaluate import page as report_page
 from polyp.commands.evaluate.summary import describe_control
 from polyp.data.layouts import list_pairs
 from polyp.data.masks import read_mask
@@ -110,7 +110,7 @@ def test_a_run_scores_what_training_said(run: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_page_opens_offline_and_shows_the_worst_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "CASES", 1)
+    monkeypatch.setattr(report_page, "CASES", 1)
     main(["evaluate", str(run)])
     page = (run / "evaluations" / "test" / "report.html").read_text()
     assert "http" not in page

@@ -288,7 +288,7 @@ def test_attention_misspelled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("settings", "reason"),
     [
         ({"arch": "unetplusplus", "encoder": "mit_b0"}, "mit_b0"),
         (

@@ -606,7 +606,7 @@ def test_settings_of_a_sweep_are_repeated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "own"),
+    ("task", "defaults"),
     [
         ("name=${oc.env:SECRET}", None),
         ("name=${${x}:SECRET}", None),
