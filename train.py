@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def train(run: Run) -> float | None:
     """Train and test a run."""
-    with terminal.status("building the network"):
+    with terminal.loading("building the network"):
         from polyp.runs.model import load_run_model  # torch: not for --help
         from polyp.training.build import build, prepare_data
         from polyp.training.console import print_result, print_start

@@ -250,3 +250,17 @@ def test_freed_memory_is_kept_unless_the_user_sets_glibc(environment: dict[str, 
         [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True
     )
     assert process.stdout.split() == [str(kept)]
+
+
+def test_imports_leave_garbage_collection_as_it_was() -> None:
+    code = (
+        "import gc; from polyp import terminal\n"
+        "try:\n"
+        "    with terminal.loading(): print(gc.isenabled()); import timm; raise ImportError\n"
+        "except ImportError: print(gc.isenabled(), gc.get_freeze_count() > 10**5)\n"
+        "before = gc.get_freeze_count()\n"
+        "with terminal.loading(): print(gc.isenabled()); garbage = [[] for _ in range(1000)]\n"
+        "print(gc.isenabled(), gc.get_freeze_count() <= before)"  # the imports are behind: garbage may be there
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == "False True True True True True".split()

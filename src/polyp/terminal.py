@@ -3,10 +3,11 @@
 Where no terminal is, in a file or a pipe, lines are as long as they are and there is no progress.
 """
 
+import gc
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
@@ -47,6 +48,25 @@ def status(text: str) -> AbstractContextManager[Any]:
     # what is printed meanwhile goes to standard error
     is_shown = sys.stdout.isatty() and sys.stderr.isatty()
     return LIVE.status(f"{text} ...") if is_shown else nullcontext()
+
+
+@contextmanager
+def loading(text: str = "loading") -> Iterator[None]:
+    """`status` while packages are imported, without garbage collection: a quarter of the time less.
+
+    Full collections would look through everything imported so far several times. What has been imported
+    stays, so that later collections leave it out.
+    """
+    is_first = "timm" not in sys.modules  # imported last of the large packages; later there may be garbage
+    if is_first:
+        gc.disable()
+    try:
+        with status(text):
+            yield
+    finally:
+        if is_first:
+            gc.freeze()
+            gc.enable()
 
 
 class TimeLeft(ProgressColumn):

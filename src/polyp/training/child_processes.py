@@ -19,9 +19,6 @@ from typing import Any, NamedTuple
 
 from polyp.training.signals import STOP_SIGNALS, handle_signals
 
-PRELOADED = ("polyp.training.stages", "polyp.training.console", "polyp.runs.model")
-"""What a training run imports."""
-
 Call = tuple[str, Callable[..., Any], tuple[Any, ...]]
 """A name for the process, a function and its arguments: importable by name, and what can be pickled."""
 
@@ -117,7 +114,7 @@ def call_each(calls: Iterable[Call], n_jobs: int = 1) -> Iterator[tuple[int, Out
 
 def _start_server() -> None:
     """Begin the imports of the processes to come, in the background."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["polyp.training.preloaded"])
     # Ctrl-C reaches the server too: blocked, it does not interrupt the imports. The calls unblock it. The
     # resource tracker is started first, since that would unblock it as well.
     resource_tracker.ensure_running()

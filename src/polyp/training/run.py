@@ -149,7 +149,7 @@ def _open(cfg: DictConfig, folder: RunFolder, stack: ExitStack) -> Run:
     log_buffer = ExitStack()
     log_buffer.enter_context(_buffer_log())
     stack.push(log_buffer)  # a command that is refused leaves train.log as it was
-    with terminal.status("loading"):
+    with terminal.loading():
         from polyp.runs.checkpoints import find_resume_point  # imports torch
 
     point = find_resume_point(folder, config["trainer"]["max_epochs"])

@@ -35,7 +35,7 @@ class Options:
 
     def run(self) -> None:
         """Serve until Ctrl-C."""
-        with terminal.status("loading"):
+        with terminal.loading():
             from polyp.commands.app.launch import run
 
         run(self)

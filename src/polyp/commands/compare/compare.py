@@ -67,7 +67,10 @@ def run(options: Options) -> Path:
 
 
 def _write_comparison(comparison: Comparison, out: Path, folders: Sequence[Path], options: Options) -> None:
-    with terminal.status("comparing the runs"):  # imports torch to count operations
+    with terminal.loading():  # torch and matplotlib
+        from polyp.commands.compare.page import PICTURES_FOLDER, write_page
+
+    with terminal.status("comparing the runs"):
         table = build_table(comparison)
         evaluations, problems = find_evaluations(folders)
         tables = build_evaluation_tables(comparison, evaluations)
@@ -77,8 +80,6 @@ def _write_comparison(comparison: Comparison, out: Path, folders: Sequence[Path]
     files.write_text(out / TABLE_FILE, table.to_csv())
     has_page, started = (out / PAGE_FILE).exists(), time.time()
     with terminal.status("drawing the page"):
-        from polyp.commands.compare.page import PICTURES_FOLDER, write_page  # imports torch and matplotlib
-
         write_page(comparison, table, tables, out / PAGE_FILE, options.root, options.pictures)
     if rows := [{"images": name, **row} for name, table in tables.items() for row in table.rows]:
         files.write_text(out / EVALUATIONS_FILE, Table(rows).to_csv())

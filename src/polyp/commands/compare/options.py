@@ -37,7 +37,7 @@ class Options:
         if not (self.folders or self.card):
             raise InputError("give a FOLDER of runs, such as outputs/")
         check_root(self.root)
-        with terminal.status("loading"):
+        with terminal.loading():
             from polyp.commands.compare.compare import run
 
         return run(self)

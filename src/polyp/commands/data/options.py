@@ -36,7 +36,7 @@ class Options(DataOptions):
 
     def run(self) -> None:
         """Look at the data set."""
-        with terminal.status("loading"):
+        with terminal.loading():
             from polyp.commands.data.data import run
 
         run(self)

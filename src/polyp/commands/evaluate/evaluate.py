@@ -73,7 +73,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     folders = [_choose_folder(sources[0], test_set, options, len(test_sets)) for test_set in test_sets]
     if message := literature.unavailable():
         log.warning("%s", message)
-    with terminal.status("loading the model"):
+    with terminal.loading("loading the model"):
         predictor = load_predictor(
             options.models, options.compute, options.device, options.tta, options.scales
         )

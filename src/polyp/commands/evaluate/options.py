@@ -63,7 +63,7 @@ class Options(DataOptions):
         """Score the models; the content of each evaluation's metrics.json."""
         self.check()
         find_models(self.models, self.root, self.archive)
-        with terminal.status("loading"):
+        with terminal.loading():
             from polyp.commands.evaluate.evaluate import run
 
         return run(self)

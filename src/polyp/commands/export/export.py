@@ -56,7 +56,7 @@ def run(options: Options) -> dict[str, Any]:
                 f"{source.file} is not in a run's folder: the images to prove an export on are unknown"
             )
     folder = options.folder
-    with terminal.status("loading the model"):
+    with terminal.loading("loading the model"):
         models = [load_checkpoint(source).eval() for source in sources]
     if len(sizes := {model.image_size for model in models}) > 1:
         raise InputError(f"the runs have several image sizes, {sizes}: export runs of one size")

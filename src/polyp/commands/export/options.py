@@ -49,7 +49,7 @@ class Options:
             raise InputError("say with --out FOLDER where the average of several RUNs is to be written")
         find_models(self.models, self.root, self.archive)
         self.check_output()
-        with terminal.status("loading"):
+        with terminal.loading():
             from polyp.commands.export.export import run
 
         return run(self)

@@ -45,7 +45,7 @@ class Options:
         if not self.inputs:
             raise InputError("give at least one INPUT: an image, a video, or a folder of these")
         find_models([self.model, *self.with_])
-        with terminal.status("loading"):
+        with terminal.loading():
             from polyp.commands.predict.predict import run
 
         return run(self)

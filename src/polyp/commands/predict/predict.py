@@ -48,7 +48,7 @@ def run(options: Options) -> Path:
     name = Path(inputs[0].relative).stem if is_single(options.inputs) else root.name or "images"
     folder = Path(options.out).expanduser() if options.out else _default_folder(sources[0], name, options)
     _check_apart(folder, options.inputs, inputs)
-    with terminal.status("loading"):
+    with terminal.loading():
         predictor = load_predictor(models, options.compute, options.device, options.tta)
     # For exported models, `polyp export` has measured it: loading the checkpoint would take seconds.
     if not predictor.is_exact and not any(source.is_exported for source in sources):

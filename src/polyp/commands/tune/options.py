@@ -28,7 +28,7 @@ class Options:
 
     def run(self) -> None:
         """Find the value and print it."""
-        with terminal.status("loading"):
+        with terminal.loading():
             from polyp.commands.tune.tune import run
 
         run(self)

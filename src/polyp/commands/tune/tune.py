@@ -28,7 +28,7 @@ def run(options: Options) -> None:
     config = compose_config(options.overrides)
     check_names_and_paths(config)
     os.environ.setdefault("TQDM_DISABLE", "1")  # Lightning's bar, which has no option of its own
-    with terminal.status("loading"):
+    with terminal.loading():
         from polyp.model import device  # torch
         from polyp.runs.data import build_data
         from polyp.training.build import build_model
