@@ -492,6 +492,14 @@ def test_texts_of_transforms_are_what_differs(tmp_path: Path) -> None:
     assert _texts(tmp_path / "c", [flip], []) == ["+ HorizontalFlip", "none"]
 
 
+def test_a_setting_without_a_value_is_none_in_labels(tmp_path: Path) -> None:
+    for channels in ("null", "[8,8]"):
+        changed = (f"model.decoder_channels={channels}", "optim.decoder_lr=2e-3")
+        write_run(tmp_path / channels, IMAGES, 0.8, changed=changed)
+    labels = {recipe.label for recipe in compare(find_runs([tmp_path])).recipes}
+    assert labels == {"decoder_channels none", "decoder_channels [8, 8]"}
+
+
 def _texts(folder: Path, *lists: list[dict[str, Any]]) -> list[str]:
     for number, transforms in enumerate(lists):
         write_run(

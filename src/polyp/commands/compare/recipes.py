@@ -252,7 +252,7 @@ def _build_label(settings: Mapping[str, Any], texts: Mapping[str, str]) -> str:
     words = []
     for key, name in shorten_keys(list(texts)).items():
         value = settings.get(key)
-        if key not in settings or value is False:
+        if value is False:
             words.append(f"no {name}")
         elif value is True:
             words.append(name)
