@@ -256,7 +256,7 @@ def _build_label(settings: Mapping[str, Any], texts: Mapping[str, str]) -> str:
             words.append(f"no {name}")
         elif value is True:
             words.append(name)
-        elif not isinstance(value, str):
+        elif not isinstance(value, str) or value.startswith("["):  # a list is a text here
             words.append(f"{name} {clip(texts[key], 40)}")
         elif TRANSFORM.match(value):
             words.append(f"{name}: {clip(texts[key], 40)}")
