@@ -587,26 +587,26 @@ ALLOWED = (
 )
 
 
-def write_sweep(folder: Path, task: list[str], defaults: list[str]) -> Path:
+def write_sweep(folder: Path, task: list[str], hydra_overrides: list[str]) -> Path:
     folder.mkdir(parents=True)
     (folder / "multirun.yaml").write_text(
-        json.dumps({"hydra": {"overrides": {"task": task, "hydra": defaults}}})
+        json.dumps({"hydra": {"overrides": {"task": task, "hydra": hydra_overrides}}})
     )
     return folder
 
 
 def test_settings_of_a_sweep_are_repeated(tmp_path: Path) -> None:
-    task, defaults = ALLOWED
-    folder = write_sweep(tmp_path / "sweep", task, [*defaults, "hydra.launcher.setup=[ls]"])
+    task, hydra_overrides = ALLOWED
+    folder = write_sweep(tmp_path / "sweep", task, [*hydra_overrides, "hydra.launcher.setup=[ls]"])
     argv = sweeps.expand_resume(
         ["train.py", f"resume={folder}", "hydra.launcher.setup=[date]", "model.arch=fpn"]
     )
-    assert {*task, *defaults} - {"model.arch=unet", "hydra.mode=MULTIRUN"} <= set(argv)
+    assert {*task, *hydra_overrides} - {"model.arch=unet", "hydra.mode=MULTIRUN"} <= set(argv)
     assert "hydra.launcher.setup=[date]" in argv and "hydra.launcher.setup=[ls]" not in argv
 
 
 @pytest.mark.parametrize(
-    ("task", "defaults"),
+    ("task", "hydra_overrides"),
     [
         ("name=${oc.env:SECRET}", None),
         ("name=${${x}:SECRET}", None),
@@ -632,16 +632,16 @@ def test_settings_of_a_sweep_are_repeated(tmp_path: Path) -> None:
     ],
 )
 def test_unsafe_setting_of_a_sweep_is_not_repeated(
-    task: str | None, defaults: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str | None, hydra_overrides: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hidden")
-    safe_task, safe_own = ALLOWED
+    safe_task, safe_hydra_overrides = ALLOWED
     folder = write_sweep(
         tmp_path / "sweep",
         safe_task + [task] * (task is not None),
-        safe_own + [defaults] * (defaults is not None),
+        safe_hydra_overrides + [hydra_overrides] * (hydra_overrides is not None),
     )
-    key = (task or defaults or "").partition("=")[0]
+    key = (task or hydra_overrides or "").partition("=")[0]
     with pytest.raises(SystemExit, match=re.escape(key)) as refusal:
         sweeps.expand_resume(["train.py", f"resume={folder}"])
     assert "\n" not in str(refusal.value) and "hidden" not in str(refusal.value)

@@ -6,7 +6,7 @@ from polyp import terminal
 from polyp.commands.data.options import Options
 from polyp.commands.data.page import TITLE, build_page, build_values_page
 from polyp.commands.data.summary import print_summary
-from polyp.commands.data.survey import AmbiguousValuesError, inspect
+from polyp.commands.data.survey import AmbiguousValuesError, inspect_images
 from polyp.commands.options import name_options
 from polyp.data.sources import NAMED, find_source
 from polyp.data.split_files import SUBSETS
@@ -30,7 +30,7 @@ def run(options: Options) -> None:
             source.prepare()
             listing = source.find()
         try:
-            survey = inspect(name, listing, source.default_split, options)
+            survey = inspect_images(name, listing, source.default_split, options)
         except AmbiguousValuesError as error:
             build_values_page(name, str(error), error.pairs, error.checks).write(page)
             raise InputError(f"{error}\n  {page} shows the values") from error

@@ -81,7 +81,7 @@ class Survey:
         return groups
 
 
-def inspect(name: str, listing: Listing, default_split: str | None, options: Options) -> Survey:
+def inspect_images(name: str, listing: Listing, default_split: str | None, options: Options) -> Survey:
     """Read all images of a data set, and suggest a split.
 
     Raises:
